@@ -1,0 +1,135 @@
+"""The twelve activations: names, parameters, what a backward needs, and each formula in plain torch.
+
+The compiled kernels hold the same table in `csrc/common/activations.h`; a test compares the two by value.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation: its name, the default of its parameter (None: it has none), and whether y alone gives f'."""
+
+    name: str
+    default_alpha: float | None
+    grad_from_y: bool  # with a positive float alpha; a tensor alpha always needs the pre-activation
+
+
+_TABLE = [
+    Activation("linear", None, True),
+    Activation("relu", None, True),
+    Activation("leaky_relu", 0.01, True),
+    Activation("prelu", 0.25, True),
+    Activation("tanh", None, True),
+    Activation("sigmoid", None, True),
+    Activation("elu", 1.0, True),
+    Activation("selu", None, True),
+    Activation("softplus", 1.0, True),
+    Activation("silu", None, False),
+    Activation("gelu", None, False),
+    Activation("snake", 1.0, False),
+]
+ACTIVATIONS = {a.name: a for a in _TABLE}
+
+
+def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
+    """True where the backward needs only the output: then the pre-activation is never stored."""
+    entry = ACTIVATIONS[act]
+    return entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
+
+
+def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | float:
+    return alpha_value if alpha is None else alpha.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
+
+
+def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float = 0.0) -> Tensor:
+    """f(z) for z of shape [N, C, ...]; `alpha` [C] takes precedence over `alpha_value`. Differentiable to any order."""
+    a = _column(alpha, alpha_value, z)
+    if act == "linear":
+        return z
+    if act == "relu":
+        return torch.relu(z)
+    if act in ("leaky_relu", "prelu"):
+        return F.leaky_relu(z, a) if alpha is None else torch.where(z > 0, z, a * z)
+    if act == "tanh":
+        return torch.tanh(z)
+    if act == "sigmoid":
+        return torch.sigmoid(z)
+    if act == "elu":
+        return torch.where(z > 0, z, a * torch.expm1(z.clamp(max=0)))
+    if act == "selu":
+        return F.selu(z)
+    if act == "softplus":
+        if alpha is None:
+            return F.softplus(z, a)
+        t = a * z
+        return torch.where(t > 20, z, F.softplus(t) / a)
+    if act == "silu":
+        return F.silu(z)
+    if act == "gelu":
+        return F.gelu(z)
+    if act == "snake":
+        if alpha is None:
+            return z if a == 0 else z + torch.sin(a * z) ** 2 / a
+        safe = torch.where(a == 0, torch.ones_like(a), a)
+        return torch.where(a == 0, z + a * z * z, z + torch.sin(a * z) ** 2 / safe)  # the series keeps d/dalpha at 0
+    raise AssertionError(act)
+
+
+_SELU_SCALE = 1.0507009873554804934193349852946
+_SELU_ALPHA = 1.6732632423543772848170429916717
+
+
+def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, from_y: bool) -> Tensor:
+    """f'(z) from the saved output (`from_y`) or pre-activation, written in differentiable torch: the second order
+    follows by autograd, through the saved tensor's own graph."""
+    a = _column(alpha, alpha_value, saved)
+    if act == "linear":
+        return torch.ones_like(saved)
+    if act == "relu":
+        return (saved > 0).to(saved.dtype)
+    if act in ("leaky_relu", "prelu"):
+        positive = (saved > 0).to(saved.dtype)
+        return positive + (1 - positive) * a
+    if act == "tanh":
+        y = saved if from_y else torch.tanh(saved)
+        return 1 - y * y
+    if act == "sigmoid":
+        y = saved if from_y else torch.sigmoid(saved)
+        return y * (1 - y)
+    if act == "elu":
+        below = saved + a if from_y else a * torch.exp(saved.clamp(max=0))
+        return torch.where(saved > 0, torch.ones_like(saved), below)
+    if act == "selu":
+        below = saved + _SELU_SCALE * _SELU_ALPHA if from_y else _SELU_SCALE * _SELU_ALPHA * torch.exp(saved.clamp(max=0))
+        return torch.where(saved > 0, torch.full_like(saved, _SELU_SCALE), below)
+    if act == "softplus":
+        return -torch.expm1(-a * saved) if from_y else torch.sigmoid(a * saved)
+    if act == "silu":
+        s = torch.sigmoid(saved)
+        return s * (1 + saved * (1 - s))
+    if act == "gelu":
+        return 0.5 * (1 + torch.erf(saved * 0.5**0.5)) + saved * torch.exp(-0.5 * saved * saved) * 0.39894228040143267794
+    if act == "snake":
+        return 1 + torch.sin(2 * a * saved)
+    raise AssertionError(act)
+
+
+def act_alpha_grad(z: Tensor, act: str, alpha: Tensor) -> Tensor:
+    """df/dalpha at every element of the pre-activation z [N, C, ...], differentiable; alpha is [C]."""
+    a = _column(alpha, 0.0, z)
+    if act in ("leaky_relu", "prelu"):
+        return torch.where(z > 0, torch.zeros_like(z), z)
+    if act == "elu":
+        return torch.where(z > 0, torch.zeros_like(z), torch.expm1(z.clamp(max=0)))
+    if act == "softplus":
+        t = a * z
+        return torch.where(t > 20, torch.zeros_like(z), (z * torch.sigmoid(t) - F.softplus(t) / a) / a)
+    if act == "snake":
+        safe = torch.where(a == 0, torch.ones_like(a), a)
+        return torch.where(a == 0, z * z, (z * torch.sin(2 * a * z) - torch.sin(a * z) ** 2 / safe) / safe)
+    raise AssertionError(act)
