@@ -1,0 +1,41 @@
+// Launch signatures of conv_transpose_act's CUDA kernels: raw device pointers, sizes, a stream.
+#pragma once
+#include "../common/launch.h"
+
+namespace ganfast {
+
+// Always three spatial dimensions; a missing leading one has in = out = kernel = stride = dilation = 1, padding = 0.
+// Strides count elements and may be anything that stays inside the tensor; y_stride serves z too.
+struct ConvTransposeShape {
+  int64_t n, c_in, c_out, groups;
+  int in[3], out[3], kernel[3], stride[3], padding[3], dilation[3];
+  int64_t x_stride[5];  // n, c_in, d, h, w
+  int64_t w_stride[5];  // c_in, c_out / groups, kd, kh, kw
+  int64_t y_stride[5];  // n, c_out, d, h, w
+};
+
+// How many blocks the forward starts, and the T of partials [T, 3, c_out]; `blocks` must not exceed kMaxGrid.
+struct ConvTransposeTiles {
+  int64_t blocks, partials;
+};
+ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape);
+
+// y = act(conv_transpose(x, weight) + bias).
+//   x        [n, c_in, d, h, w] by x_stride       weight   [c_in, c_out / groups, kd, kh, kw] by w_stride
+//   y, z     [n, c_out, d, h, w] by y_stride, of x's dtype; z, the value before act, may be null
+//   bias     float32 [c_out] or null              alpha    float32 [c_out], or null: alpha_value everywhere
+//   partials float32 [T, 3, c_out] or null: per tile and channel (n, mean, M2) of y as stored
+void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
+                                 Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream);
+
+// Floats of scratch for the backward of a dense [n, c, l] tensor.
+int64_t conv_transpose_act_bwd_scratch(int64_t n, int64_t c, int64_t l, bool channels_last);
+
+// gz = gy * f'(saved); gbias = sum of gz before it is rounded; galpha = sum of gy * df/dalpha.
+//   gy, saved, gz  dense [n, c, l], or [n, l, c] if channels_last, of `dtype`; saved is y if from_y, else z
+//   alpha          float32 [c], or null: alpha_value everywhere and no galpha
+//   gbias, galpha  float32 [c]; scratch float32, as many as the function above says
+void conv_transpose_act_bwd_cuda(int64_t n, int64_t c, int64_t l, bool channels_last, Dtype dtype, const void* gy, const void* saved, const float* alpha,
+                                 Act act, float alpha_value, bool from_y, void* gz, float* gbias, float* galpha, float* scratch, cudaStream_t stream);
+
+}  // namespace ganfast

@@ -1,0 +1,144 @@
+#include "host_test.h"
+
+#include "../../csrc/conv_transpose_act/cuda.cu"
+
+using namespace host_test;
+
+struct Case {
+  const char* name;
+  int n, c_in, c_out, groups, in[3], kernel[3], stride[3], padding[3], output_padding[3], dilation[3];
+  bool channels_last, weight_last, save_z, partials, alpha;
+  Act act;
+  int shift;
+};
+
+// Strides of a dense [a, b, d, h, w]; with `last`, b is fastest.
+static void dense(int64_t b, const int* size, bool last, int64_t* stride) {
+  stride[4] = last ? b : 1, stride[3] = stride[4] * size[2], stride[2] = stride[3] * size[1];
+  stride[1] = last ? 1 : stride[2] * size[0];
+  stride[0] = b * size[0] * size[1] * size[2];
+}
+
+template <class T> void forward(const Case& c) {
+  if (!wanted(c.name)) return;
+  const int64_t group_in = c.c_in / c.groups, group_out = c.c_out / c.groups;
+  ConvTransposeShape s{c.n, c.c_in, c.c_out, c.groups, {}, {}, {}, {}, {}, {}, {}, {}, {}};
+  int64_t in = 1, out = 1, taps = 1;
+  for (int i = 0; i < 3; ++i) {
+    s.in[i] = c.in[i], s.kernel[i] = c.kernel[i], s.stride[i] = c.stride[i], s.padding[i] = c.padding[i], s.dilation[i] = c.dilation[i];
+    s.out[i] = (c.in[i] - 1) * c.stride[i] - 2 * c.padding[i] + c.dilation[i] * (c.kernel[i] - 1) + c.output_padding[i] + 1;
+    in *= s.in[i], out *= s.out[i], taps *= s.kernel[i];
+  }
+  dense(c.c_in, s.in, c.channels_last, s.x_stride);
+  dense(group_out, s.kernel, c.weight_last, s.w_stride);
+  dense(c.c_out, s.out, c.channels_last, s.y_stride);
+  Buffer<T> x(c.n * c.c_in * in, c.shift), weight(c.c_in * group_out * taps), y(c.n * c.c_out * out), z(c.n * c.c_out * out);
+  Buffer<float> bias(c.c_out), alpha(c.c_out);
+  x.randomize(), weight.randomize(0.3), bias.randomize(), alpha.randomize();
+
+  std::vector<double> pre(y.count), scale(y.count), post(y.count);  // scatter: no phases here
+  for (int64_t image = 0; image < c.n; ++image)
+    for (int64_t co = 0; co < c.c_out; ++co)
+      for (int64_t p = 0; p < out; ++p) {
+        const int64_t at[3] = {p / (s.out[1] * s.out[2]), p / s.out[2] % s.out[1], p % s.out[2]};
+        pre[image * s.y_stride[0] + co * s.y_stride[1] + at[0] * s.y_stride[2] + at[1] * s.y_stride[3] + at[2] * s.y_stride[4]] = bias[co];
+      }
+  for (int64_t image = 0; image < c.n; ++image)
+    for (int64_t i = 0; i < in; ++i)
+      for (int64_t k = 0; k < taps; ++k) {
+        const int64_t from[3] = {i / (s.in[1] * s.in[2]), i / s.in[2] % s.in[1], i % s.in[2]};
+        const int64_t tap[3] = {k / (s.kernel[1] * s.kernel[2]), k / s.kernel[2] % s.kernel[1], k % s.kernel[2]};
+        int64_t x_at = image * s.x_stride[0], w_at = 0, y_at = image * s.y_stride[0];
+        bool inside = true;
+        for (int d = 0; d < 3; ++d) {
+          const int64_t to = from[d] * s.stride[d] - s.padding[d] + s.dilation[d] * tap[d];
+          inside = inside && to >= 0 && to < s.out[d];
+          x_at += from[d] * s.x_stride[2 + d], w_at += tap[d] * s.w_stride[2 + d], y_at += to * s.y_stride[2 + d];
+        }
+        for (int64_t ci = 0; inside && ci < c.c_in; ++ci)
+          for (int64_t co = 0; co < group_out; ++co) {
+            const int64_t to = y_at + (ci / group_in * group_out + co) * s.y_stride[1];
+            const double product = x[x_at + ci * s.x_stride[1]] * weight[w_at + ci * s.w_stride[0] + co * s.w_stride[1]];
+            pre[to] += product, scale[to] += std::fabs(product);
+          }
+      }
+  for (int64_t i = 0; i < y.count; ++i) post[i] = act_fwd<double>(c.act, pre[i], c.alpha ? alpha[i / s.y_stride[1] % c.c_out] : 0.2);
+
+  const int64_t rows = conv_transpose_act_fwd_tiles(s).partials;
+  Buffer<float> partials(c.partials ? rows * 3 * c.c_out : 0);
+  s.n += overrun;
+  conv_transpose_act_fwd_cuda(s, dtype_of<T>(), x.data(), weight.data(), bias.data(), c.alpha ? alpha.data() : nullptr, c.act, 0.2f, y.data(),
+                              c.save_z ? z.data() : nullptr, c.partials ? partials.data() : nullptr, nullptr);
+  check("y", y, post, scale);
+  if (c.save_z) check("z", z, pre, scale);
+  if (!c.partials) return;
+  Buffer<float> merged(3 * c.c_out);
+  std::vector<double> moments(3 * c.c_out);
+  for (int64_t co = 0; co < c.c_out; ++co) {
+    double count = 0, sum = 0, squares = 0, n = 0, mean = 0, m2 = 0;
+    for (int64_t i = 0; i < y.count; ++i)
+      if (i / s.y_stride[1] % c.c_out == co) ++count, sum += y[i];
+    for (int64_t i = 0; i < y.count; ++i)
+      if (i / s.y_stride[1] % c.c_out == co) squares += (y[i] - sum / count) * (y[i] - sum / count);
+    for (int64_t row = 0; row < rows; ++row) {
+      const double bn = partials[row * 3 * c.c_out + co], bmean = partials[(row * 3 + 1) * c.c_out + co], bm2 = partials[(row * 3 + 2) * c.c_out + co];
+      if (bn == 0) continue;
+      m2 += bm2 + (bmean - mean) * (bmean - mean) * n * bn / (n + bn), mean += (bmean - mean) * bn / (n + bn), n += bn;
+    }
+    merged.set(co * 3, n), merged.set(co * 3 + 1, mean), merged.set(co * 3 + 2, m2);
+    moments[co * 3] = count, moments[co * 3 + 1] = sum / count, moments[co * 3 + 2] = squares;
+  }
+  std::vector<double> size(moments);
+  for (double& one : size) one = std::fabs(one);
+  check("partials", merged, moments, size);
+  check("partials, unmerged", partials, {}, {});
+}
+
+template <class T> void backward(const char* name, int64_t n, int64_t c, int64_t l, bool channels_last, Act act, bool from_y, bool with_alpha, int shift = 0) {
+  if (!wanted(name)) return;
+  Buffer<T> gy(n * c * l, shift), saved(n * c * l), gz(n * c * l);
+  Buffer<float> alpha(c), gbias(c), galpha(c), scratch(conv_transpose_act_bwd_scratch(n + overrun, c, l, channels_last));
+  gy.randomize(), saved.randomize(), alpha.randomize();
+  std::vector<double> want(gz.count), bias_sum(c), alpha_sum(c), scale(c);
+  for (int64_t i = 0; i < gz.count; ++i) {
+    const int64_t channel = channels_last ? i % c : i / l % c;
+    const double a = with_alpha ? alpha[channel] : 0.7;
+    want[i] = gy[i] * act_grad<double>(act, saved[i], a, from_y);
+    const double slope = gy[i] * act_alpha_grad<double>(act, saved[i], a);
+    bias_sum[channel] += want[i], alpha_sum[channel] += slope, scale[channel] += std::fabs(want[i]) + std::fabs(slope);
+  }
+  conv_transpose_act_bwd_cuda(n + overrun, c, l, channels_last, dtype_of<T>(), gy.data(), saved.data(), with_alpha ? alpha.data() : nullptr, act, 0.7f, from_y,
+                              gz.data(), gbias.data(), with_alpha ? galpha.data() : nullptr, scratch.data(), nullptr);
+  check("gz", gz, want, {4});
+  check("gbias", gbias, bias_sum, scale);
+  if (with_alpha) check("galpha", galpha, alpha_sum, scale);
+}
+
+int main(int argc, char** argv) {
+  options(argc, argv);
+  //             n  in out g  input      kernel     stride     padding    out pad    dilation   cl wl z  p  alpha
+  forward<float>({"fwd large, nchw", 2, 11, 37, 1, {1, 7, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::relu, 0});
+  forward<float>({"fwd large, vectors", 3, 16, 40, 1, {1, 5, 5}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 1, 1, 1, 1, Act::snake, 0});
+  forward<BFloat16>({"fwd large, bfloat16 vectors", 3, 16, 72, 1, {1, 5, 5}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {0, 1, 1}, {1, 1, 1}, 1, 1, 0, 1, 0, Act::tanh, 0});
+  forward<Half>({"fwd large, half, groups", 2, 24, 80, 2, {1, 6, 7}, {1, 3, 2}, {1, 1, 2}, {0, 1, 0}, {0, 0, 1}, {1, 1, 1}, 1, 1, 1, 0, 1, Act::prelu, 0});
+  forward<float>({"fwd large, one pixel", 66, 12, 36, 1, {1, 1, 1}, {1, 4, 4}, {1, 1, 1}, {0, 0, 0}, {0, 0, 0}, {1, 1, 1}, 0, 1, 0, 1, 0, Act::linear, 0});
+  forward<float>({"fwd small, rgb", 1, 9, 3, 1, {1, 5, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 1, 0, 0, Act::tanh, 0});
+  forward<float>({"fwd small, unaligned", 2, 8, 8, 1, {1, 3, 4}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {0, 1, 1}, {1, 1, 1}, 1, 1, 0, 1, 0, Act::gelu, 1});
+  forward<Half>({"fwd small, half", 2, 8, 20, 1, {1, 3, 4}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {0, 1, 1}, {1, 1, 1}, 1, 1, 0, 1, 0, Act::sigmoid, 0});
+  forward<float>({"fwd stride past kernel", 1, 5, 6, 1, {1, 3, 3}, {1, 2, 1}, {1, 3, 4}, {0, 0, 0}, {0, 2, 3}, {1, 1, 1}, 0, 0, 1, 1, 0, Act::elu, 0});
+  forward<float>({"fwd dilation, coprime", 2, 6, 4, 2, {1, 4, 5}, {1, 3, 3}, {1, 3, 2}, {0, 2, 1}, {0, 1, 1}, {1, 2, 3}, 0, 0, 0, 1, 0, Act::selu, 0});
+  forward<float>({"fwd dilation, shared factor", 1, 4, 5, 1, {1, 4, 3}, {1, 3, 4}, {1, 2, 4}, {0, 1, 3}, {0, 1, 3}, {1, 2, 6}, 1, 0, 0, 1, 0, Act::silu, 0});
+  forward<float>({"fwd 3d", 1, 3, 5, 1, {2, 3, 4}, {3, 2, 4}, {2, 1, 3}, {1, 0, 2}, {1, 0, 2}, {1, 2, 1}, 0, 0, 0, 1, 0, Act::softplus, 0});
+  forward<BFloat16>({"fwd 3d, heap", 1, 8, 17, 1, {2, 3, 4}, {5, 5, 4}, {3, 3, 3}, {4, 0, 3}, {2, 0, 0}, {1, 1, 1}, 0, 0, 0, 0, 0, Act::leaky_relu, 0});
+  forward<float>({"fwd 1d, depthwise", 2, 6, 6, 6, {1, 1, 9}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 1, 0, 1, Act::softplus, 0});
+
+  backward<float>("bwd nchw", 3, 5, 24, false, Act::prelu, false, true);
+  backward<float>("bwd nchw, odd rows", 2, 3, 35, false, Act::tanh, true, false);
+  backward<float>("bwd nchw, unaligned", 1, 2, 32, false, Act::elu, true, false, 1);
+  backward<float>("bwd nhwc", 3, 20, 49, true, Act::snake, false, true);
+  backward<float>("bwd nhwc, rgb, chunks", 2, 3, 4100, true, Act::softplus, true, false);
+  backward<BFloat16>("bwd nhwc, bfloat16", 2, 36, 9, true, Act::gelu, false, false);
+  backward<Half>("bwd nchw, half", 2, 3, 40, false, Act::selu, true, false);
+  backward<Half>("bwd one row", 7, 12, 1, false, Act::softplus, false, true);
+  return finish();
+}
