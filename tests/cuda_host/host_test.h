@@ -1,6 +1,6 @@
 // What the host programs share: options, inputs, comparison with a float64 result, and a hash of every output bit.
 //
-//   program [--reversed] [--drop-barrier FILE:LINE] [--only PREFIX] [--overrun]
+//   program [--reversed] [--drop-barrier FILE:LINE] [--only PREFIX]... [--overrun]
 //
 // Prints one line per failing case and last "hash <hex>"; exits 1 on a failure. --overrun makes every kernel believe that
 // its first dimension is one longer than the memory is: an address checker has to report it.
@@ -13,11 +13,13 @@ using namespace ganfast;
 inline uint64_t hash = 14695981039346656037ull;
 inline int failures = 0, cases = 0;
 inline int64_t overrun = 0;
-inline std::string only, current;
+inline std::string current;
+inline std::vector<std::string> only;
 
 inline bool wanted(const std::string& name) {
   current = name;
-  const bool run = name.compare(0, only.size(), only) == 0;
+  bool run = only.empty();
+  for (const auto& prefix : only) run = run || name.compare(0, prefix.size(), prefix) == 0;
   cases += run;
   return run;
 }
@@ -73,7 +75,7 @@ inline void options(int argc, char** argv) {
     if (option == "--reversed") cuda_host::reversed = true;
     else if (option == "--overrun") overrun = 1;
     else if (option == "--drop-barrier" && i + 1 < argc) cuda_host::drop_barrier = argv[++i];
-    else if (option == "--only" && i + 1 < argc) only = argv[++i];
+    else if (option == "--only" && i + 1 < argc) only.push_back(argv[++i]);
     else std::fprintf(stderr, "unknown option %s\n", argv[i]), std::exit(2);
   }
 }

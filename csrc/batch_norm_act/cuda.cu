@@ -1,0 +1,202 @@
+// Batch norm + activation: a pass for the statistics, one that normalises and activates; backward one reducing and one
+// writing pass. Sums are per block, then per channel by one warp, in an order that only shape and alignment decide.
+#include "../common/channel_grid.h"
+#include "batch_norm_act.h"
+
+namespace ganfast {
+namespace {
+
+// z = (x - mean) * scale + shift for the slots of one thread.
+struct Affine {
+  float mean[kVec], scale[kVec], shift[kVec];
+};
+__device__ __forceinline__ Affine load_affine(const ChannelGrid& g, int64_t channel, const float* mean, const float* invstd, const float* weight, const float* bias) {
+  Affine a;
+  float gain[kVec];
+  load_channels(g, channel, mean, 0, a.mean);
+  load_channels(g, channel, invstd, 0, a.scale);
+  load_channels(g, channel, weight, 1, gain);
+  load_channels(g, channel, bias, 0, a.shift);
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) a.scale[i] *= gain[i];
+  return a;
+}
+
+// partials[chunk][0..2][channel] = (n, mean, M2) of the block's items.
+template <class T> __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_stats_kernel(ChannelGrid g, const T* x, float* partials) {
+  GANFAST_SHARED(float, counts, kChannelThreads);
+  GANFAST_SHARED(float, means, kVec * kChannelThreads);
+  GANFAST_SHARED(float, m2s, kVec * kChannelThreads);
+  Walk walk(g);
+  float n = 0, mean[kVec] = {}, m2[kVec] = {};
+  for (; walk.more(); walk.next()) {
+    float v[kVec];
+    load_item(x + walk.offset(), g.width, v);
+    n += 1;
+    const float weight = 1 / n;
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) {
+      const float delta = v[i] - mean[i];
+      mean[i] += delta * weight;
+      m2[i] += delta * (v[i] - mean[i]);
+    }
+  }
+  const int t = threadIdx.x;
+  counts[t] = n;
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) means[i * kChannelThreads + t] = mean[i], m2s[i * kChannelThreads + t] = m2[i];
+  __syncthreads();
+  for (int half = kChannelThreads / 2; half >= g.lanes; half /= 2) {
+    if (t < half) {
+      Moments both{};
+      for (int i = 0; i < g.width; ++i) {
+        float *to_mean = means + i * kChannelThreads + t, *to_m2 = m2s + i * kChannelThreads + t;
+        both = merge({counts[t], *to_mean, *to_m2}, {counts[t + half], to_mean[half], to_m2[half]});
+        *to_mean = both.mean, *to_m2 = both.m2;
+      }
+      counts[t] = both.n;
+    }
+    __syncthreads();
+  }
+  if (t >= g.lanes || walk.channel >= g.c) return;
+  Moments all{};
+  for (int i = 0; i < g.width; ++i) {
+    const Moments slot{counts[t], means[i * kChannelThreads + t], m2s[i * kChannelThreads + t]};
+    all = g.channels_last ? slot : merge(all, slot);
+    if (!g.channels_last && i + 1 < g.width) continue;
+    float* to = partials + walk.chunk * 3 * g.c + walk.channel + (g.channels_last ? i : 0);
+    to[0] = all.n, to[g.c] = all.mean, to[2 * g.c] = all.m2;
+  }
+}
+
+// One warp a channel merges its chunks.
+__global__ void __launch_bounds__(kFinishThreads) batch_norm_act_stats_finish_kernel(const float* partials, int64_t chunks, int64_t c, float* mean, float* var) {
+  const int64_t channel = blockIdx.x * static_cast<int64_t>(kFinishThreads / 32) + threadIdx.x / 32;
+  if (channel >= c) return;
+  Moments all{};
+  for (int64_t chunk = threadIdx.x % 32; chunk < chunks; chunk += 32) {
+    const float* from = partials + chunk * 3 * c + channel;
+    all = merge(all, {from[0], from[c], from[2 * c]});
+  }
+  for (int lane = 16; lane; lane >>= 1)
+    all = merge(all, {__shfl_down_sync(0xffffffffu, all.n, lane), __shfl_down_sync(0xffffffffu, all.mean, lane), __shfl_down_sync(0xffffffffu, all.m2, lane)});
+  if (threadIdx.x % 32 == 0) mean[channel] = all.mean, var[channel] = all.m2 / all.n;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_fwd_kernel(ChannelGrid g, const T* x, const float* mean, const float* invstd, const float* weight,
+                                                                             const float* bias, const float* alpha, Act act, float alpha_value, T* y) {
+  Walk walk(g);
+  const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
+  float a[kVec];
+  load_channels(g, walk.channel, alpha, alpha_value, a);
+  for (; walk.more(); walk.next()) {
+    float v[kVec];
+    load_item(x + walk.offset(), g.width, v);
+    with_act(act, [&](auto tag) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) v[i] = tag.fwd((v[i] - affine.mean[i]) * affine.scale[i] + affine.shift[i], a[i]);
+    });
+    store_item(y + walk.offset(), g.width, v);
+  }
+}
+
+// partials[chunk][0..2][channel] = sums of g, g * (x - mean), gy * df/dalpha(z).
+template <class T>
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_sums_kernel(ChannelGrid g, const T* gy, const T* x, const float* mean, const float* invstd,
+                                                                                  const float* weight, const float* bias, const float* alpha, Act act,
+                                                                                  float alpha_value, float* partials) {
+  GANFAST_SHARED(float, shared, 3 * kVec * kChannelThreads);
+  Walk walk(g);
+  const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
+  float a[kVec], sums[3][kVec] = {};
+  load_channels(g, walk.channel, alpha, alpha_value, a);
+  for (; walk.more(); walk.next()) {
+    float upstream[kVec], v[kVec];
+    load_item(gy + walk.offset(), g.width, upstream);
+    load_item(x + walk.offset(), g.width, v);
+    with_act(act, [&](auto tag) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float centred = v[i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
+        const float gz = upstream[i] * tag.grad(z, a[i], false);
+        sums[0][i] += gz;
+        sums[1][i] += gz * centred;
+        if (alpha) sums[2][i] += upstream[i] * tag.alpha_grad(z, a[i]);
+      }
+    });
+  }
+  write_channel_sums(g, walk, sums, shared, partials);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(ChannelGrid g, const T* gy, const T* x, const float* mean, const float* invstd,
+                                                                             const float* weight, const float* bias, const float* alpha, Act act, float alpha_value,
+                                                                             const float* gweight, const float* gbias, float inverse_count, T* gx) {
+  Walk walk(g);
+  const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
+  float a[kVec], offset[kVec], slope[kVec], inverse[kVec];
+  load_channels(g, walk.channel, alpha, alpha_value, a);
+  load_channels(g, walk.channel, gbias, 0, offset);
+  load_channels(g, walk.channel, gweight, 0, slope);
+  load_channels(g, walk.channel, invstd, 0, inverse);
+#pragma unroll
+  for (int i = 0; i < kVec; ++i) offset[i] *= inverse_count, slope[i] *= inverse[i] * inverse_count;
+  for (; walk.more(); walk.next()) {
+    float upstream[kVec], v[kVec];
+    load_item(gy + walk.offset(), g.width, upstream);
+    load_item(x + walk.offset(), g.width, v);
+    with_act(act, [&](auto tag) {
+#pragma unroll
+      for (int i = 0; i < kVec; ++i) {
+        const float centred = v[i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
+        v[i] = affine.scale[i] * (upstream[i] * tag.grad(z, a[i], false) - (offset[i] + centred * slope[i]));
+      }
+    });
+    store_item(gx + walk.offset(), g.width, v);
+  }
+}
+
+}  // namespace
+
+int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.c * max_chunks(s.n, s.c, s.l, s.channels_last); }
+
+void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream) {
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* typed_x = static_cast<const T*>(x);
+    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_x, kVec));
+    GANFAST_LAUNCH(batch_norm_act_stats_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, scratch);
+    GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, mean, var);
+  });
+}
+
+void batch_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x, const float* mean, const float* invstd, const float* weight,
+                             const float* bias, const float* alpha, Act act, float alpha_value, void* y, cudaStream_t stream) {
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T* typed_x = static_cast<const T*>(x);
+    T* typed_y = static_cast<T*>(y);
+    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_x, kVec) && aligned(typed_y, kVec));
+    GANFAST_LAUNCH(batch_norm_act_fwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value, typed_y);
+  });
+}
+
+void batch_norm_act_bwd_cuda(const BatchNormShape& s, Dtype dtype, const void* gy, const void* x, const float* mean, const float* invstd,
+                             const float* weight, const float* bias, const float* alpha, Act act, float alpha_value, bool training, void* gx,
+                             float* gweight, float* gbias, float* galpha, float* scratch, cudaStream_t stream) {
+  with_dtype(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const T *typed_gy = static_cast<const T*>(gy), *typed_x = static_cast<const T*>(x);
+    T* typed_gx = static_cast<T*>(gx);
+    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_gy, kVec) && aligned(typed_x, kVec) && aligned(typed_gx, kVec));
+    const float inverse_count = training ? 1.0f / (s.n * s.l) : 0.0f;
+    GANFAST_LAUNCH(batch_norm_act_bwd_sums_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
+                   scratch);
+    GANFAST_LAUNCH(channel_sums_kernel<3>, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, ChannelSums{{gbias, gweight, galpha}, invstd});
+    GANFAST_LAUNCH(batch_norm_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
+                   gweight, gbias, inverse_count, typed_gx);
+  });
+}
+
+}  // namespace ganfast
