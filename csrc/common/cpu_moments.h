@@ -1,0 +1,50 @@
+// Count, mean and M2 of every channel, block by block in two passes while the block is in cache, merged by Chan's rule.
+#pragma once
+#include "cpu_rows.h"
+
+namespace ganfast {
+
+// moments [3, C] of one block of x.
+template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, int64_t block, Acc<T>* moments) {
+  using A = Acc<T>;
+  A *mean = moments + rows.c, *m2 = moments + 2 * rows.c;
+  int64_t count = 0;
+  visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
+    if constexpr (kLast) {
+      ++count;
+#pragma omp simd
+      for (int64_t i = 0; i < length; ++i) mean[i] += static_cast<A>(x[at + i]);
+    } else {
+      A sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = 0; i < length; ++i) sum += static_cast<A>(x[at + i]);
+      const A center = mean[channel] = sum / length;
+#pragma omp simd reduction(+ : square)
+      for (int64_t i = 0; i < length; ++i) square += (static_cast<A>(x[at + i]) - center) * (static_cast<A>(x[at + i]) - center);
+      m2[channel] = square;
+      count = length;
+    }
+  });
+  if constexpr (kLast) {
+    for (int64_t i = 0; i < rows.c; ++i) mean[i] /= count;
+    visit_block<true>(rows, block, [&](int64_t at, int64_t length, int64_t) {
+#pragma omp simd
+      for (int64_t i = 0; i < length; ++i) m2[i] += (static_cast<A>(x[at + i]) - mean[i]) * (static_cast<A>(x[at + i]) - mean[i]);
+    });
+  }
+  for (int64_t i = 0; i < rows.c; ++i) moments[i] = static_cast<A>(count);
+}
+
+// [blocks, 3, C]
+template <class T> at::Tensor all_moments(const T* x, const Rows& rows, at::TensorOptions options) {
+  using A = Acc<T>;
+  auto out = at::zeros({rows.blocks(), 3, rows.c}, options.dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
+  A* data = out.template data_ptr<A>();
+  each_block(rows, [&](int64_t b) {
+    A* moments = data + b * 3 * rows.c;
+    rows.channels_last ? block_moments<T, true>(x, rows, b, moments) : block_moments<T, false>(x, rows, b, moments);
+  });
+  return out;
+}
+
+}  // namespace ganfast

@@ -1,0 +1,90 @@
+// CPU passes over [N, C, P] tensors (P = pixels), contiguous or channels_last, as contiguous runs with fixed-order sums.
+#pragma once
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "activations.h"
+
+namespace ganfast {
+
+template <class T> using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+struct Rows {
+  int64_t n, c, p;  // images, channels, pixels an image
+  bool channels_last;
+
+  Rows(const at::Tensor& x, bool last) : n(x.size(0)), c(x.size(1)), p(x.numel() / (x.size(0) * x.size(1))), channels_last(last) {}
+
+  // A block is the unit of work and of partial sums: one image, or up to 512 rows of at most 256 KiB. It never depends on the
+  // number of threads, so sums do not either.
+  int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(512, 65536 / c)); }
+  int64_t blocks() const { return channels_last ? (n * p + block_rows() - 1) / block_rows() : n; }
+  int64_t count() const { return n * p; }
+};
+
+// Calls run(offset, length, channel) for every contiguous run of one block: a pixel's C channels (channels_last, channel 0
+// first) or one channel's P pixels. kLast tells the two apart at compile time.
+template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t block, Run run) {
+  if constexpr (kLast) {
+    const int64_t first = block * rows.block_rows(), last = std::min(rows.count(), first + rows.block_rows());
+    for (int64_t r = first; r < last; ++r) run(r * rows.c, rows.c, 0);
+  } else {
+    for (int64_t ch = 0; ch < rows.c; ++ch) run((block * rows.c + ch) * rows.p, rows.p, ch);
+  }
+}
+
+// body(block, sums): `sums` points at this block's own [terms, C] zeros. Returns [terms, C] added up in block order.
+template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, int64_t terms, Body body) {
+  const int64_t width = terms * rows.c, blocks = rows.blocks();
+  std::vector<A> partial(blocks * width, A(0)), total(width, A(0));
+  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) body(b, partial.data() + b * width);
+  });
+  for (int64_t b = 0; b < blocks; ++b)
+    for (int64_t i = 0; i < width; ++i) total[i] += partial[b * width + i];
+  return total;
+}
+
+template <class Body> void each_block(const Rows& rows, Body body) {
+  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) body(b);
+  });
+}
+
+// Turns the runtime activation into a constant, so that each instantiation's loop vectorises.
+template <class Fn> void with_act(Act act, Fn fn) {
+  switch (act) {
+#define GANFAST_CASE(name) case Act::name: return fn(std::integral_constant<Act, Act::name>{});
+    GANFAST_CASE(linear) GANFAST_CASE(relu) GANFAST_CASE(leaky_relu) GANFAST_CASE(prelu) GANFAST_CASE(tanh) GANFAST_CASE(sigmoid)
+    GANFAST_CASE(elu) GANFAST_CASE(selu) GANFAST_CASE(softplus) GANFAST_CASE(silu) GANFAST_CASE(gelu) GANFAST_CASE(snake)
+#undef GANFAST_CASE
+  }
+}
+
+inline Act parse_act(c10::string_view name) {
+  Act act;
+  TORCH_CHECK(act_from_name(std::string(name).c_str(), &act), "unknown activation ", name);
+  return act;
+}
+
+// z[i] = f(z[i]) over a run; alpha is per element where `alphas` is given (a channels_last run), else one value.
+template <class A> void act_run(Act act, A* z, int64_t count, const A* alphas, A alpha) {
+  with_act(act, [&](auto tag) {
+    constexpr Act kAct = decltype(tag)::value;
+    if constexpr (kAct == Act::linear) return;
+    if (alphas) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(kAct, z[i], alphas[i]);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(kAct, z[i], alpha);
+    }
+  });
+}
+
+template <class A> const A* optional_ptr(const std::optional<at::Tensor>& t) { return t && t->defined() ? t->const_data_ptr<A>() : nullptr; }
+
+}  // namespace ganfast

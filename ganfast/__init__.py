@@ -1,0 +1,30 @@
+"""GANs in PyTorch, fast: fused kernels, a drop-in for models people have, a thin training loop.
+
+Importing costs nothing: no Triton, no compiler, no GPU; every public name loads on first use.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "backends": "ganfast._backends",
+    "use_backend": "ganfast._backends",
+    "Trainer": "ganfast.train",
+    "TrainConfig": "ganfast.train",
+}
+_MODULES = ("functional", "models", "nn", "testing", "train")
+
+__all__ = [*_LAZY, *_MODULES]
+
+
+def __getattr__(name: str):
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"ganfast.{name}")
+    raise AttributeError(f"module 'ganfast' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,98 @@
+"""Errors worded once: op, argument, what was received, what is wanted, the likely cause."""
+
+import difflib
+from collections.abc import Iterable
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def fail(op: str, message: str, cause: str = "", error: type[Exception] = ValueError) -> NoReturn:
+    raise error(f"{op}: {message}." + (f" {cause}." if cause else ""))
+
+
+def nearest(op: str, argument: str, value: object, names: Iterable[str]) -> NoReturn:
+    """Refuses an unknown name and offers the closest valid one."""
+    names = list(names)
+    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
+    hint = f"Did you mean {close[0]!r}?" if close else ""
+    raise ValueError(f"{op}: {argument}={value!r} is unknown; valid: {', '.join(names)}. {hint}".rstrip())
+
+
+def check_tensor(op: str, argument: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        cause = "Convert it with torch.from_numpy" if kind == "numpy.ndarray" else ""
+        fail(op, f"{argument} is a {kind}, wants a torch.Tensor", cause, TypeError)
+
+
+def check_floating(op: str, argument: str, tensor: Tensor) -> None:
+    if tensor.dtype not in FLOAT_DTYPES:
+        cause = "Images as integers want scaling to floats first, e.g. x.float() / 127.5 - 1" if not tensor.is_floating_point() else ""
+        fail(op, f"{argument} has dtype {tensor.dtype}, wants float32, bfloat16, float16 or float64", cause, TypeError)
+
+
+def check_like(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x") -> None:
+    """Same dtype and device as `x`."""
+    if tensor.dtype != x.dtype:
+        fail(op, f"{argument} has dtype {tensor.dtype}, {name} has {x.dtype}; both must be the same",
+             "Cast one of them, or run under torch.autocast, which does", TypeError)
+    check_device(op, argument, tensor, x, name)
+
+
+def check_device(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x") -> None:
+    if tensor.device != x.device:
+        fail(op, f"{argument} is on {tensor.device}, {name} on {x.device}; all must be on one device")
+
+
+def check_vector(op: str, argument: str, tensor: object, length: int, x: Tensor, meaning: str = "channels") -> None:
+    """A [C] tensor on x's device; `length` is C."""
+    check_tensor(op, argument, tensor)
+    if tensor.dim() != 1 or tensor.shape[0] != length:
+        fail(op, f"{argument} has shape {tuple(tensor.shape)}, wants ({length},), one entry for each of the {length} {meaning}")
+    check_floating(op, argument, tensor)
+    check_device(op, argument, tensor, x)
+
+
+def int_list(op: str, argument: str, value: object, dims: int, least: int) -> list[int]:
+    """An int, or `dims` of them, each at least `least`, as a list."""
+    if isinstance(value, bool) or not isinstance(value, (int, tuple, list, torch.Size)):
+        fail(op, f"{argument} is {value!r}, wants an int or {dims} of them", error=TypeError)
+    values = [value] * dims if isinstance(value, int) else list(value)
+    if len(values) == 1 and dims > 1:
+        values = values * dims
+    if len(values) != dims:
+        fail(op, f"{argument} has {len(values)} entries, wants {dims}, one for each spatial dimension")
+    for v in values:
+        if isinstance(v, bool) or not isinstance(v, int):
+            fail(op, f"{argument} is {value!r}, wants integers", error=TypeError)
+        if v < least:
+            fail(op, f"{argument} is {value!r}, wants {'positive numbers' if least == 1 else 'no negative number'}")
+    return values
+
+
+def check_activation(op: str, act: str, alpha: object, channels: int, x: Tensor) -> tuple[Tensor | None, float]:
+    """Splits `alpha` into (per-channel tensor or None, float); a one-element tensor is expanded over the channels."""
+    from ganfast._activations import ACTIVATIONS
+
+    entry = ACTIVATIONS.get(act) if isinstance(act, str) else None
+    if entry is None:
+        nearest(op, "act", act, ACTIVATIONS)
+    if alpha is None:
+        return None, entry.default_alpha or 0.0
+    if entry.default_alpha is None:
+        with_alpha = ", ".join(a.name for a in ACTIVATIONS.values() if a.default_alpha is not None)
+        fail(op, f"alpha was given, but act={act!r} has no parameter", f"Activations with one: {with_alpha}")
+    if isinstance(alpha, Tensor):
+        if alpha.numel() == 1 and alpha.dim() <= 1:
+            alpha = alpha.reshape(1).expand(channels)
+        check_vector(op, "alpha", alpha, channels, x)
+        return alpha, 0.0
+    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
+        check_tensor(op, "alpha", alpha)
+    if act == "softplus" and alpha <= 0:
+        fail(op, f"alpha is {alpha}, softplus wants a positive one (torch's beta)")
+    return None, float(alpha)

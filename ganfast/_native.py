@@ -1,0 +1,55 @@
+"""The compiled extension `ganfast._C` and the op library; loaded on first use, never by `import ganfast`."""
+
+import functools
+import importlib
+import importlib.util
+
+import torch
+
+# Schemas are defined here in Python, so that every install has them; the extension only adds implementations.
+LIBRARY = torch.library.Library("ganfast", "DEF")
+
+_REBUILD = "run `pip install --no-build-isolation -e .` in the source tree with this torch installed"
+
+
+@functools.cache
+def _load() -> tuple[dict | None, str]:
+    """(build_info, "") or (None, why not)."""
+    if importlib.util.find_spec("ganfast._C") is None:
+        return None, f"this install has no compiled extension; to get it, {_REBUILD}"
+    try:
+        info = importlib.import_module("ganfast._C").build_info()
+    except ImportError as error:
+        return None, f"the compiled extension does not load ({error}); it was built for another torch or machine: {_REBUILD}"
+    built, running = (".".join(v.split("+")[0].split(".")[:2]) for v in (info["torch"], torch.__version__))
+    if built != running:
+        return None, f"the compiled extension was built for torch {info['torch']}, this is {torch.__version__}: {_REBUILD}"
+    return info, ""
+
+
+def build_info() -> dict | None:
+    """What the extension was built with (torch, cuda, architectures), or None where there is none."""
+    return _load()[0]
+
+
+def reason(part: str) -> str | None:
+    """Why the native `part` ("cpu" or "cuda") cannot run here, or None if it can."""
+    info, why = _load()
+    if info is None:
+        return why
+    if part == "cuda" and not info["cuda"]:
+        return f"the extension was built without CUDA; with nvcc and a CUDA build of torch, {_REBUILD}"
+    return None
+
+
+def define(schema: str) -> None:
+    """Registers `<name>_native`, which csrc implements for the CPU and CUDA dispatch keys."""
+    LIBRARY.define(schema)
+
+
+def register(schema: str, implementation, fake) -> None:
+    """Registers an op whose implementation is Python and picks the backend; `fake` gives shapes and strides."""
+    name = schema.split("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"ganfast::{name}", fake, lib=LIBRARY)

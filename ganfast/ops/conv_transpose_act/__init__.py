@@ -1,0 +1,1 @@
+"""Transposed convolution + bias + activation in one pass."""

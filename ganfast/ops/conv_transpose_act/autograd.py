@@ -1,0 +1,176 @@
+"""Gradients of every order, from three bilinear maps that are each other's derivatives.
+
+With T(x, w) the transposed convolution, D(gz, w) its data gradient and W(gz, x) its weight gradient:
+
+    z  = T(x, w):   gx  = D(gz, w)   gw = W(gz, x)
+    gx = D(gz, w):  ggz = T(u, w)    gw = W(gz, u)     u the cotangent of gx
+    gw = W(gz, x):  ggz = T(x, v)    gx = D(gz, v)     v the cotangent of gw
+
+so a double backward runs the same kernels as a backward, and never torch's own backward of a transposed convolution.
+The activation's derivative is the fused pass when nothing will differentiate it, plain torch formulas when grad mode is on.
+"""
+
+import contextlib
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from ganfast._activations import act_alpha_grad, act_grad, saves_y
+from ganfast._layout import dense
+
+
+class Spec(NamedTuple):
+    """The constants of one call; backends are settled before autograd sees them (a CUDA backward runs on other threads)."""
+
+    stride: list[int]
+    padding: list[int]
+    output_padding: list[int]
+    dilation: list[int]
+    groups: int
+    act: str
+    alpha_value: float
+    channels_last: bool
+    partials: bool
+    backend: str
+    grad_backend: str
+
+    def linear(self) -> "Spec":
+        return self._replace(act="linear", alpha_value=0.0, partials=False)
+
+
+def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
+    save_z = not saves_y(spec.act, alpha, spec.alpha_value)
+    return torch.ops.ganfast.conv_transpose_act_fwd(
+        x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups,
+        spec.act, spec.alpha_value, spec.channels_last, save_z, spec.partials, spec.backend,
+    )  # fmt: skip
+
+
+def _differentiates() -> bool:
+    # A compiled region has no double backward (torch refuses it), and its backward is traced with grad mode on.
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _no_autocast(tensor: Tensor):
+    """Backward formulas mix dtypes on purpose; autocast would cast one side of them."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    if _differentiates() and (x.requires_grad or weight.requires_grad):
+        return ConvTransposeAct.apply(x, weight, None, None, spec)[0]
+    return forward_op(dense(x, spec.channels_last), weight, None, None, spec)[0]
+
+
+def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
+    if _differentiates() and (gz.requires_grad or weight.requires_grad):
+        return DataGrad.apply(gz, weight, input_size, spec)
+    return torch.ops.ganfast.conv_transpose_act_data_grad(
+        dense(gz, spec.channels_last), weight, spec.stride, spec.padding, spec.dilation, spec.groups, input_size,
+        spec.channels_last, spec.grad_backend,
+    )  # fmt: skip
+
+
+def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    """`weight` lends shape and strides alone."""
+    if _differentiates() and (gz.requires_grad or x.requires_grad):
+        return WeightGrad.apply(gz, x, weight.detach(), spec)
+    return torch.ops.ganfast.conv_transpose_act_weight_grad(
+        dense(gz, spec.channels_last), dense(x, spec.channels_last), weight.detach(), spec.stride, spec.padding, spec.dilation,
+        spec.groups, spec.channels_last, spec.grad_backend,
+    )  # fmt: skip
+
+
+class DataGrad(Function):
+    @staticmethod
+    def forward(ctx, gz, weight, input_size, spec):
+        ctx.save_for_backward(gz, weight)
+        ctx.spec = spec
+        return data_grad(gz, weight, input_size, spec)
+
+    @staticmethod
+    def backward(ctx, u):
+        gz, weight = ctx.saved_tensors
+        linear = ctx.spec.linear()
+        with _no_autocast(u):
+            ggz = conv_transpose(u, weight, linear) if ctx.needs_input_grad[0] else None
+            gweight = weight_grad(gz, u, weight, linear) if ctx.needs_input_grad[1] else None
+        return ggz, gweight, None, None
+
+
+class WeightGrad(Function):
+    @staticmethod
+    def forward(ctx, gz, x, weight, spec):
+        ctx.save_for_backward(gz, x)
+        ctx.spec = spec
+        return weight_grad(gz, x, weight, spec)
+
+    @staticmethod
+    def backward(ctx, v):
+        gz, x = ctx.saved_tensors
+        linear = ctx.spec.linear()
+        with _no_autocast(v):
+            ggz = conv_transpose(x, v, linear) if ctx.needs_input_grad[0] else None
+            gx = data_grad(gz, v, x.shape[2:], linear) if ctx.needs_input_grad[1] else None
+        return ggz, gx, None, None
+
+
+class ConvTransposeAct(Function):
+    """(y, z, partials); z is an output so that a double backward can differentiate through it, empty where y suffices."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, alpha, spec):
+        x = dense(x, spec.channels_last)
+        y, z, partials = forward_op(x, weight, bias, alpha, spec)
+        ctx.spec = spec
+        ctx.from_y = saves_y(spec.act, alpha, spec.alpha_value)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        linear = spec.act == "linear"
+        ctx.save_for_backward(x, weight, alpha, None if linear else (y if ctx.from_y else z))
+        ctx.mark_non_differentiable(partials)
+        ctx.set_materialize_grads(False)
+        return y, z, partials
+
+    @staticmethod
+    def backward(ctx, gy, gz_direct, _):
+        x, weight, alpha, saved = ctx.saved_tensors
+        spec = ctx.spec
+        needs_x, needs_weight, needs_bias, needs_alpha, _ = ctx.needs_input_grad
+        device_tensor = gy if gy is not None else gz_direct
+        if device_tensor is None:
+            return None, None, None, None, None
+        with _no_autocast(device_tensor):
+            gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, ctx.from_y)
+            if gz_direct is not None and not ctx.from_y:
+                gz = gz_direct if gz is None else gz + gz_direct
+                gbias = None
+            if needs_bias:
+                gbias = gz.sum([0, *range(2, gz.dim())]) if gbias is None else gbias
+                gbias = gbias.to(ctx.bias_dtype)
+            linear = spec.linear()
+            gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
+            gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
+        return gx, gweight, gbias if needs_bias else None, galpha if needs_alpha else None, None
+
+
+def _activation_backward(gy, saved, alpha, spec, from_y):
+    """(gz, gbias or None, galpha or None)."""
+    if gy is None or saved is None:
+        return gy, None, None
+    gy = dense(gy, spec.channels_last)
+    if not _differentiates():
+        gz, gbias, galpha = torch.ops.ganfast.conv_transpose_act_bwd(
+            gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.backend
+        )
+        return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
+    # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
+    acc = torch.promote_types(gy.dtype, torch.float32)
+    gy_acc, saved_acc = gy.to(acc), saved.to(acc)
+    gz = (gy_acc * act_grad(saved_acc, spec.act, alpha, spec.alpha_value, from_y)).to(gy.dtype)
+    if alpha is None:
+        return gz, None, None
+    galpha = (gy_acc * act_alpha_grad(saved_acc, spec.act, alpha)).sum([0, *range(2, gy.dim())]).to(alpha.dtype)
+    return gz, None, galpha

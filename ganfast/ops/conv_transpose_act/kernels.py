@@ -1,0 +1,115 @@
+"""Registration of the passes: one signature for every backend, picked by the last argument."""
+
+import torch
+
+from ganfast import _native
+from ganfast._layout import memory_format
+from ganfast._statistics import merge_partials
+from ganfast.ops.conv_transpose_act import reference, torch_backend
+
+_FWD = (
+    "(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, int[] stride, int[] padding, int[] output_padding, int[] dilation,"
+    " int groups, str act, float alpha_value, bool channels_last, bool save_z, bool partials{}) -> (Tensor, Tensor, Tensor)"
+)
+_BWD = (
+    "(Tensor gy, Tensor saved, Tensor? alpha, str act, float alpha_value, bool from_y, bool channels_last{}) -> (Tensor, Tensor, Tensor)"
+)
+_DATA = "(Tensor gz, Tensor weight, int[] stride, int[] padding, int[] dilation, int groups, SymInt[] input_size, bool channels_last{}) -> Tensor"
+_WEIGHT = "(Tensor gz, Tensor x, Tensor weight_like, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last{}) -> Tensor"
+_BACKEND = ", str backend"
+
+_native.define("conv_transpose_act_fwd_native" + _FWD.format(""))
+_native.define("conv_transpose_act_bwd_native" + _BWD.format(""))
+_native.define("conv_transpose_act_data_grad_native" + _DATA.replace("SymInt", "int").format(""))
+_native.define("conv_transpose_act_weight_grad_native" + _WEIGHT.format(""))
+
+
+def output_size(input_size, kernel, stride, padding, output_padding, dilation) -> list[int]:
+    return [
+        (i - 1) * s - 2 * p + d * (k - 1) + op + 1
+        for i, k, s, p, op, d in zip(input_size, kernel, stride, padding, output_padding, dilation)
+    ]
+
+
+def _fwd(x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend):
+    acc = torch.promote_types(x.dtype, torch.float32)
+    bias = None if bias is None else bias.to(acc).contiguous()
+    alpha = None if alpha is None else alpha.to(acc).contiguous()
+    args = (x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials)
+    if backend in ("cpu", "cuda"):
+        y, z, stats = torch.ops.ganfast.conv_transpose_act_fwd_native(*args)
+    elif backend == "triton":
+        from ganfast.ops.conv_transpose_act import triton
+
+        y, z, stats = triton.conv_transpose_act_fwd_triton(*args)
+    else:
+        run = torch_backend.conv_transpose_act_fwd_torch if backend == "torch" else reference.conv_transpose_act_fwd_reference
+        y, z, stats = run(*args)
+        fmt = memory_format(y.dim(), channels_last)
+        y = y.contiguous(memory_format=fmt)
+        z = z.contiguous(memory_format=fmt) if save_z else z
+    return y, z, merge_partials(stats) if partials else stats
+
+
+def _fwd_fake(x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend):
+    size = output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    y = x.new_empty(x.shape[0], weight.shape[1] * groups, *size).contiguous(memory_format=memory_format(x.dim(), channels_last))
+    acc = torch.promote_types(x.dtype, torch.float32)
+    stats = x.new_empty((1, 3, y.shape[1]) if partials else (0,), dtype=acc)
+    return y, (torch.empty_like(y) if save_z else x.new_empty(0)), stats
+
+
+def _bwd(gy, saved, alpha, act, alpha_value, from_y, channels_last, backend):
+    alpha = None if alpha is None else alpha.to(torch.promote_types(gy.dtype, torch.float32)).contiguous()
+    args = (gy, saved, alpha, act, alpha_value, from_y, channels_last)
+    if backend in ("cpu", "cuda"):
+        return torch.ops.ganfast.conv_transpose_act_bwd_native(*args)
+    if backend == "triton":
+        from ganfast.ops.conv_transpose_act import triton
+
+        return triton.conv_transpose_act_bwd_triton(*args)
+    run = torch_backend.conv_transpose_act_bwd_torch if backend == "torch" else reference.conv_transpose_act_bwd_reference
+    gz, gbias, galpha = run(*args)
+    return gz.contiguous(memory_format=memory_format(gz.dim(), channels_last)), gbias, galpha
+
+
+def _bwd_fake(gy, saved, alpha, act, alpha_value, from_y, channels_last, backend):
+    acc = torch.promote_types(gy.dtype, torch.float32)
+    channels = gy.shape[1]
+    gz = torch.empty_like(gy).contiguous(memory_format=memory_format(gy.dim(), channels_last))
+    return gz, gy.new_empty(channels, dtype=acc), gy.new_empty(0 if alpha is None else channels, dtype=acc)
+
+
+def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channels_last, backend):
+    if backend == "cpu":
+        return torch.ops.ganfast.conv_transpose_act_data_grad_native(
+            gz, weight, stride, padding, dilation, groups, input_size, channels_last
+        )
+    gx = torch_backend.data_grad_torch(gz, weight, stride, padding, dilation, groups, input_size)
+    return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last))
+
+
+def _data_grad_fake(gz, weight, stride, padding, dilation, groups, input_size, channels_last, backend):
+    gx = gz.new_empty(gz.shape[0], weight.shape[0], *input_size)
+    return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last))
+
+
+def _weight_grad(gz, x, weight_like, stride, padding, dilation, groups, channels_last, backend):
+    if backend == "cpu":
+        return torch.ops.ganfast.conv_transpose_act_weight_grad_native(
+            gz, x, weight_like, stride, padding, dilation, groups, channels_last
+        )
+    gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups)
+    if gweight.stride() == weight_like.stride():
+        return gweight
+    return torch.empty_like(weight_like).copy_(gweight)
+
+
+def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, channels_last, backend):
+    return torch.empty_like(weight_like)
+
+
+_native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+_native.register("conv_transpose_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
+_native.register("conv_transpose_act_data_grad" + _DATA.format(_BACKEND), _data_grad, _data_grad_fake)
+_native.register("conv_transpose_act_weight_grad" + _WEIGHT.format(_BACKEND), _weight_grad, _weight_grad_fake)

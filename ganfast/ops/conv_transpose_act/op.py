@@ -1,0 +1,137 @@
+"""`conv_transpose_act`: checks, choice of backend, autograd."""
+
+import torch
+from torch import Tensor
+
+from ganfast import _backends, _checks, _native
+from ganfast._layout import dense, dense_weight, is_channels_last
+from ganfast.ops.conv_transpose_act import kernels
+from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, Spec, forward_op
+
+_OP = "conv_transpose_act"
+
+
+def conv_transpose_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] = 0,
+    output_padding: int | tuple[int, ...] = 0,
+    groups: int = 1,
+    dilation: int | tuple[int, ...] = 1,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    return_partials: bool = False,
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y = act(conv_transpose(x, weight) + bias), in one pass; 1-D, 2-D or 3-D by ``weight.dim() - 2``.
+
+    Shapes:
+        x [N, Cin, *in] or unbatched [Cin, *in]; weight [Cin, Cout/groups, *k]; bias [Cout]; alpha a float, [1] or [Cout].
+        y [N, Cout, *out], out = (in - 1)*stride - 2*padding + dilation*(k - 1) + output_padding + 1.
+        With ``return_partials``: (y, partials), partials [T, 3, Cout] = count, mean, M2 of y, for ``batch_norm_act``.
+    Dtypes: float32, bfloat16, float16; float64 on reference, torch and cpu. x, weight and bias share it, or autocast casts them.
+        Sums are float32 (float64 for float64). float32 on a GPU follows torch's TF32 switch for convolutions.
+    Layout: contiguous and channels_last in, the same out; where x is both (one pixel), the weight's.
+    Grads: x, weight, bias, alpha, to any order; partials carry none.
+    Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
+    Source: Dumoulin & Visin 2016, sections 4 and 5; README.md in this folder for the phases.
+    """
+    _checks.check_tensor(_OP, "x", x)
+    _checks.check_tensor(_OP, "weight", weight)
+    dims = weight.dim() - 2
+    if dims not in (1, 2, 3):
+        _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cin, Cout/groups, *kernel]")
+    if x.dim() not in (dims + 1, dims + 2):
+        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
+    device = x.device.type
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        x, weight, bias = x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
+    _checks.check_floating(_OP, "x", x)
+    _checks.check_like(_OP, "weight", weight, x)
+
+    unbatched = x.dim() == dims + 1
+    if unbatched:
+        x = x.unsqueeze(0)
+    _check_channels(x, weight, groups)
+    channels = weight.shape[1] * groups
+    if bias is not None:
+        _checks.check_vector(_OP, "bias", bias, channels, x, "output channels")
+        _checks.check_like(_OP, "bias", bias, x)
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    stride = _checks.int_list(_OP, "stride", stride, dims, 1)
+    padding = _checks.int_list(_OP, "padding", padding, dims, 0)
+    output_padding = _checks.int_list(_OP, "output_padding", output_padding, dims, 0)
+    dilation = _checks.int_list(_OP, "dilation", dilation, dims, 1)
+    size = _check_output(x, weight, stride, padding, output_padding, dilation)
+
+    channels_last = is_channels_last(x, weight)
+    weight = dense_weight(weight)
+    chosen, grad_backend = _choose(backend, x, weight, groups)
+    if x.numel() == 0 or weight.numel() == 0:
+        chosen = grad_backend = "torch" if x.shape[1] and weight.numel() else "reference"
+    spec = Spec(
+        stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, chosen, grad_backend
+    )
+    if x.shape[0] == 0:
+        y, partials = _empty(x, weight, bias, alpha, size, spec)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
+        y, _, partials = ConvTransposeAct.apply(x, weight, bias, alpha, spec)
+    else:
+        y, _, partials = forward_op(dense(x, channels_last), weight, bias, alpha, spec)
+    if unbatched:
+        y = y.squeeze(0)
+    return (y, partials) if return_partials else y
+
+
+def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
+    c_in = weight.shape[0]
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        _checks.fail(_OP, f"groups is {groups!r}, wants a positive int")
+    if x.shape[1] != c_in:
+        cause = "Conv2d weights are stored [Cout, Cin, ...]" if weight.shape[1] == x.shape[1] else "Transposed weights are [Cin, Cout/groups, ...]"
+        _checks.fail(_OP, f"weight expects Cin={c_in}, x has {x.shape[1]} channels", cause)
+    if c_in == 0 or 0 in weight.shape[1:]:
+        _checks.fail(_OP, f"weight has shape {tuple(weight.shape)}, wants no empty dimension")
+    if c_in % groups:
+        _checks.fail(_OP, f"groups is {groups}, wants a divisor of Cin={c_in}")
+
+
+def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[int]:
+    if 0 in x.shape[2:]:
+        _checks.fail(_OP, f"x has no pixels: shape {tuple(x.shape)}")
+    for op, s, d in zip(output_padding, stride, dilation):
+        if op >= max(s, d):
+            _checks.fail(
+                _OP, f"output_padding is {tuple(output_padding)}, wants each smaller than max(stride, dilation) = {max(s, d)}",
+                "A larger one would append pixels that no stride can have dropped",
+            )  # fmt: skip
+    size = kernels.output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+    if any(length <= 0 for length in size):
+        _checks.fail(_OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "padding is too large for this kernel")
+    return size
+
+
+def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tuple[str, str]:
+    """(forward, gradient) backends; README.md in this folder holds the measurements behind `auto`."""
+    wanted = _backends.requested(_OP, backend)
+    if wanted != "auto":
+        _backends.named(_OP, wanted, x)
+        return wanted, wanted
+    if x.device.type != "cpu" or _native.reason("cpu") is not None:
+        return "torch", "torch"
+    one_pixel = x[0, 0].numel() == 1
+    few_channels = weight.shape[1] * groups <= 8
+    return ("cpu" if one_pixel or few_channels else "torch"), ("cpu" if one_pixel else "torch")
+
+
+def _empty(x, weight, bias, alpha, size, spec) -> tuple[Tensor, Tensor]:
+    """The empty batch: right shapes, and zero gradients for whatever asks."""
+    y = x.new_empty(0, weight.shape[1] * spec.groups, *size)
+    for t in (x, weight, bias, alpha):
+        if t is not None and t.requires_grad:
+            y = y + t.to(y.dtype).sum() * 0
+    return y, x.new_zeros((1, 3, y.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))

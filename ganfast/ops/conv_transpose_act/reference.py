@@ -1,0 +1,62 @@
+"""Transposed convolution + bias + activation by its definition, in plain torch.
+
+Zero insertion and an ordinary convolution with the flipped weight: nothing here touches torch's own transposed
+convolution, whose 3-D backward on the CPU writes out of bounds for some paddings.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._statistics import partials_of
+
+CONV = (None, F.conv1d, F.conv2d, F.conv3d)
+
+
+def zero_insert(x: Tensor, weight: Tensor, stride, padding, output_padding, dilation, groups) -> tuple[Tensor, Tensor]:
+    """(x with stride - 1 zeros between pixels and its border, weight as an ordinary convolution's): their convolution
+    with `dilation` and `groups` is the transposed convolution. x [N, Cin, *in], weight [Cin, Cout/groups, *k]."""
+    dims = weight.dim() - 2
+    n, c_in, *size = x.shape
+    if any(s != 1 for s in stride):
+        up = x.new_zeros(n, c_in, *[(length - 1) * s + 1 for length, s in zip(size, stride)])
+        up[(..., *[slice(None, None, s) for s in stride])] = x
+        x = up
+    border = []
+    for k, p, op, d in zip(reversed(weight.shape[2:]), reversed(padding), reversed(output_padding), reversed(dilation)):
+        border += [d * (k - 1) - p, d * (k - 1) - p + op]
+    c_group = weight.shape[1]
+    flipped = weight.unflatten(0, (groups, c_in // groups)).transpose(1, 2).reshape(groups * c_group, c_in // groups, *weight.shape[2:])
+    return F.pad(x, border), flipped.flip(list(range(2, 2 + dims)))
+
+
+def conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, output_padding, dilation, groups) -> Tensor:
+    """[N, Cin, *in] -> [N, Cout, *out]; differentiable to any order."""
+    up, flipped = zero_insert(x, weight, stride, padding, output_padding, dilation, groups)
+    return CONV[weight.dim() - 2](up, flipped, bias, 1, 0, dilation, groups)
+
+
+def conv_transpose_act(x, weight, bias, stride, padding, output_padding, dilation, groups, act, alpha, alpha_value) -> Tensor:
+    """The whole op as one differentiable formula: the oracle of every backend and of every gradient."""
+    z = conv_transpose(x, weight, bias, stride, padding, output_padding, dilation, groups)
+    return act_fwd(z, act, alpha, alpha_value)
+
+
+def conv_transpose_act_fwd_reference(
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials
+) -> tuple[Tensor, Tensor, Tensor]:
+    acc = torch.promote_types(x.dtype, torch.float32)
+    z = conv_transpose(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, dilation, groups)
+    y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
+    empty = x.new_empty(0)
+    return y, (z.to(x.dtype, copy=True) if save_z else empty), (partials_of(y) if partials else empty.to(acc))
+
+
+def conv_transpose_act_bwd_reference(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
+    acc = torch.promote_types(gy.dtype, torch.float32)
+    dims = [0, *range(2, gy.dim())]
+    gy_acc, saved_acc = gy.to(acc), saved.to(acc)
+    gz = gy_acc * act_grad(saved_acc, act, alpha, alpha_value, from_y)
+    galpha = gy.new_empty(0, dtype=acc) if alpha is None else (gy_acc * act_alpha_grad(saved_acc, act, alpha)).sum(dims)
+    return gz.to(gy.dtype), gz.sum(dims), galpha

@@ -1,0 +1,86 @@
+"""The `torch` backend: torch's own convolutions, then the activation in place; and the two linear gradients every
+backend can fall back on by name. No path here reaches the backward of torch's transposed convolution."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._statistics import partials_of
+from ganfast.ops.conv_transpose_act.reference import CONV
+
+_CONV_TRANSPOSE = (None, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_IN_PLACE = {
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+    "selu": torch.selu_,
+}
+
+
+def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z), overwriting z where torch has the in-place form."""
+    if act in _IN_PLACE:
+        return _IN_PLACE[act](z)
+    if act in ("leaky_relu", "prelu") and alpha is None:
+        return F.leaky_relu_(z, alpha_value)
+    if act == "elu" and alpha is None:
+        return F.elu_(z, alpha_value)
+    return act_fwd(z, act, alpha, alpha_value)
+
+
+def conv_transpose_act_fwd_torch(
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials
+) -> tuple[Tensor, Tensor, Tensor]:
+    bias = None if bias is None else bias.to(x.dtype)
+    z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
+    y = act_fwd(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
+    empty = x.new_empty(0)
+    return y, (z if save_z else empty), (partials_of(y) if partials else empty)
+
+
+def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
+    dims = [0, *range(2, gy.dim())]
+    acc = torch.promote_types(gy.dtype, torch.float32)
+    empty = gy.new_empty(0, dtype=acc)
+    if act == "relu":
+        gz = torch.ops.aten.threshold_backward(gy, saved, 0)
+    elif act == "tanh" and from_y:
+        gz = torch.ops.aten.tanh_backward(gy, saved)
+    elif act == "sigmoid" and from_y:
+        gz = torch.ops.aten.sigmoid_backward(gy, saved)
+    elif act in ("leaky_relu", "prelu") and from_y:
+        gz = torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
+    else:
+        gz = (gy * act_grad(saved, act, alpha, alpha_value, from_y)).to(gy.dtype)
+    galpha = empty if alpha is None else (gy * act_alpha_grad(saved, act, alpha)).sum(dims, dtype=acc)
+    return gz, gz.sum(dims, dtype=acc), galpha
+
+
+def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size) -> Tensor:
+    """[N, Cout, *out] -> [N, Cin, *input_size]: an ordinary convolution. Where output_padding reaches the stride (the
+    dilation allows it) the convolution sees positions past the input, which are cut off."""
+    gx = CONV[weight.dim() - 2](gz, weight, None, stride, padding, dilation, groups)
+    for d, size in enumerate(input_size):
+        if gx.shape[2 + d] != size:
+            gx = gx.narrow(2 + d, 0, size)
+    return gx
+
+
+def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups) -> Tensor:
+    """The weight gradient [Cin, Cout/groups, *k] of the ordinary convolution gz -> x; `weight_like` gives shape and strides."""
+    border = []
+    for d in reversed(range(len(stride))):
+        out = (gz.shape[2 + d] + 2 * padding[d] - dilation[d] * (weight_like.shape[2 + d] - 1) - 1) // stride[d] + 1
+        border += [0, out - x.shape[2 + d]]
+    if any(border):
+        x = F.pad(x, border)
+    if gz.device.type == "cpu" and any(2 * p > d * (k - 1) for p, d, k in zip(padding, dilation, weight_like.shape[2:])):
+        # torch's CPU kernel for this gradient reads and writes out of bounds when the padding nears the kernel; with the
+        # zeros spelt out it does not.
+        gz = F.pad(gz, [p for p in reversed(padding) for _ in range(2)])
+        padding = [0] * len(padding)
+    zeros = [0] * len(stride)
+    return torch.ops.aten.convolution_backward(
+        x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]
+    )[1]

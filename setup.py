@@ -1,0 +1,114 @@
+"""The native build: a plan made by small pure functions from what is at hand, then handed to torch's BuildExtension.
+
+GANFAST_BUILD=auto|cpu|cuda|none says what to build. Nothing here looks for a GPU: nvcc and torch's own CUDA decide, so
+a machine without one builds for those that have one.
+"""
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+from setuptools import setup
+
+MODES = ("auto", "cpu", "cuda", "none")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be built ("cpu", "cuda" or "none"), and the sentence that says why."""
+
+    build: str
+    why: str
+
+
+def plan(mode: str, torch_version: str | None, torch_cuda: str | None, nvcc: str | None) -> Plan:
+    """Decides. `torch_version`: None without torch in the build environment; `torch_cuda`: the CUDA torch was built
+    with; `nvcc`: the compiler's path. Raises SystemExit where an explicit wish cannot be met."""
+    if mode not in MODES:
+        raise SystemExit(f"ganfast: GANFAST_BUILD={mode!r} is unknown; valid: {', '.join(MODES)}")
+    if mode == "none":
+        return Plan("none", "GANFAST_BUILD=none")
+    if torch_version is None:
+        why = "torch is not in the build environment; install torch first and pass --no-build-isolation for the native kernels"
+        if mode == "auto":
+            return Plan("none", why)
+        raise SystemExit(f"ganfast: GANFAST_BUILD={mode} cannot be met: {why}")
+    missing = [
+        *([] if torch_cuda else [f"torch {torch_version} is a build without CUDA"]),
+        *([] if nvcc else ["no nvcc on the PATH or under CUDA_HOME"]),
+    ]
+    if mode == "cuda" and missing:
+        raise SystemExit(f"ganfast: GANFAST_BUILD=cuda cannot be met: {' and '.join(missing)}")
+    if mode == "cpu":
+        return Plan("cpu", "GANFAST_BUILD=cpu")
+    return Plan("cpu", f"CPU kernels only: {' and '.join(missing)}") if missing else Plan("cuda", f"CPU and CUDA kernels, nvcc {nvcc}")
+
+
+def architectures(listing: str) -> list[str]:
+    """Compute capabilities from 8.0 on in `nvcc --list-gpu-arch`'s output, as ["80", ...]."""
+    found = {int(number) for number in re.findall(r"compute_(\d+)\b", listing)}
+    return [str(a) for a in sorted(found) if a >= 80]
+
+
+def arch_flags(arch_list: str | None, listing: str) -> list[str]:
+    """nvcc's -gencode flags; none where TORCH_CUDA_ARCH_LIST is set, as torch reads that itself."""
+    if arch_list:
+        return []
+    archs = architectures(listing)
+    if not archs:
+        raise SystemExit("ganfast: this nvcc knows no architecture from 8.0 on; CUDA 11.1 or newer is wanted")
+    flags = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in archs]
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
+
+
+def cpu_flags(machine: str, override: str | None) -> list[str]:
+    """Compiler flags of the CPU kernels: tuned for the building machine unless GANFAST_CPU_FLAGS says otherwise."""
+    if override is not None:
+        return override.split()
+    return ["-O3", "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+
+
+def sources(build: str) -> list[str]:
+    found = ["csrc/bindings.cpp", *glob("csrc/*/cpu*.cpp")]
+    if build == "cuda":
+        found += [*glob("csrc/*/cuda.cu"), *glob("csrc/*/cuda_bind.cpp")]
+    return sorted(found)
+
+
+def extension_arguments() -> dict:
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError:
+        torch = cpp_extension = None
+    home = cpp_extension.CUDA_HOME if torch else None
+    nvcc = str(Path(home, "bin", "nvcc")) if home and Path(home, "bin", "nvcc").exists() else None
+    decided = plan(os.environ.get("GANFAST_BUILD", "auto"), torch and torch.__version__, torch and torch.version.cuda, nvcc)
+    print(f"ganfast: building {decided.build}: {decided.why}", file=sys.stderr)
+    if decided.build == "none":
+        return {}
+    os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    cxx = cpu_flags(platform.machine(), os.environ.get("GANFAST_CPU_FLAGS"))
+    if decided.build == "cpu":
+        extension = cpp_extension.CppExtension("ganfast._C", sources("cpu"), extra_compile_args={"cxx": cxx})
+    else:
+        listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+        wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
+        flags = arch_flags(wanted, listing)
+        known = wanted or " ".join(architectures(listing))
+        extension = cpp_extension.CUDAExtension(
+            "ganfast._C",
+            sources("cuda"),
+            extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "--expt-relaxed-constexpr", *flags]},
+            define_macros=[("GANFAST_WITH_CUDA", None), ("GANFAST_CUDA_ARCHS", f'"{known}"')],
+        )
+    return {"ext_modules": [extension], "cmdclass": {"build_ext": cpp_extension.BuildExtension}}
+
+
+if __name__ == "__main__":
+    setup(**extension_arguments())
