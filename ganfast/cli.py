@@ -1,0 +1,181 @@
+"""The command `ganfast`: train, sample, doctor. A user's mistake is one line on stderr and exit code 2."""
+
+import contextlib
+import importlib.metadata
+import io
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ganfast import _checks
+
+if TYPE_CHECKING:
+    from ganfast.train.checkpoint import Sampler
+
+USAGE = """usage: ganfast {train,sample,doctor} [options]
+
+  train    train a DCGAN on the digits or on a folder of images
+  sample   images from a checkpoint, by label and seed
+  doctor   versions, what is available on this machine, and why the rest is not
+
+`ganfast COMMAND --help` lists a command's options; `python -X dev -m ganfast COMMAND` shows the traceback of an error."""
+
+
+def _parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
+    """tyro's parser, with its boxed error turned into a ValueError of one line."""
+    import tyro
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"ganfast {command}", args=args, **({} if default is None else {"default": default}))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
+        raise ValueError(" ".join(line for line in lines if line)) from None
+
+
+def train(args: list[str]) -> None:
+    import tyro
+
+    from ganfast.train import TrainConfig, Trainer, checkpoint
+    from ganfast.train import config as configs
+
+    @dataclass
+    class Train:
+        """Train a DCGAN; leaves config.json, log.jsonl, grids/ and checkpoint.pt in the run's folder."""
+
+        config: tyro.conf.OmitArgPrefixes[TrainConfig]
+        resume: bool = False
+        """continue the run in run_dir: its settings are the defaults, options given here override them"""
+
+    wanted = _parse(Train, "train", args)
+    if wanted.resume:
+        saved = configs.load(Path(wanted.config.run_dir) / checkpoint.CONFIG)
+        wanted = _parse(Train, "train", args, Train(saved, True))
+    trainer = Trainer(wanted.config, resume=wanted.resume)
+    if trainer.broken:
+        where = trainer.run_dir / checkpoint.BROKEN
+        print(f"{len(trainer.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
+    try:
+        trainer.fit()
+    except KeyboardInterrupt:
+        how = f"`ganfast train --resume --run-dir {trainer.run_dir}` continues from the last checkpoint"
+        raise KeyboardInterrupt(f"stopped at step {trainer.steps}; {how}") from None
+    print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir / checkpoint.CHECKPOINT}` makes images")
+
+
+def _labels(sampler: "Sampler", label: str | None) -> list[int]:
+    if label is None:
+        return list(range(len(sampler.classes))) or [0]
+    if not sampler.classes:
+        _checks.fail("sample", f"label got {label!r}, wants none", "The checkpoint is of an unconditional generator")
+    if label not in sampler.classes:
+        _checks.nearest("sample", "label", label, sampler.classes)
+    return [sampler.classes.index(label)]
+
+
+def sample(args: list[str]) -> None:
+    import torch
+    import tyro
+
+    from ganfast.train import checkpoint, grids
+
+    @dataclass
+    class Sample:
+        """Images from a checkpoint's averaged generator: grid.png and each by itself."""
+
+        checkpoint: tyro.conf.Positional[Path]
+        label: str | None = None
+        """a class by name; none: all of them"""
+        seed: int = 0
+        count: int = 10
+        """images for each class"""
+        out: Path | None = None
+        """folder to write to; none: one beside the checkpoint, named by step, label and seed"""
+
+    wanted = _parse(Sample, "sample", args)
+    if wanted.count < 1:
+        _checks.fail("sample", f"count got {wanted.count}, wants at least 1")
+    sampler = checkpoint.load_sampler(wanted.checkpoint)
+    labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
+    images = sampler(labels, wanted.seed)
+    which = "all" if wanted.label is None else _file_name(wanted.label)
+    out = wanted.out or wanted.checkpoint.parent / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    fields = grids.about(sampler.name, wanted.seed)
+    grids.write_png(out / "grid.png", grids.tile(images, min(wanted.count, 10)), fields)
+    for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        name = sampler.classes[label] if sampler.classes else "image"
+        grids.write_png(out / f"{_file_name(name)}-{i % wanted.count:03d}.png", image, fields | {"Label": name})
+    print(f"{len(images)} images and {out / 'grid.png'}")
+
+
+def _file_name(name: str) -> str:
+    """A class's name comes from a checkpoint, maybe a stranger's: no path separators."""
+    return re.sub(r"[^\w-]", "_", name)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def doctor(args: list[str]) -> None:
+    if args:
+        print("usage: ganfast doctor\n\nVersions, what is available on this machine, and why the rest is not.")
+        return
+    import torch
+
+    import ganfast
+
+    print(f"ganfast {_version('ganfast')}, Python {platform.python_version()}, {platform.platform()}")
+    print(f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} CPU threads")
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            major, minor = torch.cuda.get_device_capability(i)
+            print(f"GPU {i}: {torch.cuda.get_device_name(i)}, sm_{major}{minor}")
+    print("\nbackends")
+    for name, (available, reason) in ganfast.backends().items():
+        print(f"  {name:<10} {'yes' if available else 'no ':<4} {reason}")
+    missing = [name for name in ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib") if _version(name) == "not installed"]
+    print("\ntraining: " + (f"missing {', '.join(missing)}; pip install 'ganfast[train]'" if missing else "ready"))
+    if not ganfast.backends()["cpu"].available:
+        print(
+            "native parts: install a C++ compiler and ninja, then from a checkout `pip install --no-build-isolation .`"
+            " (GANFAST_BUILD=cpu or =cuda says what must be built; cuda wants nvcc)"
+        )
+
+
+COMMANDS = {"train": train, "sample": sample, "doctor": doctor}
+
+
+def _stop(message: str, code: int = 2) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main(args: list[str] | None = None) -> None:
+    args = sys.argv[1:] if args is None else args
+    if args[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+        return
+    if not args:
+        _stop(USAGE)
+    try:
+        if args[0] not in COMMANDS:
+            _checks.nearest("ganfast", "command", args[0], COMMANDS)
+        COMMANDS[args[0]](args[1:])
+    except KeyboardInterrupt as stop:
+        _stop(f"ganfast: {stop}", 130)
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        if sys.flags.dev_mode:
+            raise
+        hint = "; pip install 'ganfast[train]'" if isinstance(error, ModuleNotFoundError) else ""
+        _stop(f"ganfast: {' '.join(str(error).split())}{hint}")

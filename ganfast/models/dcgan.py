@@ -1,0 +1,155 @@
+"""DCGAN for square images of 16, 32, 64, ... pixels, unconditional or conditioned on a vector per image.
+
+Source: Radford, Metz & Chintala 2015 (the networks); Miyato & Koyama 2018 (the projection of the condition).
+"""
+
+import itertools
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+
+def _levels(image_size: int) -> int:
+    """How many times 4x4 doubles to reach the image."""
+    levels = image_size.bit_length() - 3
+    if image_size < 16 or image_size != 4 << levels:
+        raise ValueError(f"dcgan: image_size got {image_size}, wants a power of two of at least 16; the networks double 4x4 step by step.")
+    return levels
+
+
+def _check(name: str, tensor: Tensor | None, width: int | None, rows: int | None = None) -> None:
+    """`tensor` is wanted as [rows, width]; width None: there must be none."""
+    if width is None:
+        if tensor is not None:
+            raise ValueError(f"dcgan: {name} got a tensor, wants None; the network was built with condition_dim=None.")
+        return
+    got = None if tensor is None else list(tensor.shape)
+    if got is None or len(got) != 2 or got[1] != width or (rows is not None and got[0] != rows):
+        raise ValueError(f"dcgan: {name} got {got}, wants [{'N' if rows is None else rows}, {width}]; one vector per image.")
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.normal_(module.weight, 0.0, 0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.BatchNorm2d):
+        nn.init.normal_(module.weight, 1.0, 0.02)
+        nn.init.zeros_(module.bias)
+
+
+class _FusedUp(nn.Module):
+    """Transposed convolution -> batch norm -> ReLU, the norm's statistics taken from the convolution's epilogue."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, padding: int) -> None:
+        super().__init__()
+        from ganfast.nn import BatchNormAct2d, ConvTransposeAct2d
+
+        self.conv = ConvTransposeAct2d(c_in, c_out, 4, stride, padding, bias=False)
+        self.norm = BatchNormAct2d(c_out, act="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.norm(self.conv(x))
+        z, partials = self.conv(x, return_partials=True)
+        return self.norm(z, partials=partials)
+
+
+def _up(c_in: int, c_out: int, stride: int, padding: int, fused: bool) -> nn.Module:
+    if fused:
+        return _FusedUp(c_in, c_out, stride, padding)
+    conv = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), act=nn.ReLU()))
+
+
+def _to_image(c_in: int, channels: int, fused: bool) -> nn.Module:
+    if fused:
+        from ganfast.nn import ConvTransposeAct2d
+
+        return nn.Sequential(OrderedDict(conv=ConvTransposeAct2d(c_in, channels, 4, 2, 1, act="tanh")))
+    return nn.Sequential(OrderedDict(conv=nn.ConvTranspose2d(c_in, channels, 4, 2, 1), act=nn.Tanh()))
+
+
+def _down(c_in: int, c_out: int, norm: bool, fused: bool) -> nn.Module:
+    conv = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm)
+    if not norm:
+        return nn.Sequential(OrderedDict(conv=conv, act=nn.LeakyReLU(0.2)))
+    if fused:
+        from ganfast.nn import BatchNormAct2d
+
+        return nn.Sequential(OrderedDict(conv=conv, norm=BatchNormAct2d(c_out, act="leaky_relu", alpha=0.2)))
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), act=nn.LeakyReLU(0.2)))
+
+
+class DCGANGenerator(nn.Module):
+    """Latents to images in [-1, 1]. At image_size=64, width=64, latent_dim=100: the paper's 512-256-128-64-3 channels.
+
+    A condition (the embedding of a label, the vector of a text encoder) is joined to the latent; the first layer is its
+    linear map.
+
+    Shapes: latent [N, latent_dim], condition [N, condition_dim] or None -> [N, channels, image_size, image_size].
+    Raises: ValueError for other shapes, or an image_size that is no power of two.
+    Source: Radford, Metz & Chintala 2015.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        latent_dim: int = 100,
+        width: int = 64,
+        channels: int = 3,
+        condition_dim: int | None = None,
+        *,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        levels = _levels(image_size)
+        self.latent_dim, self.condition_dim = latent_dim, condition_dim
+        c = [width << i for i in reversed(range(levels))]
+        blocks = [_up(latent_dim + (condition_dim or 0), c[0], 1, 0, fused)]
+        blocks += [_up(c_in, c_out, 2, 1, fused) for c_in, c_out in itertools.pairwise(c)]
+        self.blocks = nn.Sequential(*blocks)
+        self.to_image = _to_image(width, channels, fused)
+        self.apply(_initialise)
+
+    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+        _check("latent", latent, self.latent_dim)
+        _check("condition", condition, self.condition_dim, len(latent))
+        x = latent if condition is None else torch.cat([latent, condition], 1)
+        return self.to_image(self.blocks(x[:, :, None, None]))
+
+
+class DCGANDiscriminator(nn.Module):
+    """Images to logits (no sigmoid), one per image.
+
+    The head gives 1 + condition_dim numbers h per image; logit = h[0] + <h[1:], condition> / sqrt(condition_dim): the
+    projection discriminator, with a head that also sees where in the image a feature lies.
+
+    Shapes: image [N, channels, image_size, image_size], condition [N, condition_dim] or None -> [N].
+    Raises: ValueError for a missing, unexpected or misshapen condition, or an image_size that is no power of two.
+    Source: Radford, Metz & Chintala 2015; Miyato & Koyama 2018.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 64,
+        width: int = 64,
+        channels: int = 3,
+        condition_dim: int | None = None,
+        *,
+        fused: bool = False,
+    ) -> None:
+        super().__init__()
+        self.condition_dim = condition_dim
+        c = [channels] + [width << i for i in range(_levels(image_size))]
+        self.blocks = nn.Sequential(*[_down(c_in, c_out, i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
+        self.head = nn.Conv2d(c[-1], 1 + (condition_dim or 0), 4)
+        self.apply(_initialise)
+
+    def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        _check("condition", condition, self.condition_dim, len(image))
+        h = self.head(self.blocks(image)).flatten(1)
+        if condition is None:
+            return h[:, 0]
+        return h[:, 0] + (h[:, 1:] * condition).sum(1) * condition.shape[1] ** -0.5
