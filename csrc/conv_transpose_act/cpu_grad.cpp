@@ -18,21 +18,20 @@ template <class T, bool kLast> void bwd_block(const Rows& rows, int64_t block, c
   using A = Acc<T>;
   A *bias_sum = sums, *alpha_sum = sums + rows.c;
   with_act(act, [&](auto tag) {
-    constexpr Act kAct = decltype(tag)::value;
     visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
       A total = 0, alpha_total = 0;
       const A plane_alpha = alphas ? alphas[channel] : alpha_value;
 #pragma omp simd reduction(+ : total)
       for (int64_t i = 0; i < length; ++i) {
         const A alpha = kLast && alphas ? alphas[i] : plane_alpha;
-        const A g = static_cast<A>(gy[at + i]) * act_grad<A>(kAct, static_cast<A>(saved[at + i]), alpha, from_y);
+        const A g = static_cast<A>(gy[at + i]) * act_grad<A>(tag, static_cast<A>(saved[at + i]), alpha, from_y);
         gz[at + i] = static_cast<T>(g);
         if constexpr (kLast) bias_sum[i] += g;
         else total += g;
       }
       if (alphas)
         for (int64_t i = 0; i < length; ++i) {
-          const A term = static_cast<A>(gy[at + i]) * act_alpha_grad<A>(kAct, static_cast<A>(saved[at + i]), alphas[kLast ? i : channel]);
+          const A term = static_cast<A>(gy[at + i]) * act_alpha_grad<A>(tag, static_cast<A>(saved[at + i]), alphas[kLast ? i : channel]);
           if constexpr (kLast) alpha_sum[i] += term;
           else alpha_total += term;
         }

@@ -10,7 +10,6 @@ so a double backward runs the same kernels as a backward, and never torch's own 
 The activation's derivative is the fused pass when nothing will differentiate it, plain torch formulas when grad mode is on.
 """
 
-import contextlib
 from typing import NamedTuple
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast._activations import act_alpha_grad, act_grad, saves_y
+from ganfast._autograd import differentiates, no_autocast
 from ganfast._layout import dense
 
 
@@ -48,25 +48,14 @@ def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | N
     )  # fmt: skip
 
 
-def _differentiates() -> bool:
-    # A compiled region has no double backward (torch refuses it), and its backward is traced with grad mode on.
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
-
-
-def _no_autocast(tensor: Tensor):
-    """Backward formulas mix dtypes on purpose; autocast would cast one side of them."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
-
-
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    if _differentiates() and (x.requires_grad or weight.requires_grad):
+    if differentiates() and (x.requires_grad or weight.requires_grad):
         return ConvTransposeAct.apply(x, weight, None, None, spec)[0]
     return forward_op(dense(x, spec.channels_last), weight, None, None, spec)[0]
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
-    if _differentiates() and (gz.requires_grad or weight.requires_grad):
+    if differentiates() and (gz.requires_grad or weight.requires_grad):
         return DataGrad.apply(gz, weight, input_size, spec)
     return torch.ops.ganfast.conv_transpose_act_data_grad(
         dense(gz, spec.channels_last), weight, spec.stride, spec.padding, spec.dilation, spec.groups, input_size,
@@ -76,7 +65,7 @@ def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
 
 def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """`weight` lends shape and strides alone."""
-    if _differentiates() and (gz.requires_grad or x.requires_grad):
+    if differentiates() and (gz.requires_grad or x.requires_grad):
         return WeightGrad.apply(gz, x, weight.detach(), spec)
     return torch.ops.ganfast.conv_transpose_act_weight_grad(
         dense(gz, spec.channels_last), dense(x, spec.channels_last), weight.detach(), spec.stride, spec.padding, spec.dilation,
@@ -95,7 +84,7 @@ class DataGrad(Function):
     def backward(ctx, u):
         gz, weight = ctx.saved_tensors
         linear = ctx.spec.linear()
-        with _no_autocast(u):
+        with no_autocast(u):
             ggz = conv_transpose(u, weight, linear) if ctx.needs_input_grad[0] else None
             gweight = weight_grad(gz, u, weight, linear) if ctx.needs_input_grad[1] else None
         return ggz, gweight, None, None
@@ -112,7 +101,7 @@ class WeightGrad(Function):
     def backward(ctx, v):
         gz, x = ctx.saved_tensors
         linear = ctx.spec.linear()
-        with _no_autocast(v):
+        with no_autocast(v):
             ggz = conv_transpose(x, v, linear) if ctx.needs_input_grad[0] else None
             gx = data_grad(gz, v, x.shape[2:], linear) if ctx.needs_input_grad[1] else None
         return ggz, gx, None, None
@@ -142,7 +131,7 @@ class ConvTransposeAct(Function):
         device_tensor = gy if gy is not None else gz_direct
         if device_tensor is None:
             return None, None, None, None, None
-        with _no_autocast(device_tensor):
+        with no_autocast(device_tensor):
             gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, ctx.from_y)
             if gz_direct is not None and not ctx.from_y:
                 gz = gz_direct if gz is None else gz + gz_direct
@@ -161,7 +150,7 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
     if gy is None or saved is None:
         return gy, None, None
     gy = dense(gy, spec.channels_last)
-    if not _differentiates():
+    if not differentiates():
         gz, gbias, galpha = torch.ops.ganfast.conv_transpose_act_bwd(
             gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.backend
         )

@@ -1,0 +1,119 @@
+"""Layers: torch's modules with an activation in the same pass."""
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import _checks
+from ganfast._activations import ACTIVATIONS
+from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.conv_transpose_act.op import conv_transpose_act
+
+
+def _set_activation(module: nn.Module, act: str, alpha: float | Tensor | None, device, dtype) -> None:
+    """A float `alpha` stays a constant; a tensor becomes the parameter `alpha`, which training updates."""
+    name = type(module).__name__
+    if act not in ACTIVATIONS:
+        _checks.nearest(name, "act", act, ACTIVATIONS)
+    if alpha is not None and ACTIVATIONS[act].default_alpha is None:
+        _checks.fail(name, f"alpha was given, but act={act!r} has no parameter")
+    if isinstance(alpha, Tensor):
+        alpha = nn.Parameter(alpha.detach().to(device=device, dtype=dtype).clone())
+    elif alpha is None and act == "prelu":
+        alpha = nn.Parameter(torch.full((1,), 0.25, device=device, dtype=dtype))
+    module.act = act
+    module.alpha = alpha
+
+
+def _activation_repr(module: nn.Module) -> str:
+    alpha = module.alpha
+    if alpha is None:
+        return f", act={module.act}"
+    return f", act={module.act}, alpha={f'learned {tuple(alpha.shape)}' if isinstance(alpha, Tensor) else alpha}"
+
+
+class _ConvTransposeAct:
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
+        padding_mode="zeros", device=None, dtype=None, *, act="linear", alpha=None,
+    ):  # fmt: skip
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype
+        )
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None, *, return_partials: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        dims = self.weight.dim() - 2
+        output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
+        return conv_transpose_act(
+            x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=tuple(output_padding), groups=self.groups,
+            dilation=self.dilation, act=self.act, alpha=self.alpha, return_partials=return_partials,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_CONV_DOC = """``nn.ConvTranspose{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's; ``output_size`` at call time as torch.
+        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_transpose_act``. ``alpha``: a float, or a tensor [1] or
+        [out_channels] that becomes the learned parameter ``alpha``; act="prelu" without one learns a single slope from 0.25, as torch.
+    """
+
+
+class ConvTransposeAct1d(_ConvTransposeAct, nn.ConvTranspose1d):
+    __doc__ = _CONV_DOC.format(n=1, sizes="L")
+
+
+class ConvTransposeAct2d(_ConvTransposeAct, nn.ConvTranspose2d):
+    __doc__ = _CONV_DOC.format(n=2, sizes="H, W")
+
+
+class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
+    __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
+
+
+class _BatchNormAct:
+    def __init__(
+        self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None, *, act="linear", alpha=None
+    ):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor, *, partials: Tensor | None = None) -> Tensor:
+        self._check_input_dim(x)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        batch_statistics = self.training or self.running_mean is None
+        track = not self.training or self.track_running_stats
+        return batch_norm_act(
+            x, self.running_mean if track else None, self.running_var if track else None, self.weight, self.bias, training=batch_statistics,
+            momentum=momentum, eps=self.eps, act=self.act, alpha=self.alpha, partials=partials if batch_statistics else None,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_NORM_DOC = """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
+
+    Shapes: x [N, num_features{sizes}]; y the same. ``partials`` [T, 3, num_features]: statistics that ``ConvTransposeAct{n}d``
+        returned for x; used in train mode, ignored in eval.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.batch_norm_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
+    __doc__ = _NORM_DOC.format(n=1, sizes=" or num_features, L")
+
+
+class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
+    __doc__ = _NORM_DOC.format(n=2, sizes=", H, W")
+
+
+class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
+    __doc__ = _NORM_DOC.format(n=3, sizes=", D, H, W")

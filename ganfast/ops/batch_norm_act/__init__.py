@@ -1,0 +1,1 @@
+"""Batch norm + activation, train and eval."""

@@ -1,0 +1,126 @@
+"""`batch_norm_act`: checks, statistics, choice of backend, autograd."""
+
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from ganfast import _backends, _checks, _native
+from ganfast._layout import dense, is_channels_last
+from ganfast._statistics import merge_partials
+from ganfast.ops.batch_norm_act import kernels  # noqa: F401 (registers the passes)
+from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, forward_op
+
+_OP = "batch_norm_act"
+
+
+def batch_norm_act(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    partials: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """y = act((x - mean) / sqrt(var + eps) * weight + bias): ``F.batch_norm`` and the activation in one pass.
+
+    With ``training`` the statistics are x's own (biased variance), and running_mean and running_var, where given, move
+    towards them by ``momentum`` in place (unbiased variance, as torch); else they are the running ones.
+
+    Shapes:
+        x [N, C] or [N, C, *spatial] up to 3-D; running_mean, running_var, weight, bias [C]; alpha a float, [1] or [C];
+        partials [T, 3, C] = count, mean, M2 per tile, from ``conv_transpose_act(..., return_partials=True)``: saves reading x once.
+    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32 (float64 for float64).
+    Layout: contiguous and channels_last in, the same out.
+    Grads: x, weight, bias, alpha, to any order, through the batch statistics in train mode. partials carry none.
+    Raises: TypeError, ValueError for what the shapes above forbid, for one value per channel in train mode, and for eval mode
+        without running statistics; RuntimeError where a named backend cannot run.
+    Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics.
+    """
+    _checks.check_tensor(_OP, "x", x)
+    _checks.check_floating(_OP, "x", x)
+    if not 2 <= x.dim() <= 5:
+        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants 2 to 5: [N, C] or [N, C, *spatial]")
+    channels = x.shape[1]
+    for name, vector in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
+        if vector is not None:
+            _checks.check_vector(_OP, name, vector, channels, x)
+    if (running_mean is None) != (running_var is None):
+        _checks.fail(_OP, "running_mean and running_var come together; one of them is None")
+    if not training and running_mean is None:
+        _checks.fail(_OP, "running_mean is None, eval mode wants running statistics", "Pass training=True to use the batch's own")
+    if training and running_mean is not None and (isinstance(momentum, bool) or not isinstance(momentum, (int, float))):
+        _checks.fail(_OP, f"momentum is {momentum!r}, wants a float", "The cumulative average (None) lives in BatchNormAct's module", TypeError)
+    if eps < 0:
+        _checks.fail(_OP, f"eps is {eps}, wants no negative number")
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    if partials is not None:
+        _check_partials(partials, channels, x)
+    if training and x.numel() <= channels and x.numel() > 0:
+        _checks.fail(_OP, f"x has one value per channel (shape {tuple(x.shape)}); train mode wants more", "Use a larger batch or eval mode")
+
+    chosen = _choose(backend, x)
+    if x.numel() == 0:
+        zero = sum((v.to(x.dtype).sum() * 0 for v in (weight, bias, alpha) if v is not None), x.new_zeros(()))
+        return x.clone() + zero
+    flat = x.dim() == 2
+    x = x.unsqueeze(-1) if flat else x
+    channels_last = is_channels_last(x)
+    mean, invstd = _statistics(x, running_mean, running_var, training, momentum, eps, partials, channels_last, chosen)
+    spec = Spec(act, alpha_value, training, eps, channels_last, chosen)
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (x, weight, bias, alpha)):
+        y = BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, spec)
+    else:
+        y = forward_op(dense(x, channels_last), weight, bias, alpha, mean, invstd, spec)
+    return y.squeeze(-1) if flat else y
+
+
+def _check_partials(partials: Tensor, channels: int, x: Tensor) -> None:
+    _checks.check_tensor(_OP, "partials", partials)
+    if partials.dim() != 3 or partials.shape[1:] != (3, channels) or partials.shape[0] == 0:
+        _checks.fail(_OP, f"partials has shape {tuple(partials.shape)}, wants (T, 3, {channels}): count, mean, M2 per tile and channel",
+                     "They come from conv_transpose_act(..., return_partials=True) on the same tensor")  # fmt: skip
+    _checks.check_device(_OP, "partials", partials, x)
+    if partials.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the comparison would wait for the device
+        values, counted = x.numel() // channels, int(partials[:, 0, 0].sum())
+        if counted != values:
+            _checks.fail(_OP, f"partials count {counted} values per channel, x has {values}", "They belong to another tensor")
+
+
+@torch.no_grad()
+def _statistics(x, running_mean, running_var, training, momentum, eps, partials, channels_last, backend) -> tuple[Tensor, Tensor]:
+    """(mean, invstd) [C] in the accumulation dtype, always fresh tensors; updates the running statistics."""
+    acc = torch.promote_types(x.dtype, torch.float32)
+    if not training:
+        return running_mean.to(acc, copy=True), torch.rsqrt(running_var.to(acc) + eps)
+    count = x.numel() // x.shape[1]
+    if partials is None:
+        mean, var = torch.ops.ganfast.batch_norm_act_stats(dense(x.detach(), channels_last), channels_last, backend)
+    else:
+        merged = merge_partials(partials.detach().to(acc))[0]
+        mean, var = merged[1].contiguous(), merged[2] / count
+    if running_mean is not None:
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+    return mean, torch.rsqrt(var + eps)
+
+
+def _choose(backend: str | None, x: Tensor) -> str:
+    """`auto` takes a fused backend wherever one runs: its passes over memory are a subset of the eager chain's."""
+    wanted = _backends.requested(_OP, backend)
+    if wanted != "auto":
+        return _backends.named(_OP, wanted, x)
+    if x.device.type == "cpu":
+        return "torch" if _native.reason("cpu") else "cpu"
+    if x.device.type == "cuda" and x.dtype != torch.float64:
+        if importlib.util.find_spec("triton"):
+            return "triton"
+        return "torch" if _native.reason("cuda") else "cuda"
+    return "torch"

@@ -1,0 +1,32 @@
+"""The `torch` backend: torch's own batch norm kernels, then the activation as a pass of its own."""
+
+import torch
+from torch import Tensor
+
+from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast.ops.batch_norm_act.reference import reduced_dims
+
+
+def _normalise(x, mean, invstd, weight, bias) -> Tensor:
+    # The kernel takes a variance; with eps = 0 it gets this inverse deviation back.
+    return torch.native_batch_norm(x, weight, bias, mean, invstd.square().reciprocal(), False, 0.0, 0.0)[0]
+
+
+def batch_norm_act_fwd_torch(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last) -> Tensor:
+    return act_fwd(_normalise(x, mean, invstd, weight, bias), act, alpha, alpha_value)
+
+
+def batch_norm_act_bwd_torch(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last):
+    acc = mean.dtype
+    z = None if act == "linear" else _normalise(x, mean, invstd, weight, bias)
+    if act == "relu":
+        g = torch.ops.aten.threshold_backward(gy, z, 0)
+    else:
+        g = gy if z is None else (gy * act_grad(z, act, alpha, alpha_value, False)).to(gy.dtype)
+    galpha = mean.new_empty(0) if alpha is None else (gy * act_alpha_grad(z, act, alpha)).sum(reduced_dims(x), dtype=acc)
+    unit = torch.ones_like(mean) if weight is None else weight
+    variance = invstd.square().reciprocal()
+    gx, gweight, gbias = torch.ops.aten.native_batch_norm_backward(
+        g, x, unit, mean, variance, mean, invstd, training, 0.0, [True, True, True]
+    )
+    return gx, gweight.to(acc), gbias.to(acc), galpha
