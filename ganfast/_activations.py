@@ -91,7 +91,7 @@ def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, 
     if act == "linear":
         return torch.ones_like(saved)
     if act == "relu":
-        return (saved > 0).to(saved.dtype)
+        return (~(saved <= 0)).to(saved.dtype)  # 1 at NaN, as torch's own backward and the compiled kernels have it
     if act in ("leaky_relu", "prelu"):
         positive = (saved > 0).to(saved.dtype)
         return positive + (1 - positive) * a
