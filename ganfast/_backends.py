@@ -83,14 +83,16 @@ class use_backend:
         self.backend = _name("use_backend", backend)
         if (why := _machine_reason(backend)) is not None:
             _checks.fail("use_backend", f"backend {backend!r} cannot run: {why}", error=RuntimeError)
+        self._previous: list[str | None] = []  # one entry per time it is entered: the same object may nest
 
     def __enter__(self) -> None:
         global _chosen
-        self._previous, _chosen = _chosen, self.backend
+        self._previous.append(_chosen)
+        _chosen = self.backend
 
     def __exit__(self, *_: object) -> None:
         global _chosen
-        _chosen = self._previous
+        _chosen = self._previous.pop()
 
 
 def backends() -> dict[str, Availability]:
