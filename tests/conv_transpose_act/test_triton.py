@@ -1,0 +1,237 @@
+"""conv_transpose_act's Triton kernels, interpreted, against plain torch in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ganfast import _activations
+from tests.triton_interpreter import assert_close, assert_layout, backend, in_layout, interpreted  # noqa: F401
+
+# elu and selu take exp of large numbers in lanes that tl.where then drops; numpy, which interprets, says so.
+pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
+
+# name: (x, c_out, kernel, stride, padding, output_padding, dilation, groups); c_in 40 takes several blocks with a tail
+CASES = {
+    "dcgan": ((2, 16, 4, 4), 16, (4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1),
+    "channel_blocks": ((1, 40, 3, 4), 18, (4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1),
+    "odd_prime": ((3, 7, 5, 3), 11, (3, 5), (2, 3), (1, 0), (0, 0), (1, 1), 1),
+    "many_tiles": ((3, 3, 17, 11), 5, (3, 3), (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "one_output_pixel": ((2, 3, 2, 1), 4, (2, 3), (1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "stride_over_kernel": ((2, 4, 3, 2), 6, (2, 1), (3, 4), (0, 0), (2, 0), (1, 1), 1),
+    "output_padding": ((1, 5, 4, 3), 3, (3, 5), (2, 3), (1, 2), (1, 2), (1, 1), 1),
+    "padding_over_input": ((1, 4, 4, 5), 3, (5, 4), (2, 1), (4, 3), (0, 0), (1, 1), 1),
+    "dilation": ((2, 4, 3, 4), 6, (3, 3), (2, 3), (1, 2), (0, 1), (3, 2), 1),
+    "dilation_shares_factor": ((1, 4, 3, 3), 6, (3, 2), (2, 4), (1, 0), (1, 1), (2, 6), 1),
+    "dilation_over_stride_1": ((2, 3, 4, 5), 4, (3, 2), (1, 1), (2, 0), (0, 0), (2, 3), 1),
+    "groups": ((2, 12, 3, 4), 10, (4, 3), (2, 1), (1, 1), (0, 0), (1, 1), 2),
+    "depthwise": ((2, 6, 4, 3), 6, (4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 6),
+    "1d": ((2, 5, 9), 7, (4,), (2,), (1,), (0,), (1,), 1),
+    "1d_dilated_groups": ((1, 6, 7), 4, (5,), (3,), (2,), (1,), (2,), 2),
+    "3d": ((1, 4, 2, 3, 2), 5, (3, 2, 4), (2, 1, 3), (1, 0, 2), (1, 0, 1), (1, 2, 1), 1),
+    "3d_groups": ((2, 4, 2, 2, 3), 6, (2, 3, 2), (1, 2, 2), (0, 1, 0), (0, 1, 1), (1, 1, 1), 2),
+    "1x1": ((5, 20, 1, 1), 9, (4, 4), (1, 1), (0, 0), (0, 0), (1, 1), 1),
+    "1x1_padding": ((3, 17, 1, 1), 8, (5, 4), (2, 2), (2, 1), (1, 1), (1, 1), 1),
+    "1x1_dilation_groups": ((35, 6, 1, 1), 8, (3, 2), (3, 4), (1, 2), (2, 3), (2, 4), 2),
+    "1x1_1d": ((2, 5, 1), 3, (6,), (4,), (1,), (2,), (1,), 1),
+    "1x1_3d": ((2, 5, 1, 1, 1), 3, (2, 3, 2), (1, 2, 3), (0, 1, 0), (0, 1, 2), (1, 1, 1), 1),
+}
+LAYOUTS = [(name, last) for name, case in CASES.items() for last in (False, True) if len(case[0]) > 3 or not last]
+
+
+def make(name, dtype=torch.float32):
+    shape, c_out, kernel, *rest, groups = CASES[name]
+    generator = torch.Generator().manual_seed(sum(map(ord, name)))
+    x = torch.randn(shape, generator=generator).to(dtype)
+    weight = torch.randn(shape[1], c_out // groups, *kernel, generator=generator).to(dtype)
+    return x, weight, torch.randn(c_out, generator=generator), tuple(map(list, rest)), groups
+
+
+def convolve(x, weight, bias, geometry, groups):
+    stride, padding, output_padding, dilation = geometry
+    f = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[x.dim() - 3]
+    return f(x.double(), weight.double(), bias.double() if bias is not None else None, stride, padding, output_padding, groups, dilation)
+
+
+def assert_partials(stats, y):
+    """Merged over the tiles, the partials give the statistics of y as it was rounded; empty tiles hold zeros."""
+    assert not stats.isnan().any()
+    n, mean, m2 = stats.double().unbind(1)
+    values = y.double().movedim(1, 0).flatten(1)
+    assert (n.sum(0) == values.shape[1]).all(), "each element counted once"
+    assert (stats[:, 1:].movedim(1, -1)[n == 0] == 0).all()
+    merged = (n * mean).sum(0) / n.sum(0)
+    assert_close(merged.float(), values.mean(1), "mean")
+    assert_close(((m2 + n * (mean - merged) ** 2).sum(0) / n.sum(0)).float(), values.var(1, correction=0), "variance")
+
+
+@pytest.mark.parametrize("name, channels_last", LAYOUTS)
+def test_forward(name, channels_last):
+    x, weight, bias, geometry, groups = make(name)
+    memory = weight.movedim(1, -1).contiguous().movedim(-1, 1) if channels_last else weight
+    y, z, stats = backend("conv_transpose_act").conv_transpose_act_fwd_triton(
+        in_layout(x, channels_last), memory, bias, None, *geometry, groups, "leaky_relu", 0.2, channels_last, True, True
+    )
+    want = convolve(x, weight, bias, geometry, groups)
+    assert_close(z, want, "z")
+    assert_close(y, F.leaky_relu(want, 0.2), "y")
+    assert_layout(y, channels_last)
+    assert_layout(z, channels_last)
+    assert_partials(stats, y)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "groups", "1x1_padding", "3d"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_forward_fp16_without_extras(name, channels_last):
+    """The weight in the other layout than x, no bias, nothing saved."""
+    x, weight, _, geometry, groups = make(name, torch.float16)
+    y, z, stats = backend("conv_transpose_act").conv_transpose_act_fwd_triton(
+        in_layout(x, channels_last),
+        in_layout(weight, not channels_last),
+        None,
+        None,
+        *geometry,
+        groups,
+        "tanh",
+        0.0,
+        channels_last,
+        False,
+        False,
+    )
+    assert_close(y, convolve(x, weight, None, geometry, groups).tanh(), "y")
+    assert y.dtype == torch.float16 and z.shape == stats.shape == (0,)
+    assert z.dtype == torch.float16 and stats.dtype == torch.float32
+
+
+def test_partials_are_of_the_rounded_values():
+    x, weight, bias, geometry, groups = make("dcgan", torch.float16)
+    y, _, stats = backend("conv_transpose_act").conv_transpose_act_fwd_triton(
+        x, weight, bias + 500, None, *geometry, groups, "linear", 0.0, False, False, True
+    )
+    assert_partials(stats, y)  # at 500 half a unit in fp16's last place is 0.125: unrounded values have another variance
+
+
+@pytest.mark.parametrize("name", ["many_tiles", "1x1_dilation_groups"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_wide_offsets(name, channels_last, monkeypatch):
+    from ganfast import _triton
+
+    monkeypatch.setattr(_triton, "wide_from", 0)
+    test_forward(name, channels_last)
+
+
+def test_blocks_stay_inside_their_bounds():
+    blocks = backend("conv_transpose_act")._blocks
+    for m in (1, 17, 4096, 10**7):
+        for columns in (1, 3, 64, 1000):
+            for itemsize, exact, large in ((2, False, True), (2, False, False), (4, False, False), (4, True, False)):
+                b = blocks(m, 100, columns, 4, itemsize, exact, large)
+                m_, n_, k_ = b["BLOCK_M"], b["BLOCK_N"], b["BLOCK_K"]
+                assert min(m_, n_, k_) >= 16, "tensor cores take no less"
+                assert b["num_stages"] * (m_ + n_) * k_ * itemsize <= 96 * 1024
+
+
+ALPHAS = {"leaky_relu": 0.2, "prelu": 0.3, "elu": 1.3, "softplus": 1.5, "snake": 0.7}
+# beyond softplus's threshold on both sides, where tanh saturates, at 0, and close to it
+VALUES = [-90.0, -30.0, -12.0, -4.0, -1.0, -0.6, -0.4, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 0.3, 0.6, 1.0, 4.0, 13.4, 20.5, 30.0, 90.0]
+
+
+def activation_input(act, tensor_alpha):
+    """z [1, 4, 4, 5] holding VALUES in every channel, and alpha [4], which for snake holds a 0."""
+    z = torch.tensor(VALUES).expand(4, -1).reshape(1, 4, 4, 5).contiguous()
+    if not tensor_alpha:
+        return z, None
+    return z, torch.tensor([0.25, 1.0, 1.75, 0.0 if act in ("snake", "prelu", "leaky_relu") else 3.0])
+
+
+def relative(got, want, what):
+    """Element by element: a small value must be right to its own digits."""
+    assert not got.isnan().any(), what
+    error = (got.double() - want).abs()
+    assert (error <= 1e-6 * want.abs() + 1e-12).all(), f"{what}: {(error / (want.abs() + 1e-12)).max().item():.3g}"
+
+
+ACTS = [(act, t) for act in _activations.ACTIVATIONS for t in (False, True) if not t or act in ALPHAS]
+
+
+@pytest.mark.parametrize("act, tensor_alpha", ACTS)
+def test_activation_forward(act, tensor_alpha):
+    """Through an identity convolution, exact in float32, so that z is known to the bit."""
+    z, alpha = activation_input(act, tensor_alpha)
+    weight = torch.eye(4).view(4, 4, 1, 1)
+    for value in (ALPHAS.get(act, 0.0), 0.0) if act == "snake" else (ALPHAS.get(act, 0.0),):
+        y, _, _ = backend("conv_transpose_act").conv_transpose_act_fwd_triton(
+            z, weight, None, alpha, [1, 1], [0, 0], [0, 0], [1, 1], 1, act, value, False, False, False
+        )
+        want = _activations.act_fwd(z.double(), act, None if alpha is None else alpha.double(), value)
+        if act == "gelu":  # 1 + erf cancels below -5: absolute there, as in torch itself
+            assert_close(y, want, act, floor=1.0)
+        elif act in ("silu", "tanh", "sigmoid", "elu", "selu", "softplus"):
+            relative(y, want, act)
+        else:
+            assert_close(y, want, act, floor=2.0)
+    z[0, 0, 0, 0] = float("nan")
+    y, _, _ = backend("conv_transpose_act").conv_transpose_act_fwd_triton(
+        z, weight, None, alpha, [1, 1], [0, 0], [0, 0], [1, 1], 1, act, ALPHAS.get(act, 0.0), False, False, False
+    )
+    assert y[0, 0, 0, 0].isnan() and not y[0, :, 1:].isnan().any(), f"{act} swallowed a NaN"
+
+
+@pytest.mark.parametrize("act, tensor_alpha", ACTS)
+def test_activation_backward(act, tensor_alpha):
+    z, alpha = activation_input(act, tensor_alpha)
+    value = ALPHAS.get(act, 0.0)
+    gy = torch.linspace(-2, 3, z.numel()).view_as(z)
+    z64 = z.double().requires_grad_()
+    a64 = None if alpha is None else alpha.double().requires_grad_()
+    y64 = _activations.act_fwd(z64, act, a64, value)
+    gz, *galpha = torch.autograd.grad(y64, (z64,) if a64 is None else (z64, a64), gy.double())
+    zero = z64 == 0  # the one-sided kinks, where autograd of the formula and the table may pick different sides
+    from_y = _activations.saves_y(act, alpha, value)
+    for use_y in {False, from_y}:
+        saved = y64.detach().float() if use_y else z
+        got, gbias, got_alpha = backend("conv_transpose_act").conv_transpose_act_bwd_triton(gy, saved, alpha, act, value, use_y, False)
+        close = (got.double() - gz).abs() <= 2e-6 * gy.abs() + 3e-6 * gz.abs()
+        assert (close | zero).all(), (act, use_y, got, gz)
+        assert_close(gbias, got.double().sum((0, 2, 3)), "gbias")
+        if alpha is None:
+            assert got_alpha.shape == (0,)
+        else:
+            assert_close(got_alpha, galpha[0], "galpha", floor=32.0)
+
+
+TILES = {"2d": ((3, 5, 7, 11), False), "2d_last": ((3, 5, 7, 11), True), "1d": ((2, 3, 700), False), "3d_last": ((2, 70, 3, 3, 5), True)}
+
+
+@pytest.mark.parametrize("shape, channels_last", TILES.values(), ids=TILES)
+@pytest.mark.parametrize("looping", [False, True])
+def test_backward_reductions(shape, channels_last, looping, monkeypatch):
+    """Both layouts, tails in rows and channels; `looping`: several blocks a program, the last program's running off the end."""
+    from ganfast import _triton
+
+    op = backend("conv_transpose_act")
+    if looping:
+        monkeypatch.setattr(_triton, "tile_shape", lambda rows, c, last: (16, 2))
+        monkeypatch.setattr(_triton, "chunks", lambda rows, block, c_blocks: (-(-rows // (16 * 3)) + 1, 3))
+        monkeypatch.setattr(_triton, "wide_from", 0)
+    generator = torch.Generator().manual_seed(3)
+    gy, z = torch.randn(shape, generator=generator) + 1, torch.randn(shape, generator=generator)
+    alpha = torch.rand(shape[1], generator=generator)
+    a = alpha.double().view(1, -1, *[1] * (len(shape) - 2))
+    gz, gbias, galpha = op.conv_transpose_act_bwd_triton(
+        in_layout(gy, channels_last), in_layout(z, channels_last), alpha, "prelu", 0.0, False, channels_last
+    )
+    want = gy.double() * torch.where(z > 0, 1.0, a)
+    over = [d for d in range(len(shape)) if d != 1]
+    assert_layout(gz, channels_last)
+    assert_close(gz, want, "gz")
+    assert_close(gbias, want.sum(over), "gbias")
+    assert_close(galpha, (gy.double() * z.double().clamp(max=0)).sum(over), "galpha")
+
+
+def test_backward_sums_before_rounding():
+    """gbias in fp16: the float32 products are summed, not their rounded values."""
+    gy = torch.full((1, 1, 64, 64), 1.0, dtype=torch.float16)
+    saved = torch.full_like(gy, -1.0)
+    gz, gbias, _ = backend("conv_transpose_act").conv_transpose_act_bwd_triton(gy, saved, None, "leaky_relu", 0.2001, False, False)
+    assert_close(gbias, torch.tensor([0.2001 * 4096], dtype=torch.float64), "gbias", floor=2.0)
+    assert gz.dtype == torch.float16

@@ -1,0 +1,52 @@
+"""What the interpreted Triton tests share. They want a process of their own: TRITON_INTERPRET is read when triton is imported."""
+
+import importlib
+
+import pytest
+import torch
+from torch import Tensor
+
+
+@pytest.fixture(autouse=True)
+def interpreted(monkeypatch):
+    """Fails where the interpreter is off, and puts NaN wherever a kernel forgets to write."""
+    from ganfast import _triton
+
+    reason = _triton.unavailable_reason(torch.device("cpu"))
+    assert reason is None, f"{reason}: run these as `TRITON_INTERPRET=1 pytest -m triton tests/`"
+    plain = _triton.empty
+    monkeypatch.setattr(_triton, "empty", lambda *args, **kwargs: plain(*args, **kwargs).fill_(float("nan")))
+    precision = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = precision
+
+
+def backend(op: str):
+    """The op's Triton module; imported here, not by the test modules, so that collecting them imports no triton."""
+    return importlib.import_module(f"ganfast.ops.{op}.triton")
+
+
+def in_layout(x: Tensor, channels_last: bool) -> Tensor:
+    if not channels_last:
+        return x.contiguous()
+    return x.contiguous(memory_format=torch.channels_last if x.dim() == 4 else torch.channels_last_3d)
+
+
+def assert_layout(y: Tensor, channels_last: bool) -> None:
+    memory_format = torch.contiguous_format
+    if channels_last:
+        memory_format = torch.channels_last if y.dim() == 4 else torch.channels_last_3d
+    assert y.is_contiguous(memory_format=memory_format), y.stride()
+
+
+def assert_close(got: Tensor, want: Tensor, what: str, floor: float = 16.0, scale: float = 0.0) -> None:
+    """want is float64. Allowed: the rounding to got's dtype and `floor` float32 roundings, both of the largest value, or of `scale`
+    where the result is a small difference of larger values."""
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, wanted {tuple(want.shape)}"
+    assert not got.isnan().any(), f"{what}: {int(got.isnan().sum())} of {got.numel()} elements were never written"
+    scale = max(scale, want.abs().max().item())
+    rounding = 0.0 if got.dtype == torch.float32 else torch.finfo(got.dtype).eps
+    allowed = (floor * torch.finfo(torch.float32).eps + rounding) * scale
+    error = (got.double() - want).abs().max().item()
+    assert error <= allowed, f"{what}: largest error {error:.3g}, allowed {allowed:.3g}"
