@@ -1,0 +1,137 @@
+"""Every Triton kernel, in the configurations its launcher picks for real layers, compiled for compute capability 8.0, 9.0 and 10.0."""
+
+import importlib
+
+import pytest
+import torch
+
+triton = pytest.importorskip("triton")
+
+from tests import triton_aot  # noqa: E402
+
+ARCHITECTURES = (80, 90, 100)
+SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
+
+
+def op(name):
+    return importlib.import_module(f"ganfast.ops.{name}.triton")
+
+
+def meta(*shape, dtype=torch.float32, channels_last=False):
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    if not channels_last:
+        return x
+    return x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
+
+
+def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False):
+    rank = len(shape) - 2
+    x = meta(*shape, dtype=dtype, channels_last=last)
+    weight = meta(shape[1], c_out // groups, *[kernel] * rank, dtype=dtype, channels_last=last)
+    per_dim = [[stride] * rank, [padding] * rank, [0] * rank, [dilation] * rank]
+    op("conv_transpose_act").conv_transpose_act_fwd_triton(
+        x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, groups, act, 0.2, last, save_z, True
+    )
+
+
+def conv_bwd(shape, dtype, last, act, alpha=False, from_y=False):
+    gy = meta(*shape, dtype=dtype, channels_last=last)
+    op("conv_transpose_act").conv_transpose_act_bwd_triton(gy, gy, meta(shape[1]) if alpha else None, act, 0.2, from_y, last)
+
+
+def norm(shape, dtype, last, act, alpha=False):
+    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
+    a, bn = c if alpha else None, op("batch_norm_act")
+    bn.batch_norm_act_stats_triton(x, last)
+    bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
+    bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
+
+
+def loss(n, kind, dtype, generator=False):
+    op("gan_loss").gan_loss_fwd_triton(meta(n, dtype=dtype), meta(n, dtype=dtype), kind, generator, 0.0)
+
+
+BF16, FP32 = torch.bfloat16, torch.float32
+DCGAN = ((64, 512, 8, 8), 256, 4, 2, 1)
+# name: (launch, float32 precision of convolutions, tensor cores wanted, stack allowed)
+CASES = {
+    "conv_bf16_last": (lambda: conv(*DCGAN, BF16, True), "tf32", True, 0),
+    "conv_bf16": (lambda: conv(*DCGAN, BF16, False, act="gelu", save_z=True), "tf32", True, 0),
+    "conv_tf32_last": (lambda: conv(*DCGAN, FP32, True, act="silu", save_z=True), "tf32", True, 0),
+    "conv_exact": (lambda: conv(*DCGAN, FP32, False), "ieee", False, 0),
+    "conv_rgb": (lambda: conv((64, 64, 32, 32), 3, 4, 2, 1, BF16, True, act="tanh"), "tf32", True, 0),
+    "conv_snake_1d": (lambda: conv((16, 256, 500), 128, 16, 8, 4, BF16, False, act="snake", alpha=True), "tf32", True, SNAKE_STACK),
+    "conv_dilated_groups_3d": (lambda: conv((4, 60, 9, 9, 9), 90, 3, 2, 1, BF16, True, dilation=2, groups=2), "tf32", True, 0),
+    "1x1_bf16": (lambda: conv((64, 100, 1, 1), 512, 4, 1, 0, BF16, False), "tf32", True, 0),
+    "1x1_tf32_last": (lambda: conv((256, 512, 1, 1), 1024, 4, 1, 0, FP32, True), "tf32", True, 0),
+    "conv_bwd_bf16_last": (lambda: conv_bwd((64, 256, 16, 16), BF16, True, "gelu"), "tf32", False, 0),
+    "conv_bwd_alpha": (lambda: conv_bwd((64, 256, 16, 16), FP32, False, "prelu", alpha=True), "tf32", False, 0),
+    "norm_bf16_last": (lambda: norm((64, 256, 16, 16), BF16, True, "relu"), "tf32", False, 0),
+    "norm_alpha": (lambda: norm((64, 256, 16, 16), FP32, False, "softplus", alpha=True), "tf32", False, 0),
+    "loss_bf16": (lambda: loss(64, "nonsaturating", BF16), "tf32", False, 0),
+    "loss_average": (lambda: loss(1000, "relativistic_average", FP32), "tf32", False, 0),
+    "loss_large": (lambda: loss(10**6, "hinge", FP32), "tf32", False, 0),
+    "loss_large_average": (lambda: loss(10**6, "relativistic_average", BF16, generator=True), "tf32", False, 0),
+}
+
+
+def launches(name):
+    launch, precision, *_ = CASES[name]
+    convolution = torch.backends.cudnn.conv
+    before, convolution.fp32_precision = convolution.fp32_precision, precision
+    try:
+        return triton_aot.record(launch)
+    finally:
+        convolution.fp32_precision = before
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", CASES)
+def test_compiles_without_spills(name, architecture):
+    _, _, tensor_core, stack = CASES[name]
+    found = []
+    for launch in launches(name):
+        binary = triton_aot.compile_launch(launch, architecture)
+        wanted = tensor_core and launch.kernel.__name__.startswith("conv_transpose_act_fwd")
+        found += triton_aot.problems(binary, wanted, stack)
+    assert not found, found
+
+
+def test_every_kernel_is_compiled():
+    """A kernel that no case launches would be proved by nobody."""
+    from ganfast import _triton
+    from ganfast.ops.conv_transpose_act import triton_bwd, triton_fwd
+
+    modules = (_triton, triton_fwd, triton_bwd, op("batch_norm_act"), op("gan_loss"))
+    every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
+    assert {launch.kernel.__name__ for name in CASES for launch in launches(name)} == every
+
+
+@pytest.mark.parametrize("act", ["leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "silu", "gelu", "snake", "linear"])
+def test_every_activation_compiles(act):
+    for launch in triton_aot.record(lambda: norm((8, 64, 8, 8), BF16, True, act, alpha=act in ("prelu", "elu", "snake"))):
+        found = triton_aot.problems(triton_aot.compile_launch(launch, 90), False, SNAKE_STACK if act == "snake" else 0)
+        assert not found, found
+
+
+def test_wide_offsets_compile(monkeypatch):
+    from ganfast import _triton
+
+    monkeypatch.setattr(_triton, "wide_from", 0)
+    for name in ("conv_bf16_last", "1x1_bf16", "conv_bwd_bf16_last", "norm_bf16_last"):
+        for launch in launches(name):
+            assert launch.arguments.get("WIDE", True)
+            assert not triton_aot.problems(triton_aot.compile_launch(launch, 90), False)
+
+
+def test_planted_failures_are_caught():
+    """A tile too large for the registers, one too large for shared memory, and FMA where tensor cores are wanted."""
+    (launch,) = launches("1x1_tf32_last")
+    launch.arguments |= {"BLOCK_M": 128, "BLOCK_N": 256}
+    launch.options |= {"num_warps": 4}
+    found = triton_aot.problems(triton_aot.compile_launch(launch, 80), True)
+    assert any("stack" in problem for problem in found)
+    assert any("shared" in problem for problem in found)
+    (exact,) = launches("conv_exact")
+    (problem,) = triton_aot.problems(triton_aot.compile_launch(exact, 90), True)
+    assert "no tensor-core instruction" in problem
