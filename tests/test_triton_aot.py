@@ -128,7 +128,7 @@ def test_planted_failures_are_caught():
     """A tile too large for the registers, one too large for shared memory, and FMA where tensor cores are wanted."""
     (launch,) = launches("1x1_tf32_last")
     launch.arguments |= {"BLOCK_M": 128, "BLOCK_N": 256}
-    launch.options |= {"num_warps": 4}
+    launch.options |= {"num_warps": 4, "num_stages": 5}
     found = triton_aot.problems(triton_aot.compile_launch(launch, 80), True)
     assert any("stack" in problem for problem in found)
     assert any("shared" in problem for problem in found)
