@@ -1,5 +1,6 @@
 """`python -m ganfast.demo`: eager against ganfast, then a conditional DCGAN on real digits in minutes, with a report."""
 
+import argparse
 import copy
 import json
 import shutil
@@ -15,7 +16,6 @@ from ganfast.models import DCGANGenerator
 from ganfast.train import TrainConfig, Trainer, checkpoint, grids, metrics
 from ganfast.train.data import digits, to_float
 
-RUN = Path("runs/demo")
 TARGETS = {"precision": 0.40, "recall": 0.70, "digit_read": 0.90}
 
 
@@ -81,24 +81,35 @@ def assess(path: Path, count: int = 1000, seed: int = 1) -> dict:
 
 
 def markdown(report: dict) -> str:
+    """Rows of (what was measured, value, goal)."""
     generator, loop, found = report["generator"], report["images_per_second"], report["assessment"]
+    seconds, errors = generator["seconds"], generator["errors"]
     goals = {name: f"{goal:.2f}, {'reached' if found[name] >= goal else 'MISSED'}" for name, goal in TARGETS.items()}
-    precision, recall = found["real_halves"]
-    return f"""# The demo's run
+    precision, recall = (f"; two halves of the real data: {value:.2f}" for value in found["real_halves"])
+    held_out = found["reader_accuracy_on_held_out_real"]
+    rows = [
+        ("measured", "value", "goal"),
+        ("---", "---", "---"),
+        (f"precision of {found['samples']} samples (k = 3 on 8x8 pixels{precision})", f"{found['precision']:.3f}", goals["precision"]),
+        (f"their recall{recall}", f"{found['recall']:.3f}", goals["recall"]),
+        (f"digit asked for is read (of real ones held out: {held_out:.3f})", f"{found['digit_read']:.3f}", goals["digit_read"]),
+        ("discriminator right on real / fake, last quarter", f"{report['real_accuracy']:.2f} / {report['fake_accuracy']:.2f}", ""),
+        ("training", f"{report['steps']} steps, {report['train_seconds']:.0f} s", ""),
+        ("training step, images per second: ganfast / plain torch", _ratio(loop["ganfast"], loop["eager"], ".0f"), ""),
+        (f"DCGAN-64 generator, {generator['batch']} images: plain torch / ganfast, ms", _ratio(*_milliseconds(seconds), ".0f"), ""),
+        ("its largest error against float64: ganfast / plain torch", f"{errors['ganfast']:.1e} / {errors['eager']:.1e}", ""),
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    text = "Synthetic digits by a conditional DCGAN, trained on the 1,797 real ones that come with scikit-learn."
+    return f"# The demo's run\n\n{text}\n{report['machine']}.\n\n{table}\n"
 
-Synthetic digits by a conditional DCGAN, trained on the 1,797 real ones of scikit-learn. {report["machine"]}.
 
-| measured | value | goal |
-|---|---|---|
-| precision of {found["samples"]} samples (k = 3, 8x8 pixels; two halves of the real data: {precision:.2f}) | {found["precision"]:.3f} | {goals["precision"]} |
-| recall (two halves of the real data: {recall:.2f}) | {found["recall"]:.3f} | {goals["recall"]} |
-| digit asked for is read (the classifier reads {found["reader_accuracy_on_held_out_real"]:.1%} of held-out real digits) | {found["digit_read"]:.1%} | {goals["digit_read"]} |
-| discriminator right on real / fake, end of the run | {report["real_accuracy"]:.0%} / {report["fake_accuracy"]:.0%} | |
-| training | {report["steps"]} steps, {report["train_seconds"]:.0f} s | |
-| images per second, whole step, ganfast / plain torch | {loop["ganfast"]:.0f} / {loop["eager"]:.0f} = {loop["ganfast"] / loop["eager"]:.2f}x | |
-| DCGAN-64 generator, forward + backward, batch {generator["batch"]}, ganfast / plain torch | {generator["seconds"]["ganfast"]:.3f} / {generator["seconds"]["eager"]:.3f} s = {generator["ratio"]:.2f}x | |
-| its largest error against float64, ganfast / plain torch | {generator["errors"]["ganfast"]:.1e} / {generator["errors"]["eager"]:.1e} | |
-"""
+def _milliseconds(seconds: dict[str, float]) -> tuple[float, float]:
+    return seconds["eager"] * 1e3, seconds["ganfast"] * 1e3
+
+
+def _ratio(above: float, below: float, spec: str) -> str:
+    return f"{above:{spec}} / {below:{spec}} = {above / below:.2f}x"
 
 
 def end_accuracy(log: Path) -> dict[str, float]:
@@ -108,19 +119,19 @@ def end_accuracy(log: Path) -> dict[str, float]:
     return {name: sum(row[name] for row in rows) / len(rows) for name in ("real_accuracy", "fake_accuracy")}
 
 
-def write_pictures(path: Path, seed: int) -> None:
-    sampler = checkpoint.load_sampler(path)
-    grids.write_grid(RUN / "samples.png", sampler, seed)
-    frames = sorted((RUN / checkpoint.GRIDS).glob("*.png"))
-    grids.write_gif(RUN / "learning.gif", frames, grids.about(f"DCGAN, {RUN}, steps 1 to {sampler.step}", sampler.config.seed))
-    metrics.write_curves(RUN / checkpoint.LOG, RUN / "curves.png", sampler.name, sampler.config.seed)
+def write_pictures(run: Path, seed: int) -> None:
+    sampler = checkpoint.load_sampler(run / checkpoint.CHECKPOINT)
+    grids.write_grid(run / "samples.png", sampler, seed)
+    frames = sorted((run / checkpoint.GRIDS).glob("*.png"))
+    grids.write_gif(run / "learning.gif", frames, grids.about(f"DCGAN, {run}, steps 1 to {sampler.step}", sampler.config.seed))
+    metrics.write_curves(run / checkpoint.LOG, run / "curves.png", sampler.name, sampler.config.seed)
 
 
-def main() -> None:
-    if (RUN / checkpoint.CONFIG).is_file():  # an earlier demo; anything else in its place is left alone
-        shutil.rmtree(RUN)
-    config = TrainConfig(run_dir=str(RUN), max_seconds=210, sample_every=50)
-    device = config.torch_device()
+def run_demo(config: TrainConfig) -> dict:
+    """Compares, trains, assesses; leaves everything in config.run_dir and returns the report."""
+    run, device = Path(config.run_dir), config.torch_device()
+    if (run / checkpoint.CONFIG).is_file():  # an earlier demo; anything else in its place is left alone
+        shutil.rmtree(run)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     report = {"machine": f"{machine}, torch {torch.__version__}, ganfast {ganfast.__version__}, float32, contiguous"}
 
@@ -128,18 +139,28 @@ def main() -> None:
     generator = report["generator"] = compare_generator(device)
     for name, seconds in generator["seconds"].items():
         print(f"  {name:<8} {seconds * 1e3:8.1f} ms for {generator['batch']} images, largest error {generator['errors'][name]:.1e}")
-    print(f"  eager / ganfast = {generator['ratio']:.2f}x\n\nTraining on the digits, at most {config.max_seconds:.0f} s:", flush=True)
+    print(f"  {_ratio(*_milliseconds(generator['seconds']), '.0f')}\n", flush=True)
     report["images_per_second"] = compare_loops(config)
+
+    print(f"Training on the digits, {config.steps} steps, at most {config.max_seconds:.0f} s:", flush=True)
     trainer = Trainer(config)
     trainer.fit()
-    report |= {"steps": trainer.steps, "train_seconds": trainer.seconds} | end_accuracy(RUN / checkpoint.LOG)
+    report |= {"steps": trainer.steps, "train_seconds": trainer.seconds} | end_accuracy(run / checkpoint.LOG)
+    report["assessment"] = assess(run / checkpoint.CHECKPOINT)
+    write_pictures(run, seed=1)
+    (run / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    (run / "report.md").write_text(markdown(report))
+    return report
 
-    report["assessment"] = assess(RUN / checkpoint.CHECKPOINT)
-    write_pictures(RUN / checkpoint.CHECKPOINT, seed=1)
-    (RUN / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (RUN / "report.md").write_text(markdown(report))
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m ganfast.demo", description=__doc__)
+    parser.add_argument("--out", default="runs/demo", help="folder of the run; an earlier demo in it is replaced")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    report = run_demo(TrainConfig(run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
     print("\n" + markdown(report))
-    print(f"In {RUN}: samples.png, learning.gif, curves.png, report.md, report.json, checkpoint.pt")
+    print(f"In {options.out}: samples.png, learning.gif, curves.png, report.md, report.json, checkpoint.pt")
 
 
 if __name__ == "__main__":

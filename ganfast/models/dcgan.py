@@ -127,7 +127,7 @@ class DCGANDiscriminator(nn.Module):
     projection discriminator, with a head that also sees where in the image a feature lies.
 
     Shapes: image [N, channels, image_size, image_size], condition [N, condition_dim] or None -> [N].
-    Raises: ValueError for a missing, unexpected or misshapen condition, or an image_size that is no power of two.
+    Raises: ValueError for other shapes, or an image_size that is no power of two.
     Source: Radford, Metz & Chintala 2015; Miyato & Koyama 2018.
     """
 
@@ -141,13 +141,15 @@ class DCGANDiscriminator(nn.Module):
         fused: bool = False,
     ) -> None:
         super().__init__()
-        self.condition_dim = condition_dim
+        self.image_shape, self.condition_dim = (channels, image_size, image_size), condition_dim
         c = [channels] + [width << i for i in range(_levels(image_size))]
         self.blocks = nn.Sequential(*[_down(c_in, c_out, i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
         self.head = nn.Conv2d(c[-1], 1 + (condition_dim or 0), 4)
         self.apply(_initialise)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
+        if image.shape[1:] != self.image_shape:
+            raise ValueError(f"dcgan: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
         _check("condition", condition, self.condition_dim, len(image))
         h = self.head(self.blocks(image)).flatten(1)
         if condition is None:

@@ -1,6 +1,8 @@
 """A run's folder: what is in it, what may be written there, and the checkpoint's format."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,14 +116,22 @@ class Sampler(NamedTuple):
         return torch.cat([self.generator(z, None if conditions is None else conditions[k]).float() for z, k in pairs])
 
 
+@contextlib.contextmanager
+def whole(path: Path, what: str) -> Iterator[None]:
+    """Turns what goes wrong when a state is taken apart into a ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(" :")
+        raise ValueError(f"checkpoint: {path} does not hold a whole {what}; {reason}.") from None
+
+
 def load_sampler(path: Path, device: torch.device | str = "cpu") -> Sampler:
     """Raises: ValueError as `load`, or for a checkpoint whose parts are missing or do not fit together."""
     state = load(path)
-    try:
+    with whole(path, "generator"):
         config = configs.from_dict(state["config"], str(path))
         generator, _ = networks(config, len(state["classes"]))
         generator.load_state_dict(state["ema"])
         conditions = None if state["conditions"] is None else state["conditions"].to(device)
         return Sampler(generator.to(device).eval(), config, state["classes"], conditions, str(path), state["steps"])
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ValueError(f"checkpoint: {path} does not hold a whole generator: {str(error).splitlines()[0]}") from None

@@ -133,10 +133,11 @@ class Trainer:
         return parts | numbers | {"config": to_dict(self.config), "rng": self.rng.get_state()}
 
     def restore(self, state: dict) -> None:
-        checkpoint.check_same(state, self.config, self.classes)
-        for name in PARTS:
-            getattr(self, name).load_state_dict(state[name])
-        for name in NUMBERS:
-            value = state[name]
-            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
-        self.rng.set_state(state["rng"])
+        with checkpoint.whole(self.run_dir / checkpoint.CHECKPOINT, "run"):
+            checkpoint.check_same(state, self.config, self.classes)
+            for name in PARTS:
+                getattr(self, name).load_state_dict(state[name])
+            for name in NUMBERS:
+                value = state[name]
+                setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+            self.rng.set_state(state["rng"])

@@ -1,0 +1,226 @@
+"""The loop: what a step does, what an interval leaves, and that a resumed run is the same run."""
+
+import inspect
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ganfast.train import Trainer, checkpoint, loop
+from tests.train.common import small
+
+
+def leaves(value, prefix=""):
+    """(path, leaf) of nested dicts and lists."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from leaves(part, f"{prefix}/{key}")
+    else:
+        yield prefix, value
+
+
+def same_bits(a, b) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def log_rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / checkpoint.LOG).read_text().splitlines()]
+
+
+def stop_at(trainer: Trainer, step: int, monkeypatch) -> None:
+    """The run is killed inside that step."""
+    whole = trainer.step
+
+    def step_or_stop():
+        if trainer.steps == step:
+            raise KeyboardInterrupt
+        whole()
+
+    monkeypatch.setattr(trainer, "step", step_or_stop)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(progress_bar=False)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, monkeypatch, fused):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    uninterrupted = Trainer(small(whole, fused=fused))
+    uninterrupted.fit(progress_bar=False)
+    stop_at(Trainer(small(parts, fused=fused)), 5, monkeypatch)  # checkpoint at 3, log line at 4, killed in the sixth step
+    assert [row["step"] for row in log_rows(parts)] == [2, 4]
+    resumed = Trainer(small(parts, fused=fused), resume=True)
+    assert resumed.steps == 3 and [row["step"] for row in log_rows(parts)] == [2]
+    resumed.fit(progress_bar=False)
+
+    changing = {"/seconds", "/logged_seconds", "/config/run_dir"}
+    expected, got = (dict(leaves(torch.load(run / checkpoint.CHECKPOINT, weights_only=True))) for run in (whole, parts))
+    assert expected.keys() == got.keys()
+    assert [name for name in expected if name not in changing and not same_bits(expected[name], got[name])] == []
+    clock = ("seconds", "images_per_second")
+    assert [{k: v for k, v in row.items() if k not in clock} for row in log_rows(parts)] == [
+        {k: v for k, v in row.items() if k not in clock} for row in log_rows(whole)
+    ]
+
+
+def test_another_seed_is_another_run(tmp_path):
+    first, second = (Trainer(small(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
+    assert not torch.equal(first.generator.to_image.conv.weight, second.generator.to_image.conv.weight)
+
+
+def test_building_a_run_leaves_the_random_state_alone(tmp_path):
+    before = torch.get_rng_state()
+    Trainer(small(tmp_path)).step()
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_all_that_runs_per_step_is_under_150_lines(tmp_path):
+    trainer = Trainer(small(tmp_path, steps=1, conditional=True))
+    folder, reached = Path(loop.__file__).parent, set()
+
+    def note(frame, event, _):
+        if event == "call" and Path(frame.f_code.co_filename).parent == folder:
+            reached.add(frame.f_code)
+
+    sys.setprofile(note)
+    try:
+        trainer.step()
+    finally:
+        sys.setprofile(None)
+    names = {code.co_name for code in reached}
+    assert {"step", "noisy", "to_float"} <= names  # the count below is of what runs
+    elsewhere = sum(len(inspect.getsourcelines(code)[0]) for code in reached if code.co_filename != loop.__file__)
+    assert len(Path(loop.__file__).read_text().splitlines()) + elsewhere < 150
+
+
+class Reads(TorchDispatchMode):
+    """Counts what makes a GPU's host wait: a tensor's value read into Python."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **kwargs or {})
+
+
+def test_a_step_reads_nothing_back(tmp_path):
+    trainer = Trainer(small(tmp_path, log_every=3))
+    trainer.step()
+    with Reads() as reads:
+        trainer.step()
+    assert reads.count == 0
+    with Reads() as reads:  # and the counter does count
+        trainer.sums.sum().item()
+    assert reads.count == 1
+
+
+def test_the_average_follows_the_generator_buffers_included(tmp_path):
+    trainer = Trainer(small(tmp_path, ema=0.5))
+    before = {name: t.clone() for name, t in trainer.ema.state_dict().items()}
+    trainer.steps = 1000  # past the short memory of the start
+    trainer.config.steps = 2000
+    trainer.step()
+    for name, new in trainer.generator.state_dict().items():
+        if new.is_floating_point():
+            torch.testing.assert_close(trainer.ema.state_dict()[name], 0.5 * before[name] + 0.5 * new)
+            assert not torch.equal(before[name], new), name
+    assert not trainer.ema.training and not any(p.requires_grad for p in trainer.ema.parameters())
+
+
+def test_both_networks_learn_and_the_discriminator_stays_trainable(tmp_path):
+    trainer = Trainer(small(tmp_path))
+    before = [[p.clone() for p in network.parameters()] for network in (trainer.generator, trainer.discriminator)]
+    trainer.step()
+    for network, old in zip((trainer.generator, trainer.discriminator), before, strict=True):
+        assert all(not torch.equal(p, q) for p, q in zip(network.parameters(), old, strict=True))
+        assert all(p.requires_grad for p in network.parameters())
+
+
+def test_the_generator_step_leaves_no_gradient_in_the_discriminator(tmp_path):
+    trainer = Trainer(small(tmp_path))
+    seen = []
+    trainer.opt_g.register_step_pre_hook(lambda *_: seen.append([p.grad.clone() for p in trainer.discriminator.parameters()]))
+    trainer.opt_d.register_step_post_hook(lambda *_: seen.append([p.grad.clone() for p in trainer.discriminator.parameters()]))
+    trainer.step()
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_the_learning_rate_is_flat_then_falls_to_nothing(tmp_path):
+    trainer, rates = Trainer(small(tmp_path, steps=8, decay_from=0.5, learning_rate=1e-3)), []
+    trainer.opt_g.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    trainer.fit(progress_bar=False)
+    assert rates == pytest.approx([1e-3] * 5 + [0.75e-3, 0.5e-3, 0.25e-3])
+
+
+def test_time_ends_a_run_with_its_files_written(tmp_path):
+    trainer = Trainer(small(tmp_path, steps=10**6, max_seconds=0.3, sample_every=10**6, checkpoint_every=10**6, log_every=10**6))
+    trainer.fit(progress_bar=False)
+    assert 0 < trainer.steps < 10**5 and 0.3 <= trainer.seconds < 20
+    assert [row["step"] for row in log_rows(tmp_path)] == [trainer.steps]
+    assert checkpoint.load(tmp_path / checkpoint.CHECKPOINT)["steps"] == trainer.steps
+    assert trainer.opt_g.param_groups[0]["lr"] < trainer.config.learning_rate
+
+
+def test_the_log_has_a_line_per_interval(tmp_path):
+    trainer = Trainer(small(tmp_path, steps=5))
+    trainer.fit(progress_bar=False)
+    rows = log_rows(tmp_path)
+    assert [row["step"] for row in rows] == [2, 4, 5]
+    names = {"step", "seconds", "images_per_second", "loss_d", "loss_g", "real_accuracy", "fake_accuracy"}
+    for row in rows:
+        assert row.keys() == names and all(math.isfinite(value) for value in row.values())
+        assert 0 <= row["real_accuracy"] <= 1 and 0 <= row["fake_accuracy"] <= 1
+    assert [path.name for path in sorted((tmp_path / checkpoint.GRIDS).iterdir())] == ["step-0000003.png", "step-0000005.png"]
+
+
+def test_the_logged_accuracy_is_the_mean_over_the_interval(tmp_path):
+    trainer = Trainer(small(tmp_path, steps=2))
+    with torch.no_grad():  # the discriminator says 5 to everything: right on all reals, on no fake
+        trainer.discriminator.head.weight.zero_()
+        trainer.discriminator.head.bias.zero_()
+        trainer.discriminator.head.bias[0] = 5
+    trainer.opt_d.param_groups[0]["lr"] = 0
+    trainer.config.learning_rate = 0
+    trainer.fit(progress_bar=False)
+    (row,) = log_rows(tmp_path)
+    assert (row["real_accuracy"], row["fake_accuracy"]) == (1, 0)
+    assert row["loss_d"] == pytest.approx(5 + 2 * math.log1p(math.exp(-5)), rel=1e-5)
+
+
+def test_losses_that_run_away_end_the_run_before_the_checkpoint_is_written(tmp_path):
+    trainer = Trainer(small(tmp_path))
+    trainer.fit(progress_bar=False)
+    kept = (tmp_path / checkpoint.CHECKPOINT).read_bytes()
+    resumed = Trainer(small(tmp_path, steps=20), resume=True)
+    with torch.no_grad():
+        resumed.discriminator.head.bias.fill_(math.nan)
+    with pytest.raises(RuntimeError, match="no longer finite at step 8"):
+        resumed.fit(progress_bar=False)
+    assert (tmp_path / checkpoint.CHECKPOINT).read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conditional": False},
+        {"precision": "bfloat16"},
+        {"precision": "bfloat16", "fused": True},
+        {"channels_last": True},
+        {"channels_last": True, "fused": True},
+        {"loss": "relativistic_average"},
+        {"loss": "lsgan", "smoothing": 0.1, "noise": 0.0},
+        {"data": "rgb"},
+    ],
+    ids=str,
+)
+def test_other_settings_train(tmp_path, changes, rgb_folder):
+    changes = changes | ({"data": str(rgb_folder)} if "data" in changes else {})
+    trainer = Trainer(small(tmp_path / "run", steps=2, **changes))
+    trainer.fit(progress_bar=False)
+    assert trainer.steps == 2 and math.isfinite(log_rows(tmp_path / "run")[0]["loss_d"])
+    sampler = checkpoint.load_sampler(tmp_path / "run" / checkpoint.CHECKPOINT)
+    assert sampler(torch.zeros(3, dtype=torch.long), 0).shape == (3, trainer.config.channels, 16, 16)
