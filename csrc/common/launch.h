@@ -146,21 +146,25 @@ __device__ __forceinline__ float warp_sum(float v) {
   return v;
 }
 
-// Every thread of the block gets the sum of each v[q]; `shared` holds kQ * kThreads / 32 floats and may be used again.
+// Every thread of the block gets the sum of each v[q], one warp a q adding in a fixed order; `shared` holds kQ * kThreads
+// floats and may be used again.
 template <int kQ, int kThreads> __device__ __forceinline__ void block_sum(float (&v)[kQ], float* shared) {
-  constexpr int kWarps = kThreads / 32;
-#pragma unroll
-  for (int q = 0; q < kQ; ++q) v[q] = warp_sum(v[q]);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0)
-    for (int q = 0; q < kQ; ++q) shared[q * kWarps + threadIdx.x / 32] = v[q];
+  const int t = threadIdx.x;
   __syncthreads();
 #pragma unroll
-  for (int q = 0; q < kQ; ++q) {
-    v[q] = 0;
-    for (int w = 0; w < kWarps; ++w) v[q] += shared[q * kWarps + w];
+  for (int q = 0; q < kQ; ++q) shared[q * kThreads + t] = v[q];
+  __syncthreads();
+  for (int q = t / 32; q < kQ; q += kThreads / 32) {
+    float sum = 0;
+    for (int i = t % 32; i < kThreads; i += 32) sum += shared[q * kThreads + i];
+    sum = warp_sum(sum);
+    if (t % 32 == 0) shared[q * kThreads] = sum;  // which no other lane has read
   }
+  __syncthreads();
+#pragma unroll
+  for (int q = 0; q < kQ; ++q) v[q] = shared[q * kThreads];
 }
+
 #endif  // GANFAST_KERNELS
 
 }  // namespace ganfast

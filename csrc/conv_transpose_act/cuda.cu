@@ -1,40 +1,14 @@
-// Transposed convolution + bias + activation: one implicit GEMM per phase of the output, exact float32 accumulation.
-//
-// Outputs o = stride * q + r share phase r in every dimension, and with it the taps that reach them: k = k0 + j * stride / g,
-// from input i0 + q - j * dilation / g, g = gcd(stride, dilation). So a phase is a dense convolution, and a block computes
-// kM pixels of one phase by kN output channels of one group; its inner dimension runs over (tap, input channel).
+// Transposed convolution + bias + activation: one implicit GEMM per phase of the output (cuda_geometry.h), exact float32
+// accumulation. A block computes kM pixels of one phase by kN output channels of one group; its inner dimension runs over
+// (tap, input channel).
 #include "../common/channel_grid.h"
-#include "conv_transpose_act.h"
+#include "cuda_geometry.h"
 
 namespace ganfast {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kK = 8;  // input channels a step
-
-struct FwdPlan {
-  ConvTransposeShape s;
-  int gcd[3], phases[3];
-  int64_t pixel_tiles, channel_tiles;  // of the largest phase; of all groups
-  bool x_vectors, w_vectors;
-};
-
-// One dimension of one phase.
-struct Phase {
-  int taps, k0, k_step, i0, i_step, pixels;
-};
-
-__device__ Phase phase_of(const FwdPlan& p, int dim, int r) {
-  const ConvTransposeShape& s = p.s;
-  const int stride = s.stride[dim], shifted = r + s.padding[dim];
-  Phase f{0, 0, stride / p.gcd[dim], 0, s.dilation[dim] / p.gcd[dim], (s.out[dim] - r + stride - 1) / stride};
-  while (f.k0 < s.kernel[dim] && (shifted - s.dilation[dim] * f.k0) % stride != 0) ++f.k0;
-  if (f.k0 < s.kernel[dim]) {
-    f.taps = (s.kernel[dim] - f.k0 + f.k_step - 1) / f.k_step;
-    f.i0 = (shifted - s.dilation[dim] * f.k0) / stride;
-  }
-  return f;
-}
 
 // kCount elements `step` apart, the first `valid` of them inside the tensor.
 template <class T, int kCount> __device__ __forceinline__ void load_run(const T* from, int64_t step, int valid, bool vectors, T (&to)[kCount]) {
@@ -65,57 +39,50 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
   static_assert(kThreads == (kM / kTM) * kAcross && kK % kXRun == 0 && kN % kWRun == 0);
   GANFAST_SHARED(float, tile, (2 * kBuffer > kStage ? 2 * kBuffer : kStage));
   GANFAST_SHARED(int64_t, row_offset, kM);
+  GANFAST_SHARED(Work, shared_work, 1);
 
   const ConvTransposeShape& s = p.s;
+  const Work& work = *shared_work;
   const int t = threadIdx.x;
-  const int c_in = s.c_in / s.groups, c_out = s.c_out / s.groups;
-  int64_t rest = blockIdx.x;
-  const int64_t channel_tile = rest % p.channel_tiles;
-  rest /= p.channel_tiles;
-  const int64_t partial_row = rest;
-  const int rw = rest % p.phases[2], rh = rest / p.phases[2] % p.phases[1], rd = rest / (p.phases[2] * p.phases[1]) % p.phases[0];
-  const int64_t first_pixel = rest / (p.phases[2] * p.phases[1] * p.phases[0]) * kM;
-  const int64_t tiles_a_group = p.channel_tiles / s.groups, group = channel_tile / tiles_a_group;
-  const int first_channel = channel_tile % tiles_a_group * kN;  // within the group
-  const Phase d = phase_of(p, 0, rd), h = phase_of(p, 1, rh), w = phase_of(p, 2, rw);
-  const int64_t pixels = s.n * d.pixels * h.pixels * w.pixels;
+  if (t == 0) *shared_work = work_of(p, blockIdx.x, kM, kN);
+  __syncthreads();
 
   // This thread stages kXRun channels of one pixel, and kWRun output channels of one input channel.
   const int x_row = t % kM, x_channel = t / kM * kXRun, w_row = t / (kN / kWRun), w_channel = t % (kN / kWRun) * kWRun;
-  const int64_t pixel = first_pixel + x_row;
-  const bool inside = pixel < pixels;
-  const int qw = pixel % w.pixels, qh = pixel / w.pixels % h.pixels, qd = pixel / (static_cast<int64_t>(w.pixels) * h.pixels) % d.pixels;
-  const int64_t image = pixel / (static_cast<int64_t>(w.pixels) * h.pixels * d.pixels);
-  if (t < kM) {
-    const int64_t od = static_cast<int64_t>(s.stride[0]) * qd + rd, oh = static_cast<int64_t>(s.stride[1]) * qh + rh, ow = static_cast<int64_t>(s.stride[2]) * qw + rw;
-    row_offset[t] = inside ? image * s.y_stride[0] + od * s.y_stride[2] + oh * s.y_stride[3] + ow * s.y_stride[4] : -1;
-  }
-  x += image * s.x_stride[0] + (group * c_in + x_channel) * s.x_stride[1];
-  weight += (group * c_in + w_row) * s.w_stride[0] + (first_channel + w_channel) * s.w_stride[1];
+  const bool inside = work.first_pixel + x_row < work.pixels;
+  int64_t image = work.first_pixel + x_row;
+  int iw = image % work.w.pixels;
+  image /= work.w.pixels;
+  int ih = image % work.h.pixels;
+  image /= work.h.pixels;
+  int id = image % work.d.pixels;
+  image /= work.d.pixels;
+  if (t < kM)
+    row_offset[t] = inside ? image * s.y_stride[0] + (static_cast<int64_t>(s.stride[0]) * id + work.d.r) * s.y_stride[2] +
+                                 (static_cast<int64_t>(s.stride[1]) * ih + work.h.r) * s.y_stride[3] + (static_cast<int64_t>(s.stride[2]) * iw + work.w.r) * s.y_stride[4]
+                           : -1;
+  id += work.d.i0, ih += work.h.i0, iw += work.w.i0;  // the input under tap 0
+  x += image * s.x_stride[0] + (static_cast<int64_t>(work.group) * p.c_in + x_channel) * s.x_stride[1];
+  weight += (static_cast<int64_t>(work.group) * p.c_in + w_row) * s.w_stride[0] + (work.first_channel + w_channel) * s.w_stride[1];
 
   T x_regs[kXRun], w_regs[kWRun];
-  int jd = 0, jh = 0, jw = 0, c = 0;
+  int tap = 0, c = 0;  // what fetch reads next
   const T *x_at = x, *w_at = weight;
   bool reached = false;
   auto enter_tap = [&] {
-    const int id = qd + d.i0 - jd * d.i_step, ih = qh + h.i0 - jh * h.i_step, iw = qw + w.i0 - jw * w.i_step;
-    reached = inside && id >= 0 && id < s.in[0] && ih >= 0 && ih < s.in[1] && iw >= 0 && iw < s.in[2];
-    x_at = x + id * s.x_stride[2] + ih * s.x_stride[3] + iw * s.x_stride[4];
-    w_at = weight + (d.k0 + jd * d.k_step) * s.w_stride[2] + (h.k0 + jh * h.k_step) * s.w_stride[3] + (w.k0 + jw * w.k_step) * s.w_stride[4];
+    const int jw = tap % work.w.taps, jh = tap / work.w.taps % work.h.taps, jd = tap / (work.w.taps * work.h.taps);
+    const int from_d = id - jd * work.d.i_step, from_h = ih - jh * work.h.i_step, from_w = iw - jw * work.w.i_step;
+    reached = inside && from_d >= 0 && from_d < s.in[0] && from_h >= 0 && from_h < s.in[1] && from_w >= 0 && from_w < s.in[2];
+    x_at = x + from_d * s.x_stride[2] + from_h * s.x_stride[3] + from_w * s.x_stride[4];
+    w_at = weight + (work.d.k0 + jd * work.d.k_step) * s.w_stride[2] + (work.h.k0 + jh * work.h.k_step) * s.w_stride[3] + (work.w.k0 + jw * work.w.k_step) * s.w_stride[4];
   };
   auto fetch = [&] {
     if (c == 0) enter_tap();
-    load_run(x_at, s.x_stride[1], reached ? c_in - c - x_channel : 0, p.x_vectors, x_regs);
-    load_run(w_at, s.w_stride[1], c + w_row < c_in ? c_out - first_channel - w_channel : 0, p.w_vectors, w_regs);
+    load_run(x_at, s.x_stride[1], reached ? p.c_in - c - x_channel : 0, p.x_vectors, x_regs);
+    load_run(w_at, s.w_stride[1], c + w_row < p.c_in ? p.c_out - work.first_channel - w_channel : 0, p.w_vectors, w_regs);
     x_at += kK * s.x_stride[1], w_at += kK * s.w_stride[0];
     c += kK;
-    if (c >= c_in) {
-      c = 0;
-      if (++jw == w.taps) {
-        jw = 0;
-        if (++jh == h.taps) jh = 0, ++jd;
-      }
-    }
+    if (c >= p.c_in) c = 0, ++tap;
   };
   auto stage = [&](float* buffer) {
 #pragma unroll
@@ -128,8 +95,8 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
 
   float acc[kTM][kTN] = {};
   const int row0 = t / kAcross * kRunM, column0 = t % kAcross * kRunN;
-  const int steps = d.taps * h.taps * w.taps * ((c_in + kK - 1) / kK);
-  if (steps > 0 && first_pixel < pixels) {
+  const int steps = work.first_pixel < work.pixels ? work.d.taps * work.h.taps * work.w.taps * ((p.c_in + kK - 1) / kK) : 0;
+  if (steps > 0) {
     fetch();
     stage(tile);
     __syncthreads();
@@ -172,8 +139,8 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
     for (int e = t; e < kRows * kN; e += kThreads) {
       const int row = channel_fastest ? e / kN : e % kRows, column = channel_fastest ? e % kN : e / kRows;
       const int64_t offset = row_offset[stripe * kRows + row];
-      if (offset < 0 || first_channel + column >= c_out) continue;
-      const int64_t channel = group * c_out + first_channel + column, at = offset + channel * s.y_stride[1];
+      if (offset < 0 || work.first_channel + column >= p.c_out) continue;
+      const int64_t channel = static_cast<int64_t>(work.group) * p.c_out + work.first_channel + column, at = offset + channel * s.y_stride[1];
       const float value = tile[row * kPitch + column] + (bias ? bias[channel] : 0);
       if (z) z[at] = from_float<T>(value);
       T rounded{};
@@ -184,7 +151,7 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
     if (!partials) continue;
     __syncthreads();
     const int first_row = stripe * kRows + part * part_rows;
-    const int64_t left = pixels - first_pixel - first_row;
+    const int64_t left = work.pixels - work.first_pixel - first_row;
     const int count = left < 0 ? 0 : left < part_rows ? static_cast<int>(left) : part_rows;
     const float* column = tile + part * part_rows * kPitch + t % kN;
     float sum = 0, m2 = 0;
@@ -197,9 +164,9 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
   __syncthreads();
   tile[t] = moments.n, tile[kThreads + t] = moments.mean, tile[2 * kThreads + t] = moments.m2;
   __syncthreads();
-  if (t >= kN || first_channel + t >= c_out) return;
+  if (t >= kN || work.first_channel + t >= p.c_out) return;
   for (int other = t + kN; other < kThreads; other += kN) moments = merge(moments, {tile[other], tile[kThreads + other], tile[2 * kThreads + other]});
-  partials += partial_row * 3 * s.c_out + group * c_out + first_channel + t;
+  partials += work.partial_row * 3 * s.c_out + static_cast<int64_t>(work.group) * p.c_out + work.first_channel + t;
   partials[0] = moments.n, partials[s.c_out] = moments.mean, partials[2 * s.c_out] = moments.m2;
 }
 
@@ -227,39 +194,6 @@ __global__ void __launch_bounds__(kChannelThreads) conv_transpose_act_bwd_kernel
   write_channel_sums(g, walk, sums, shared, partials);
 }
 
-int gcd(int a, int b) { return b ? gcd(b, a % b) : a; }
-
-constexpr int kLargeM = 128, kLargeN = 64, kSmallM = 64, kSmallN = 16;
-
-// The large tile does 16 multiply-adds per shared load, the small one 4, but wastes less on few channels or pixels.
-bool large_tiles(int64_t pixels, int64_t channels) { return pixels > kSmallM && channels > 2 * kSmallN; }
-
-FwdPlan fwd_plan(const ConvTransposeShape& shape, bool* large) {
-  FwdPlan p{shape, {}, {}, shape.n, shape.groups, false, false};
-  int64_t pixels = shape.n;
-  for (int i = 0; i < 3; ++i) {
-    // With one input each tap has an output of its own, whatever the stride: a stride past every tap makes that a phase each
-    // (a generator's first layer then is a plain matrix product, with no multiplications by padding).
-    if (shape.in[i] == 1) p.s.stride[i] = shape.dilation[i] * (shape.kernel[i] + shape.padding[i] + shape.out[i]);
-    p.gcd[i] = gcd(p.s.stride[i], p.s.dilation[i]);
-    p.phases[i] = p.s.stride[i] < shape.out[i] ? p.s.stride[i] : shape.out[i];
-    pixels *= (shape.out[i] + p.s.stride[i] - 1) / p.s.stride[i];
-  }
-  const int64_t channels = shape.c_out / shape.groups;
-  *large = large_tiles(pixels, channels);
-  const int tile_m = *large ? kLargeM : kSmallM, tile_n = *large ? kLargeN : kSmallN;
-  p.pixel_tiles = (pixels + tile_m - 1) / tile_m;
-  p.channel_tiles = shape.groups * ((channels + tile_n - 1) / tile_n);
-  return p;
-}
-
-// Whether runs of `elements` neighbours along dimension `dim` of a tensor can be read whole.
-bool runs(const int64_t* stride, const int64_t* size, int dim, int64_t channels, int elements) {
-  bool whole = stride[dim] == 1 && channels % elements == 0;
-  for (int i = 0; i < 5; ++i) whole = whole && (i == dim || size[i] == 1 || stride[i] % elements == 0);
-  return whole;
-}
-
 }  // namespace
 
 ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape) {
@@ -273,16 +207,16 @@ void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, c
                                  Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
   bool large;
   FwdPlan p = fwd_plan(shape, &large);
-  const int64_t blocks = conv_transpose_act_fwd_tiles(shape).blocks, c_in = shape.c_in / shape.groups, c_out = shape.c_out / shape.groups;
+  const int64_t blocks = conv_transpose_act_fwd_tiles(shape).blocks;
   const int64_t x_size[5] = {shape.n, shape.c_in, shape.in[0], shape.in[1], shape.in[2]};
-  const int64_t w_size[5] = {shape.c_in, c_out, shape.kernel[0], shape.kernel[1], shape.kernel[2]};
+  const int64_t w_size[5] = {shape.c_in, p.c_out, shape.kernel[0], shape.kernel[1], shape.kernel[2]};
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     constexpr int kBytes16 = 16 / sizeof(T);
     const T *typed_x = static_cast<const T*>(x), *typed_weight = static_cast<const T*>(weight);
     T *typed_y = static_cast<T*>(y), *typed_z = static_cast<T*>(z);
-    p.x_vectors = aligned(typed_x, kBytes16) && runs(shape.x_stride, x_size, 1, c_in, kBytes16);
-    p.w_vectors = aligned(typed_weight, 4) && runs(shape.w_stride, w_size, 1, c_out, 4);
+    p.x_vectors = aligned(typed_x, kBytes16) && runs(shape.x_stride, x_size, 1, p.c_in, kBytes16);
+    p.w_vectors = aligned(typed_weight, 4) && runs(shape.w_stride, w_size, 1, p.c_out, 4);
     auto kernel = large ? &conv_transpose_act_fwd_kernel<T, kLargeM, kLargeN, 8, 8> : &conv_transpose_act_fwd_kernel<T, kSmallM, kSmallN, 4, 2>;
     GANFAST_LAUNCH(kernel, blocks, kThreads, stream, p, typed_x, typed_weight, bias, alpha, act, alpha_value, typed_y, typed_z, partials);
   });

@@ -6,7 +6,6 @@ namespace ganfast {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int kWarps = kThreads / 32;
 constexpr int64_t kOneBlock = 65536, kMaxBlocks = 256;  // no more blocks than threads: one partial a thread
 
 enum Sum { kLossReal, kLossFake, kRealRight, kFakeRight, kReal, kFake, kSign, kSigmaReal, kSigmaFake, kSums };
@@ -63,7 +62,7 @@ template <int kQ> __device__ __forceinline__ void load_sums(const float* partial
 template <class T>
 __global__ void __launch_bounds__(kThreads) gan_loss_fwd_kernel(GanLossShape s, Stage stage, int64_t blocks, const T* real, const T* fake, float* loss, float* greal,
                                                                 float* gfake, float* stats, float* scratch) {
-  GANFAST_SHARED(float, shared, kSums * kWarps);
+  GANFAST_SHARED(float, shared, kSums * kThreads);
   float *mean_partials = scratch, *sum_partials = scratch + 2 * blocks;  // read only where there is more than one block
   const bool average = s.kind == GanLoss::relativistic_average, paired = s.kind == GanLoss::relativistic;
   const int64_t first = blockIdx.x * static_cast<int64_t>(kThreads) + threadIdx.x, step = blocks * kThreads;
@@ -139,7 +138,7 @@ __global__ void __launch_bounds__(kThreads) gan_loss_fwd_kernel(GanLossShape s, 
 
 int64_t blocks_of(const GanLossShape& s) {
   if (s.n_real + s.n_fake <= kOneBlock) return 1;
-  const int64_t longest = s.n_real > s.n_fake ? s.n_real : s.n_fake, wanted = (longest + 8 * kThreads - 1) / (8 * kThreads);
+  const int64_t longest = s.n_real > s.n_fake ? s.n_real : s.n_fake, wanted = (longest + 16 * kThreads - 1) / (16 * kThreads);
   return wanted < kMaxBlocks ? wanted : kMaxBlocks;
 }
 

@@ -1,0 +1,196 @@
+"""The CUDA kernels, run on the CPU by cuda_host.h: against float64, for races, for bounds, in both block orders.
+
+Every check is shown to fail: each barrier of the source is turned off in its turn and has to be reported as a race, a
+launch past the end of memory as an overflow, and changed sources as wrong numbers.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parent.parent / "csrc"
+CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
+
+OPS = ["conv_transpose_act", "batch_norm_act", "gan_loss"]
+FLAGS = {
+    "plain": ["-O1"],
+    "thread": ["-O1", "-g1", "-fsanitize=thread"],
+    "address": ["-O0", "-g1", "-fsanitize=address,alignment", "-fno-sanitize-recover=all"],
+    "changed": ["-O0"],
+}
+
+# Under the race checker a case costs a second: those that between them take every path through barriers and shuffles.
+RACE_CASES = {
+    "conv_transpose_act": [
+        "fwd large, vectors",
+        "fwd large, half",
+        "fwd small, rgb",
+        "fwd stride",
+        "fwd 3d, heap",
+        "bwd nhwc, bfl",
+        "bwd nchw, odd",
+    ],
+    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half"],
+    "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
+}
+# Barriers, and the case that has to notice that one is gone.
+BARRIERS = [
+    ("conv_transpose_act", "conv_transpose_act/cuda.cu", "fwd large, vectors"),
+    ("batch_norm_act", "batch_norm_act/cuda.cu", "nchw, odd"),
+    ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
+    ("gan_loss", "common/launch.h", "relativistic_average gen"),
+]
+# A line of the source, what it becomes, and the program that has to call the result wrong.
+MUTATIONS = [
+    ("conv_transpose_act", "conv_transpose_act/cuda.cu", "from_w < s.in[2]", "from_w <= s.in[2]"),
+    ("conv_transpose_act", "conv_transpose_act/cuda_geometry.h", "stride / p.gcd[dim]", "stride"),
+    (
+        "conv_transpose_act",
+        "conv_transpose_act/cuda.cu",
+        "const float value = tile[row * kPitch + column] +",
+        "const float value = z ? 0 :",
+    ),
+    ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
+    ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
+]
+
+
+def compile_program(op: str, kind: str, folder: Path, csrc: Path = CSRC) -> Path:
+    """The host program of one op; `csrc` may be a changed copy, beside a copy of this folder."""
+    tests = csrc.parent / "tests/cuda_host"
+    program = folder / f"{op}_{kind}"
+    command = [CXX, "-std=c++20", "-pthread", "-DGANFAST_CUDA_HOST", f"-I{tests}", "-Wno-unknown-pragmas", *FLAGS[kind]]
+    done = subprocess.run([*command, str(tests / f"{op}_test.cpp"), "-o", str(program)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return program
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """(op, kind) -> a future of the program; two compilers at a time, started before the first test asks."""
+    folder = tmp_path_factory.mktemp("cuda_host")
+    with ThreadPoolExecutor(2) as pool:
+        yield {(op, kind): pool.submit(compile_program, op, kind, folder) for kind in ("plain", "thread", "address") for op in OPS}
+
+
+def run(program: Path, *options: str) -> tuple[int, str]:
+    try:
+        done = subprocess.run(
+            [program, *options], capture_output=True, text=True, timeout=120, env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"}
+        )
+    except subprocess.TimeoutExpired as error:
+        return 124, f"timed out: {error.stdout}"
+    return done.returncode, done.stdout + done.stderr
+
+
+def only(prefixes: list[str]) -> list[str]:
+    return [word for prefix in prefixes for word in ("--only", prefix)]
+
+
+def passing_hash(program: Path, *options: str) -> str:
+    code, text = run(program, *options)
+    assert code == 0, text[-4000:]
+    return re.search(r"^hash (\w+)$", text, re.M).group(1)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("kind", ["plain", "address"])
+def test_right_in_both_block_orders(programs: dict[tuple[str, str], Future], op, kind):
+    program = programs[op, kind].result()
+    assert passing_hash(program) == passing_hash(program, "--reversed")
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_no_race_in_both_block_orders(programs, op):
+    program = programs[op, "thread"].result()
+    assert passing_hash(program, *only(RACE_CASES[op])) == passing_hash(program, *only(RACE_CASES[op]), "--reversed")
+
+
+def barrier_lines() -> list:
+    found = []
+    for op, path, case in BARRIERS:
+        lines = (CSRC / path).read_text().splitlines()
+        for number, line in enumerate(lines, 1):
+            if "__syncthreads();" in line:
+                found.append(pytest.param(op, f"{Path(path).name}:{number}", case, id=f"{path}:{number}"))
+    return found
+
+
+@pytest.mark.parametrize(("op", "where", "case"), barrier_lines())
+def test_every_barrier_is_missed(programs, op, where, case):
+    code, text = run(programs[op, "thread"].result(), "--only", case, "--drop-barrier", where)
+    assert code == 66, text[-4000:]
+    assert "data race" in text
+
+
+@pytest.mark.parametrize(
+    ("op", "case"), [("conv_transpose_act", "fwd small, rgb"), ("batch_norm_act", "nhwc, rgb"), ("gan_loss", "hinge disc")]
+)
+def test_an_overrun_is_reported(programs, op, case):
+    code, text = run(programs[op, "address"].result(), "--only", case, "--overrun")
+    assert code != 0
+    assert "heap-buffer-overflow" in text
+
+
+def test_a_misaligned_vector_is_reported(tmp_path):
+    """Runs past the alignment test of batch_norm_act: its case with memory one element off must stop the program."""
+    code, text = run(
+        changed(tmp_path, "batch_norm_act", "common/launch.h", "% (elements * sizeof(T)) == 0", "% sizeof(T) == 0", "address"),
+        "--only",
+        "nchw, un",
+    )
+    assert code != 0
+    assert "misaligned address" in text
+
+
+def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "changed") -> Path:
+    """The program of `op` with one place of its source replaced."""
+    for part in ("common", op):
+        shutil.copytree(CSRC / part, folder / "csrc" / part)
+    shutil.copytree(HERE, folder / "tests/cuda_host", ignore=shutil.ignore_patterns("__pycache__"))
+    source = folder / "csrc" / path
+    text = source.read_text()
+    assert text.count(old) == 1, f"{path} has {text.count(old)} times: {old}"
+    source.write_text(text.replace(old, new))
+    return compile_program(op, kind, folder, folder / "csrc")
+
+
+@pytest.mark.parametrize(("op", "path", "old", "new"), MUTATIONS, ids=[m[2] for m in MUTATIONS])
+def test_a_changed_source_is_wrong(tmp_path, op, path, old, new):
+    code, text = run(changed(tmp_path, op, path, old, new))
+    assert code == 1, text[-4000:]
+    assert ", want " in text
+
+
+def test_half_types_round_as_torch_does(tmp_path):
+    """The shim of cuda_host.h against torch: every half and bfloat16, and floats between, around and beyond them."""
+    torch = pytest.importorskip("torch")
+    source = tmp_path / "shim.cpp"
+    source.write_text("""
+#include "host_test.h"
+using namespace cuda_host;
+int main() {
+  float v;
+  while (std::fread(&v, 4, 1, stdin) == 1) {
+    const float back[2] = {half_to_float(float_to_half(v)), bfloat16_to_float(float_to_bfloat16(v))};
+    std::fwrite(back, 4, 2, stdout);
+  }
+}
+""")
+    command = [CXX, "-std=c++20", "-O1", "-pthread", "-DGANFAST_CUDA_HOST", f"-I{HERE}", str(source), "-o", str(tmp_path / "shim")]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    bits = torch.arange(65536, dtype=torch.int32).to(torch.int16)
+    exact = torch.cat([bits.view(torch.float16).float(), bits.view(torch.bfloat16).float()])
+    exact = exact[exact.isfinite()]
+    values = torch.cat([exact, torch.nextafter(exact, torch.tensor(torch.inf)), exact * (1 + 2**-11), exact * (1 + 2**-8), exact * 0.7])
+    done = subprocess.run([tmp_path / "shim"], input=values.numpy().tobytes(), capture_output=True, timeout=60, check=True)
+    back = torch.frombuffer(bytearray(done.stdout), dtype=torch.float32).view(-1, 2)
+    assert torch.equal(back[:, 0], values.half().float())
+    assert torch.equal(back[:, 1], values.bfloat16().float())
