@@ -123,7 +123,7 @@ def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tupl
         return wanted, wanted
     if x.device.type != "cpu" or _native.reason("cpu") is not None:
         return "torch", "torch"
-    one_pixel = x[0, 0].numel() == 1
+    one_pixel = x.shape[2:].numel() == 1
     few_channels = weight.shape[1] * groups <= 8
     return ("cpu" if one_pixel or few_channels else "torch"), ("cpu" if one_pixel else "torch")
 
