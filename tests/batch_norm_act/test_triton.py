@@ -25,13 +25,14 @@ ROWS = pytest.mark.parametrize("name", CASES)
 
 @pytest.fixture(params=[False, True], ids=["one_block", "looping"])
 def plan(request, monkeypatch):
-    """`looping`: small tiles, several a program, the last program wholly off the end, and 64-bit offsets."""
+    """`looping`: small tiles, several a program, the last program wholly off the end, more partials than the merging kernel takes
+    at once (long_rows), and 64-bit offsets."""
     if request.param:
         from ganfast import _triton
 
         op = backend("batch_norm_act")
-        monkeypatch.setattr(op, "tile_shape", lambda rows, c, last: (32, 4))
-        monkeypatch.setattr(op, "chunks", lambda rows, block, c_blocks: (-(-rows // (32 * 3)) + 1, 3))
+        monkeypatch.setattr(op, "tile_shape", lambda rows, c, last: (16, 4))
+        monkeypatch.setattr(op, "chunks", lambda rows, block, c_blocks: (-(-rows // (16 * 2)) + 1, 2))
         monkeypatch.setattr(_triton, "wide_from", 0)
 
 
