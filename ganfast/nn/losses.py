@@ -1,0 +1,37 @@
+"""The adversarial losses as modules, for code that configures a loss once and calls it every step."""
+
+from torch import Tensor, nn
+
+from ganfast.ops.gan_loss.op import LossStats, check_kind, check_smoothing, discriminator_loss, generator_loss
+
+
+class DiscriminatorLoss(nn.Module):
+    """`ganfast.functional.discriminator_loss` of one kind: (real_logits, fake_logits) -> loss, or (loss, LossStats)."""
+
+    def __init__(self, kind: str = "nonsaturating", smoothing: float = 0.0) -> None:
+        super().__init__()
+        check_kind("DiscriminatorLoss", kind)
+        check_smoothing("DiscriminatorLoss", kind, smoothing)
+        self.kind = kind
+        self.smoothing = smoothing
+
+    def forward(self, real_logits: Tensor, fake_logits: Tensor, return_stats: bool = False) -> Tensor | tuple[Tensor, LossStats]:
+        return discriminator_loss(real_logits, fake_logits, kind=self.kind, smoothing=self.smoothing, return_stats=return_stats)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}" + (f", smoothing={self.smoothing}" if self.smoothing else "")
+
+
+class GeneratorLoss(nn.Module):
+    """`ganfast.functional.generator_loss` of one kind: (fake_logits, real_logits=None) -> loss; relativistic kinds want both."""
+
+    def __init__(self, kind: str = "nonsaturating") -> None:
+        super().__init__()
+        check_kind("GeneratorLoss", kind)
+        self.kind = kind
+
+    def forward(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> Tensor:
+        return generator_loss(fake_logits, real_logits, kind=self.kind)
+
+    def extra_repr(self) -> str:
+        return f"kind={self.kind!r}"

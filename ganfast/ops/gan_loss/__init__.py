@@ -1,0 +1,1 @@
+"""The adversarial losses, their gradients and statistics in one pass."""
