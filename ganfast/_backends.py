@@ -27,7 +27,8 @@ def _name(op: str, value: object) -> str:
     return value
 
 
-def _machine_reason(backend: str) -> str | None:
+@_native.traced_as_constant
+def machine_reason(backend: str) -> str | None:
     """Why `backend` cannot run on any device of this machine."""
     if backend in ("cpu", "cuda") and (why := _native.reason(backend)) is not None:
         return why
@@ -49,7 +50,7 @@ def reason(backend: str, device: torch.device) -> str | None:
         return f"x is on {device}, this backend serves {backend} tensors"
     if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"x is on {device}; outside a GPU only Triton's interpreter runs: set TRITON_INTERPRET=1 before python starts"
-    return _machine_reason(backend)
+    return machine_reason(backend)
 
 
 def requested(op: str, backend: str | None) -> str:
@@ -73,6 +74,15 @@ def named(op: str, backend: str, x: torch.Tensor) -> str:
     return backend
 
 
+def first_fused(x: torch.Tensor) -> str:
+    """The fused backend that runs where x is, for ops whose fused passes are a subset of the eager chain's; else "torch"."""
+    if x.device.type == "cpu":
+        return "torch" if machine_reason("cpu") else "cpu"
+    if x.device.type == "cuda" and x.dtype != torch.float64:
+        return next((name for name in ("triton", "cuda") if machine_reason(name) is None), "torch")
+    return "torch"
+
+
 class use_backend:
     """Context manager: every ganfast op inside uses `backend`, in all threads; nests, restores on exceptions.
 
@@ -81,7 +91,7 @@ class use_backend:
 
     def __init__(self, backend: str) -> None:
         self.backend = _name("use_backend", backend)
-        if (why := _machine_reason(backend)) is not None:
+        if (why := machine_reason(backend)) is not None:
             _checks.fail("use_backend", f"backend {backend!r} cannot run: {why}", error=RuntimeError)
         self._previous: list[str | None] = []  # one entry per time it is entered: the same object may nest
 
@@ -105,4 +115,4 @@ def backends() -> dict[str, Availability]:
         "triton": "Triton kernels" + ("" if torch.cuda.is_available() else ", interpreted on the CPU (slow, for tests)"),
         "cuda": "CUDA C++ kernels",
     }
-    return {name: Availability((why := _machine_reason(name)) is None, why or text) for name, text in about.items()}
+    return {name: Availability((why := machine_reason(name)) is None, why or text) for name, text in about.items()}

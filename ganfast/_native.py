@@ -12,6 +12,13 @@ LIBRARY = torch.library.Library("ganfast", "DEF")
 _REBUILD = "run `pip install --no-build-isolation -e .` in the source tree with this torch installed"
 
 
+def traced_as_constant(function):
+    """What torch.compiler.assume_constant_result does, without its import of torch._dynamo: a compiled region takes the
+    answer at tracing time instead of tracing into importlib."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 @functools.cache
 def _load() -> tuple[dict | None, str]:
     """(build_info, "") or (None, why not)."""
@@ -32,6 +39,7 @@ def build_info() -> dict | None:
     return _load()[0]
 
 
+@traced_as_constant
 def reason(part: str) -> str | None:
     """Why the native `part` ("cpu" or "cuda") cannot run here, or None if it can."""
     info, why = _load()

@@ -1,4 +1,5 @@
-// Count, mean and M2 of every channel, block by block in two passes while the block is in cache, merged by Chan's rule.
+// Count, mean and M2 of every channel, block by block in two passes while the block is in cache. The second pass also sums
+// the deviations themselves: they correct the rounding of the first mean, which far from zero would spoil the merging.
 #pragma once
 #include "cpu_rows.h"
 
@@ -15,22 +16,30 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) mean[i] += static_cast<A>(x[at + i]);
     } else {
-      A sum = 0, square = 0;
+      A sum = 0, square = 0, rest = 0;
 #pragma omp simd reduction(+ : sum)
       for (int64_t i = 0; i < length; ++i) sum += static_cast<A>(x[at + i]);
-      const A center = mean[channel] = sum / length;
-#pragma omp simd reduction(+ : square)
-      for (int64_t i = 0; i < length; ++i) square += (static_cast<A>(x[at + i]) - center) * (static_cast<A>(x[at + i]) - center);
-      m2[channel] = square;
+      const A center = sum / length;
+#pragma omp simd reduction(+ : square, rest)
+      for (int64_t i = 0; i < length; ++i) {
+        const A d = static_cast<A>(x[at + i]) - center;
+        rest += d, square += d * d;
+      }
+      mean[channel] = center + rest / length, m2[channel] = square - rest * rest / length;
       count = length;
     }
   });
   if constexpr (kLast) {
+    A* rest = moments;  // the counts' place, until they are written
     for (int64_t i = 0; i < rows.c; ++i) mean[i] /= count;
     visit_block<true>(rows, block, [&](int64_t at, int64_t length, int64_t) {
 #pragma omp simd
-      for (int64_t i = 0; i < length; ++i) m2[i] += (static_cast<A>(x[at + i]) - mean[i]) * (static_cast<A>(x[at + i]) - mean[i]);
+      for (int64_t i = 0; i < length; ++i) {
+        const A d = static_cast<A>(x[at + i]) - mean[i];
+        rest[i] += d, m2[i] += d * d;
+      }
     });
+    for (int64_t i = 0; i < rows.c; ++i) mean[i] += rest[i] / count, m2[i] -= rest[i] * rest[i] / count;
   }
   for (int64_t i = 0; i < rows.c; ++i) moments[i] = static_cast<A>(count);
 }

@@ -1,11 +1,9 @@
 """`batch_norm_act`: checks, statistics, choice of backend, autograd."""
 
-import importlib.util
-
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks, _native
+from ganfast import _backends, _checks
 from ganfast._layout import dense, is_channels_last
 from ganfast._statistics import merge_partials
 from ganfast.ops.batch_norm_act import kernels  # noqa: F401 (registers the passes)
@@ -117,10 +115,4 @@ def _choose(backend: str | None, x: Tensor) -> str:
     wanted = _backends.requested(_OP, backend)
     if wanted != "auto":
         return _backends.named(_OP, wanted, x)
-    if x.device.type == "cpu":
-        return "torch" if _native.reason("cpu") else "cpu"
-    if x.device.type == "cuda" and x.dtype != torch.float64:
-        if importlib.util.find_spec("triton"):
-            return "triton"
-        return "torch" if _native.reason("cuda") else "cuda"
-    return "torch"
+    return _backends.first_fused(x)

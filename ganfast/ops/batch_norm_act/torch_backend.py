@@ -20,13 +20,15 @@ def batch_norm_act_bwd_torch(gy, x, mean, invstd, weight, bias, alpha, act, alph
     acc = mean.dtype
     z = None if act == "linear" else _normalise(x, mean, invstd, weight, bias)
     if act == "relu":
-        g = torch.ops.aten.threshold_backward(gy, z, 0)
+        g = exact = torch.ops.aten.threshold_backward(gy, z, 0)
     else:
-        g = gy if z is None else (gy * act_grad(z, act, alpha, alpha_value, False)).to(gy.dtype)
-    galpha = mean.new_empty(0) if alpha is None else (gy * act_alpha_grad(z, act, alpha)).sum(reduced_dims(x), dtype=acc)
+        exact = gy if z is None else gy.to(acc) * act_grad(z.to(acc), act, alpha, alpha_value, False)
+        g = exact.to(gy.dtype)
+    galpha = mean.new_empty(0) if alpha is None else (gy.to(acc) * act_alpha_grad(z.to(acc), act, alpha)).sum(reduced_dims(x))
     unit = torch.ones_like(mean) if weight is None else weight
     variance = invstd.square().reciprocal()
     gx, gweight, gbias = torch.ops.aten.native_batch_norm_backward(
         g, x, unit, mean, variance, mean, invstd, training, 0.0, [True, True, True]
     )
-    return gx, gweight.to(acc), gbias.to(acc), galpha
+    gbias = gbias.to(acc) if exact is g else exact.sum(reduced_dims(x))  # from values not yet rounded to x's dtype
+    return gx, gweight.to(acc), gbias, galpha

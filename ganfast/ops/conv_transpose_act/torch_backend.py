@@ -52,8 +52,8 @@ def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, cha
     elif act in ("leaky_relu", "prelu") and from_y:
         gz = torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
     else:
-        gz = (gy * act_grad(saved, act, alpha, alpha_value, from_y)).to(gy.dtype)
-    galpha = empty if alpha is None else (gy * act_alpha_grad(saved, act, alpha)).sum(dims, dtype=acc)
+        gz = (gy.to(acc) * act_grad(saved.to(acc), act, alpha, alpha_value, from_y)).to(gy.dtype)
+    galpha = empty if alpha is None else (gy.to(acc) * act_alpha_grad(saved.to(acc), act, alpha)).sum(dims)
     return gz, gz.sum(dims, dtype=acc), galpha
 
 
