@@ -70,7 +70,13 @@ def cpu_flags(machine: str, override: str | None) -> list[str]:
     """Compiler flags of the CPU kernels: tuned for the building machine unless GANFAST_CPU_FLAGS says otherwise."""
     if override is not None:
         return override.split()
-    return ["-O3", "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
+    return [
+        "-O3",
+        "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native",
+        "-fopenmp",
+        "-fno-math-errno",
+        "-fno-trapping-math",
+    ]
 
 
 def sources(build: str) -> list[str]:

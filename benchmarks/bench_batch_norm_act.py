@@ -39,4 +39,8 @@ def test_norm(benchmark, case, dtype, mode):
     for layout in LAYOUTS:
         gate(case.name, outputs[f"ganfast-{layout}"], outputs[f"eager-{layout}"], {k: v.to(DEVICE) for k, v in exact.items()})
     bytes_moved = x.numel() * torch.finfo(DTYPES[dtype]).bits // 8 * (3 if gy is None else 8)
-    run(benchmark, rivals, {"op": "batch_norm_act", "case": case.name, "dtype": dtype, "mode": mode, "bytes": bytes_moved, "source": case.source})
+    run(
+        benchmark,
+        rivals,
+        {"op": "batch_norm_act", "case": case.name, "dtype": dtype, "mode": mode, "bytes": bytes_moved, "source": case.source},
+    )

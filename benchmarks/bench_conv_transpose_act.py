@@ -57,7 +57,9 @@ def _bench(benchmark, case: ConvTransposeCase, dtype_name: str, mode: str, with_
             gi = None if gy is None else gy.to(DEVICE, dtype).contiguous(memory_format=fmt)
             rivals[f"{name}-{layout}"] = lambda own=own, xi=xi, gi=gi: forward_backward(own, xi, gi)
             outputs[f"{name}-{layout}"] = forward_backward(own, xi, gi)
-    exact = forward_backward(copy.deepcopy(eager).double(), x.to(dtype).double().requires_grad_(mode == "fwd+bwd"), None if gy is None else gy.to(dtype).double())
+    exact = forward_backward(
+        copy.deepcopy(eager).double(), x.to(dtype).double().requires_grad_(mode == "fwd+bwd"), None if gy is None else gy.to(dtype).double()
+    )
     for layout in layouts(dims):
         gate(case.name, outputs[f"ganfast-{layout}"], outputs[f"eager-{layout}"], {k: v.to(DEVICE) for k, v in exact.items()})
     op = "conv_transpose+batch_norm" if with_norm else "conv_transpose_act"

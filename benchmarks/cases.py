@@ -35,9 +35,13 @@ CONV_TRANSPOSE = [
     ConvTransposeCase("dcgan64-4", 64, 128, 64, (16, 16), 4, 2, 1, True, "relu", _DCGAN),
     ConvTransposeCase("dcgan64-rgb", 64, 64, 3, (32, 32), 4, 2, 1, False, "tanh", _DCGAN),
     ConvTransposeCase("pix2pix-up", 1, 512, 256, (16, 16), 4, 2, 1, True, "relu", "Isola et al. 2017, U-Net decoder without skip, batch 1"),
-    ConvTransposeCase("cyclegan-up", 1, 128, 64, (128, 128), 3, 2, 1, False, "relu", "Zhu et al. 2017, ResNet generator; kernel 3, batch 1"),
+    ConvTransposeCase(
+        "cyclegan-up", 1, 128, 64, (128, 128), 3, 2, 1, False, "relu", "Zhu et al. 2017, ResNet generator; kernel 3, batch 1"
+    ),
     ConvTransposeCase("3dgan-2", 8, 512, 256, (4, 4, 4), 4, 2, 1, True, "relu", "Wu et al. 2016, voxels; batch 8 instead of 100"),
-    ConvTransposeCase("hifigan-up", 4, 512, 256, (32,), 16, 8, 4, False, "leaky_relu", "Kong et al. 2020, V1, first upsampling of 32 frames; batch 4"),
+    ConvTransposeCase(
+        "hifigan-up", 4, 512, 256, (32,), 16, 8, 4, False, "leaky_relu", "Kong et al. 2020, V1, first upsampling of 32 frames; batch 4"
+    ),
 ]
 CHAIN = [case for case in CONV_TRANSPOSE if case.name.startswith("dcgan64") and case.norm]
 

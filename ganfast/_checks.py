@@ -38,8 +38,12 @@ def check_floating(op: str, argument: str, tensor: Tensor) -> None:
 def check_like(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x") -> None:
     """Same dtype and device as `x`."""
     if tensor.dtype != x.dtype:
-        fail(op, f"{argument} has dtype {tensor.dtype}, {name} has {x.dtype}; both must be the same",
-             "Cast one of them, or run under torch.autocast, which does", TypeError)
+        fail(
+            op,
+            f"{argument} has dtype {tensor.dtype}, {name} has {x.dtype}; both must be the same",
+            "Cast one of them, or run under torch.autocast, which does",
+            TypeError,
+        )
     check_device(op, argument, tensor, x, name)
 
 

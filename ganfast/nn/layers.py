@@ -76,7 +76,17 @@ class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
 
 class _BatchNormAct:
     def __init__(
-        self, num_features, eps=1e-5, momentum=0.1, affine=True, track_running_stats=True, device=None, dtype=None, *, act="linear", alpha=None
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=True,
+        track_running_stats=True,
+        device=None,
+        dtype=None,
+        *,
+        act="linear",
+        alpha=None,
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         _set_activation(self, act, alpha, device, dtype)

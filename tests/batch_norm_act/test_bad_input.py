@@ -26,7 +26,8 @@ ROWS = {
     "backend elsewhere": (lambda: batch_norm_act(X, MEAN, VAR, backend="cuda"), RuntimeError, "backend 'cuda' cannot run: x is on cpu"),
     "partials": (lambda: batch_norm_act(X, None, None, training=True, partials=torch.ones(3, 3)), ValueError, r"wants \(T, 3, 3\)"),
     "another's partials": (
-        lambda: batch_norm_act(X, None, None, training=True, partials=torch.ones(1, 3, 3)), ValueError, "count 1 values per channel, x has 100",
+        lambda: batch_norm_act(X, None, None, training=True, partials=torch.ones(1, 3, 3)),
+        ValueError, "count 1 values per channel, x has 100",
     ),
 }  # fmt: skip
 

@@ -35,7 +35,8 @@ def batch_norm_act(
     Shapes:
         x [N, C] or [N, C, *spatial] up to 3-D; running_mean, running_var, weight, bias [C]; alpha a float, [1] or [C];
         partials [T, 3, C] = count, mean, M2 per tile, from ``conv_transpose_act(..., return_partials=True)``: saves reading x once.
-    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32 (float64 for float64).
+    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32
+        (float64 for float64).
     Layout: contiguous and channels_last in, the same out.
     Grads: x, weight, bias, alpha, to any order, through the batch statistics in train mode. partials carry none.
     Raises: TypeError, ValueError for what the shapes above forbid, for one value per channel in train mode, and for eval mode
@@ -55,7 +56,9 @@ def batch_norm_act(
     if not training and running_mean is None:
         _checks.fail(_OP, "running_mean is None, eval mode wants running statistics", "Pass training=True to use the batch's own")
     if training and running_mean is not None and (isinstance(momentum, bool) or not isinstance(momentum, (int, float))):
-        _checks.fail(_OP, f"momentum is {momentum!r}, wants a float", "The cumulative average (None) lives in BatchNormAct's module", TypeError)
+        _checks.fail(
+            _OP, f"momentum is {momentum!r}, wants a float", "The cumulative average (None) lives in BatchNormAct's module", TypeError
+        )
     if eps < 0:
         _checks.fail(_OP, f"eps is {eps}, wants no negative number")
     alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)

@@ -11,11 +11,14 @@ _FWD = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, int[] stride, int[] padding, int[] output_padding, int[] dilation,"
     " int groups, str act, float alpha_value, bool channels_last, bool save_z, bool partials{}) -> (Tensor, Tensor, Tensor)"
 )
-_BWD = (
-    "(Tensor gy, Tensor saved, Tensor? alpha, str act, float alpha_value, bool from_y, bool channels_last{}) -> (Tensor, Tensor, Tensor)"
+_BWD = "(Tensor gy, Tensor saved, Tensor? alpha, str act, float alpha_value, bool from_y, bool channels_last{}) -> (Tensor, Tensor, Tensor)"
+_DATA = (
+    "(Tensor gz, Tensor weight, int[] stride, int[] padding, int[] dilation, int groups, SymInt[] input_size,"
+    " bool channels_last{}) -> Tensor"
 )
-_DATA = "(Tensor gz, Tensor weight, int[] stride, int[] padding, int[] dilation, int groups, SymInt[] input_size, bool channels_last{}) -> Tensor"
-_WEIGHT = "(Tensor gz, Tensor x, Tensor weight_like, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last{}) -> Tensor"
+_WEIGHT = (
+    "(Tensor gz, Tensor x, Tensor weight_like, int[] stride, int[] padding, int[] dilation, int groups, bool channels_last{}) -> Tensor"
+)
 _BACKEND = ", str backend"
 
 _native.define("conv_transpose_act_fwd_native" + _FWD.format(""))
@@ -31,7 +34,9 @@ def output_size(input_size, kernel, stride, padding, output_padding, dilation) -
     ]
 
 
-def _fwd(x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend):
+def _fwd(
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
+):
     acc = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(acc).contiguous()
     alpha = None if alpha is None else alpha.to(acc).contiguous()
@@ -51,7 +56,9 @@ def _fwd(x, weight, bias, alpha, stride, padding, output_padding, dilation, grou
     return y, z, merge_partials(stats) if partials else stats
 
 
-def _fwd_fake(x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend):
+def _fwd_fake(
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
+):
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     y = x.new_empty(x.shape[0], weight.shape[1] * groups, *size).contiguous(memory_format=memory_format(x.dim(), channels_last))
     acc = torch.promote_types(x.dtype, torch.float32)
@@ -96,9 +103,7 @@ def _data_grad_fake(gz, weight, stride, padding, dilation, groups, input_size, c
 
 def _weight_grad(gz, x, weight_like, stride, padding, dilation, groups, channels_last, backend):
     if backend == "cpu":
-        return torch.ops.ganfast.conv_transpose_act_weight_grad_native(
-            gz, x, weight_like, stride, padding, dilation, groups, channels_last
-        )
+        return torch.ops.ganfast.conv_transpose_act_weight_grad_native(gz, x, weight_like, stride, padding, dilation, groups, channels_last)
     gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups)
     if gweight.stride() == weight_like.stride():
         return gweight

@@ -73,9 +73,7 @@ def conv_transpose_act(
     chosen, grad_backend = _choose(backend, x, weight, groups)
     if x.numel() == 0 or weight.numel() == 0:
         chosen = grad_backend = "torch" if x.shape[1] and weight.numel() else "reference"
-    spec = Spec(
-        stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, chosen, grad_backend
-    )
+    spec = Spec(stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, chosen, grad_backend)
     if x.shape[0] == 0:
         y, partials = _empty(x, weight, bias, alpha, size, spec)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
@@ -92,7 +90,11 @@ def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
         _checks.fail(_OP, f"groups is {groups!r}, wants a positive int")
     if x.shape[1] != c_in:
-        cause = "Conv2d weights are stored [Cout, Cin, ...]" if weight.shape[1] == x.shape[1] else "Transposed weights are [Cin, Cout/groups, ...]"
+        cause = (
+            "Conv2d weights are stored [Cout, Cin, ...]"
+            if weight.shape[1] == x.shape[1]
+            else "Transposed weights are [Cin, Cout/groups, ...]"
+        )
         _checks.fail(_OP, f"weight expects Cin={c_in}, x has {x.shape[1]} channels", cause)
     if c_in == 0 or 0 in weight.shape[1:]:
         _checks.fail(_OP, f"weight has shape {tuple(weight.shape)}, wants no empty dimension")
@@ -111,7 +113,9 @@ def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[
             )  # fmt: skip
     size = kernels.output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     if any(length <= 0 for length in size):
-        _checks.fail(_OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "padding is too large for this kernel")
+        _checks.fail(
+            _OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "padding is too large for this kernel"
+        )
     return size
 
 
