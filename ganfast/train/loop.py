@@ -66,7 +66,7 @@ class Trainer:
         left = 1 - self.progress()
         rate = c.learning_rate * min(1.0, left / (1 - c.decay_from) if c.decay_from < 1 else 1.0)
         for optimizer in (self.opt_d, self.opt_g):
-            optimizer.param_groups[0]["lr"] = rate
+            optimizer.param_groups[0].update(lr=rate, betas=c.betas)
         index = torch.randint(len(self.images), (c.batch_size,), device=self.device, generator=self.rng)
         latent = torch.randn(c.batch_size, c.latent_dim, device=self.device, generator=self.rng)
         condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
@@ -95,7 +95,7 @@ class Trainer:
     def fit(self, *, progress_bar: bool = True) -> None:
         """Trains; a checkpoint, a grid and a log line at the end in any case."""
         c, before, start = self.config, self.seconds, time.monotonic()
-        with tqdm(total=c.steps, initial=self.steps, unit="step", disable=not progress_bar) as bar:
+        with tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not progress_bar) as bar:
             while (done := self.progress()) < 1:
                 self.step()
                 bar.update()

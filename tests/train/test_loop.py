@@ -67,6 +67,13 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(tmp_path, monkeypatch, f
     ]
 
 
+def test_a_resumed_run_takes_new_settings(tmp_path):
+    Trainer(small(tmp_path, steps=1)).fit(progress_bar=False)
+    resumed = Trainer(small(tmp_path, steps=9, learning_rate=1e-5, betas=(0.1, 0.2), fused=True), resume=True)
+    resumed.step()
+    assert resumed.steps == 2 and [resumed.opt_g.param_groups[0][key] for key in ("lr", "betas")] == [1e-5, (0.1, 0.2)]
+
+
 def test_another_seed_is_another_run(tmp_path):
     first, second = (Trainer(small(tmp_path / str(seed), seed=seed)) for seed in (0, 1))
     assert not torch.equal(first.generator.to_image.conv.weight, second.generator.to_image.conv.weight)
@@ -119,14 +126,14 @@ def test_a_step_reads_nothing_back(tmp_path):
 
 
 def test_the_average_follows_the_generator_buffers_included(tmp_path):
-    trainer = Trainer(small(tmp_path, ema=0.5))
+    trainer = Trainer(small(tmp_path, ema=0.25))
     before = {name: t.clone() for name, t in trainer.ema.state_dict().items()}
     trainer.steps = 1000  # past the short memory of the start
     trainer.config.steps = 2000
     trainer.step()
     for name, new in trainer.generator.state_dict().items():
         if new.is_floating_point():
-            torch.testing.assert_close(trainer.ema.state_dict()[name], 0.5 * before[name] + 0.5 * new)
+            torch.testing.assert_close(trainer.ema.state_dict()[name], 0.25 * before[name] + 0.75 * new)
             assert not torch.equal(before[name], new), name
     assert not trainer.ema.training and not any(p.requires_grad for p in trainer.ema.parameters())
 
@@ -147,6 +154,15 @@ def test_the_generator_step_leaves_no_gradient_in_the_discriminator(tmp_path):
     trainer.opt_d.register_step_post_hook(lambda *_: seen.append([p.grad.clone() for p in trainer.discriminator.parameters()]))
     trainer.step()
     assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+def test_the_discriminator_sees_reals_and_fakes_through_noise(tmp_path):
+    trainer, seen = Trainer(small(tmp_path, noise=5.0)), []
+    trainer.discriminator.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    trainer.step()
+    assert len(seen) == 3
+    for images in seen:  # images alone stay within 1
+        assert images.std() == pytest.approx(5, rel=0.15) and images.mean().abs() < 1
 
 
 def test_the_learning_rate_is_flat_then_falls_to_nothing(tmp_path):
