@@ -4,6 +4,7 @@ import argparse
 import copy
 import json
 import shutil
+import statistics
 import tempfile
 from pathlib import Path
 
@@ -30,16 +31,23 @@ def largest_error(got: list[Tensor], exact: list[Tensor]) -> float:
     return max(((g.double() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True))
 
 
-def compare_generator(device: torch.device, batch: int = 16, repeats: int = 5) -> dict:
+def typical_error(network: DCGANGenerator, exact: DCGANGenerator, latents: list[Tensor]) -> float:
+    """Median over the latents of `largest_error`. A pre-activation within rounding of 0 may fall to either side of ReLU's
+    kink, in torch as in ganfast, and changes gradients by far more than rounding does: a few latents in ten meet one.
+    """
+    return statistics.median(largest_error(train_pass(network, z), train_pass(exact, z.double())) for z in latents)
+
+
+def compare_generator(device: torch.device, batch: int = 16, repeats: int = 7) -> dict:
     """DCGAN-64, train mode, forward + backward, float32, contiguous: the same weights and latents in torch and in ganfast."""
     torch.manual_seed(0)
-    eager = DCGANGenerator().to(device)
-    fused = DCGANGenerator(fused=True).to(device)
-    fused.load_state_dict(eager.state_dict())
-    latent = torch.randn(batch, 100, device=device)
-    exact = train_pass(copy.deepcopy(eager).double(), latent.double())
-    errors = {"eager": largest_error(train_pass(eager, latent), exact), "ganfast": largest_error(train_pass(fused, latent), exact)}
-    seconds = interleaved_medians({"eager": lambda: train_pass(eager, latent), "ganfast": lambda: train_pass(fused, latent)}, repeats)
+    networks = {"eager": DCGANGenerator().to(device), "ganfast": DCGANGenerator(fused=True).to(device)}
+    networks["ganfast"].load_state_dict(networks["eager"].state_dict())
+    exact = copy.deepcopy(networks["eager"]).double()
+    few = [torch.randn(4, exact.latent_dim, device=device) for _ in range(5)]
+    errors = {name: typical_error(network, exact, few) for name, network in networks.items()}
+    latent = torch.randn(batch, exact.latent_dim, device=device)
+    seconds = interleaved_medians({name: lambda n=network: train_pass(n, latent) for name, network in networks.items()}, repeats)
     return {"batch": batch, "seconds": seconds, "errors": errors, "ratio": seconds["eager"] / seconds["ganfast"]}
 
 
@@ -97,7 +105,7 @@ def markdown(report: dict) -> str:
         ("training", f"{report['steps']} steps, {report['train_seconds']:.0f} s", ""),
         ("training step, images per second: ganfast / plain torch", _ratio(loop["ganfast"], loop["eager"], ".0f"), ""),
         (f"DCGAN-64 generator, {generator['batch']} images: plain torch / ganfast, ms", _ratio(*_milliseconds(seconds), ".0f"), ""),
-        ("its largest error against float64: ganfast / plain torch", f"{errors['ganfast']:.1e} / {errors['eager']:.1e}", ""),
+        ("its error against float64: ganfast / plain torch", f"{errors['ganfast']:.1e} / {errors['eager']:.1e}", ""),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     text = "Synthetic digits by a conditional DCGAN, trained on the 1,797 real ones that come with scikit-learn."

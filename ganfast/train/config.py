@@ -48,11 +48,11 @@ class TrainConfig:
     smoothing: float = 0.0
     """real target 1 - smoothing, for the losses that have it"""
     batch_size: int = 64
-    steps: int = 2000
+    steps: int = 2500
     max_seconds: float | None = None
     """stop, with the decay finished, when this much training time is used up before `steps` are done"""
     learning_rate: float = 5e-4
-    betas: tuple[float, float] = (0.5, 0.99)
+    betas: tuple[float, float] = (0.5, 0.9)
     decay_from: float = 0.75
     """share of the run after which the learning rate falls linearly to 0"""
     noise: float = 0.3

@@ -60,7 +60,7 @@ def test_goals_reached_and_missed():
 def test_the_generator_is_compared_like_for_like(monkeypatch):
     monkeypatch.setattr(demo, "DCGANGenerator", lambda **kw: GENERATOR(16, 100, 4, **kw))
     found = demo.compare_generator(torch.device("cpu"), batch=4, repeats=1)
-    assert found["errors"]["eager"] < 1e-4 and found["errors"]["ganfast"] < 1e-4
+    assert 0 < found["errors"]["eager"] < 1e-4 and 0 < found["errors"]["ganfast"] < 1e-4
     assert found["ratio"] == found["seconds"]["eager"] / found["seconds"]["ganfast"]
 
 
