@@ -1,7 +1,7 @@
 """conv_transpose_act in Triton: how the forward is launched. Kernels: triton_fwd.py; the fused backward: triton_bwd.py."""
 
 from functools import lru_cache
-from math import gcd
+from math import gcd, prod
 
 import torch
 from torch import Tensor
@@ -12,19 +12,6 @@ from ganfast.ops.conv_transpose_act.triton_bwd import conv_transpose_act_bwd_tri
 from ganfast.ops.conv_transpose_act.triton_fwd import conv_transpose_act_fwd_1x1_kernel, conv_transpose_act_fwd_kernel
 
 __all__ = ["conv_transpose_act_bwd_triton", "conv_transpose_act_fwd_triton"]
-
-
-@lru_cache(maxsize=4096)
-def _geometry(spatial, kernel, stride, padding, output_padding, dilation):
-    """Everything per dimension as triples, unit dimensions in front: (input, output, K, S, P, D, gcd(S, D), (D/g)^-1 mod S/g)."""
-    fill = (1,) * (3 - len(spatial))
-    out = tuple(
-        (i - 1) * s - 2 * p + d * (k - 1) + op + 1 for i, k, s, p, op, d in zip(spatial, kernel, stride, padding, output_padding, dilation)
-    )
-    s, d = fill + stride, fill + dilation
-    g = tuple(map(gcd, s, d))
-    inv = tuple(pow(b // c, -1, a // c) for a, b, c in zip(s, d, g))  # 0 where S/g = 1
-    return fill + spatial, fill + out, fill + kernel, s, (0,) * len(fill) + padding, d, g, inv
 
 
 def _blocks(m: int, group_in: int, columns: int, others: int, itemsize: int, exact: bool, large: bool) -> dict:
@@ -51,6 +38,39 @@ def _blocks(m: int, group_in: int, columns: int, others: int, itemsize: int, exa
     }
 
 
+@lru_cache(maxsize=4096)
+def _plan(x_shape, w_shape, stride, padding, output_padding, dilation, groups, itemsize, exact, channels_last, save_z):
+    """What depends on sizes alone: (shape of y, grid, pixel tiles, partials per pixel tile, size arguments or None for a 1x1 input,
+    constants). Per-dimension constants are triples with unit dimensions in front."""
+    n, c_in, *inside = x_shape
+    _, group_out, *kernel = w_shape
+    group_in = c_in // groups
+    outside = [
+        (i - 1) * s - 2 * p + d * (k - 1) + op + 1 for i, k, s, p, op, d in zip(inside, kernel, stride, padding, output_padding, dilation)
+    ]
+    fill = (1,) * (3 - len(inside))
+    inside, out = (*fill, *inside), (*fill, *outside)
+    s, d = (*fill, *stride), (*fill, *dilation)
+    constants = {"K": (*fill, *kernel), "P": (*(0,) * len(fill), *padding), "D": d}
+    large = itemsize == 2 and channels_last and group_in % 16 == 0 and group_out % 16 == 0 and not save_z
+    if inside == (1, 1, 1):
+        m, copies = n, prod(out)
+        columns, others, sizes = group_out * copies, groups, None
+        constants["OUT"] = out
+    else:
+        copies = prod(s)
+        m = n * prod(map(cdiv, out, s))
+        columns, others, sizes = group_out, groups * copies, (*inside, *out)
+        g = tuple(map(gcd, s, d))
+        inverse = tuple(pow(b // c, -1, a // c) for a, b, c in zip(s, d, g))  # 0 where S/g = 1
+        constants |= {"S": s, "G": g, "INV": inverse}
+    constants |= {"GROUPS": groups, "CHANNELS_LAST": channels_last, "PRECISION": "ieee" if exact else "tf32"}
+    constants |= _blocks(m, group_in, columns, others, itemsize, exact, large)
+    tiles = cdiv(m, constants["BLOCK_M"])
+    grid = (tiles * cdiv(columns, constants["BLOCK_N"]) * others,)
+    return (n, group_out * groups, *outside), grid, tiles, copies, sizes, constants
+
+
 def conv_transpose_act_fwd_triton(
     x: Tensor,
     weight: Tensor,
@@ -67,50 +87,25 @@ def conv_transpose_act_fwd_triton(
     save_z: bool,
     partials: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    n, c_in, *spatial = x.shape
-    _, group_out, *kernel = weight.shape
-    group_in, c_out = c_in // groups, group_out * groups
-    inside, outside, k, s, p, d, g, inv = _geometry(
-        tuple(spatial), tuple(kernel), tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation)
-    )
-    shape = (n, c_out, *outside[3 - len(spatial) :])
+    exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
+    shape, grid, tiles, copies, sizes, constants = _plan(
+        x.shape, weight.shape, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation),
+        groups, x.itemsize, exact, channels_last, save_z,
+    )  # fmt: skip
+    if weight.stride(1) != 1 and shape[1] > groups and sizes is not None and tiles > 8:
+        # Taps outside channels put neighbouring channels in different sectors, for every pixel tile anew: one copy is cheaper.
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
     y = _triton.empty(shape, x, channels_last=channels_last)
     z = _triton.empty(shape, x, channels_last=channels_last) if save_z else None
-    exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
-    flags = {
-        "GROUPS": groups,
-        "ACT": act,
-        "CHANNELS_LAST": channels_last,
-        "WIDE": max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from,
-        "PRECISION": "ieee" if exact else "tf32",
-    }
-    large = x.element_size() == 2 and channels_last and group_in % 16 == 0 and group_out % 16 == 0 and not save_z
-    one_pixel = inside == (1, 1, 1)
-    if one_pixel:
-        m, columns, copies = n, group_out * y[0, 0].numel(), y[0, 0].numel()
-        blocks = _blocks(m, group_in, columns, groups, x.element_size(), exact, large)
-        grid = cdiv(m, blocks["BLOCK_M"]) * cdiv(columns, blocks["BLOCK_N"]) * groups
-    else:
-        m, copies = n, s[0] * s[1] * s[2]
-        for o, step in zip(outside, s):
-            m *= cdiv(o, step)
-        blocks = _blocks(m, group_in, group_out, groups * copies, x.element_size(), exact, large)
-        grid = cdiv(m, blocks["BLOCK_M"]) * cdiv(group_out, blocks["BLOCK_N"]) * groups * copies
-        if weight.stride(1) != 1 and group_out > 1 and cdiv(m, blocks["BLOCK_M"]) > 8:
-            # Taps outside channels put neighbouring channels in different sectors, for every pixel tile anew: one copy is cheaper.
-            weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
-    stats = _triton.empty((cdiv(m, blocks["BLOCK_M"]) * copies, 3, c_out), x, torch.float32) if partials else None
-    w_strides = (*weight.stride()[:2], *(0,) * (3 - len(spatial)), *weight.stride()[2:])
+    stats = _triton.empty((tiles * copies, 3, shape[1]), x, torch.float32) if partials else None
+    wide = max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from
+    ws_in, ws_out, *ws_taps = weight.stride()
+    common = (x, weight, bias, alpha, y, z, stats, alpha_value, x.shape[0], x.shape[1], shape[1])
+    w_strides = (ws_in, ws_out, *(0,) * (3 - len(ws_taps)), *ws_taps)
     with _triton.on_device(x):
-        if one_pixel:
-            conv_transpose_act_fwd_1x1_kernel[(grid,)](
-                x, weight, bias, alpha, y, z, stats, alpha_value, n, c_in, c_out, *w_strides,
-                K=k, P=p, D=d, OUT=outside, WEIGHT_LAST=weight.stride(1) == 1, **flags, **blocks,
-            )  # fmt: skip
+        if sizes is None:
+            conv_transpose_act_fwd_1x1_kernel[grid](*common, *w_strides, ACT=act, WIDE=wide, WEIGHT_LAST=ws_out == 1, **constants)
         else:
-            conv_transpose_act_fwd_kernel[(grid,)](
-                x, weight, bias, alpha, y, z, stats, alpha_value, n, c_in, c_out, *inside, *outside, *w_strides,
-                K=k, S=s, P=p, D=d, G=g, INV=inv, **flags, **blocks,
-            )  # fmt: skip
+            conv_transpose_act_fwd_kernel[grid](*common, *sizes, *w_strides, ACT=act, WIDE=wide, **constants)
     z = _triton.empty(0, x) if z is None else z
     return y, z, _triton.empty(0, x, torch.float32) if stats is None else stats
