@@ -19,7 +19,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats(const at::Tensor& x, boo
 }
 
 at::Tensor batch_norm_act_fwd(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
-                              const MaybeTensor& alpha, std::string act, double alpha_value, bool channels_last) {
+                              const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool channels_last) {
   const Place place(x);
   at::Tensor y = new_like(x, x.sizes(), channels_last);
   batch_norm_act_fwd_cuda(shape_of(x, channels_last), dtype_of(x), x.const_data_ptr(), mean.const_data_ptr<float>(), invstd.const_data_ptr<float>(),
@@ -29,7 +29,7 @@ at::Tensor batch_norm_act_fwd(const at::Tensor& x, const at::Tensor& mean, const
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd(const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean,
                                                                               const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
-                                                                              const MaybeTensor& alpha, std::string act, double alpha_value, bool training,
+                                                                              const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool training,
                                                                               bool channels_last) {
   const Place place(x);
   const BatchNormShape shape = shape_of(x, channels_last);

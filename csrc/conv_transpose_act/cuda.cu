@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
     }
   }
 
-  // Through shared memory, so that stores coalesce in either layout and the activation's code exists once a stripe.
+  // Through shared memory, so that stores coalesce in either layout and the activation's code exists once.
   const bool channel_fastest = s.y_stride[1] == 1;
   const int part = t / kN, part_rows = kRows / kParts;
   Moments moments{0, 0, 0};

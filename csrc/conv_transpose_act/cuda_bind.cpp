@@ -8,7 +8,7 @@ using Triple = std::tuple<at::Tensor, at::Tensor, at::Tensor>;
 using MaybeTensor = std::optional<at::Tensor>;
 
 Triple conv_transpose_act_fwd(const at::Tensor& x, const at::Tensor& weight, const MaybeTensor& bias, const MaybeTensor& alpha, at::IntArrayRef stride,
-                              at::IntArrayRef padding, at::IntArrayRef output_padding, at::IntArrayRef dilation, int64_t groups, std::string act,
+                              at::IntArrayRef padding, at::IntArrayRef output_padding, at::IntArrayRef dilation, int64_t groups, c10::string_view act,
                               double alpha_value, bool channels_last, bool save_z, bool partials) {
   const Place place(x);
   ConvTransposeShape s{x.size(0), x.size(1), weight.size(1) * groups, groups, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, {}, {}, {}};
@@ -35,7 +35,7 @@ Triple conv_transpose_act_fwd(const at::Tensor& x, const at::Tensor& weight, con
   return {y, z, stats};
 }
 
-Triple conv_transpose_act_bwd(const at::Tensor& gy, const at::Tensor& saved, const MaybeTensor& alpha, std::string act, double alpha_value, bool from_y,
+Triple conv_transpose_act_bwd(const at::Tensor& gy, const at::Tensor& saved, const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool from_y,
                               bool channels_last) {
   const Place place(gy);
   const int64_t n = gy.size(0), c = gy.size(1), l = gy.numel() / (n * c);
