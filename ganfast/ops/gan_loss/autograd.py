@@ -27,6 +27,8 @@ class GanLoss(Function):
 
     @staticmethod
     def backward(ctx, gloss, _):
+        if gloss is None:
+            return None, None, None, None, None, None
         real, fake, greal, gfake = ctx.saved_tensors
         # A compiled region has no double backward (torch refuses it), and its backward is traced with grad mode on.
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
