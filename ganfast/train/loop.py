@@ -23,7 +23,7 @@ NUMBERS = ("steps", "seconds", "logged_steps", "logged_seconds", "sums", "classe
 class Trainer:
     """A DCGAN, its data, optimizers and averaged generator; `fit()` trains until config.steps or config.max_seconds.
 
-    Raises: ValueError for data, a device, a run_dir or (resuming) a checkpoint that cannot serve, before anything is written.
+    Raises: ValueError for data, a device, a run_dir or (resuming) a checkpoint that cannot serve; no file of an earlier run is touched.
     """
 
     def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
@@ -57,6 +57,8 @@ class Trainer:
         return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
 
     def noisy(self, images: Tensor) -> Tensor:
+        if not self.config.noise:
+            return images
         noise = torch.randn(images.shape, device=self.device, generator=self.rng)
         return torch.add(images, noise, alpha=self.config.noise)
 
@@ -96,7 +98,7 @@ class Trainer:
         """Trains; a checkpoint, a grid and a log line at the end in any case."""
         c, before, start = self.config, self.seconds, time.monotonic()
         with tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not progress_bar) as bar:
-            while (done := self.progress()) < 1:
+            while self.progress() < 1:
                 self.step()
                 bar.update()
                 self.seconds = before + time.monotonic() - start
