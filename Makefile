@@ -20,7 +20,7 @@ demo: venv
 
 test: venv
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests
-	TRITON_INTERPRET=1 $(RUN) -m pytest tests -m triton
+	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests -m triton
 
 lint: venv
 	$(RUN) -m ruff check .

@@ -39,6 +39,9 @@ def machine_reason(backend: str) -> str | None:
             return "triton is not installed; `pip install triton`"
         if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
             return "torch sees no CUDA device; on a CPU only Triton's interpreter runs: set TRITON_INTERPRET=1 before python starts"
+        from ganfast import _triton  # imports triton, so only where it is about to be used
+
+        return _triton.unavailable_reason(torch.device("cpu" if _triton.is_interpreting() else "cuda"))
     return None
 
 

@@ -3,6 +3,11 @@
 import torch
 from torch import Tensor
 
+from ganfast import _native
+from ganfast._layout import is_channels_last
+
+_native.define("moments_native(Tensor x, bool channels_last) -> Tensor")
+
 
 def merge_partials(partials: Tensor) -> Tensor:
     """[T, 3, C] -> [1, 3, C] by Chan's rule in its two-pass form: no cancellation, one fixed order."""
@@ -16,7 +21,9 @@ def merge_partials(partials: Tensor) -> Tensor:
 
 
 def partials_of(y: Tensor) -> Tensor:
-    """The [1, 3, C] moments of y [N, C, ...], for backends without an epilogue of their own."""
+    """The [1, 3, C] moments of y [N, C, ...], dense, for backends without an epilogue of their own."""
+    if y.device.type == "cpu" and _native.reason("cpu") is None:
+        return torch.ops.ganfast.moments_native(y, is_channels_last(y))
     dims = [0, *range(2, y.dim())]
     acc = torch.promote_types(y.dtype, torch.float32)
     variance, mean = torch.var_mean(y.to(acc), dims, correction=0)

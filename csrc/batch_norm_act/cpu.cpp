@@ -101,23 +101,11 @@ at::TensorOptions acc_options(const at::Tensor& x) {
 
 std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x, bool channels_last) {
   const Rows rows(x, channels_last);
-  auto mean = at::empty({rows.c}, acc_options(x)), var = at::empty_like(mean);
+  at::Tensor merged;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_stats_cpu", [&] {
-    using A = Acc<scalar_t>;
-    const auto moments = all_moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows, x.options());
-    const A* m = moments.template const_data_ptr<A>();
-    A *mean_out = mean.data_ptr<A>(), *var_out = var.data_ptr<A>();
-    std::vector<double> n(rows.c, 0), centre(rows.c, 0), m2(rows.c, 0);
-    for (int64_t b = 0; b < rows.blocks(); ++b, m += 3 * rows.c)
-      for (int64_t c = 0; c < rows.c; ++c) {  // Chan's rule
-        const double total = n[c] + m[c], delta = m[rows.c + c] - centre[c];
-        centre[c] += delta * m[c] / total;
-        m2[c] += m[2 * rows.c + c] + delta * delta * n[c] * m[c] / total;
-        n[c] = total;
-      }
-    for (int64_t c = 0; c < rows.c; ++c) mean_out[c] = static_cast<A>(centre[c]), var_out[c] = static_cast<A>(m2[c] / n[c]);
+    merged = moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows, x.options());
   });
-  return {mean, var};
+  return {merged[0][1].clone(), merged[0][2] / rows.count()};
 }
 
 at::Tensor batch_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const std::optional<at::Tensor>& weight,

@@ -44,15 +44,26 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
   for (int64_t i = 0; i < rows.c; ++i) moments[i] = static_cast<A>(count);
 }
 
-// [blocks, 3, C]
-template <class T> at::Tensor all_moments(const T* x, const Rows& rows, at::TensorOptions options) {
+// [1, 3, C] of the whole tensor: the blocks merged by Chan's rule, in double and in order.
+template <class T> at::Tensor moments(const T* x, const Rows& rows, at::TensorOptions options) {
   using A = Acc<T>;
-  auto out = at::zeros({rows.blocks(), 3, rows.c}, options.dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
-  A* data = out.template data_ptr<A>();
+  const int64_t c = rows.c;
+  std::vector<A> blocks(rows.blocks() * 3 * c, A(0));
   each_block(rows, [&](int64_t b) {
-    A* moments = data + b * 3 * rows.c;
-    rows.channels_last ? block_moments<T, true>(x, rows, b, moments) : block_moments<T, false>(x, rows, b, moments);
+    A* into = blocks.data() + b * 3 * c;
+    rows.channels_last ? block_moments<T, true>(x, rows, b, into) : block_moments<T, false>(x, rows, b, into);
   });
+  std::vector<double> count(c, 0), mean(c, 0), m2(c, 0);
+  for (const A* m = blocks.data(); m != blocks.data() + blocks.size(); m += 3 * c)
+    for (int64_t i = 0; i < c; ++i) {
+      const double total = count[i] + m[i], delta = m[c + i] - mean[i];
+      mean[i] += delta * m[i] / total;
+      m2[i] += m[2 * c + i] + delta * delta * count[i] * m[i] / total;
+      count[i] = total;
+    }
+  auto out = at::empty({1, 3, c}, options.dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
+  A* data = out.template data_ptr<A>();
+  for (int64_t i = 0; i < c; ++i) data[i] = count[i], data[c + i] = mean[i], data[2 * c + i] = m2[i];
   return out;
 }
 

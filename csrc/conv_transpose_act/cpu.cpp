@@ -222,7 +222,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
       for (int a = 0; a < 3; ++a) f.taps[a] = g.taps_of(a);
       f.run();
     }
-    if (partials) stats = all_moments<T>(f.y, Rows(y, channels_last), f.options);
+    if (partials) stats = moments<T>(f.y, Rows(y, channels_last), f.options);
   });
   return {y, z, stats};
 }

@@ -34,6 +34,7 @@ class Spec(NamedTuple):
     channels_last: bool
     partials: bool
     backend: str
+    act_backend: str
     grad_backend: str
 
     def linear(self) -> "Spec":
@@ -152,7 +153,7 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
     gy = dense(gy, spec.channels_last)
     if not differentiates():
         gz, gbias, galpha = torch.ops.ganfast.conv_transpose_act_bwd(
-            gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.backend
+            gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend
         )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.

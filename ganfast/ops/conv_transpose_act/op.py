@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks, _native
+from ganfast import _backends, _checks
 from ganfast._layout import dense, dense_weight, is_channels_last
 from ganfast.ops.conv_transpose_act import kernels
 from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, Spec, forward_op
@@ -70,10 +70,8 @@ def conv_transpose_act(
 
     channels_last = is_channels_last(x, weight)
     weight = dense_weight(weight)
-    chosen, grad_backend = _choose(backend, x, weight, groups)
-    if x.numel() == 0 or weight.numel() == 0:
-        chosen = grad_backend = "torch" if x.shape[1] and weight.numel() else "reference"
-    spec = Spec(stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, chosen, grad_backend)
+    chosen = _choose(backend, x, weight, groups)
+    spec = Spec(stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, *chosen)
     if x.shape[0] == 0:
         y, partials = _empty(x, weight, bias, alpha, size, spec)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
@@ -119,17 +117,19 @@ def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[
     return size
 
 
-def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tuple[str, str]:
-    """(forward, gradient) backends; README.md in this folder holds the measurements behind `auto`."""
+def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tuple[str, str, str]:
+    """Backends of the forward, of the activation's backward, of the linear gradients; README.md in this folder holds the
+    measurements behind `auto`."""
     wanted = _backends.requested(_OP, backend)
     if wanted != "auto":
         _backends.named(_OP, wanted, x)
-        return wanted, wanted
-    if x.device.type != "cpu" or _native.reason("cpu") is not None:
-        return "torch", "torch"
-    one_pixel = x.shape[2:].numel() == 1
+        return wanted, wanted, wanted
+    fused = _backends.first_fused(x)
+    if fused != "cpu" or x.shape[0] == 0:
+        return "torch", fused, "torch"
+    one_pixel = x[0, 0].numel() == 1
     few_channels = weight.shape[1] * groups <= 8
-    return ("cpu" if one_pixel or few_channels else "torch"), ("cpu" if one_pixel else "torch")
+    return ("cpu" if one_pixel or few_channels else "torch"), "cpu", ("cpu" if one_pixel else "torch")
 
 
 def _empty(x, weight, bias, alpha, size, spec) -> tuple[Tensor, Tensor]:
