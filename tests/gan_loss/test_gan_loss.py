@@ -179,11 +179,11 @@ def test_confident_logits_stay_finite(backend, device, size, kind, generator, sm
 @pytest.mark.parametrize("backend", HERE)
 def test_float16_gradients_carry_a_loss_scale(backend):
     """sigmoid(-12) / 4096 is 1.5e-9, zero in float16, until the scale multiplies it."""
-    fake = torch.full((4096,), -12.0, dtype=torch.float16, requires_grad=True)
-    loss = discriminator_loss(torch.zeros_like(fake), fake, backend=backend)
-    loss.mul(65536.0).backward()
+    real, fake = (torch.full((4096,), logit, dtype=torch.float16, requires_grad=True) for logit in (12.0, -12.0))
+    discriminator_loss(real, fake, backend=backend).mul(65536.0).backward()
     want = torch.sigmoid(torch.tensor(-12.0)).item() / 4096 * 65536
-    assert fake.grad.dtype == torch.float16 and abs(fake.grad[0].item() / want - 1) < 1e-3
+    for logits, sign in ((real, -1), (fake, 1)):
+        assert logits.grad.dtype == torch.float16 and abs(sign * logits.grad[0].item() / want - 1) < 1e-3
 
 
 @pytest.mark.parametrize("backend", HERE)
