@@ -44,7 +44,7 @@ def test_precision_and_recall_fail_apart(real):
 def test_the_reader_knows_digits_and_says_how_well(real):
     images, labels = real
     reader = metrics.train_reader(images, labels)
-    assert 0.97 < reader.accuracy <= 1
+    assert 0.97 < reader.accuracy < 0.999  # it reads what it was trained on without a mistake
     assert reader.share_read(images[:100], labels[:100]) > 0.95
     assert reader.share_read(images[:100], (labels[:100] + 1) % 10) < 0.05
     assert reader.share_read(torch.rand(200, 1, 32, 32) * 2 - 1, torch.arange(200) % 10) < 0.3
