@@ -201,7 +201,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
   const auto format = channels_last ? last_format : at::MemoryFormat::Contiguous;
   auto y = at::empty(size, x.options().memory_format(format));
   auto z = save_z ? at::empty_like(y) : at::empty({0}, x.options());
-  auto stats = at::empty({0}, x.options());
+  auto stats = at::empty({0}, x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat));
   const Geometry g(x.size(0), x.sizes().slice(2), y.sizes().slice(2), weight, stride, padding, dilation, groups);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "conv_transpose_act_fwd_cpu", [&] {
     using T = scalar_t;

@@ -49,8 +49,7 @@ def conv_transpose_act_fwd_reference(
     acc = torch.promote_types(x.dtype, torch.float32)
     z = conv_transpose(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, dilation, groups)
     y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
-    empty = x.new_empty(0)
-    return y, (z.to(x.dtype, copy=True) if save_z else empty), (partials_of(y) if partials else empty.to(acc))
+    return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
 def conv_transpose_act_bwd_reference(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:

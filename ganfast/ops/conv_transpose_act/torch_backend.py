@@ -35,8 +35,8 @@ def conv_transpose_act_fwd_torch(
     bias = None if bias is None else bias.to(x.dtype)
     z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
     y = act_fwd(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
-    empty = x.new_empty(0)
-    return y, (z if save_z else empty), (partials_of(y) if partials else empty)
+    acc = torch.promote_types(x.dtype, torch.float32)
+    return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
 def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
