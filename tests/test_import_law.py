@@ -12,7 +12,7 @@ PACKAGE = Path(ganfast.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
-LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "train": 4, "cli": 5, "__main__": 5}
+LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "train": 4, "cli": 5, "demo": 5, "__main__": 5}
 USES_TESTING = {"testing", "report", "compare", "demo"}  # last part of a module's name
 
 
