@@ -34,7 +34,7 @@ def random_shape(rng: random.Random):
     dims = rng.choice([1, 2, 3, 3])
     pick = lambda low, high: [rng.randint(low, high) for _ in range(dims)]
     c_in, c_out = rng.choice([1, 3, 8]), rng.choice([1, 3, 17])
-    size, kernel, stride, dilation = pick(1, 3), pick(1, 5), pick(1, 4), [rng.choice([1, 1, 2]) for _ in range(dims)]
+    size, kernel, stride, dilation = pick(1, 3), pick(1, 5 if dims < 3 else 4), pick(1, 4), [rng.choice([1, 1, 2]) for _ in range(dims)]
     padding = [rng.randint(0, d * (k - 1)) for d, k in zip(dilation, kernel)]
     output_padding = [rng.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation)]
     out = [(i - 1) * s - 2 * p + d * (k - 1) + op + 1 for i, s, p, d, k, op in zip(size, stride, padding, dilation, kernel, output_padding)]
