@@ -5,13 +5,13 @@ RUN := $(VENV)/bin/python
 RESULTS := benchmarks/results
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test test-triton lint check bench cuda-check gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
+.PHONY: venv demo test lint check bench cuda-check gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
 
 venv: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet torch==2.13.0 ninja "setuptools>=70" wheel numpy
+	$(RUN) -m pip install --quiet torch==2.13.0 ninja "setuptools>=77" wheel numpy
 	$(RUN) -m pip install --quiet --no-build-isolation -e ".[train,bench,test]"
 	touch $@
 
@@ -41,7 +41,7 @@ OUT ?= runs
 gpu: gpu-build gpu-test gpu-sanitize gpu-bench
 
 gpu-build:
-	GANFAST_BUILD=cuda $(PYTHON) setup.py --quiet build_ext --inplace
+	GANFAST_BUILD=cuda $(PYTHON) setup.py --quiet build_ext --inplace --force
 
 gpu-test: gpu-build
 	GANFAST_PROMISED=cpu,triton,cuda $(PYTHON) -m pytest tests/gpu -m gpu

@@ -26,9 +26,9 @@ class Plan:
     why: str
 
 
-def plan(mode: str, torch_version: str | None, torch_cuda: str | None, nvcc: str | None) -> Plan:
+def plan(mode: str, torch_version: str | None, torch_cuda: str | None, nvcc: str | None, nvcc_version: str | None = None) -> Plan:
     """Decides. `torch_version`: None without torch in the build environment; `torch_cuda`: the CUDA torch was built
-    with; `nvcc`: the compiler's path. Raises SystemExit where an explicit wish cannot be met."""
+    with; `nvcc`: the compiler's path, `nvcc_version` its release. Raises SystemExit where an explicit wish cannot be met."""
     if mode not in MODES:
         raise SystemExit(f"ganfast: GANFAST_BUILD={mode!r} is unknown; valid: {', '.join(MODES)}")
     if mode == "none":
@@ -42,6 +42,8 @@ def plan(mode: str, torch_version: str | None, torch_cuda: str | None, nvcc: str
         *([] if torch_cuda else [f"torch {torch_version} is a build without CUDA"]),
         *([] if nvcc else ["no nvcc on the PATH or under CUDA_HOME"]),
     ]
+    if torch_cuda and nvcc_version and torch_cuda.split(".")[0] != nvcc_version.split(".")[0]:
+        missing.append(f"nvcc is release {nvcc_version}, torch was built with CUDA {torch_cuda}; their major versions must agree")
     if mode == "cuda" and missing:
         raise SystemExit(f"ganfast: GANFAST_BUILD=cuda cannot be met: {' and '.join(missing)}")
     if mode == "cpu":
@@ -94,14 +96,19 @@ def extension_arguments() -> dict:
         torch = cpp_extension = None
     home = cpp_extension.CUDA_HOME if torch else None
     nvcc = str(Path(home, "bin", "nvcc")) if home and Path(home, "bin", "nvcc").exists() else None
-    decided = plan(os.environ.get("GANFAST_BUILD", "auto"), torch and torch.__version__, torch and torch.version.cuda, nvcc)
+    told = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False).stdout if nvcc else ""
+    release = re.search(r"release (\d+\.\d+)", told)
+    decided = plan(
+        os.environ.get("GANFAST_BUILD", "auto"), torch and torch.__version__, torch and torch.version.cuda, nvcc, release and release[1]
+    )
     print(f"ganfast: building {decided.build}: {decided.why}", file=sys.stderr)
     if decided.build == "none":
         return {}
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
+    headers = sorted(glob("csrc/*/*.h"))
     cxx = cpu_flags(platform.machine(), os.environ.get("GANFAST_CPU_FLAGS"))
     if decided.build == "cpu":
-        extension = cpp_extension.CppExtension("ganfast._C", sources("cpu"), extra_compile_args={"cxx": cxx})
+        extension = cpp_extension.CppExtension("ganfast._C", sources("cpu"), extra_compile_args={"cxx": cxx}, depends=headers)
     else:
         listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
         wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
@@ -110,6 +117,7 @@ def extension_arguments() -> dict:
         extension = cpp_extension.CUDAExtension(
             "ganfast._C",
             sources("cuda"),
+            depends=headers,
             extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "--expt-relaxed-constexpr", *flags]},
             define_macros=[("GANFAST_WITH_CUDA", None), ("GANFAST_CUDA_ARCHS", f'"{known}"')],
         )

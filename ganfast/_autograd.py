@@ -12,7 +12,12 @@ def differentiates() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """True where autocast is on for the tensor's device; devices without one (meta) raise when asked."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def no_autocast(tensor: Tensor):
     """Backward formulas mix dtypes on purpose; autocast would cast one side of them."""
-    kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()

@@ -36,7 +36,7 @@ def machine_reason(backend: str) -> str | None:
         return "torch sees no CUDA device"
     if backend == "triton":
         if importlib.util.find_spec("triton") is None:
-            return "triton is not installed; `pip install triton`"
+            return "triton is not installed; CUDA builds of torch bring it (3.6 or newer, from torch 2.11 on), else `pip install triton`"
         if not torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
             return "torch sees no CUDA device; on a CPU only Triton's interpreter runs: set TRITON_INTERPRET=1 before python starts"
         from ganfast import _triton  # imports triton, so only where it is about to be used
@@ -51,6 +51,8 @@ def reason(backend: str, device: torch.device) -> str | None:
         return None
     if backend in ("cpu", "cuda") and device.type != backend:
         return f"x is on {device}, this backend serves {backend} tensors"
+    if backend == "triton" and device.type == "cuda" and os.environ.get("TRITON_INTERPRET") == "1":
+        return "TRITON_INTERPRET is set: kernels run interpreted, on CPU tensors only"
     if backend == "triton" and device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"x is on {device}; outside a GPU only Triton's interpreter runs: set TRITON_INTERPRET=1 before python starts"
     return machine_reason(backend)
@@ -82,7 +84,7 @@ def first_fused(x: torch.Tensor) -> str:
     if x.device.type == "cpu":
         return "torch" if machine_reason("cpu") else "cpu"
     if x.device.type == "cuda" and x.dtype != torch.float64:
-        return next((name for name in ("triton", "cuda") if machine_reason(name) is None), "torch")
+        return next((name for name in ("triton", "cuda") if reason(name, x.device) is None), "torch")
     return "torch"
 
 

@@ -128,9 +128,12 @@ def _version(package: str) -> str:
 
 
 def doctor(args: list[str]) -> None:
-    if args:
-        print("usage: ganfast doctor\n\nVersions, what is available on this machine, and why the rest is not.")
+    usage = "usage: ganfast doctor\n\nVersions, what is available on this machine, and why the rest is not."
+    if args in (["-h"], ["--help"]):
+        print(usage)
         return
+    if args:
+        _stop(usage)
     import torch
 
     import ganfast

@@ -17,6 +17,7 @@ from ganfast.models import DCGANGenerator
 from ganfast.train import TrainConfig, Trainer, checkpoint, grids, metrics
 from ganfast.train.data import digits, to_float
 
+MARKER = "made-by-ganfast-demo"
 TARGETS = {"precision": 0.40, "recall": 0.70, "digit_read": 0.90}
 
 
@@ -138,7 +139,7 @@ def write_pictures(run: Path, seed: int) -> None:
 def run_demo(config: TrainConfig) -> dict:
     """Compares, trains, assesses; leaves everything in config.run_dir and returns the report."""
     run, device = Path(config.run_dir), config.torch_device()
-    if (run / checkpoint.CONFIG).is_file():  # an earlier demo; anything else in its place is left alone
+    if (run / MARKER).is_file():  # an earlier demo; any other run in its place is refused below
         shutil.rmtree(run)
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     report = {"machine": f"{machine}, torch {torch.__version__}, ganfast {ganfast.__version__}, float32, contiguous"}
@@ -152,6 +153,7 @@ def run_demo(config: TrainConfig) -> dict:
 
     print(f"Training on the digits, {config.steps} steps, at most {config.max_seconds:.0f} s:", flush=True)
     trainer = Trainer(config)
+    (run / MARKER).touch()
     trainer.fit()
     report |= {"steps": trainer.steps, "train_seconds": trainer.seconds} | end_accuracy(run / checkpoint.LOG)
     report["assessment"] = assess(run / checkpoint.CHECKPOINT)

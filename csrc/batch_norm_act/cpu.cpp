@@ -41,8 +41,8 @@ template <class T, bool kLast, class Tag> void fwd_block(const Rows& rows, int64
 #pragma omp simd
     for (int64_t i = 0; i < length; ++i) {
       const A value = static_cast<A>(x[at + i]);
-      if constexpr (kLast) y[at + i] = static_cast<T>(act_fwd<A>(act, (value - mean[i]) * scale[i] + shift[i], alpha[i]));
-      else y[at + i] = static_cast<T>(act_fwd<A>(act, (value - mean0) * scale0 + shift0, alpha0));
+      if constexpr (kLast) y[at + i] = narrow<T>(act_fwd<A>(act, (value - mean[i]) * scale[i] + shift[i], alpha[i]));
+      else y[at + i] = narrow<T>(act_fwd<A>(act, (value - mean0) * scale0 + shift0, alpha0));
     }
   });
 }
@@ -90,7 +90,7 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
       const A s = kLast ? scale[i] : scale0;
       const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
       const A g = static_cast<A>(gy[at + i]) * act_grad<A>(act, centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
-      gx[at + i] = static_cast<T>(s * (g - (kLast ? mean_g[i] : g0) - centred * (kLast ? invstd[i] * mean_gx[i] : invstd0 * gx0)));
+      gx[at + i] = narrow<T>(s * (g - (kLast ? mean_g[i] : g0) - centred * (kLast ? invstd[i] * mean_gx[i] : invstd0 * gx0)));
     }
   });
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <cstring>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -11,6 +12,18 @@
 namespace ganfast {
 
 template <class T> using Acc = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+// Rounds to T. c10's own bfloat16 rounding branches on NaN, which keeps GCC from vectorising a loop around it; this selects.
+template <class T> inline T narrow(Acc<T> value) {
+  if constexpr (std::is_same_v<T, at::BFloat16>) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, 4);
+    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    return at::BFloat16(static_cast<uint16_t>(value == value ? rounded : 0x7fc0u), at::BFloat16::from_bits());
+  } else {
+    return static_cast<T>(value);
+  }
+}
 
 struct Rows {
   int64_t n, c, p;  // images, channels, pixels an image

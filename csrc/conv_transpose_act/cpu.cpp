@@ -155,15 +155,15 @@ template <class T> struct Forward {
   void finish(A* run, int64_t count, int64_t image_at, int64_t last_at, int64_t plane_at, int64_t last_step, int64_t plane_step, int64_t channel, bool channels) const {
     const int64_t at = image_at + (y_last ? last_at : plane_at), step = y_last ? last_step : plane_step;
     if (save_z)
-      for (int64_t i = 0; i < count; ++i) z[at + i * step] = static_cast<T>(run[i]);
+      for (int64_t i = 0; i < count; ++i) z[at + i * step] = narrow<T>(run[i]);
     if (channels)
       act_run<A>(act, run, count, alphas ? alphas + channel : nullptr, alpha);
     else
       act_run<A>(act, run, count, nullptr, alphas ? alphas[channel] : alpha);
     if (step == 1) {
-      for (int64_t i = 0; i < count; ++i) y[at + i] = static_cast<T>(run[i]);
+      for (int64_t i = 0; i < count; ++i) y[at + i] = narrow<T>(run[i]);
     } else {
-      for (int64_t i = 0; i < count; ++i) y[at + i * step] = static_cast<T>(run[i]);
+      for (int64_t i = 0; i < count; ++i) y[at + i * step] = narrow<T>(run[i]);
     }
   }
   bool y_last;

@@ -25,7 +25,7 @@ template <class T, bool kLast> void bwd_block(const Rows& rows, int64_t block, c
       for (int64_t i = 0; i < length; ++i) {
         const A alpha = kLast && alphas ? alphas[i] : plane_alpha;
         const A g = static_cast<A>(gy[at + i]) * act_grad<A>(tag, static_cast<A>(saved[at + i]), alpha, from_y);
-        gz[at + i] = static_cast<T>(g);
+        gz[at + i] = narrow<T>(g);
         if constexpr (kLast) bias_sum[i] += g;
         else total += g;
       }
@@ -92,12 +92,19 @@ template <class T> void patches(const Geometry& g, const T* gz, int64_t first, i
   });
 }
 
+// One pixel in: gz is its own patches, and both gradients are one GEMM in the weight's layout, [.., Cout * K] or [.., K * Cout].
+at::Tensor as_weight(const at::Tensor& t, const at::Tensor& weight) {
+  const auto last = t.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
+  const auto dense = t.contiguous(weight.is_contiguous() ? at::MemoryFormat::Contiguous : last);
+  const int64_t rows = t.size(0), wide = t.numel() / rows;
+  return dense.as_strided({rows, wide}, {wide, 1});
+}
+
 at::Tensor pixels_last(const at::Tensor& t) { return t.flatten(2).transpose(1, 2).contiguous(); }  // [N, P, C]; free if channels_last
 
-// Runs gemm(patches [images * P_in, K * Cg], first image, images, group) over the batch; with one pixel in, gz is its own patches.
+// Runs gemm(patches [images * P_in, K * Cg], first image, images, group) over the batch.
 template <class Gemm> void over_patches(const Geometry& g, const at::Tensor& gz_last, Gemm gemm) {
   const int64_t wide = g.taps() * g.c_out_group();
-  if (g.one_gemm()) return gemm(gz_last.view({g.n, wide}), 0, g.n, 0);
   const int64_t per = std::min(g.n, std::max<int64_t>(1, kPatchBytes / (g.pixels_in() * wide * gz_last.element_size())));
   const auto buffer = at::empty({per * g.pixels_in(), wide}, gz_last.options());
   for (int64_t group = 0; group < g.groups; ++group)
@@ -113,6 +120,12 @@ template <class Gemm> void over_patches(const Geometry& g, const at::Tensor& gz_
 at::Tensor conv_transpose_act_data_grad_cpu(const at::Tensor& gz, const at::Tensor& weight, at::IntArrayRef stride, at::IntArrayRef padding,
                                             at::IntArrayRef dilation, int64_t groups, at::IntArrayRef input_size, bool channels_last) {
   const Geometry g(gz.size(0), input_size, gz.sizes().slice(2), weight, stride, padding, dilation, groups);
+  if (g.one_gemm()) {
+    auto gx = at::mm(as_weight(gz, weight), as_weight(weight, weight).t());
+    std::vector<int64_t> pixel(weight.dim(), 1);
+    pixel[0] = g.n, pixel[1] = g.c_in;
+    return gx.view(pixel);
+  }
   const auto w = pixels_last(weight).view({g.c_in, g.taps() * g.c_out_group()});
   auto rows = at::empty({g.n * g.pixels_in(), g.c_in}, gz.options().memory_format(std::nullopt));
   over_patches(g, pixels_last(gz), [&](const at::Tensor& patch, int64_t first, int64_t images, int64_t group) {
@@ -129,9 +142,15 @@ at::Tensor conv_transpose_act_data_grad_cpu(const at::Tensor& gz, const at::Tens
 at::Tensor conv_transpose_act_weight_grad_cpu(const at::Tensor& gz, const at::Tensor& x, const at::Tensor& weight_like, at::IntArrayRef stride,
                                               at::IntArrayRef padding, at::IntArrayRef dilation, int64_t groups, bool) {
   const Geometry g(gz.size(0), x.sizes().slice(2), gz.sizes().slice(2), weight_like, stride, padding, dilation, groups);
+  if (g.one_gemm()) {
+    auto gweight = at::empty_like(weight_like);
+    auto flat = as_weight(gweight, weight_like);
+    at::mm_out(flat, x.reshape({g.n, g.c_in}).t(), as_weight(gz, weight_like));
+    return gweight;
+  }
   const auto rows = pixels_last(x).view({g.n * g.pixels_in(), g.c_in});
   // Chunks are added in float32: bf16 sums over thousands of pixels would lose what the GEMM kept.
-  const bool one_chunk = g.one_gemm() || kPatchBytes / (g.pixels_in() * g.taps() * g.c_out_group() * gz.element_size()) >= g.n;
+  const bool one_chunk = kPatchBytes / (g.pixels_in() * g.taps() * g.c_out_group() * gz.element_size()) >= g.n;
   const auto acc = gz.scalar_type() == at::kDouble || one_chunk ? gz.scalar_type() : at::kFloat;
   auto flat = at::empty({g.c_in, g.taps() * g.c_out_group()}, gz.options().memory_format(std::nullopt).dtype(acc));
   over_patches(g, pixels_last(gz), [&](const at::Tensor& patch, int64_t first, int64_t images, int64_t group) {

@@ -6,7 +6,13 @@ from ganfast.ops.gan_loss.op import LossStats, check_kind, check_smoothing, disc
 
 
 class DiscriminatorLoss(nn.Module):
-    """`ganfast.functional.discriminator_loss` of one kind: (real_logits, fake_logits) -> loss, or (loss, LossStats)."""
+    """`ganfast.functional.discriminator_loss` of one kind and smoothing.
+
+    Shapes: real_logits, fake_logits of any shape (equal ones for kind="relativistic") -> a 0-dim loss, or with
+        ``return_stats=True`` (loss, LossStats).
+    Dtypes, Layout, Grads, Source: see the function. Raises: ValueError at construction for an unknown kind, or a smoothing outside
+        [0, 1) or on a kind that has none; else as the function.
+    """
 
     def __init__(self, kind: str = "nonsaturating", smoothing: float = 0.0) -> None:
         super().__init__()
@@ -23,7 +29,11 @@ class DiscriminatorLoss(nn.Module):
 
 
 class GeneratorLoss(nn.Module):
-    """`ganfast.functional.generator_loss` of one kind: (fake_logits, real_logits=None) -> loss; relativistic kinds want both."""
+    """`ganfast.functional.generator_loss` of one kind.
+
+    Shapes: fake_logits, real_logits of any shape -> a 0-dim loss; real_logits only where the kind is relativistic.
+    Dtypes, Layout, Grads, Source: see the function. Raises: ValueError at construction for an unknown kind; else as the function.
+    """
 
     def __init__(self, kind: str = "nonsaturating") -> None:
         super().__init__()

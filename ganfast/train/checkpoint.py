@@ -35,7 +35,7 @@ def load(path: Path) -> dict:
     except Exception as error:  # by where the damage lies: RuntimeError, UnpicklingError, EOFError, KeyError, ...
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"checkpoint: {path} cannot be read; it is cut short, damaged, or no checkpoint ({first[:120]}).") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("version"), int):
         raise ValueError(f"checkpoint: {path} was written by another program, wants one that `ganfast train` wrote.")
     if state["version"] > VERSION:
         raise ValueError(f"checkpoint: {path} has format version {state['version']}, this ganfast reads up to {VERSION}; update ganfast.")

@@ -95,7 +95,7 @@ class Trainer:
         torch._foreach_lerp_(self.averages, self.sources, 1 - keep)
 
     def fit(self, *, progress_bar: bool = True) -> None:
-        """Trains; a checkpoint, a grid and a log line at the end in any case."""
+        """Trains; a log line, a grid and a checkpoint at the end."""
         c, before, start = self.config, self.seconds, time.monotonic()
         with tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not progress_bar) as bar:
             while self.progress() < 1:
@@ -103,11 +103,12 @@ class Trainer:
                 bar.update()
                 self.seconds = before + time.monotonic() - start
                 done = self.progress() >= 1
-                if done or self.steps % c.log_every == 0:
+                saving = done or self.steps % c.checkpoint_every == 0
+                if saving or self.steps % c.log_every == 0:  # refuses to go on with numbers that are not finite
                     self.log(bar)
                 if done or self.steps % c.sample_every == 0:
                     self.write_grid()
-                if done or self.steps % c.checkpoint_every == 0:
+                if saving:
                     checkpoint.save(self.state(), self.run_dir / checkpoint.CHECKPOINT)
 
     def log(self, bar: tqdm) -> None:

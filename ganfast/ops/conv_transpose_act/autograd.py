@@ -51,7 +51,7 @@ def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | N
 
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     if differentiates() and (x.requires_grad or weight.requires_grad):
-        return ConvTransposeAct.apply(x, weight, None, None, spec)[0]
+        return ConvTransposeAct.apply(dense(x, spec.channels_last), weight, None, None, spec)[0]
     return forward_op(dense(x, spec.channels_last), weight, None, None, spec)[0]
 
 
@@ -109,11 +109,12 @@ class WeightGrad(Function):
 
 
 class ConvTransposeAct(Function):
-    """(y, z, partials); z is an output so that a double backward can differentiate through it, empty where y suffices."""
+    """(y, z, partials); z is an output so that a double backward can differentiate through it, empty where y suffices.
+    x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, spec):
-        x = dense(x, spec.channels_last)
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
         ctx.spec = spec
         ctx.from_y = saves_y(spec.act, alpha, spec.alpha_value)

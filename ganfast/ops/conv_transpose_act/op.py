@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks
+from ganfast._autograd import autocasts
 from ganfast._layout import dense, dense_weight, is_channels_last
 from ganfast.ops.conv_transpose_act import kernels
 from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, Spec, forward_op
@@ -46,11 +47,14 @@ def conv_transpose_act(
         _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cin, Cout/groups, *kernel]")
     if x.dim() not in (dims + 1, dims + 2):
         _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
-    device = x.device.type
-    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        x, weight, bias = x.to(dtype), weight.to(dtype), bias if bias is None else bias.to(dtype)
     _checks.check_floating(_OP, "x", x)
+    _checks.check_floating(_OP, "weight", weight)
+    if bias is not None:
+        _checks.check_tensor(_OP, "bias", bias)
+        _checks.check_floating(_OP, "bias", bias)
+    if autocasts(x):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
     _checks.check_like(_OP, "weight", weight, x)
 
     unbatched = x.dim() == dims + 1
@@ -75,7 +79,7 @@ def conv_transpose_act(
     if x.shape[0] == 0:
         y, partials = _empty(x, weight, bias, alpha, size, spec)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
-        y, _, partials = ConvTransposeAct.apply(x, weight, bias, alpha, spec)
+        y, _, partials = ConvTransposeAct.apply(dense(x, channels_last), weight, bias, alpha, spec)
     else:
         y, _, partials = forward_op(dense(x, channels_last), weight, bias, alpha, spec)
     if unbatched:
@@ -128,7 +132,7 @@ def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tupl
     if fused != "cpu" or x.shape[0] == 0:
         return "torch", fused, "torch"
     one_pixel = x[0, 0].numel() == 1
-    few_channels = weight.shape[1] * groups <= 8
+    few_channels = weight.shape[1] * groups <= 8 and x.dim() > 3
     return ("cpu" if one_pixel or few_channels else "torch"), "cpu", ("cpu" if one_pixel else "torch")
 
 

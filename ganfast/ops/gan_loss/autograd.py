@@ -1,9 +1,9 @@
 """Gradients: the forward pass has already computed the first ones; higher orders differentiate their formula."""
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ganfast._autograd import differentiates
 from ganfast.ops.gan_loss import reference
 from ganfast.ops.gan_loss.kernels import forward_op
 
@@ -30,8 +30,7 @@ class GanLoss(Function):
         if gloss is None:
             return None, None, None, None, None, None
         real, fake, greal, gfake = ctx.saved_tensors
-        # A compiled region has no double backward (torch refuses it), and its backward is traced with grad mode on.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if differentiates():
             flat_real = None if real is None else real.reshape(-1).to(gloss.dtype)
             greal, gfake = reference.gan_loss_grads(flat_real, fake.reshape(-1).to(gloss.dtype), *ctx.formula)
         needs_real, needs_fake, *_ = ctx.needs_input_grad
