@@ -48,11 +48,12 @@ def conv_transpose_act(
     if x.dim() not in (dims + 1, dims + 2):
         _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
     _checks.check_floating(_OP, "x", x)
-    _checks.check_floating(_OP, "weight", weight)
     if bias is not None:
         _checks.check_tensor(_OP, "bias", bias)
-        _checks.check_floating(_OP, "bias", bias)
     if autocasts(x):
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:  # a cast would hide an integer one
+                _checks.check_floating(_OP, name, tensor)
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
     _checks.check_like(_OP, "weight", weight, x)
