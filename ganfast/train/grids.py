@@ -38,9 +38,15 @@ def write_png(path: Path, image: Tensor, fields: dict[str, str], scale: int = 1)
     picture.save(path, format="PNG", pnginfo=info)
 
 
+def _frame(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        small = image.reduce(max(1, image.width // 300))
+        return small.quantize(32, dither=Image.Dither.NONE)  # fifty frames stay below 3 MB
+
+
 def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: float = 8.0) -> None:
     """The PNGs one after another, the last one held; `fields` become the comment."""
-    pictures = [Image.open(frame).convert("P", palette=Image.Palette.ADAPTIVE) for frame in frames]
+    pictures = [_frame(frame) for frame in frames]
     each = max(40, int(1000 * seconds / len(pictures)))
     comment = "; ".join(f"{key}: {value}" for key, value in fields.items()).encode()
     durations = [each] * (len(pictures) - 1) + [2000]

@@ -20,7 +20,7 @@ def quick(monkeypatch):
 
 
 def test_it_leaves_what_it_promises_and_can_be_run_again(tmp_path, quick):
-    config = small(tmp_path / "demo", steps=3, sample_every=1, max_seconds=60)
+    config = small(tmp_path / "demo", steps=3, sample_every=1, max_seconds=60, learning_rate=0.02, decay_from=1.0)
     for _ in range(2):
         report = demo.run_demo(config)
         assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
