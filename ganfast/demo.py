@@ -168,7 +168,10 @@ def main() -> None:
     parser.add_argument("--out", default="runs/demo", help="folder of the run; an earlier demo in it is replaced")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    report = run_demo(TrainConfig(run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
+    try:
+        report = run_demo(TrainConfig(run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
+    except ValueError as error:
+        parser.error(str(error))
     print("\n" + markdown(report))
     print(f"In {options.out}: samples.png, learning.gif, curves.png, report.md, report.json, checkpoint.pt")
 

@@ -17,7 +17,7 @@ from ganfast.train.config import TrainConfig, to_dict
 from ganfast.train.data import class_vectors, load, to_float
 
 PARTS = ("generator", "discriminator", "ema", "opt_g", "opt_d")
-NUMBERS = ("steps", "seconds", "logged_steps", "logged_seconds", "sums", "classes", "conditions")
+NUMBERS = ("steps", "seconds", "classes", "conditions")
 
 
 class Trainer:
@@ -42,9 +42,9 @@ class Trainer:
         self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), c.learning_rate, c.betas, fused=True) for m in networks)
         self.rng = torch.Generator(self.device).manual_seed(c.seed)
         self.steps, self.seconds, self.sums = 0, 0.0, torch.zeros(4, device=self.device)
-        self.logged_steps, self.logged_seconds = 0, 0.0
         if state is not None:
             self.restore(state)
+        self.logged_steps, self.logged_seconds = self.steps, self.seconds  # a log line precedes every checkpoint
         checkpoint.begin_run(self.run_dir, c, self.steps, self.broken)
 
     def progress(self) -> float:

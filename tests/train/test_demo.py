@@ -7,9 +7,11 @@ import torch
 from PIL import Image
 
 from ganfast import demo
+from ganfast.train import Trainer
 from tests.train.common import SMALL, small
 
-FILES = {"samples.png", "learning.gif", "curves.png", "report.json", "report.md", "checkpoint.pt", "config.json", "log.jsonl", "grids"}
+PROMISED = {"samples.png", "learning.gif", "curves.png", "report.json", "report.md"}
+FILES = PROMISED | {"checkpoint.pt", "config.json", "log.jsonl", "grids", demo.MARKER}
 
 
 @pytest.fixture
@@ -42,6 +44,16 @@ def test_files_of_others_are_left_alone(tmp_path, quick):
     (tmp_path / "demo" / "thesis.txt").write_text("mine")
     demo.run_demo(small(tmp_path / "demo", steps=1, max_seconds=60))
     assert (tmp_path / "demo" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_run_that_is_no_demo_is_refused(tmp_path, quick, monkeypatch, capsys):
+    Trainer(small(tmp_path / "run")).fit(progress_bar=False)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stop:
+        demo.main()
+    assert stop.value.code == 2 and "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
 
 
 def test_goals_reached_and_missed():
