@@ -5,6 +5,19 @@
 
 namespace ganfast {
 
+// Sums term(i) over [0, count) in 32 lanes: as an explicit array, because GCC leaves these reductions scalar otherwise.
+template <class A, class Term> A sum_lanes(int64_t count, Term term) {
+  constexpr int64_t kLanes = 32;
+  A lanes[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
+  A sum = 0;
+  for (; i < count; ++i) sum += term(i);
+  for (int64_t j = 0; j < kLanes; ++j) sum += lanes[j];
+  return sum;
+}
+
 // moments [3, C] of one block of x.
 template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, int64_t block, Acc<T>* moments) {
   using A = Acc<T>;
@@ -16,15 +29,10 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) mean[i] += static_cast<A>(x[at + i]);
     } else {
-      A sum = 0, square = 0, rest = 0;
-#pragma omp simd reduction(+ : sum)
-      for (int64_t i = 0; i < length; ++i) sum += static_cast<A>(x[at + i]);
-      const A center = sum / length;
-#pragma omp simd reduction(+ : square, rest)
-      for (int64_t i = 0; i < length; ++i) {
-        const A d = static_cast<A>(x[at + i]) - center;
-        rest += d, square += d * d;
-      }
+      const T* plane = x + at;
+      const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(plane[i]); }) / length;
+      const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(plane[i]) - center; });
+      const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(plane[i]) - center) * (static_cast<A>(plane[i]) - center); });
       mean[channel] = center + rest / length, m2[channel] = square - rest * rest / length;
       count = length;
     }
