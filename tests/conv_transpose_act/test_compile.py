@@ -21,8 +21,9 @@ def tensors(channels_last: bool, dtype):
     return new(2, 4, 3, 3), new(4, 5, 3, 2), new(2, 10, 6, 5), new(2, 10, 6, 5), torch.rand(10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("channels_last", "dtype"), [(False, torch.float32), (True, torch.bfloat16)], ids=["float32", "bfloat16_channels_last"]
+)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_opcheck(backend, channels_last, dtype):
     x, weight, gy, saved, vector = tensors(channels_last, dtype)
