@@ -7,6 +7,9 @@ from ganfast.nn.layers import (
     ConvTransposeAct1d,
     ConvTransposeAct2d,
     ConvTransposeAct3d,
+    UpsampleConvAct1d,
+    UpsampleConvAct2d,
+    UpsampleConvAct3d,
 )
 from ganfast.nn.losses import DiscriminatorLoss, GeneratorLoss
 
@@ -19,4 +22,7 @@ __all__ = [
     "ConvTransposeAct3d",
     "DiscriminatorLoss",
     "GeneratorLoss",
+    "UpsampleConvAct1d",
+    "UpsampleConvAct2d",
+    "UpsampleConvAct3d",
 ]

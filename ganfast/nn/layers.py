@@ -7,6 +7,7 @@ from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
 from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
+from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 
 
 def _set_activation(module: nn.Module, act: str, alpha: float | Tensor | None, device, dtype) -> None:
@@ -72,6 +73,48 @@ class ConvTransposeAct2d(_ConvTransposeAct, nn.ConvTranspose2d):
 
 class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
     __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
+
+
+class _UpsampleConvAct:
+    def __init__(
+        self, in_channels, out_channels, kernel_size=3, padding=1, groups=1, bias=True, device=None, dtype=None, *, scale_factor=2,
+        act="linear", alpha=None,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, 1, padding, 1, groups, bias, "zeros", device, dtype)
+        if isinstance(self.padding, str):
+            _checks.fail(type(self).__name__, f"padding is {padding!r}, wants an int or a tuple of them")
+        self.scale_factor = scale_factor
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor, *, return_partials: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        return upsample_conv_act(
+            x, self.weight, self.bias, scale_factor=self.scale_factor, padding=self.padding, groups=self.groups, act=self.act,
+            alpha=self.alpha, return_partials=return_partials,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scale_factor={self.scale_factor}{_activation_repr(self)}"
+
+
+_UPSAMPLE_DOC = """``nn.Upsample(scale_factor)`` (nearest), ``nn.Conv{n}d`` with stride 1 and zero padding, and ``act`` in one pass;
+    the convolution's parameters and state_dict.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], each size * scale_factor + 2*padding - kernel_size + 1.
+        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.upsample_conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class UpsampleConvAct1d(_UpsampleConvAct, nn.Conv1d):
+    __doc__ = _UPSAMPLE_DOC.format(n=1, sizes="L")
+
+
+class UpsampleConvAct2d(_UpsampleConvAct, nn.Conv2d):
+    __doc__ = _UPSAMPLE_DOC.format(n=2, sizes="H, W")
+
+
+class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d):
+    __doc__ = _UPSAMPLE_DOC.format(n=3, sizes="D, H, W")
 
 
 class _BatchNormAct:
