@@ -18,6 +18,11 @@ def autocasts(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
+def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
+    """What autocast would cast the tensor to; None where it is off."""
+    return torch.get_autocast_dtype(tensor.device.type) if autocasts(tensor) else None
+
+
 def no_autocast(tensor: Tensor):
     """Backward formulas mix dtypes on purpose; autocast would cast one side of them."""
     return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()

@@ -91,8 +91,7 @@ def check_activation(op: str, act: str, alpha: object, channels: int, x: Tensor)
         with_alpha = ", ".join(a.name for a in ACTIVATIONS.values() if a.default_alpha is not None)
         fail(op, f"alpha was given, but act={act!r} has no parameter", f"Activations with one: {with_alpha}")
     if isinstance(alpha, Tensor):
-        if alpha.numel() == 1 and alpha.dim() <= 1:
-            alpha = alpha.reshape(1).expand(channels)
+        alpha = per_channel(alpha, channels)
         check_vector(op, "alpha", alpha, channels, x)
         return alpha, 0.0
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)):
@@ -100,3 +99,8 @@ def check_activation(op: str, act: str, alpha: object, channels: int, x: Tensor)
     if act == "softplus" and alpha <= 0:
         fail(op, f"alpha is {alpha}, softplus wants a positive one (torch's beta)")
     return None, float(alpha)
+
+
+def per_channel(alpha: Tensor, channels: int) -> Tensor:
+    """A one-element alpha expanded over the channels."""
+    return alpha.reshape(1).expand(channels) if alpha.numel() == 1 and alpha.dim() <= 1 else alpha

@@ -55,9 +55,30 @@ def define(schema: str) -> None:
     LIBRARY.define(schema)
 
 
-def register(schema: str, implementation, fake) -> None:
-    """Registers an op whose implementation is Python and picks the backend; `fake` gives shapes and strides."""
+def is_plain(x: torch.Tensor) -> bool:
+    """True for an ordinary tensor in ordinary execution: no tracing, no dispatch mode, no functorch level, no subclass."""
+    return (
+        type(x) in _PLAIN
+        and not torch.compiler.is_compiling()
+        and not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def register(schema: str, implementation, fake):
+    """Registers an op whose implementation is Python and picks the backend; `fake` gives shapes and strides. Gives the function to
+    call: the implementation itself where nothing needs to see an op, as a dispatch through Python costs some 15 us."""
     name = schema.split("(")[0]
     LIBRARY.define(schema)
     LIBRARY.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"ganfast::{name}", fake, lib=LIBRARY)
+    op = getattr(torch.ops.ganfast, name)
+
+    @functools.wraps(implementation)
+    def call(x, *args):
+        return implementation(x, *args) if is_plain(x) else op(x, *args)
+
+    return call

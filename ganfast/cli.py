@@ -128,7 +128,15 @@ def _version(package: str) -> str:
 
 
 def doctor(args: list[str]) -> None:
-    usage = "usage: ganfast doctor\n\nVersions, what is available on this machine, and why the rest is not."
+    usage = (
+        "usage: ganfast doctor [--tuning]\n\nVersions, what is available on this machine, and why the rest is not."
+        "\n--tuning: instead, what the tuner chose for each op and shape here, and the times it chose by."
+    )
+    if args == ["--tuning"]:
+        from ganfast import _tune
+
+        print(_tune.report())
+        return
     if args in (["-h"], ["--help"]):
         print(usage)
         return

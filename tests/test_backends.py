@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import ganfast
 import ganfast.functional as GF
 from ganfast import _native
+from ganfast.ops.batch_norm_act import op as norm_op
+from ganfast.ops.conv_transpose_act import op as conv_op
 from tests import conftest
 
 NATIVE = ["reference", "torch", "cpu"]
@@ -48,12 +50,19 @@ def no_wish(monkeypatch):
     monkeypatch.delenv("GANFAST_BACKEND", raising=False)
 
 
+def forget():
+    """The extension, and every plan that a call made with it."""
+    _native._load.cache_clear()
+    conv_op._plans.clear()
+    norm_op._plans.clear()
+
+
 @pytest.fixture
 def fresh_native():
     """The extension is looked for again inside the test, and again after it."""
-    _native._load.cache_clear()
+    forget()
     yield
-    _native._load.cache_clear()
+    forget()
 
 
 @pytest.mark.parametrize("backend", NATIVE)

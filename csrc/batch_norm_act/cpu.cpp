@@ -2,34 +2,35 @@
 // stores the normalised tensor: each recomputes it from x, which is cheaper than reading it back.
 #include <torch/library.h>
 
-#include <cstring>
+#include <cmath>
 
 #include "../common/cpu_moments.h"
 
 namespace ganfast {
 namespace {
 
-// The per-channel vectors of one call; null weight means 1, null bias means 0.
-template <class A> struct Affine {
-  const A *mean, *invstd, *weight, *bias, *alphas;
-  A alpha;
-  A scale(int64_t c) const { return weight ? weight[c] * invstd[c] : invstd[c]; }
-  A shift(int64_t c) const { return bias ? bias[c] : A(0); }
-  A alpha_of(int64_t c) const { return alphas ? alphas[c] : alpha; }
-};
+// Per-channel vectors [C] of any float dtype, or nothing.
+using MaybeTensor = std::optional<at::Tensor>;
 
-template <class A>
-Affine<A> affine(const at::Tensor& mean, const at::Tensor& invstd, const std::optional<at::Tensor>& weight,
-                 const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& alpha, double alpha_value) {
-  return {mean.const_data_ptr<A>(), invstd.const_data_ptr<A>(), optional_ptr<A>(weight), optional_ptr<A>(bias), optional_ptr<A>(alpha), static_cast<A>(alpha_value)};
-}
-
-// Channel vectors gathered once a call, so that a channels_last run reads plain arrays.
+// The vectors of one call as columns of `rows`: plain arrays for a channels_last run; no weight means 1, no bias 0.
 template <class A> struct Vectors {
   std::vector<A> mean, invstd, scale, shift, alpha;
-  Vectors(const Affine<A>& f, int64_t c) : mean(c), invstd(c), scale(c), shift(c), alpha(c) {
-    for (int64_t i = 0; i < c; ++i)
-      mean[i] = f.mean[i], invstd[i] = f.invstd[i], scale[i] = f.scale(i), shift[i] = f.shift(i), alpha[i] = f.alpha_of(i);
+
+  Vectors(const Rows& rows, const at::Tensor& mean_of, const at::Tensor& invstd_of, const MaybeTensor& weight, const MaybeTensor& bias,
+          const MaybeTensor& alphas, double alpha_value)
+      : mean(columns(rows, mean_of, 0)), invstd(columns(rows, invstd_of, 0)), scale(columns(rows, weight, 1)), shift(columns(rows, bias, 0)),
+        alpha(columns(rows, alphas, alpha_value)) {
+    for (int64_t i = 0; i < rows.c; ++i) scale[i] *= invstd[i];
+  }
+
+  static std::vector<A> columns(const Rows& rows, const MaybeTensor& vector, double value) {
+    std::vector<A> all(rows.c, static_cast<A>(value));
+    if (!vector || !vector->defined()) return all;
+    const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
+    const A* from = dense.template const_data_ptr<A>();
+    for (int64_t i = 0, c = 0; i < rows.c; ++c)
+      for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = from[c];
+    return all;
   }
 };
 
@@ -95,65 +96,107 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
   });
 }
 
-at::TensorOptions acc_options(const at::Tensor& x) {
-  return x.options().dtype(x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).memory_format(std::nullopt);
-}
-
-std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x, bool channels_last) {
-  const Rows rows(x, channels_last);
-  at::Tensor merged;
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_stats_cpu", [&] {
-    merged = moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows, x.options());
-  });
-  return {merged[0][1].clone(), merged[0][2] / rows.count()};
-}
-
-at::Tensor batch_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const std::optional<at::Tensor>& weight,
-                                  const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& alpha, c10::string_view act,
-                                  double alpha_value, bool channels_last) {
+template <class T> at::Tensor normalise(const at::Tensor& x, const Rows& rows, const Vectors<Acc<T>>& v, c10::string_view act) {
   auto y = at::empty_like(x);
-  const Rows rows(x, channels_last);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_fwd_cpu", [&] {
-    const Vectors<Acc<scalar_t>> v(affine<Acc<scalar_t>>(mean, invstd, weight, bias, alpha, alpha_value), rows.c);
-    const auto* in = x.const_data_ptr<scalar_t>();
-    auto* out = y.data_ptr<scalar_t>();
-    with_act(parse_act(act), [&](auto tag) {
-      each_block(rows, [&](int64_t b) {
-        channels_last ? fwd_block<scalar_t, true>(rows, b, in, v, tag, out) : fwd_block<scalar_t, false>(rows, b, in, v, tag, out);
-      });
+  const T* in = x.const_data_ptr<T>();
+  T* out = y.data_ptr<T>();
+  with_act(parse_act(act), [&](auto tag) {
+    each_block(rows, [&](int64_t b) {
+      rows.channels_last ? fwd_block<T, true>(rows, b, in, v, tag, out) : fwd_block<T, false>(rows, b, in, v, tag, out);
     });
   });
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cpu(
-    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const std::optional<at::Tensor>& weight,
-    const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& alpha, c10::string_view act, double alpha_value, bool training,
+std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x, bool channels_last) {
+  const Rows rows = Rows::spread_out(x, channels_last);
+  at::Tensor mean, var;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_stats_cpu", [&] {
+    using A = Acc<scalar_t>;
+    auto sum = moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows);
+    const int64_t c = rows.channels();
+    for (int64_t i = 0; i < c; ++i) sum[2 * c + i] /= rows.values();
+    mean = as_tensor<A>(sum.data() + c, c, x.options()), var = as_tensor<A>(sum.data() + 2 * c, c, x.options());
+  });
+  return {mean, var};
+}
+
+at::Tensor batch_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+                                  const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool channels_last) {
+  const Rows rows = Rows::spread_out(x, channels_last);
+  at::Tensor y;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_fwd_cpu", [&] {
+    y = normalise<scalar_t>(x, rows, Vectors<Acc<scalar_t>>(rows, mean, invstd, weight, bias, alpha, alpha_value), act);
+  });
+  return y;
+}
+
+// The whole forward as one call: statistics (or their partials [T, 3, C]), the running ones' update, y. Gives (y, mean, invstd).
+std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_act_all_cpu(
+    const at::Tensor& x, const MaybeTensor& running_mean, const MaybeTensor& running_var, const MaybeTensor& weight, const MaybeTensor& bias,
+    const MaybeTensor& alpha, const MaybeTensor& partials, bool training, double momentum, double eps, c10::string_view act, double alpha_value,
     bool channels_last) {
+  const at::NoGradGuard no_grad;  // and not below autograd: the running statistics' version counters must move
+  const Rows rows = Rows::spread_out(x, channels_last);
+  const int64_t c = rows.channels();
+  at::Tensor y, mean, invstd;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_all_cpu", [&] {
+    using A = Acc<scalar_t>;
+    constexpr auto dtype = c10::CppTypeToScalarType<A>::value;
+    if (training) {
+      std::vector<double> sum(3 * c, 0);
+      if (partials) {
+        const auto tiles = partials->to(dtype).contiguous();
+        for (int64_t t = 0; t < tiles.size(0); ++t) merge_moments<A>(tiles.template const_data_ptr<A>() + t * 3 * c, c, 1, sum);
+      } else {
+        sum = moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows);
+      }
+      mean = as_tensor<A>(sum.data() + c, c, x.options());
+      const double n = rows.values();
+      if (running_mean) {
+        std::vector<double> unbiased(sum.begin() + 2 * c, sum.end());
+        for (double& v : unbiased) v /= n - 1;
+        running_mean->lerp_(mean.to(running_mean->scalar_type()), momentum);
+        running_var->lerp_(as_tensor<A>(unbiased.data(), c, x.options()).to(running_var->scalar_type()), momentum);
+      }
+      for (int64_t i = 2 * c; i < 3 * c; ++i) sum[i] = 1 / std::sqrt(sum[i] / n + eps);
+      invstd = as_tensor<A>(sum.data() + 2 * c, c, x.options());
+    } else {
+      mean = running_mean->to(dtype, /*non_blocking=*/false, /*copy=*/true);
+      invstd = running_var->to(dtype, /*non_blocking=*/false, /*copy=*/true).add_(eps).rsqrt_();
+    }
+    y = normalise<scalar_t>(x, rows, Vectors<A>(rows, mean, invstd, weight, bias, alpha, alpha_value), act);
+  });
+  return {y, mean, invstd};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cpu(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+    const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool training, bool channels_last) {
   auto gx = at::empty_like(x);
-  const Rows rows(x, channels_last);
+  const Rows rows = Rows::spread_out(x, channels_last);
   const bool with_alpha = alpha && alpha->defined();
-  auto gbias = at::empty({rows.c}, acc_options(x)), gweight = at::empty_like(gbias), galpha = at::empty({with_alpha ? rows.c : 0}, acc_options(x));
+  const int64_t c = rows.channels();
+  at::Tensor gbias, gweight, galpha;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_bwd_cpu", [&] {
     using A = Acc<scalar_t>;
-    const Vectors<A> v(affine<A>(mean, invstd, weight, bias, alpha, alpha_value), rows.c);
+    const Vectors<A> v(rows, mean, invstd, weight, bias, alpha, alpha_value);
     const auto *g = gy.const_data_ptr<scalar_t>(), *in = x.const_data_ptr<scalar_t>();
     auto* out = gx.data_ptr<scalar_t>();
     with_act(parse_act(act), [&](auto tag) {
       const auto sums = reduce_blocks<A>(rows, 3, [&](int64_t b, A* into) {
-        channels_last ? reduce_block<scalar_t, true>(rows, b, g, in, v, tag, with_alpha, into)
-                      : reduce_block<scalar_t, false>(rows, b, g, in, v, tag, with_alpha, into);
+        rows.channels_last ? reduce_block<scalar_t, true>(rows, b, g, in, v, tag, with_alpha, into)
+                           : reduce_block<scalar_t, false>(rows, b, g, in, v, tag, with_alpha, into);
       });
       std::vector<A> means(2 * rows.c, A(0));
       if (training)
-        for (int64_t i = 0; i < 2 * rows.c; ++i) means[i] = sums[i] / static_cast<A>(rows.count());
+        for (int64_t i = 0; i < 2 * rows.c; ++i) means[i] = sums[i / rows.spread] / static_cast<A>(rows.values());
       each_block(rows, [&](int64_t b) {
-        channels_last ? write_block<scalar_t, true>(rows, b, g, in, v, means.data(), tag, out)
-                      : write_block<scalar_t, false>(rows, b, g, in, v, means.data(), tag, out);
+        rows.channels_last ? write_block<scalar_t, true>(rows, b, g, in, v, means.data(), tag, out)
+                           : write_block<scalar_t, false>(rows, b, g, in, v, means.data(), tag, out);
       });
-      std::memcpy(gbias.data_ptr<A>(), sums.data(), rows.c * sizeof(A));
-      std::memcpy(gweight.data_ptr<A>(), sums.data() + rows.c, rows.c * sizeof(A));
-      if (with_alpha) std::memcpy(galpha.data_ptr<A>(), sums.data() + 2 * rows.c, rows.c * sizeof(A));
+      gbias = as_tensor<A>(sums.data(), c, x.options()), gweight = as_tensor<A>(sums.data() + c, c, x.options());
+      galpha = as_tensor<A>(sums.data() + 2 * c, with_alpha ? c : 0, x.options());
     });
   });
   return {gx, gweight, gbias, galpha};
@@ -161,6 +204,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cp
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
   m.impl("batch_norm_act_stats_native", batch_norm_act_stats_cpu);
+  m.impl("batch_norm_act_all_native", batch_norm_act_all_cpu);
   m.impl("batch_norm_act_fwd_native", batch_norm_act_fwd_cpu);
   m.impl("batch_norm_act_bwd_native", batch_norm_act_bwd_cpu);
 }

@@ -9,7 +9,8 @@ namespace {
 at::Tensor moments_cpu(const at::Tensor& x, bool channels_last) {
   at::Tensor out;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "moments_cpu", [&] {
-    out = moments<scalar_t>(x.const_data_ptr<scalar_t>(), Rows(x, channels_last), x.options());
+    const auto sum = moments<scalar_t>(x.const_data_ptr<scalar_t>(), Rows::spread_out(x, channels_last));
+    out = as_tensor<Acc<scalar_t>>(sum.data(), sum.size(), x.options()).view({1, 3, x.size(1)});
   });
   return out;
 }

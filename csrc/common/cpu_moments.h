@@ -52,27 +52,31 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
   for (int64_t i = 0; i < rows.c; ++i) moments[i] = static_cast<A>(count);
 }
 
-// [1, 3, C] of the whole tensor: the blocks merged by Chan's rule, in double and in order.
-template <class T> at::Tensor moments(const T* x, const Rows& rows, at::TensorOptions options) {
+// Adds the moments [3, C] of one tile to those in `sum`, by Chan's rule; C channels of `spread` neighbouring columns each.
+template <class A> void merge_moments(const A* tile, int64_t channels, int64_t spread, std::vector<double>& sum) {
+  double *count = sum.data(), *mean = count + channels, *m2 = mean + channels;
+  const int64_t columns = channels * spread;
+  for (int64_t c = 0, i = 0; c < channels; ++c)
+    for (int64_t s = 0; s < spread; ++s, ++i) {
+      const double n = tile[i], total = count[c] + n, delta = tile[columns + i] - mean[c];
+      if (n == 0) continue;
+      mean[c] += delta * n / total;
+      m2[c] += tile[2 * columns + i] + delta * delta * count[c] * n / total;
+      count[c] = total;
+    }
+}
+
+// [3, C] of the whole tensor: the blocks merged in double and in order.
+template <class T> std::vector<double> moments(const T* x, const Rows& rows) {
   using A = Acc<T>;
-  const int64_t c = rows.c;
-  std::vector<A> blocks(rows.blocks() * 3 * c, A(0));
+  std::vector<A> blocks(rows.blocks() * 3 * rows.c, A(0));
   each_block(rows, [&](int64_t b) {
-    A* into = blocks.data() + b * 3 * c;
+    A* into = blocks.data() + b * 3 * rows.c;
     rows.channels_last ? block_moments<T, true>(x, rows, b, into) : block_moments<T, false>(x, rows, b, into);
   });
-  std::vector<double> count(c, 0), mean(c, 0), m2(c, 0);
-  for (const A* m = blocks.data(); m != blocks.data() + blocks.size(); m += 3 * c)
-    for (int64_t i = 0; i < c; ++i) {
-      const double total = count[i] + m[i], delta = m[c + i] - mean[i];
-      mean[i] += delta * m[i] / total;
-      m2[i] += m[2 * c + i] + delta * delta * count[i] * m[i] / total;
-      count[i] = total;
-    }
-  auto out = at::empty({1, 3, c}, options.dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
-  A* data = out.template data_ptr<A>();
-  for (int64_t i = 0; i < c; ++i) data[i] = count[i], data[c + i] = mean[i], data[2 * c + i] = m2[i];
-  return out;
+  std::vector<double> sum(3 * rows.channels(), 0);
+  for (int64_t b = 0; b < rows.blocks(); ++b) merge_moments<A>(blocks.data() + b * 3 * rows.c, rows.channels(), rows.spread, sum);
+  return sum;
 }
 
 }  // namespace ganfast

@@ -28,6 +28,7 @@ template <class T> inline T narrow(Acc<T> value) {
 struct Rows {
   int64_t n, c, p;  // images, channels, pixels an image
   bool channels_last;
+  int64_t spread = 1;  // neighbouring columns that are one channel
 
   Rows(const at::Tensor& x, bool last) : n(x.size(0)), c(x.size(1)), p(x.numel() / (x.size(0) * x.size(1))), channels_last(last) {}
 
@@ -36,6 +37,15 @@ struct Rows {
   int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(128, 65536 / c)); }
   int64_t blocks() const { return channels_last ? (n * p + block_rows() - 1) / block_rows() : n; }
   int64_t count() const { return n * p; }
+  int64_t channels() const { return c / spread; }
+  int64_t values() const { return count() * spread; }  // of one channel
+
+  // Planes too short to fill vectors as rows of C * P columns, P to a channel: sums are folded, vectors repeated.
+  static Rows spread_out(const at::Tensor& x, bool last) {
+    Rows rows(x, last);
+    if (!last && rows.p > 1 && rows.p <= 32 && rows.n > 1) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
+    return rows;
+  }
 };
 
 // Calls run(offset, length, channel) for every contiguous run of one block: a pixel's C channels (channels_last, channel 0
@@ -49,17 +59,18 @@ template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t bloc
   }
 }
 
-// body(block, sums): `sums` points at this block's own [terms, C] zeros. Returns [terms, C] added up in block order, in
-// double: with blocks this short the float sums inside them are as good as torch's.
+// body(block, sums): `sums` points at this block's own [terms, columns] zeros. Returns [terms, channels] added up in block
+// order, in double: with blocks this short the float sums inside them are as good as torch's.
 template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, int64_t terms, Body body) {
   const int64_t width = terms * rows.c, blocks = rows.blocks();
   std::vector<A> partial(blocks * width, A(0));
-  std::vector<double> total(width, 0);
+  std::vector<double> total(width / rows.spread, 0);
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, partial.data() + b * width);
   });
   for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t i = 0; i < width; ++i) total[i] += partial[b * width + i];
+    for (int64_t i = 0, t = 0; i < width; ++t)
+      for (int64_t s = 0; s < rows.spread; ++s, ++i) total[t] += partial[b * width + i];
   return {total.begin(), total.end()};
 }
 
@@ -104,5 +115,11 @@ template <class A> void act_run(Act act, A* z, int64_t count, const A* alphas, A
 }
 
 template <class A> const A* optional_ptr(const std::optional<at::Tensor>& t) { return t && t->defined() ? t->const_data_ptr<A>() : nullptr; }
+
+template <class A, class From> at::Tensor as_tensor(const From* from, int64_t count, at::TensorOptions options) {
+  auto out = at::empty({count}, options.dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
+  std::copy(from, from + count, out.template data_ptr<A>());
+  return out;
+}
 
 }  // namespace ganfast

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
+#include "../common/cpu_gemm.h"
 #include "../common/cpu_moments.h"
 #include "cpu_geometry.h"
 
@@ -60,7 +61,7 @@ template <class T> struct Forward {
     int64_t most = 0;
     for (const Band& b : work) most = std::max(most, b.images * (b.i1 - b.i0) * row);
     at::parallel_for(0, work.size() * g.groups, 1, [&](int64_t begin, int64_t end) {
-      at::NoGradGuard no_grad;
+      const at::AutoDispatchBelowADInplaceOrView no_autograd;  // thread-local, so set again
       auto columns = at::empty({most * wide}, options);
       for (int64_t task = begin; task < end; ++task) {
         const Band& b = work[task / g.groups];
@@ -169,14 +170,14 @@ template <class T> struct Forward {
   bool y_last;
 };
 
-// y = x * weight is one GEMM when one pixel goes in; then bias and activation in place.
-template <class T> void one_gemm(const at::Tensor& x, at::Tensor weight, const Forward<T>& f, at::Tensor& y) {
+// y = x * weight is one GEMM when one pixel goes in; then bias and activation in place. Replaces y's memory.
+template <class T> void one_gemm(const at::Tensor& x, at::Tensor weight, Forward<T>& f, at::Tensor& y) {
   using A = Acc<T>;
   const auto fmt = y.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
   weight = weight.contiguous(f.y_last ? fmt : at::MemoryFormat::Contiguous);
   const int64_t wide = f.g.c_out * f.g.taps(), cells = f.g.taps(), c = f.g.c_out;
-  auto flat = at::from_blob(f.y, {f.g.n, wide}, f.options);
-  at::mm_out(flat, x.reshape({f.g.n, f.g.c_in}), at::from_blob(weight.data_ptr(), {f.g.c_in, wide}, f.options));
+  y = gemm_nt(x.reshape({f.g.n, f.g.c_in}), weight.as_strided({wide, f.g.c_in}, {1, wide})).as_strided(y.sizes(), y.strides());
+  f.y = y.data_ptr<T>();
   if (!f.bias && f.act == Act::linear) return;
   const int64_t length = f.y_last ? c : cells, runs = f.g.n * wide / length;
   at::parallel_for(0, runs, std::max<int64_t>(1, 32768 / length), [&](int64_t begin, int64_t end) {
@@ -194,6 +195,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
     const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& alpha,
     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef output_padding, at::IntArrayRef dilation, int64_t groups,
     c10::string_view act, double alpha_value, bool channels_last, bool save_z, bool partials) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
   std::vector<int64_t> size{x.size(0), weight.size(1) * groups};
   for (int64_t d = 0; d < x.dim() - 2; ++d)
     size.push_back((x.size(2 + d) - 1) * stride[d] - 2 * padding[d] + dilation[d] * (weight.size(2 + d) - 1) + output_padding[d] + 1);
@@ -222,7 +224,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
       for (int a = 0; a < 3; ++a) f.taps[a] = g.taps_of(a);
       f.run();
     }
-    if (partials) stats = moments<T>(f.y, Rows(y, channels_last), f.options);
+    if (partials) {
+      const auto sum = moments<T>(f.y, Rows::spread_out(y, channels_last));
+      stats = as_tensor<Acc<T>>(sum.data(), sum.size(), f.options).view({1, 3, g.c_out});
+    }
   });
   return {y, z, stats};
 }

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd import Function
 
 from ganfast._autograd import differentiates, no_autocast
 from ganfast._layout import dense
+from ganfast.ops.batch_norm_act import kernels
 from ganfast.ops.batch_norm_act.reference import gradients
 
 
@@ -21,21 +23,36 @@ class Spec(NamedTuple):
     backend: str
 
 
-def forward_op(x, weight, bias, alpha, mean, invstd, spec):
-    weight, bias, alpha = (None if v is None else v.detach().to(mean.dtype).contiguous() for v in (weight, bias, alpha))
-    return torch.ops.ganfast.batch_norm_act_fwd(
-        x, mean, invstd, weight, bias, alpha, spec.act, spec.alpha_value, spec.channels_last, spec.backend
-    )
+class Together(NamedTuple):
+    """What the `cpu` backend needs to do statistics, running statistics and y in one call, where nothing traces."""
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    partials: Tensor | None
+    momentum: float
+
+
+def forward_op(x, weight, bias, alpha, mean, invstd, spec, together: Together | None) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, invstd)"""
+    if together is not None:
+        running_mean, running_var, partials, momentum = together
+        return torch.ops.ganfast.batch_norm_act_all_native(
+            x, running_mean, running_var, weight, bias, alpha, partials, spec.training, momentum, spec.eps, spec.act, spec.alpha_value,
+            spec.channels_last,
+        )  # fmt: skip
+    y = kernels.fwd(x, mean, invstd, weight, bias, alpha, spec.act, spec.alpha_value, spec.channels_last, spec.backend)
+    return y, mean, invstd
 
 
 class BatchNormAct(Function):
     """Saves x and two vectors per channel; never the running statistics, which the next forward overwrites."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, alpha, mean, invstd, spec):
+    def forward(ctx, x, weight, bias, alpha, mean, invstd, spec, together):
+        y, mean, invstd = forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec, together)
         ctx.save_for_backward(x, weight, bias, alpha, mean, invstd)
         ctx.spec = spec
-        return forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec)
+        return y
 
     @staticmethod
     def backward(ctx, gy):
@@ -50,16 +67,16 @@ class BatchNormAct(Function):
                 )
                 gx = gx.to(x.dtype)
             else:
-                vectors = (None if v is None else v.to(acc).contiguous() for v in (weight, bias, alpha))
-                gx, gweight, gbias, galpha = torch.ops.ganfast.batch_norm_act_bwd(
-                    dense(gy, spec.channels_last), dense(x, spec.channels_last), mean, invstd, *vectors, spec.act, spec.alpha_value,
-                    spec.training, spec.channels_last, spec.backend,
+                gx, gweight, gbias, galpha = kernels.bwd(
+                    dense(gy, spec.channels_last), dense(x, spec.channels_last), mean, invstd, weight, bias, alpha, spec.act,
+                    spec.alpha_value, spec.training, spec.channels_last, spec.backend,
                 )  # fmt: skip
         return (
             gx if needs[0] else None,
             gweight.to(weight.dtype) if needs[1] else None,
             gbias.to(bias.dtype) if needs[2] else None,
             galpha.to(alpha.dtype) if needs[3] else None,
+            None,
             None,
             None,
             None,

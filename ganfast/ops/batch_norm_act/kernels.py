@@ -17,6 +17,12 @@ _BWD = (
 )
 _BACKEND = ", str backend"
 
+# The whole forward in one call, for a CPU's small tensors: gives (y, mean, invstd). No op of its own: what traces sees the passes.
+_native.define(
+    "batch_norm_act_all_native(Tensor x, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, Tensor? bias, Tensor? alpha,"
+    " Tensor? partials, bool training, float momentum, float eps, str act, float alpha_value, bool channels_last)"
+    " -> (Tensor, Tensor, Tensor)"
+)
 _native.define("batch_norm_act_stats_native" + _STATS.format(""))
 _native.define("batch_norm_act_fwd_native" + _FWD.format(""))
 _native.define("batch_norm_act_bwd_native" + _BWD.format(""))
@@ -37,7 +43,13 @@ def _stats_fake(x, channels_last, backend):
     return x.new_empty(x.shape[1], dtype=acc), x.new_empty(x.shape[1], dtype=acc)
 
 
+def _vectors(backend, mean, *vectors):
+    """weight, bias and alpha as the kernels read them: contiguous, in the accumulation dtype. `cpu` does that itself."""
+    return vectors if backend == "cpu" else tuple(None if v is None else v.to(mean.dtype).contiguous() for v in vectors)
+
+
 def _fwd(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last, backend):
+    weight, bias, alpha = _vectors(backend, mean, weight, bias, alpha)
     args = (x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.batch_norm_act_fwd_native(*args)
@@ -54,6 +66,7 @@ def _fwd_fake(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_l
 
 
 def _bwd(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last, backend):
+    weight, bias, alpha = _vectors(backend, mean, weight, bias, alpha)
     args = (gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.batch_norm_act_bwd_native(*args)
@@ -72,6 +85,6 @@ def _bwd_fake(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, traini
     return gx, empty(mean), empty(mean), empty(mean) if alpha is not None else mean.new_empty(0)
 
 
-_native.register("batch_norm_act_stats" + _STATS.format(_BACKEND), _stats, _stats_fake)
-_native.register("batch_norm_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
-_native.register("batch_norm_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
+stats = _native.register("batch_norm_act_stats" + _STATS.format(_BACKEND), _stats, _stats_fake)
+fwd = _native.register("batch_norm_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+bwd = _native.register("batch_norm_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)

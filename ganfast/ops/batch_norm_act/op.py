@@ -1,13 +1,15 @@
 """`batch_norm_act`: checks, statistics, choice of backend, autograd."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks
+from ganfast import _backends, _checks, _native
 from ganfast._layout import dense, is_channels_last
 from ganfast._statistics import merge_partials
-from ganfast.ops.batch_norm_act import kernels  # noqa: F401 (registers the passes)
-from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, forward_op
+from ganfast.ops.batch_norm_act import kernels
+from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, Together, forward_op
 
 _OP = "batch_norm_act"
 
@@ -43,6 +45,60 @@ def batch_norm_act(
         without running statistics; RuntimeError where a named backend cannot run.
     Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics.
     """
+    key = plan = None
+    if not torch.compiler.is_compiling():
+        try:  # a call that looks like an earlier one needs no checks
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, _look(running_mean), _look(running_var), _look(weight), _look(bias), training,
+                momentum, type(momentum), eps, act, _look(alpha) if isinstance(alpha, Tensor) else alpha, _look(partials),
+                _backends.requested(_OP, backend),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError):
+            key = None
+    if plan is None:
+        plan = _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend)
+        if key is not None:
+            if len(_plans) >= _MOST_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+    if partials is not None:
+        _check_count(partials, x)
+    alpha = _checks.per_channel(alpha, x.shape[1]) if isinstance(alpha, Tensor) else None
+    if x.numel() == 0:
+        zero = sum((v.to(x.dtype).sum() * 0 for v in (weight, bias, alpha) if v is not None), x.new_zeros(()))
+        return x.clone() + zero
+    spec = plan.spec
+    x = x.unsqueeze(-1) if plan.flat else x
+    mean = invstd = together = None
+    if spec.backend == "cpu" and _native.is_plain(x):
+        together = Together(running_mean, running_var, partials, momentum)
+    else:
+        mean, invstd = _statistics(x, running_mean, running_var, training, momentum, partials, spec)
+    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (x, weight, bias, alpha)):
+        y = BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, spec, together)
+    else:
+        y = forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec, together)[0]
+    return y.squeeze(-1) if plan.flat else y
+
+
+class _Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec
+    flat: bool
+
+
+_plans: dict[tuple, _Plan] = {}
+_MOST_PLANS = 4096  # images of ever new sizes must not fill the memory
+
+
+def _look(vector: Tensor | None) -> tuple | None:
+    return None if vector is None else (vector.shape, vector.dtype, vector.device)
+
+
+def _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend) -> _Plan:
+    """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
     if not 2 <= x.dim() <= 5:
@@ -68,19 +124,7 @@ def batch_norm_act(
         _checks.fail(_OP, f"x has one value per channel (shape {tuple(x.shape)}); train mode wants more", "Use a larger batch or eval mode")
 
     chosen = _choose(backend, x)
-    if x.numel() == 0:
-        zero = sum((v.to(x.dtype).sum() * 0 for v in (weight, bias, alpha) if v is not None), x.new_zeros(()))
-        return x.clone() + zero
-    flat = x.dim() == 2
-    x = x.unsqueeze(-1) if flat else x
-    channels_last = is_channels_last(x)
-    mean, invstd = _statistics(x, running_mean, running_var, training, momentum, eps, partials, channels_last, chosen)
-    spec = Spec(act, alpha_value, training, eps, channels_last, chosen)
-    if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (x, weight, bias, alpha)):
-        y = BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, spec)
-    else:
-        y = forward_op(dense(x, channels_last), weight, bias, alpha, mean, invstd, spec)
-    return y.squeeze(-1) if flat else y
+    return _Plan(Spec(act, alpha_value, bool(training), eps, is_channels_last(x), chosen), x.dim() == 2)
 
 
 def _check_partials(partials: Tensor, channels: int, x: Tensor) -> None:
@@ -89,28 +133,31 @@ def _check_partials(partials: Tensor, channels: int, x: Tensor) -> None:
         _checks.fail(_OP, f"partials has shape {tuple(partials.shape)}, wants (T, 3, {channels}): count, mean, M2 per tile and channel",
                      "They come from conv_transpose_act(..., return_partials=True) on the same tensor")  # fmt: skip
     _checks.check_device(_OP, "partials", partials, x)
+
+
+def _check_count(partials: Tensor, x: Tensor) -> None:
     if partials.device.type == "cpu" and not torch.compiler.is_compiling():  # elsewhere the comparison would wait for the device
-        values, counted = x.numel() // channels, partials[:, 0, 0].sum().item()
+        values, counted = x.numel() // x.shape[1], (partials[:, 0, 0].sum() if len(partials) > 1 else partials[0, 0, 0]).item()
         if abs(counted - values) > 1e-6 * values:  # float32 counts exactly to 2^24
             _checks.fail(_OP, f"partials count {counted:.0f} values per channel, x has {values}", "They belong to another tensor")
 
 
 @torch.no_grad()
-def _statistics(x, running_mean, running_var, training, momentum, eps, partials, channels_last, backend) -> tuple[Tensor, Tensor]:
+def _statistics(x, running_mean, running_var, training, momentum, partials, spec: Spec) -> tuple[Tensor, Tensor]:
     """(mean, invstd) [C] in the accumulation dtype, always fresh tensors; updates the running statistics."""
     acc = torch.promote_types(x.dtype, torch.float32)
     if not training:
-        return running_mean.to(acc, copy=True), torch.rsqrt(running_var.to(acc) + eps)
+        return running_mean.to(acc, copy=True), torch.rsqrt(running_var.to(acc) + spec.eps)
     count = x.numel() // x.shape[1]
     if partials is None:
-        mean, var = torch.ops.ganfast.batch_norm_act_stats(dense(x.detach(), channels_last), channels_last, backend)
+        mean, var = kernels.stats(dense(x.detach(), spec.channels_last), spec.channels_last, spec.backend)
     else:
         merged = merge_partials(partials.detach().to(acc))[0]
         mean, var = merged[1].contiguous(), merged[2] / count
     if running_mean is not None:
         running_mean.lerp_(mean.to(running_mean.dtype), momentum)
         running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
-    return mean, torch.rsqrt(var + eps)
+    return mean, torch.rsqrt(var + spec.eps)
 
 
 def _choose(backend: str | None, x: Tensor) -> str:

@@ -10,42 +10,21 @@ so a double backward runs the same kernels as a backward, and never torch's own 
 The activation's derivative is the fused pass when nothing will differentiate it, plain torch formulas when grad mode is on.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import act_alpha_grad, act_grad, saves_y
+from ganfast._activations import act_alpha_grad, act_grad
 from ganfast._autograd import differentiates, no_autocast
 from ganfast._layout import dense
-
-
-class Spec(NamedTuple):
-    """The constants of one call; backends are settled before autograd sees them (a CUDA backward runs on other threads)."""
-
-    stride: list[int]
-    padding: list[int]
-    output_padding: list[int]
-    dilation: list[int]
-    groups: int
-    act: str
-    alpha_value: float
-    channels_last: bool
-    partials: bool
-    backend: str
-    act_backend: str
-    grad_backend: str
-
-    def linear(self) -> "Spec":
-        return self._replace(act="linear", alpha_value=0.0, partials=False)
+from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act.choice import Spec
 
 
 def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
-    save_z = not saves_y(spec.act, alpha, spec.alpha_value)
-    return torch.ops.ganfast.conv_transpose_act_fwd(
+    return kernels.fwd(
         x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups,
-        spec.act, spec.alpha_value, spec.channels_last, save_z, spec.partials, spec.backend,
+        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, spec.partials, spec.backend,
     )  # fmt: skip
 
 
@@ -58,20 +37,18 @@ def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
     if differentiates() and (gz.requires_grad or weight.requires_grad):
         return DataGrad.apply(gz, weight, input_size, spec)
-    return torch.ops.ganfast.conv_transpose_act_data_grad(
-        dense(gz, spec.channels_last), weight, spec.stride, spec.padding, spec.dilation, spec.groups, input_size,
-        spec.channels_last, spec.grad_backend,
-    )  # fmt: skip
+    gz = dense(gz, spec.channels_last)
+    backend = choice.data_grad(gz, weight, input_size, spec) if spec.grad_backend == "auto" else spec.grad_backend
+    return kernels.data_grad(gz, weight, spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend)
 
 
 def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     """`weight` lends shape and strides alone."""
     if differentiates() and (gz.requires_grad or x.requires_grad):
         return WeightGrad.apply(gz, x, weight.detach(), spec)
-    return torch.ops.ganfast.conv_transpose_act_weight_grad(
-        dense(gz, spec.channels_last), dense(x, spec.channels_last), weight.detach(), spec.stride, spec.padding, spec.dilation,
-        spec.groups, spec.channels_last, spec.grad_backend,
-    )  # fmt: skip
+    gz, x, weight = dense(gz, spec.channels_last), dense(x, spec.channels_last), weight.detach()
+    backend = choice.weight_grad(gz, x, weight, spec) if spec.grad_backend == "auto" else spec.grad_backend
+    return kernels.weight_grad(gz, x, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend)
 
 
 class DataGrad(Function):
@@ -117,10 +94,9 @@ class ConvTransposeAct(Function):
     def forward(ctx, x, weight, bias, alpha, spec):
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
         ctx.spec = spec
-        ctx.from_y = saves_y(spec.act, alpha, spec.alpha_value)
         ctx.bias_dtype = None if bias is None else bias.dtype
         linear = spec.act == "linear"
-        ctx.save_for_backward(x, weight, alpha, None if linear else (y if ctx.from_y else z))
+        ctx.save_for_backward(x, weight, alpha, None if linear else (z if spec.save_z else y))
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
@@ -134,8 +110,8 @@ class ConvTransposeAct(Function):
         if device_tensor is None:
             return None, None, None, None, None
         with no_autocast(device_tensor):
-            gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, ctx.from_y)
-            if gz_direct is not None and not ctx.from_y:
+            gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, not spec.save_z)
+            if gz_direct is not None and spec.save_z:
                 gz = gz_direct if gz is None else gz + gz_direct
                 gbias = None
             if needs_bias:
@@ -153,9 +129,7 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
         return gy, None, None
     gy = dense(gy, spec.channels_last)
     if not differentiates():
-        gz, gbias, galpha = torch.ops.ganfast.conv_transpose_act_bwd(
-            gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend
-        )
+        gz, gbias, galpha = kernels.bwd(gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend)
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)

@@ -1,4 +1,8 @@
-"""Registration of the passes: one signature for every backend, picked by the last argument."""
+"""Registration of the passes: one signature for every backend, picked by the last argument, "name" or "name/configuration".
+
+Configurations: Triton's tiles (triton.py lists them); "torch/nchw" and "torch/nhwc", torch's kernels on tensors copied to that
+layout first.
+"""
 
 import torch
 
@@ -37,8 +41,9 @@ def output_size(input_size, kernel, stride, padding, output_padding, dilation) -
 def _fwd(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
 ):
+    backend, _, config = backend.partition("/")
     acc = torch.promote_types(x.dtype, torch.float32)
-    bias = None if bias is None else bias.to(acc).contiguous()
+    bias = bias if bias is None or backend == "torch" else bias.to(acc).contiguous()
     alpha = None if alpha is None else alpha.to(acc).contiguous()
     args = (x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials)
     if backend in ("cpu", "cuda"):
@@ -46,10 +51,12 @@ def _fwd(
     elif backend == "triton":
         from ganfast.ops.conv_transpose_act import triton
 
-        y, z, stats = triton.conv_transpose_act_fwd_triton(*args)
+        y, z, stats = triton.conv_transpose_act_fwd_triton(*args, config)
     else:
-        run = torch_backend.conv_transpose_act_fwd_torch if backend == "torch" else reference.conv_transpose_act_fwd_reference
-        y, z, stats = run(*args)
+        if backend == "torch":
+            y, z, stats = torch_backend.conv_transpose_act_fwd_torch(*args, config)
+        else:
+            y, z, stats = reference.conv_transpose_act_fwd_reference(*args)
         fmt = memory_format(y.dim(), channels_last)
         y = y.contiguous(memory_format=fmt)
         z = z.contiguous(memory_format=fmt) if save_z else z
@@ -92,7 +99,8 @@ def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channe
         return torch.ops.ganfast.conv_transpose_act_data_grad_native(
             gz, weight, stride, padding, dilation, groups, input_size, channels_last
         )
-    gx = torch_backend.data_grad_torch(gz, weight, stride, padding, dilation, groups, input_size)
+    layout = backend.partition("/")[2]
+    gx = torch_backend.data_grad_torch(gz, weight, stride, padding, dilation, groups, input_size, layout)
     return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last))
 
 
@@ -104,7 +112,8 @@ def _data_grad_fake(gz, weight, stride, padding, dilation, groups, input_size, c
 def _weight_grad(gz, x, weight_like, stride, padding, dilation, groups, channels_last, backend):
     if backend == "cpu":
         return torch.ops.ganfast.conv_transpose_act_weight_grad_native(gz, x, weight_like, stride, padding, dilation, groups, channels_last)
-    gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups)
+    layout = backend.partition("/")[2]
+    gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups, layout)
     if gweight.stride() == weight_like.stride():
         return gweight
     return torch.empty_like(weight_like).copy_(gweight)
@@ -114,7 +123,7 @@ def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, cha
     return torch.empty_like(weight_like)
 
 
-_native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
-_native.register("conv_transpose_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
-_native.register("conv_transpose_act_data_grad" + _DATA.format(_BACKEND), _data_grad, _data_grad_fake)
-_native.register("conv_transpose_act_weight_grad" + _WEIGHT.format(_BACKEND), _weight_grad, _weight_grad_fake)
+fwd = _native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+bwd = _native.register("conv_transpose_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
+data_grad = _native.register("conv_transpose_act_data_grad" + _DATA.format(_BACKEND), _data_grad, _data_grad_fake)
+weight_grad = _native.register("conv_transpose_act_weight_grad" + _WEIGHT.format(_BACKEND), _weight_grad, _weight_grad_fake)

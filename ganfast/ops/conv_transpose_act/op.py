@@ -1,13 +1,17 @@
 """`conv_transpose_act`: checks, choice of backend, autograd."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks
-from ganfast._autograd import autocasts
-from ganfast._layout import dense, dense_weight, is_channels_last
-from ganfast.ops.conv_transpose_act import kernels
-from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, Spec, forward_op
+from ganfast import _backends, _checks, _tune
+from ganfast._activations import saves_y
+from ganfast._autograd import autocast_dtype
+from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
+from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, forward_op
+from ganfast.ops.conv_transpose_act.choice import Spec
 
 _OP = "conv_transpose_act"
 
@@ -40,6 +44,72 @@ def conv_transpose_act(
     Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
     Source: Dumoulin & Visin 2016, sections 4 and 5; README.md in this folder for the phases.
     """
+    key = plan = None
+    if not torch.compiler.is_compiling():
+        try:  # a call that looks like an earlier one needs no checks; what is no tensor, or a list, goes the long way
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride(), weight.dtype, weight.device,
+                None if bias is None else (bias.shape, bias.dtype, bias.device),
+                (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, output_padding, groups,
+                dilation, type(stride), type(padding), type(output_padding), type(groups), type(dilation), act,
+                return_partials, _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError):
+            key = None
+    if plan is None:
+        plan = _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend)
+        if key is not None and plan.final:
+            if len(_plans) >= _MOST_PLANS:
+                _plans.clear()
+            _plans[key] = plan
+    return _run(plan, x, weight, bias, alpha)
+
+
+class _Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec
+    size: list[int]
+    channels: int
+    cast: torch.dtype | None  # autocast's
+    unbatched: bool
+    x_dense: bool
+    weight_dense: bool
+    final: bool  # False while the tuner could not measure
+
+
+_plans: dict[tuple, _Plan] = {}
+_MOST_PLANS = 4096  # images of ever new sizes must not fill the memory
+
+
+def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    if dtype is None:
+        return tensors
+    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
+
+
+def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+    spec = plan.spec
+    if plan.cast is not None:
+        x, weight, bias = _cast(plan.cast, x, weight, bias)
+    x = x.unsqueeze(0) if plan.unbatched else x
+    x = x if plan.x_dense else dense(x, spec.channels_last)
+    weight = weight if plan.weight_dense else dense_weight(weight)
+    alpha = _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
+    if x.shape[0] == 0:
+        y, partials = _empty(x, weight, bias, alpha, plan.size, spec)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
+        y, _, partials = ConvTransposeAct.apply(x, weight, bias, alpha, spec)
+    else:
+        y, _, partials = forward_op(x, weight, bias, alpha, spec)
+    if plan.unbatched:
+        y = y.squeeze(0)
+    return (y, partials) if spec.partials else y
+
+
+def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend) -> _Plan:
+    """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_tensor(_OP, "weight", weight)
     dims = weight.dim() - 2
@@ -50,12 +120,12 @@ def conv_transpose_act(
     _checks.check_floating(_OP, "x", x)
     if bias is not None:
         _checks.check_tensor(_OP, "bias", bias)
-    if autocasts(x):
+    cast = autocast_dtype(x)
+    if cast is not None:
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is not None:  # a cast would hide an integer one
                 _checks.check_floating(_OP, name, tensor)
-        dtype = torch.get_autocast_dtype(x.device.type)
-        x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
+        x, weight, bias = _cast(cast, x, weight, bias)
     _checks.check_like(_OP, "weight", weight, x)
 
     unbatched = x.dim() == dims + 1
@@ -67,25 +137,30 @@ def conv_transpose_act(
         _checks.check_vector(_OP, "bias", bias, channels, x, "output channels")
         _checks.check_like(_OP, "bias", bias, x)
     alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
-    stride = _checks.int_list(_OP, "stride", stride, dims, 1)
-    padding = _checks.int_list(_OP, "padding", padding, dims, 0)
-    output_padding = _checks.int_list(_OP, "output_padding", output_padding, dims, 0)
-    dilation = _checks.int_list(_OP, "dilation", dilation, dims, 1)
+    stride = tuple(_checks.int_list(_OP, "stride", stride, dims, 1))
+    padding = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
+    output_padding = tuple(_checks.int_list(_OP, "output_padding", output_padding, dims, 0))
+    dilation = tuple(_checks.int_list(_OP, "dilation", dilation, dims, 1))
     size = _check_output(x, weight, stride, padding, output_padding, dilation)
 
     channels_last = is_channels_last(x, weight)
-    weight = dense_weight(weight)
-    chosen = _choose(backend, x, weight, groups)
-    spec = Spec(stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, return_partials, *chosen)
-    if x.shape[0] == 0:
-        y, partials = _empty(x, weight, bias, alpha, size, spec)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
-        y, _, partials = ConvTransposeAct.apply(dense(x, channels_last), weight, bias, alpha, spec)
-    else:
-        y, _, partials = forward_op(dense(x, channels_last), weight, bias, alpha, spec)
-    if unbatched:
-        y = y.squeeze(0)
-    return (y, partials) if return_partials else y
+    x_dense, weight_dense = x.is_contiguous(memory_format=memory_format(x.dim(), channels_last)), dense_weight(weight) is weight
+    save_z = not saves_y(act, alpha, alpha_value)
+    wanted = _backends.requested(_OP, backend)
+    if wanted != "auto":
+        _backends.named(_OP, wanted, x)
+    act_backend = _backends.first_fused(x) if wanted == "auto" else wanted
+    spec = Spec(
+        stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, bool(return_partials),
+        wanted, act_backend, wanted,
+    )  # fmt: skip
+    final = True
+    if wanted == "auto":
+        chosen, final = "torch", True
+        if x.shape[0]:
+            chosen, final = choice.forward(dense(x, channels_last), dense_weight(weight), bias, alpha, spec)
+        spec = spec._replace(backend=chosen)
+    return _Plan(spec, size, channels, cast, unbatched, x_dense, weight_dense, final)
 
 
 def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
@@ -120,21 +195,6 @@ def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[
             _OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "padding is too large for this kernel"
         )
     return size
-
-
-def _choose(backend: str | None, x: Tensor, weight: Tensor, groups: int) -> tuple[str, str, str]:
-    """Backends of the forward, of the activation's backward, of the linear gradients; README.md in this folder holds the
-    measurements behind `auto`."""
-    wanted = _backends.requested(_OP, backend)
-    if wanted != "auto":
-        _backends.named(_OP, wanted, x)
-        return wanted, wanted, wanted
-    fused = _backends.first_fused(x)
-    if fused != "cpu" or x.shape[0] == 0:
-        return "torch", fused, "torch"
-    one_pixel = x[0, 0].numel() == 1
-    few_channels = weight.shape[1] * groups <= 8 and x.dim() > 3
-    return ("cpu" if one_pixel or few_channels else "torch"), "cpu", ("cpu" if one_pixel else "torch")
 
 
 def _empty(x, weight, bias, alpha, size, spec) -> tuple[Tensor, Tensor]:

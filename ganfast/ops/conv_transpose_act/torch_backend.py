@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._layout import memory_format
 from ganfast._statistics import partials_of
 from ganfast.ops.conv_transpose_act.reference import CONV
 
@@ -16,6 +17,13 @@ _IN_PLACE = {
     "sigmoid": torch.sigmoid_,
     "selu": torch.selu_,
 }
+
+
+def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors copied to "nchw" or "nhwc"; as they are for ""."""
+    if not layout:
+        return tensors
+    return tuple(t.contiguous(memory_format=memory_format(t.dim(), layout == "nhwc")) for t in tensors)
 
 
 def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
@@ -30,8 +38,9 @@ def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) ->
 
 
 def conv_transpose_act_fwd_torch(
-    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, layout=""
 ) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight = _in_layout(layout, x, weight)
     bias = None if bias is None else bias.to(x.dtype)
     z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
     y = act_fwd(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
@@ -57,9 +66,10 @@ def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, cha
     return gz, gz.sum(dims, dtype=acc), galpha
 
 
-def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size) -> Tensor:
+def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size, layout: str = "") -> Tensor:
     """[N, Cout, *out] -> [N, Cin, *input_size]: an ordinary convolution. Where output_padding reaches the stride (the
     dilation allows it) the convolution sees positions past the input, which are cut off."""
+    gz, weight = _in_layout(layout, gz, weight)
     gx = CONV[weight.dim() - 2](gz, weight, None, stride, padding, dilation, groups)
     for d, size in enumerate(input_size):
         if gx.shape[2 + d] != size:
@@ -67,8 +77,11 @@ def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, group
     return gx
 
 
-def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups) -> Tensor:
+def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups, layout: str = "") -> Tensor:
     """The weight gradient [Cin, Cout/groups, *k] of the ordinary convolution gz -> x; `weight_like` gives shape and strides."""
+    if layout:
+        gz, x = _in_layout(layout, gz, x)
+        weight_like = torch.empty_like(weight_like, memory_format=memory_format(x.dim(), layout == "nhwc"))
     border = []
     for d in reversed(range(len(stride))):
         out = (gz.shape[2 + d] + 2 * padding[d] - dilation[d] * (weight_like.shape[2 + d] - 1) - 1) // stride[d] + 1

@@ -1,0 +1,128 @@
+"""What `auto` runs: a static rule where nothing may be measured, else the tuner's answer among what can run here.
+
+The rule holds what was measured on a CPU (README.md in this folder): `cpu` where torch's convolutions reach a fraction of the
+matrix rate, for one input pixel, few output channels, and the weight gradients of 1-D and 3-D layers; `torch` elsewhere.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganfast import _backends, _tune
+from ganfast.ops.conv_transpose_act import kernels
+
+
+class Spec(NamedTuple):
+    """The constants of one call. The user's choice of backend is settled before autograd sees it (a CUDA backward runs on other
+    threads); a grad_backend of "auto" asks the tuner when the gradient is first wanted."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    act: str
+    alpha_value: float
+    channels_last: bool
+    save_z: bool  # the pre-activation, where the derivative does not follow from y
+    partials: bool
+    backend: str
+    act_backend: str
+    grad_backend: str
+
+    def linear(self) -> "Spec":
+        return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False)
+
+
+_settled: dict[tuple, str] = {}  # (pass, what a gradient call looks like) -> backend
+
+
+def _other_layout(channels_last: bool, dims: int) -> list[str]:
+    """Torch's kernels on copies in the other memory format: on a CPU one of them is often twice as fast."""
+    return [] if dims == 1 else ["torch/nchw" if channels_last else "torch/nhwc"]
+
+
+def _signature(name: str, x: Tensor, weight: Tensor, spec: Spec) -> str:
+    sizes = (
+        f"x {tuple(x.shape)} w {tuple(weight.shape)} s{spec.stride} p{spec.padding} o{spec.output_padding} d{spec.dilation} g{spec.groups}"
+    )
+    weight_layout = "contiguous" if weight.is_contiguous() else "channels_last"
+    return f"{name} {sizes} {x.dtype} {'nhwc' if spec.channels_last else 'nchw'}, weight {weight_layout}".replace("torch.", "")
+
+
+def static_forward(x: Tensor, weight: Tensor, groups: int) -> str:
+    if _backends.first_fused(x) != "cpu":
+        return "torch"
+    one_pixel = x[0, 0].numel() == 1
+    few_channels = weight.shape[1] * groups <= 8 and x.dim() > 3
+    return "cpu" if one_pixel or few_channels else "torch"
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec) -> tuple[str, bool]:
+    """(backend, whether that is final); x and weight dense, x not empty."""
+    rule = static_forward(x, weight, spec.groups)
+    fused = _backends.first_fused(x)
+    if fused == "torch" or torch.compiler.is_compiling():
+        return rule, not torch.compiler.is_compiling()
+    names = [rule, "torch", fused]
+    if fused == "cpu":
+        names += _other_layout(spec.channels_last, x.dim() - 2)
+    else:
+        if _backends.reason("cuda", x.device) is None:
+            names.append("cuda")
+        if fused == "triton":
+            from ganfast.ops.conv_transpose_act import triton
+
+            names.remove("triton")
+            tiles = triton.configurations(
+                x, weight, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.channels_last
+            )
+            names += [f"triton/{tile}" for tile in tiles]
+    names = list(dict.fromkeys(names))[: _tune.MOST]
+    x, weight = x.detach(), weight.detach()
+    bias, alpha = (None if v is None else v.detach() for v in (bias, alpha))
+    run = lambda name: kernels.fwd(
+        x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.act, spec.alpha_value,
+        spec.channels_last, spec.save_z, spec.partials, name,
+    )  # fmt: skip
+    question = _signature("conv_transpose_act", x, weight, spec) + f", {spec.act}{' and z' if spec.save_z else ''}"
+    question += " and partials" if spec.partials else ""
+    return _tune.choose(question, {name: lambda name=name: run(name) for name in names}, x)
+
+
+def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run) -> str:
+    if torch.compiler.is_compiling() or rule == "" or gz.device.type != "cpu" or gz.shape[0] == 0:
+        return rule or "torch"
+    off = _tune.off_reason()
+    key = (name, off, gz.shape, gz.dtype, weight.shape, weight.stride(), spec)
+    if (known := _settled.get(key)) is not None:
+        return known
+    names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2)])
+    question = _signature(name, gz, weight, spec)
+    chosen, final = _tune.choose(question, {candidate: lambda candidate=candidate: run(candidate) for candidate in names}, gz)
+    if final:
+        _settled[key] = chosen
+    return chosen
+
+
+def _rule(gz: Tensor, input_size, for_weight: bool) -> str:
+    """The static choice for a gradient; empty where only torch can run."""
+    if _backends.first_fused(gz) != "cpu":
+        return ""
+    one_pixel = all(length == 1 for length in input_size)
+    return "cpu" if one_pixel or (for_weight and gz.dim() != 4) else "torch"
+
+
+def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
+    run = lambda backend: kernels.data_grad(
+        gz.detach(), weight.detach(), spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
+    )
+    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, _rule(gz, input_size, False), run)
+
+
+def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
+    run = lambda backend: kernels.weight_grad(
+        gz.detach(), x.detach(), weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
+    )
+    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, _rule(gz, x.shape[2:], True), run)

@@ -1,0 +1,222 @@
+"""The tuner: what it measures, when it must not, and its cache on disk."""
+
+import json
+import multiprocessing
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import ganfast.functional as GF
+from ganfast import _timing, _tune
+from ganfast.ops.conv_transpose_act import op as conv
+from ganfast.testing import assert_close_to_reference
+
+X = torch.zeros(3)
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch, tmp_path):
+    """Tuning on, an empty cache folder, nothing remembered."""
+    monkeypatch.setenv("GANFAST_TUNE", "1")
+    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path))
+    for store in (_tune._choices, _tune._loaded, _tune._told, conv._plans):
+        store.clear()
+    yield tmp_path
+    conv._plans.clear()
+
+
+def forget():
+    _tune._choices.clear()
+    _tune._loaded.clear()
+
+
+def calls(**seconds):
+    """Candidates that say how long they took, and what ran."""
+    ran = []
+
+    def make(name, value):
+        def call():
+            ran.append(name)
+            return value
+
+        return call
+
+    return {name: make(name, value) for name, value in seconds.items()}, ran
+
+
+@pytest.fixture
+def told_times(monkeypatch):
+    """The clock believes what the call returns: no test hangs on a busy machine."""
+    monkeypatch.setattr(_timing, "measure_once", lambda call: call())
+
+
+def test_takes_the_fastest_and_asks_once(told_times):
+    candidates, ran = calls(slow=0.004, fast=0.001)
+    assert _tune.choose("q", candidates, X) == ("fast", True)
+    before = len(ran)
+    assert _tune.choose("q", candidates, X) == ("fast", True)
+    assert len(ran) == before
+    assert set(_tune.chosen()[next(iter(_tune.chosen()))].microseconds) == {"slow", "fast"}
+
+
+def test_the_default_wins_ties(told_times):
+    candidates, _ = calls(default=0.00301, other=0.003)
+    assert _tune.choose("q", candidates, X)[0] == "default"
+
+
+def test_a_hopeless_candidate_is_not_run_again(told_times):
+    candidates, ran = calls(a=0.0005, hopeless=0.02, b=0.0004)
+    assert _tune.choose("q", candidates, X)[0] == "b"
+    assert ran.count("hopeless") == 2  # the warm-up and one round
+
+
+def test_a_failing_candidate_is_left_out_and_named(told_times):
+    def broken():
+        raise RuntimeError("no such tile\nand more")
+
+    candidates = {"broken": broken} | calls(works=0.001)[0]
+    assert _tune.choose("q", candidates, X)[0] == "works"
+    assert next(iter(_tune.chosen().values())).failed == {"broken": "RuntimeError: no such tile"}
+    assert "broken did not run: RuntimeError: no such tile" in _tune.report()
+
+
+def test_where_all_fail_the_default_says_why():
+    def broken():
+        raise RuntimeError("the default's reason")
+
+    with pytest.raises(RuntimeError, match="the default's reason"):
+        _tune.choose("q", {"a": broken, "b": broken}, X)
+
+
+def test_more_than_six_candidates_are_refused():
+    with pytest.raises(ValueError, match="7 candidates for q, at most 6"):
+        _tune.choose("q", {str(i): lambda: None for i in range(7)}, X)
+
+
+@pytest.mark.parametrize("how", ["GANFAST_TUNE=0", "deterministic"])
+def test_off(how, monkeypatch, told_times):
+    candidates, ran = calls(default=0.002, fast=0.0)
+    _tune.choose("q", candidates, X)
+    ran.clear()
+    if how == "GANFAST_TUNE=0":
+        monkeypatch.setenv("GANFAST_TUNE", "0")
+    else:
+        torch.use_deterministic_algorithms(True)
+    try:
+        assert _tune.off_reason()
+        assert _tune.choose("q", candidates, X) == ("default", True)  # though the cache knows better
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert not ran
+
+
+def test_never_while_tracing_or_capturing(monkeypatch, told_times):
+    candidates, ran = calls(default=0.002, fast=0.0)
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        assert _tune.choose("q", candidates, torch.zeros(3)) == ("default", False)
+    with FlopCounterMode(display=False):
+        assert _tune.choose("q", candidates, X) == ("default", False)
+    capturing = type("T", (), {"is_cuda": True, "device": X.device})()
+    monkeypatch.setattr(_tune._native, "is_plain", lambda x: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _tune.choose("q", candidates, capturing) == ("default", False)
+    assert not ran
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    _tune.choose("q", candidates, X)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert _tune.choose("q", candidates, capturing) == ("fast", True)  # what is known may be used
+
+
+def test_the_cache_survives_the_process_and_other_versions_do_not(fresh, monkeypatch, told_times):
+    candidates, ran = calls(default=0.002, fast=0.0)
+    _tune.choose("q", candidates, X)
+    ran.clear()
+    forget()
+    assert _tune.choose("q", candidates, X) == ("fast", True)
+    assert not ran
+    forget()
+    monkeypatch.setattr(_tune, "_versions", lambda: {"torch": "another"})
+    _tune.choose("q", candidates, X)
+    assert ran
+
+
+def test_a_choice_that_is_no_candidate_any_more_is_measured_again(told_times):
+    _tune.choose("q", calls(a=0.002, gone=0.0)[0], X)
+    assert _tune.choose("q", calls(a=0.002, new=0.0)[0], X) == ("new", True)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "versions": %s, "choices": {"q": 3}}'])
+def test_a_corrupt_cache_is_rebuilt_with_a_word(content, fresh, capsys, told_times):
+    path = _tune.cache_file(X.device)
+    path.write_text(content.replace("%s", json.dumps(_tune._versions())))
+    candidates, _ = calls(default=0.002, fast=0.0)
+    assert _tune.choose("q", candidates, X) == ("fast", True)
+    said = capsys.readouterr().err
+    assert said.count("is damaged") == 1 and str(path) in said
+    assert len(json.loads(path.read_text())["choices"]) == 1
+
+
+def test_an_unwritable_cache_is_a_word(monkeypatch, tmp_path, capsys, told_times):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path / "file" / "folder"))
+    candidates, _ = calls(default=0.002, fast=0.0)
+    assert _tune.choose("q", candidates, X) == ("fast", True)
+    assert "choices last for this process" in capsys.readouterr().err
+
+
+def _writer(folder, first, barrier):
+    import os
+
+    os.environ |= {"GANFAST_CACHE": folder, "GANFAST_TUNE": "1"}
+    barrier.wait()
+    for i in range(20):
+        _tune.choose(f"question {first + i}", {"a": lambda: None, "b": lambda: None}, X)
+
+
+def test_two_processes_at_once_lose_nothing(fresh):
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(2)
+    writers = [context.Process(target=_writer, args=(str(fresh), 100 * i, barrier)) for i in range(2)]
+    for process in writers:
+        process.start()
+    for process in writers:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(json.loads(_tune.cache_file(X.device).read_text())["choices"]) == 40
+    assert not list(fresh.glob("*.json.[0-9]*"))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_auto_asks_for_every_pass_and_stays_right(dtype, channels_last):
+    """Whatever is chosen, outputs and gradients keep to the oracle; and the three questions were asked."""
+    leaves = [torch.randn(4, 16, 6, 5), torch.randn(16, 24, 4, 4) / 16, torch.randn(24)]
+    if channels_last:
+        leaves = [t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t for t in leaves]
+    leaves = [t.to(dtype).requires_grad_() for t in leaves]
+    double = [t.detach().double().requires_grad_() for t in leaves]
+    plain = lambda x, w, b: torch.conv_transpose2d(x, w, b, 2, 1).tanh()
+    rows = []
+    for call, own in ((lambda *t: GF.conv_transpose_act(*t, stride=2, padding=1, act="tanh"), leaves), (plain, leaves), (plain, double)):
+        for _ in range(2):
+            y = call(*own)
+        rows.append([y, *torch.autograd.grad(y, own, torch.ones_like(y))])
+    assert_close_to_reference(*zip(("y", "gx", "gweight", "gbias"), *rows, strict=True))
+    asked = [question for question in _tune.chosen() if "torch" in _tune.chosen()[question].microseconds]
+    assert sorted(q.split(" x (")[0] for q in asked) == [
+        "conv_transpose_act", "data gradient of conv_transpose_act", "weight gradient of conv_transpose_act",
+    ]  # fmt: skip
+    other = "torch/nchw" if channels_last else "torch/nhwc"
+    assert all({"torch", "cpu", other} == set(_tune.chosen()[q].microseconds) for q in asked)
+
+
+def test_doctor_lists_the_choices(capsys):
+    from ganfast import cli
+
+    GF.conv_transpose_act(torch.randn(2, 8, 4, 4), torch.randn(8, 4, 4, 4), stride=2, padding=1)
+    cli.main(["doctor", "--tuning"])
+    said = capsys.readouterr().out
+    assert "conv_transpose_act x (2, 8, 4, 4) w (8, 4, 4, 4)" in said and "->" in said and "microseconds" in said
