@@ -40,7 +40,7 @@ def _initialise(module: nn.Module) -> None:
 
 
 class _FusedUp(nn.Module):
-    """Transposed convolution -> batch norm -> ReLU, the norm's statistics taken from the convolution's epilogue."""
+    """Transposed convolution -> batch norm -> ReLU, as one chain."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, padding: int) -> None:
         super().__init__()
@@ -50,10 +50,9 @@ class _FusedUp(nn.Module):
         self.norm = BatchNormAct2d(c_out, act="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return self.norm(self.conv(x))
-        z, partials = self.conv(x, return_partials=True)
-        return self.norm(z, partials=partials)
+        from ganfast.nn.chains import conv_transpose_batch_norm_act
+
+        return conv_transpose_batch_norm_act(self.conv, self.norm, x)
 
 
 def _up(c_in: int, c_out: int, stride: int, padding: int, fused: bool) -> nn.Module:

@@ -37,6 +37,9 @@ ROWS = named(
     Row("sigmoid", (6, 4, 5, 5), "sigmoid"),
     Row("selu", (6, 4, 5, 5), "selu"),
     Row("linear", (6, 4, 5, 5), "linear"),
+    Row("planes learned", (3, 4, 7, 9), "prelu", "learned"),
+    Row("short planes, several blocks", (70, 300, 4, 4)),
+    Row("short planes far from zero", (16, 5, 3, 7), shift=300.0),
     Row("wide", (2, 700, 3, 3), channels_last=True),
 )
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
