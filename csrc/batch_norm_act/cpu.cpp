@@ -144,10 +144,10 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_act_all_cpu(
     using A = Acc<scalar_t>;
     constexpr auto dtype = c10::CppTypeToScalarType<A>::value;
     if (training) {
-      std::vector<double> sum(3 * c, 0);
+      std::vector<double> sum;
       if (partials) {
         const auto tiles = partials->to(dtype).contiguous();
-        for (int64_t t = 0; t < tiles.size(0); ++t) merge_moments<A>(tiles.template const_data_ptr<A>() + t * 3 * c, c, 1, sum);
+        sum = merge_moments<A>(tiles.template const_data_ptr<A>(), tiles.size(0), c, 1);
       } else {
         sum = moments<scalar_t>(x.const_data_ptr<scalar_t>(), rows);
       }

@@ -34,7 +34,7 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
       const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(plane[i]) - center; });
       const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(plane[i]) - center) * (static_cast<A>(plane[i]) - center); });
       mean[channel] = center + rest / length, m2[channel] = square - rest * rest / length;
-      count = length;
+      moments[channel] = static_cast<A>(length);
     }
   });
   if constexpr (kLast) {
@@ -47,26 +47,34 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
         rest[i] += d, m2[i] += d * d;
       }
     });
-    for (int64_t i = 0; i < rows.c; ++i) mean[i] += rest[i] / count, m2[i] -= rest[i] * rest[i] / count;
-  }
-  for (int64_t i = 0; i < rows.c; ++i) moments[i] = static_cast<A>(count);
-}
-
-// Adds the moments [3, C] of one tile to those in `sum`, by Chan's rule; C channels of `spread` neighbouring columns each.
-template <class A> void merge_moments(const A* tile, int64_t channels, int64_t spread, std::vector<double>& sum) {
-  double *count = sum.data(), *mean = count + channels, *m2 = mean + channels;
-  const int64_t columns = channels * spread;
-  for (int64_t c = 0, i = 0; c < channels; ++c)
-    for (int64_t s = 0; s < spread; ++s, ++i) {
-      const double n = tile[i], total = count[c] + n, delta = tile[columns + i] - mean[c];
-      if (n == 0) continue;
-      mean[c] += delta * n / total;
-      m2[c] += tile[2 * columns + i] + delta * delta * count[c] * n / total;
-      count[c] = total;
+    for (int64_t i = 0; i < rows.c; ++i) {
+      mean[i] += rest[i] / count, m2[i] -= rest[i] * rest[i] / count;
+      moments[i] = static_cast<A>(count);
     }
+  }
 }
 
-// [3, C] of the whole tensor: the blocks merged in double and in order.
+// Moments [tiles, 3, columns] merged to [3, channels] by Chan's rule in its two-pass form, in double and in order.
+template <class A> std::vector<double> merge_moments(const A* all, int64_t tiles, int64_t columns, int64_t spread) {
+  std::vector<double> count(columns, 0), mean(columns, 0), m2(columns, 0);
+  const auto each_tile = [&](auto add) {
+    for (int64_t t = 0; t < tiles; ++t) {
+      const A *n = all + t * 3 * columns, *center = n + columns, *square = center + columns;
+      for (int64_t i = 0; i < columns; ++i) add(i, static_cast<double>(n[i]), static_cast<double>(center[i]), static_cast<double>(square[i]));
+    }
+  };
+  each_tile([&](int64_t i, double n, double center, double) { count[i] += n, mean[i] += n * center; });
+  std::vector<double> merged = fold_columns(count, spread), sums = fold_columns(mean, spread);
+  for (size_t c = 0; c < sums.size(); ++c) sums[c] /= merged[c];
+  for (int64_t i = 0; i < columns; ++i) mean[i] = sums[i / spread];
+  each_tile([&](int64_t i, double n, double center, double square) { m2[i] += square + n * (center - mean[i]) * (center - mean[i]); });
+  const auto squares = fold_columns(m2, spread);
+  merged.insert(merged.end(), sums.begin(), sums.end());
+  merged.insert(merged.end(), squares.begin(), squares.end());
+  return merged;
+}
+
+// [3, C] of the whole tensor.
 template <class T> std::vector<double> moments(const T* x, const Rows& rows) {
   using A = Acc<T>;
   std::vector<A> blocks(rows.blocks() * 3 * rows.c, A(0));
@@ -74,9 +82,7 @@ template <class T> std::vector<double> moments(const T* x, const Rows& rows) {
     A* into = blocks.data() + b * 3 * rows.c;
     rows.channels_last ? block_moments<T, true>(x, rows, b, into) : block_moments<T, false>(x, rows, b, into);
   });
-  std::vector<double> sum(3 * rows.channels(), 0);
-  for (int64_t b = 0; b < rows.blocks(); ++b) merge_moments<A>(blocks.data() + b * 3 * rows.c, rows.channels(), rows.spread, sum);
-  return sum;
+  return merge_moments<A>(blocks.data(), rows.blocks(), rows.c, rows.spread);
 }
 
 }  // namespace ganfast

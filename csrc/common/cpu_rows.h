@@ -32,10 +32,11 @@ struct Rows {
 
   Rows(const at::Tensor& x, bool last) : n(x.size(0)), c(x.size(1)), p(x.numel() / (x.size(0) * x.size(1))), channels_last(last) {}
 
-  // A block is the unit of work and of partial sums: one image, or up to 128 rows of at most 256 KiB. It never depends on the
-  // number of threads, so sums do not either.
+  // A block is the unit of work and of partial sums: some channels of one image, or up to 128 rows of at most 256 KiB. It never
+  // depends on the number of threads, so sums do not either.
   int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(128, 65536 / c)); }
-  int64_t blocks() const { return channels_last ? (n * p + block_rows() - 1) / block_rows() : n; }
+  int64_t channel_blocks() const { return std::min(c, (15 + n) / n); }  // of one image: sixteen blocks or more in all
+  int64_t blocks() const { return channels_last ? (n * p + block_rows() - 1) / block_rows() : n * channel_blocks(); }
   int64_t count() const { return n * p; }
   int64_t channels() const { return c / spread; }
   int64_t values() const { return count() * spread; }  // of one channel
@@ -55,8 +56,17 @@ template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t bloc
     const int64_t first = block * rows.block_rows(), last = std::min(rows.count(), first + rows.block_rows());
     for (int64_t r = first; r < last; ++r) run(r * rows.c, rows.c, 0);
   } else {
-    for (int64_t ch = 0; ch < rows.c; ++ch) run((block * rows.c + ch) * rows.p, rows.p, ch);
+    const int64_t parts = rows.channel_blocks(), image = block / parts, part = block % parts;
+    for (int64_t ch = rows.c * part / parts; ch < rows.c * (part + 1) / parts; ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
   }
+}
+
+// Columns [terms, columns] added up to channels [terms, channels].
+inline std::vector<double> fold_columns(const std::vector<double>& columns, int64_t spread) {
+  if (spread == 1) return columns;
+  std::vector<double> folded(columns.size() / spread, 0);
+  for (size_t i = 0; i < columns.size(); ++i) folded[i / spread] += columns[i];
+  return folded;
 }
 
 // body(block, sums): `sums` points at this block's own [terms, columns] zeros. Returns [terms, channels] added up in block
@@ -64,13 +74,13 @@ template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t bloc
 template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, int64_t terms, Body body) {
   const int64_t width = terms * rows.c, blocks = rows.blocks();
   std::vector<A> partial(blocks * width, A(0));
-  std::vector<double> total(width / rows.spread, 0);
+  std::vector<double> total(width, 0);
   at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, partial.data() + b * width);
   });
   for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t i = 0, t = 0; i < width; ++t)
-      for (int64_t s = 0; s < rows.spread; ++s, ++i) total[t] += partial[b * width + i];
+    for (int64_t i = 0; i < width; ++i) total[i] += partial[b * width + i];
+  total = fold_columns(total, rows.spread);
   return {total.begin(), total.end()};
 }
 
