@@ -16,7 +16,7 @@ from ganfast._triton import cdiv, next_power_of_2
 OP = "conv_transpose_act"
 POINTER_SHARED = 99 * 1024  # a block's on 8.6, 8.9 and 12.0, the least of all from 8.0 on
 TMA_SHARED = 227 * 1024  # a block's on 9.0 and 10.0
-SLICE = 32  # accumulators a thread that an epilogue handles at a time
+SLICE = 32  # accumulators a thread that an epilogue handles at a time; twice as many where it does little with them
 _SM_SHARED, _SM_REGISTERS, _SMS = 228 * 1024, 65536, 132  # 9.0; an H100's or H200's multiprocessors
 # For the guess alone, per multiprocessor and clock: bytes that reach shared memory out of L2, and bytes written to memory.
 _LOADS, _STORES = 48, 16
