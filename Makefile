@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS := benchmarks/results
+OLDEST_TRITON := 3.6.0
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
 .PHONY: venv demo test lint check bench cuda-check gpu gpu-build gpu-test gpu-sanitize gpu-bench clean
@@ -27,8 +28,15 @@ lint: venv
 
 check: lint test cuda-check
 
-cuda-check: venv
+cuda-check: venv build/triton-$(OLDEST_TRITON)/.ready
 	$(RUN) tools/cuda_check.py
+	$(RUN) tools/triton_check.py
+	PYTHONPATH=build/triton-$(OLDEST_TRITON) $(RUN) tools/triton_check.py --triton $(OLDEST_TRITON)
+
+# Beside the installed Triton, the oldest that the kernels are promised for.
+build/triton-$(OLDEST_TRITON)/.ready: | venv
+	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(@D) triton==$(OLDEST_TRITON)
+	touch $@
 
 bench: venv
 	mkdir -p runs

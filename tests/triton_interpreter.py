@@ -50,3 +50,15 @@ def assert_close(got: Tensor, want: Tensor, what: str, floor: float = 16.0, scal
     allowed = (floor * torch.finfo(torch.float32).eps + rounding) * scale
     error = (got.double() - want).abs().max().item()
     assert error <= allowed, f"{what}: largest error {error:.3g}, allowed {allowed:.3g}"
+
+
+def assert_partials(stats, y):
+    """Merged over the tiles, the partials give the statistics of y as it was rounded; empty tiles hold zeros."""
+    assert not stats.isnan().any()
+    n, mean, m2 = stats.double().unbind(1)
+    values = y.double().movedim(1, 0).flatten(1)
+    assert (n.sum(0) == values.shape[1]).all(), "each element counted once"
+    assert (stats[:, 1:].movedim(1, -1)[n == 0] == 0).all()
+    merged = (n * mean).sum(0) / n.sum(0)
+    assert_close(merged.float(), values.mean(1), "mean")
+    assert_close(((m2 + n * (mean - merged) ** 2).sum(0) / n.sum(0)).float(), values.var(1, correction=0), "variance")

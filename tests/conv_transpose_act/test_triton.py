@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from ganfast import _activations
-from tests.triton_interpreter import assert_close, assert_layout, backend, in_layout, interpreted  # noqa: F401
+from tests.triton_interpreter import assert_close, assert_layout, assert_partials, backend, in_layout, interpreted  # noqa: F401
 
 # elu and selu take exp of large numbers in lanes that tl.where then drops; numpy, which interprets, says so.
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
@@ -50,18 +50,6 @@ def convolve(x, weight, bias, geometry, groups):
     stride, padding, output_padding, dilation = geometry
     f = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[x.dim() - 3]
     return f(x.double(), weight.double(), bias.double() if bias is not None else None, stride, padding, output_padding, groups, dilation)
-
-
-def assert_partials(stats, y):
-    """Merged over the tiles, the partials give the statistics of y as it was rounded; empty tiles hold zeros."""
-    assert not stats.isnan().any()
-    n, mean, m2 = stats.double().unbind(1)
-    values = y.double().movedim(1, 0).flatten(1)
-    assert (n.sum(0) == values.shape[1]).all(), "each element counted once"
-    assert (stats[:, 1:].movedim(1, -1)[n == 0] == 0).all()
-    merged = (n * mean).sum(0) / n.sum(0)
-    assert_close(merged.float(), values.mean(1), "mean")
-    assert_close(((m2 + n * (mean - merged) ** 2).sum(0) / n.sum(0)).float(), values.var(1, correction=0), "variance")
 
 
 @pytest.mark.parametrize("name, channels_last", LAYOUTS)
@@ -120,14 +108,23 @@ def test_wide_offsets(name, channels_last, monkeypatch):
 
 
 def test_blocks_stay_inside_their_bounds():
-    blocks = backend("conv_transpose_act")._blocks
+    from ganfast.ops.conv_transpose_act import triton_configs as configs
+
     for m in (1, 17, 4096, 10**7):
         for columns in (1, 3, 64, 1000):
-            for itemsize, exact, large in ((2, False, True), (2, False, False), (4, False, False), (4, True, False)):
-                b = blocks(m, 100, columns, 4, itemsize, exact, large)
-                m_, n_, k_ = b["BLOCK_M"], b["BLOCK_N"], b["BLOCK_K"]
-                assert min(m_, n_, k_) >= 16, "tensor cores take no less"
-                assert b["num_stages"] * (m_ + n_) * k_ * itemsize <= 96 * 1024
+            for itemsize, exact, last, save_z in (
+                (2, False, True, False),
+                (2, False, True, True),
+                (4, False, True, False),
+                (4, True, False, False),
+            ):
+                p = configs.Problem(
+                    (m, 112, 2, 2), (112, columns, 4, 4), (2, 2), (1, 1), (0, 0), (1, 1), 1, itemsize, exact, last, save_z, None
+                )
+                first = configs.pointer_blocks("ptr", p, m, columns, 4)
+                assert configs.pointer_fault(p, first) is None, first
+                names = configs.pointer_configurations(p, first)
+                assert names[0] == first.name and len(names) == len(set(names))
 
 
 ALPHAS = {"leaky_relu": 0.2, "prelu": 0.3, "elu": 1.3, "softplus": 1.5, "snake": 0.7}

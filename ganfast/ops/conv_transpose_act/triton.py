@@ -1,74 +1,173 @@
-"""conv_transpose_act in Triton: how the forward is launched. Kernels: triton_fwd.py; the fused backward: triton_bwd.py."""
+"""conv_transpose_act in Triton: which kernel a call gets, and how it is launched.
 
+Kernels: triton_fwd.py (pointers, for every call; a GEMM for 1x1 inputs), triton_tma.py (Hopper); block shapes and their names:
+triton_configs.py; the fused backward: triton_bwd.py.
+"""
+
+from collections.abc import Callable
 from functools import lru_cache
 from math import gcd, prod
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ganfast import _triton
-from ganfast._triton import cdiv, next_power_of_2
+from ganfast import _checks, _triton
+from ganfast._triton import cdiv
 from ganfast.ops.conv_transpose_act.triton_bwd import conv_transpose_act_bwd_triton
+from ganfast.ops.conv_transpose_act.triton_configs import (
+    OP,
+    Blocks,
+    Problem,
+    parse,
+    pointer_blocks,
+    pointer_configurations,
+    pointer_fault,
+    tma_configurations,
+    tma_fault,
+)
 from ganfast.ops.conv_transpose_act.triton_fwd import conv_transpose_act_fwd_1x1_kernel, conv_transpose_act_fwd_kernel
+from ganfast.ops.conv_transpose_act.triton_tma import conv_transpose_act_fwd_tma, tma_refusal
 
-__all__ = ["conv_transpose_act_bwd_triton", "conv_transpose_act_fwd_triton"]
+__all__ = ["configurations", "conv_transpose_act_bwd_triton", "conv_transpose_act_fwd_triton"]
 
 
-def _blocks(m: int, group_in: int, columns: int, others: int, itemsize: int, exact: bool, large: bool) -> dict:
-    """Tile sizes for m rows and `others` further tiles: as large as the problem allows, then halved until some 128 programs share
-    the work. The tops are what compiles without spills at compute capability 8.0, 9.0 and 10.0: 128 x 128 only where `large`
-    (16-bit operands that go to shared memory 16 bytes at a time, no second output), and 64 x 64 for exact float32, which is plain
-    FMA on registers. The largest takes 96 KiB of shared memory in 3 stages, which every GPU from 8.0 on has."""
-    block_m = min(64 if exact else 128, max(16, next_power_of_2(m)))
-    block_n = min(128 if large else 64, max(16, next_power_of_2(columns)))
-    while max(block_m, block_n) > 32 and cdiv(m, block_m) * cdiv(columns, block_n) * others < 128:
-        if block_m >= block_n:
-            block_m //= 2
-        else:
-            block_n //= 2
-    block_k = min(16 if exact else 64 if large else 32, max(16, next_power_of_2(group_in)))
-    return {
-        "EVEN_K": group_in % block_k == 0,
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
-        "BLOCK_K": block_k,
-        "num_warps": 8 if block_m * block_n * itemsize >= 16384 else 4,
-        "num_stages": 2 if exact else 3,
-        "enable_fp_fusion": True,
-    }
+class _Plan(NamedTuple):
+    """The pointer kernels' geometry; per-dimension constants are triples with unit dimensions in front."""
+
+    m: int  # rows of the GEMM
+    columns: int
+    others: int  # tiles beside those of rows and columns: groups, and the pointer kernel's phases
+    copies: int  # partials per tile of rows
+    sizes: tuple[int, ...] | None  # None for a 1x1 input
+    constants: dict
 
 
 @lru_cache(maxsize=4096)
-def _plan(x_shape, w_shape, stride, padding, output_padding, dilation, groups, itemsize, exact, channels_last, save_z):
-    """What depends on sizes alone: (shape of y, grid, pixel tiles, partials per pixel tile, size arguments or None for a 1x1 input,
-    constants). Per-dimension constants are triples with unit dimensions in front."""
-    n, c_in, *inside = x_shape
-    _, group_out, *kernel = w_shape
-    group_in = c_in // groups
-    outside = [
-        (i - 1) * s - 2 * p + d * (k - 1) + op + 1 for i, k, s, p, op, d in zip(inside, kernel, stride, padding, output_padding, dilation)
-    ]
-    fill = (1,) * (3 - len(inside))
-    inside, out = (*fill, *inside), (*fill, *outside)
-    s, d = (*fill, *stride), (*fill, *dilation)
-    constants = {"K": (*fill, *kernel), "P": (*(0,) * len(fill), *padding), "D": d}
-    large = itemsize == 2 and channels_last and group_in % 16 == 0 and group_out % 16 == 0 and not save_z
+def _output(p: Problem) -> tuple[int, ...]:
+    inside, kernel = p.x_shape[2:], p.w_shape[2:]
+    geometry = zip(inside, kernel, p.stride, p.padding, p.output_padding, p.dilation)
+    return p.x_shape[0], p.w_shape[1] * p.groups, *((i - 1) * s - 2 * pad + d * (k - 1) + op + 1 for i, k, s, pad, op, d in geometry)
+
+
+@lru_cache(maxsize=4096)
+def _plan(p: Problem) -> _Plan:
+    n, group_out, fill = p.x_shape[0], p.w_shape[1], (1,) * (5 - len(p.x_shape))
+    inside, out = (*fill, *p.x_shape[2:]), (*fill, *_output(p)[2:])
+    s, d = (*fill, *p.stride), (*fill, *p.dilation)
+    constants = {"K": (*fill, *p.w_shape[2:]), "P": (*(0,) * len(fill), *p.padding), "D": d, "GROUPS": p.groups}
+    constants |= {"CHANNELS_LAST": p.channels_last, "PRECISION": "ieee" if p.exact else "tf32", "enable_fp_fusion": True}
     if inside == (1, 1, 1):
-        m, copies = n, prod(out)
-        columns, others, sizes = group_out * copies, groups, None
-        constants["OUT"] = out
-    else:
-        copies = prod(s)
-        m = n * prod(map(cdiv, out, s))
-        columns, others, sizes = group_out, groups * copies, (*inside, *out)
-        g = tuple(map(gcd, s, d))
-        inverse = tuple(pow(b // c, -1, a // c) for a, b, c in zip(s, d, g))  # 0 where S/g = 1
-        constants |= {"S": s, "G": g, "INV": inverse}
-    constants |= {"GROUPS": groups, "CHANNELS_LAST": channels_last, "PRECISION": "ieee" if exact else "tf32"}
-    constants |= _blocks(m, group_in, columns, others, itemsize, exact, large)
-    tiles = cdiv(m, constants["BLOCK_M"])
-    grid = (tiles * cdiv(columns, constants["BLOCK_N"]) * others,)
-    return (n, group_out * groups, *outside), grid, tiles, copies, sizes, constants
+        copies = prod(out)
+        return _Plan(n, group_out * copies, p.groups, copies, None, constants | {"OUT": out})
+    g = tuple(map(gcd, s, d))
+    inverse = tuple(pow(b // c, -1, a // c) for a, b, c in zip(s, d, g))  # 0 where S/g = 1
+    m, copies = n * prod(map(cdiv, out, s)), prod(s)
+    return _Plan(m, group_out, p.groups * copies, copies, (*inside, *out), constants | {"S": s, "G": g, "INV": inverse})
+
+
+def _launch_pointer(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials) -> Tensor | None:
+    m, columns, others, copies, sizes, constants = _plan(p)
+    block_m, block_n, block_k = blocks.sizes
+    tiles, c_out = cdiv(m, block_m), y.shape[1]
+    if weight.stride(1) != 1 and c_out > p.groups and sizes is not None and tiles > 8:
+        # Taps outside channels put neighbouring channels in different sectors, for every pixel tile anew: one copy is cheaper.
+        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    stats = _triton.empty((tiles * copies, 3, c_out), x, torch.float32) if partials else None
+    wide = max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from
+    ws_in, ws_out, *ws_taps = weight.stride()
+    common = (x, weight, bias, alpha, y, z, stats, alpha_value, x.shape[0], x.shape[1], c_out)
+    w_strides = (ws_in, ws_out, *(0,) * (3 - len(ws_taps)), *ws_taps)
+    constants = constants | {"ACT": act, "WIDE": wide, "EVEN_K": x.shape[1] // p.groups % block_k == 0}
+    constants |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_warps": blocks.warps, "num_stages": blocks.stages}
+    grid = (tiles * cdiv(columns, block_n) * others,)
+    with _triton.on_device(x):
+        if sizes is None:
+            conv_transpose_act_fwd_1x1_kernel[grid](*common, *w_strides, WEIGHT_LAST=ws_out == 1, **constants)
+        else:
+            conv_transpose_act_fwd_kernel[grid](*common, *sizes, *w_strides, **constants)
+    return stats
+
+
+def _one_pixel(p: Problem) -> bool:
+    return set(p.x_shape[2:]) == {1}
+
+
+def _pointer_names(kernel: str) -> Callable[[Problem], list[str]]:
+    return lambda p: pointer_configurations(p, pointer_blocks(kernel, p, *_plan(p)[:3]))
+
+
+class _Kernel(NamedTuple):
+    refusal: Callable[[Problem, Tensor], str | None]  # why it cannot take the call
+    configurations: Callable[[Problem], list[str]]  # of a problem it takes, best guess first
+    fault: Callable[[Problem, Blocks], str | None]  # why it cannot run these blocks
+    launch: Callable[..., Tensor | None]  # fills y and z, returns the partials
+
+
+# By the first part of a configuration's name, in the order in which a call tries them.
+_KERNELS = {
+    "gemm": _Kernel(
+        lambda p, x: None if _one_pixel(p) else "the input has more than one pixel", _pointer_names("gemm"), pointer_fault, _launch_pointer
+    ),
+    "tma": _Kernel(
+        lambda p, x: "a 1x1 input is one GEMM" if _one_pixel(p) else tma_refusal(p, x),
+        tma_configurations, tma_fault, conv_transpose_act_fwd_tma,
+    ),
+    "ptr": _Kernel(
+        lambda p, x: "a 1x1 input is one GEMM" if _one_pixel(p) else None, _pointer_names("ptr"), pointer_fault, _launch_pointer
+    ),
+}  # fmt: skip
+_OFFERED, _OF_THE_FIRST = 6, 4  # configurations in all, and of the first kernel where there is a second
+
+
+@lru_cache(maxsize=4096)
+def _names(kernel: str, p: Problem) -> tuple[str, ...]:
+    return tuple(_KERNELS[kernel].configurations(p))
+
+
+@lru_cache(maxsize=64)
+def _device_capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability) -> Problem:
+    if capability is None and x.is_cuda:
+        capability = _device_capability(x.device.index)
+    elif capability is None and _triton.is_interpreting():
+        capability = (9, 0)  # the interpreter runs every kernel
+    exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
+    geometry = (tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups)
+    return Problem(tuple(x.shape), tuple(weight.shape), *geometry, x.itemsize, exact, channels_last, save_z, capability)
+
+
+def configurations(
+    x: Tensor, weight: Tensor, stride, padding, output_padding, dilation, groups: int, channels_last: bool,
+    save_z: bool = False, capability: tuple[int, int] | None = None,
+) -> list[str]:  # fmt: skip
+    """At most 6 names that `conv_transpose_act_fwd_triton` takes as `config` for this call, best guess first. `capability` stands for
+    the GPU's where x has no device, as on meta tensors."""
+    p = _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability)
+    offers = [_names(name, p) for name, kernel in _KERNELS.items() if kernel.refusal(p, x) is None]
+    offers = [names for names in offers if names]
+    first = offers[0][: _OFFERED if len(offers) == 1 else _OF_THE_FIRST]
+    return [*first, *(name for names in offers[1:] for name in names)][:_OFFERED]
+
+
+def _first(p: Problem, x: Tensor) -> Blocks:
+    for name, kernel in _KERNELS.items():
+        if kernel.refusal(p, x) is None and (names := _names(name, p)):
+            return parse(names[0])
+    raise AssertionError("the pointer kernel and the GEMM take every call between them")
+
+
+def _named(config: str, p: Problem, x: Tensor) -> Blocks:
+    blocks = parse(config)
+    kernel = _KERNELS.get(blocks.kernel)
+    if kernel is None:
+        _checks.fail(OP, f"config {config!r} names no kernel; there are {', '.join(_KERNELS)}")
+    if why := kernel.refusal(p, x) or kernel.fault(p, blocks):
+        _checks.fail(OP, f"config {config!r} does not fit this call: {why}")
+    return blocks
 
 
 def conv_transpose_act_fwd_triton(
@@ -86,26 +185,15 @@ def conv_transpose_act_fwd_triton(
     channels_last: bool,
     save_z: bool,
     partials: bool,
+    config: str = "",
+    capability: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
-    shape, grid, tiles, copies, sizes, constants = _plan(
-        x.shape, weight.shape, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation),
-        groups, x.itemsize, exact, channels_last, save_z,
-    )  # fmt: skip
-    if weight.stride(1) != 1 and shape[1] > groups and sizes is not None and tiles > 8:
-        # Taps outside channels put neighbouring channels in different sectors, for every pixel tile anew: one copy is cheaper.
-        weight = weight.movedim(1, -1).contiguous().movedim(-1, 1)
+    """`config`: one of `configurations`' names, or any other that fits (ValueError where it does not); "" is the best guess."""
+    p = _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability)
+    blocks = _named(config, p, x) if config else _first(p, x)
+    shape = _output(p)
     y = _triton.empty(shape, x, channels_last=channels_last)
     z = _triton.empty(shape, x, channels_last=channels_last) if save_z else None
-    stats = _triton.empty((tiles * copies, 3, shape[1]), x, torch.float32) if partials else None
-    wide = max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from
-    ws_in, ws_out, *ws_taps = weight.stride()
-    common = (x, weight, bias, alpha, y, z, stats, alpha_value, x.shape[0], x.shape[1], shape[1])
-    w_strides = (ws_in, ws_out, *(0,) * (3 - len(ws_taps)), *ws_taps)
-    with _triton.on_device(x):
-        if sizes is None:
-            conv_transpose_act_fwd_1x1_kernel[grid](*common, *w_strides, ACT=act, WIDE=wide, WEIGHT_LAST=ws_out == 1, **constants)
-        else:
-            conv_transpose_act_fwd_kernel[grid](*common, *sizes, *w_strides, ACT=act, WIDE=wide, **constants)
+    stats = _KERNELS[blocks.kernel].launch(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials)
     z = _triton.empty(0, x) if z is None else z
     return y, z, _triton.empty(0, x, torch.float32) if stats is None else stats
