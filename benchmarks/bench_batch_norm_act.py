@@ -16,7 +16,7 @@ _CASES = on(DEVICE, NORM)
 _ACCESSES = {"fwd": 3, "fwd+bwd": 8}
 
 
-def _layer(case: NormCase) -> Subject:
+def layer(case: NormCase) -> Subject:
     eager = nn.Sequential(nn.BatchNorm2d(case.channels), ACTS[case.act]())
     fused = gnn.BatchNormAct2d(case.channels, act=case.act, alpha=ALPHA.get(case.act))
     same_parameters(eager, fused)
@@ -26,7 +26,7 @@ def _layer(case: NormCase) -> Subject:
 def _measure(bench, case, dtype, mode):
     moved = case.elements() * torch.finfo(DTYPES[dtype]).bits // 8 * _ACCESSES[mode] if mode in _ACCESSES else None
     row = {"op": "batch_norm_act", "bytes": moved, "flops": None}
-    bench.modules(_layer, case, dtype, mode, row, dims=2, tiny=case.tiny())
+    bench.modules(layer, case, dtype, mode, row, dims=2, tiny=case.tiny())
 
 
 @pytest.mark.parametrize("mode", _ACCESSES)

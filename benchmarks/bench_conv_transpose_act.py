@@ -6,9 +6,9 @@ from torch import nn
 
 import ganfast.nn as gnn
 from benchmarks.case_types import ConvTransposeCase, convolution_bytes, label, on
-from benchmarks.cases import CHAIN, CONV_TRANSPOSE, MAX_AUTOTUNE, SECOND_ORDER
+from benchmarks.cases import CHAIN, CONV_TRANSPOSE, SECOND_ORDER
 from benchmarks.machine import DEVICE
-from benchmarks.rivals import DTYPES, Subject
+from benchmarks.rivals import DTYPES, Subject, takes_max_autotune
 
 _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FUSED = {1: gnn.ConvTransposeAct1d, 2: gnn.ConvTransposeAct2d, 3: gnn.ConvTransposeAct3d}
@@ -36,7 +36,7 @@ def same_parameters(eager: nn.Module, fused: nn.Module) -> None:
         target.data.copy_(source.data)
 
 
-def _layer(case: ConvTransposeCase) -> Subject:
+def layer(case: ConvTransposeCase) -> Subject:
     dims, sizes = len(case.size), (case.c_in, case.c_out, case.kernel, case.stride, case.padding, case.output_padding)
     eager = nn.Sequential(_TORCH[dims](*sizes), ACTS[case.act]())
     fused = _FUSED[dims](*sizes, act=case.act, alpha=ALPHA.get(case.act))
@@ -60,7 +60,14 @@ def _measure(bench, case, dtype, mode, chain=False):
     if chain:
         tiny = tiny._replace(batch=2)  # train mode wants more than one value per channel
     bench.modules(
-        _chain if chain else _layer, case, dtype, mode, row, dims=len(case.size), tiny=tiny, max_autotune=case.name in MAX_AUTOTUNE
+        _chain if chain else layer,
+        case,
+        dtype,
+        mode,
+        row,
+        dims=len(case.size),
+        tiny=tiny,
+        max_autotune=takes_max_autotune(case, dtype, mode),
     )
 
 

@@ -7,9 +7,9 @@ from torch import nn
 import ganfast.nn as gnn
 from benchmarks.bench_conv_transpose_act import ACTS, ALPHA, same_parameters
 from benchmarks.case_types import UpsampleCase, convolution_bytes, label, on
-from benchmarks.cases import MAX_AUTOTUNE, SECOND_ORDER, UPSAMPLE
+from benchmarks.cases import SECOND_ORDER, UPSAMPLE
 from benchmarks.machine import DEVICE
-from benchmarks.rivals import DTYPES, Subject
+from benchmarks.rivals import DTYPES, Subject, takes_max_autotune
 
 _CASES = on(DEVICE, UPSAMPLE)
 
@@ -26,7 +26,7 @@ def _measure(bench, case, dtype, mode):
     item = torch.finfo(DTYPES[dtype]).bits // 8
     flops = {"fwd": case.flops(), "fwd+bwd": 3 * case.flops()}.get(mode)
     row = {"op": "upsample_conv_act", "c_in": case.c_in, "bytes": convolution_bytes(case.elements(), mode, item), "flops": flops}
-    bench.modules(_layer, case, dtype, mode, row, dims=2, tiny=case.tiny(), max_autotune=case.name in MAX_AUTOTUNE)
+    bench.modules(_layer, case, dtype, mode, row, dims=2, tiny=case.tiny(), max_autotune=takes_max_autotune(case, dtype, mode))
 
 
 @pytest.mark.parametrize("mode", ["fwd", "fwd+bwd"])

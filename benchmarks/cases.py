@@ -20,10 +20,10 @@ CONV_TRANSPOSE = [
     ConvTransposeCase("dcgan64-3", 64, 256, 128, (8, 8), 4, 2, 1, True, "relu", _DCGAN, gpu_batches=(64, 1024)),
     ConvTransposeCase("dcgan64-4", 64, 128, 64, (16, 16), 4, 2, 1, True, "relu", _DCGAN, gpu_batches=(64, 1024)),
     ConvTransposeCase("dcgan64-rgb", 64, 64, 3, (32, 32), 4, 2, 1, False, "tanh", _DCGAN, gpu_batches=(64, 1024)),
-    ConvTransposeCase("dcgan128-1", 64, 100, 1024, (1, 1), 4, 1, 0, True, "relu", _DCGAN128),
+    ConvTransposeCase("dcgan128-1", 64, 100, 1024, (1, 1), 4, 1, 0, True, "relu", _DCGAN128, cpu_batch=0),
     ConvTransposeCase("dcgan128-2", 64, 1024, 512, (4, 4), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8, gpu_batches=(64, 256)),
-    ConvTransposeCase("dcgan128-3", 64, 512, 256, (8, 8), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8, gpu_batches=(64, 256)),
-    ConvTransposeCase("dcgan128-4", 64, 256, 128, (16, 16), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8, gpu_batches=(64, 256)),
+    ConvTransposeCase("dcgan128-3", 64, 512, 256, (8, 8), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=0, gpu_batches=(64, 256)),
+    ConvTransposeCase("dcgan128-4", 64, 256, 128, (16, 16), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=0, gpu_batches=(64, 256)),
     ConvTransposeCase("dcgan128-5", 64, 128, 64, (32, 32), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8),
     ConvTransposeCase("dcgan128-rgb", 64, 64, 3, (64, 64), 4, 2, 1, False, "tanh", _DCGAN128, cpu_batch=8),
     ConvTransposeCase("wgan-gp-1", 64, 512, 256, (4, 4), 5, 2, 2, True, "relu", _WGAN_GP, 1, cpu_batch=16),
@@ -34,7 +34,7 @@ CONV_TRANSPOSE = [
     ConvTransposeCase("pix2pix-3", 1, 1024, 512, (4, 4), 4, 2, 1, True, "relu", _PIX2PIX, cpu_batch=0, gpu_batches=(1, 16)),
     ConvTransposeCase("pix2pix-4", 1, 1024, 512, (8, 8), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16)),
     ConvTransposeCase("pix2pix-5", 1, 1024, 256, (16, 16), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16, 64)),
-    ConvTransposeCase("pix2pix-6", 1, 512, 128, (32, 32), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16, 64)),
+    ConvTransposeCase("pix2pix-6", 1, 512, 128, (32, 32), 4, 2, 1, True, "relu", _PIX2PIX, cpu_batch=0, gpu_batches=(1, 16, 64)),
     ConvTransposeCase("pix2pix-7", 1, 256, 64, (64, 64), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16)),
     ConvTransposeCase("pix2pix-rgb", 1, 128, 3, (128, 128), 4, 2, 1, False, "tanh", _PIX2PIX, gpu_batches=(1, 16)),
     ConvTransposeCase("cyclegan-1", 1, 256, 128, (64, 64), 3, 2, 1, False, "relu", _CYCLEGAN, 1, gpu_batches=(1, 16)),
@@ -59,8 +59,8 @@ _SNGAN = "Miyato et al. 2018, 32x32 ResNet generator, 256 channels, generator's 
 _STYLEGAN2 = "Karras et al. 2020, config F's x2 convolution at this resolution, batch 32; nearest for its filter, no modulation"
 UPSAMPLE = [
     UpsampleCase("wgan-gp-res1", 64, 512, 512, (4, 4), "linear", _WGAN_RESNET, cpu_batch=8),
-    UpsampleCase("wgan-gp-res2", 64, 512, 256, (8, 8), "linear", _WGAN_RESNET, cpu_batch=8),
-    UpsampleCase("wgan-gp-res3", 64, 256, 128, (16, 16), "linear", _WGAN_RESNET, cpu_batch=8),
+    UpsampleCase("wgan-gp-res2", 64, 512, 256, (8, 8), "linear", _WGAN_RESNET, cpu_batch=0),
+    UpsampleCase("wgan-gp-res3", 64, 256, 128, (16, 16), "linear", _WGAN_RESNET, cpu_batch=0),
     UpsampleCase("wgan-gp-res4", 64, 128, 64, (32, 32), "linear", _WGAN_RESNET, cpu_batch=8),
     UpsampleCase("sngan32-1", 128, 256, 256, (4, 4), "linear", _SNGAN, cpu_batch=32),
     UpsampleCase("sngan32-2", 128, 256, 256, (8, 8), "linear", _SNGAN, cpu_batch=8),
@@ -104,5 +104,5 @@ STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, b
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
 SECOND_ORDER = {"dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16"}
-# Layers, beside the whole steps, that torch.compile's max-autotune also takes part in: it needs a minute or so for each.
+# Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
 MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.calibration import calibrate
 from benchmarks.harness import Bench, Settings, clock
 from benchmarks.machine import DEVICE, facts
-from benchmarks.rivals import DTYPES, WHO
+from benchmarks.rivals import DTYPES, FIRST_ORDER, WHO, takes_max_autotune
 
 _CHOICES = [who for who in WHO if who != "ganfast"]
 
@@ -22,22 +22,32 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "layers: a layer against a layer, without max-autotune")
+    config.addinivalue_line("markers", "steps: everything else; the two marks part a long run")
     unknown = [who for who in config.getoption("--rivals").split(",") if who not in _CHOICES]
     if unknown:
         raise pytest.UsageError(f"--rivals: {', '.join(unknown)} is unknown; valid: {', '.join(_CHOICES)}")
     config.ganfast_begun = time.monotonic()
 
 
-def pytest_report_header(config):
-    words = [f"benchmarks on {facts(config.getoption('--measured-commit'))['device']}; rivals: {config.getoption('--rivals')}"]
-    return words + [f"ganfast runs on torch's own kernels where it would take {word}" for word in facts()["missing"]]
+def pytest_collection_modifyitems(items):
+    for item in items:
+        given = item.callspec.params if hasattr(item, "callspec") else {}
+        layer = "case" in given and hasattr(given["case"], "c_in")
+        autotuned = layer and takes_max_autotune(given["case"], given.get("dtype"), given.get("mode", FIRST_ORDER))
+        item.add_marker("layers" if layer and not autotuned else "steps")
 
 
 @pytest.fixture(scope="session")
 def calibration(request):
+    """Its words come first: what this run is, and which of ganfast's kernels it lacks."""
+    say, about = _say(request.config), facts(request.config.getoption("--measured-commit"))
+    say(f"benchmarks on {about['device']}, commit {about['commit']}; rivals: {request.config.getoption('--rivals')}")
+    for word in about["missing"]:
+        say(f"ganfast falls back to torch's own kernels where it would take {word}")
     found = calibrate(DTYPES, clock())
-    _say(request.config)(f"calibration: copy {found.copy / 1e9:.1f} GB/s; " + ", ".join(
-        f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in found.matrix.items()))  # fmt: skip
+    rates = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in found.matrix.items())
+    say(f"calibration: copy {found.copy / 1e9:.1f} GB/s; {rates}")
     return found
 
 

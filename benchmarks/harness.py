@@ -30,7 +30,7 @@ class Settings(NamedTuple):
     rivals: tuple[str, ...] = ("eager",)
     repeats: int = 15
     at_least: int = 5
-    seconds: float = 1.5
+    seconds: float = 0.6
 
     def who(self, max_autotune: bool) -> tuple[str, ...]:
         return tuple(w for w in WHO if w == "ganfast" or (w in self.rivals and (w != "max-autotune" or max_autotune)))

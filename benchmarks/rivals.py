@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cases import MAX_AUTOTUNE
 from benchmarks.machine import DEVICE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -21,6 +22,10 @@ class Subject(NamedTuple):
     eager: nn.Module
     fused: nn.Module
     x: Tensor
+
+
+def takes_max_autotune(case, dtype: str, mode: str) -> bool:
+    return case.name in MAX_AUTOTUNE and dtype == "bf16" and mode == FIRST_ORDER
 
 
 def layouts(dims: int) -> dict[str, torch.memory_format]:

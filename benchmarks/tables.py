@@ -101,6 +101,6 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
     words = {True: "reached", False: "missed", None: ""}
     lines += [f"| {f.text} | {f.value} | {f.goal} | {words[f.met]} |" for f in findings(results)]
     slow = below(rows)
-    lines += ["", "Slower than eager (below 1.0x): " + ("none." if not slow else ""), *[f"- {line}" for line in slow]]
+    lines += ["", "Slower than eager, below 1.0x:" if slow else "Slower than eager, below 1.0x: none.", *[f"- {line}" for line in slow]]
     lines += ["", *[f"![{name}](benchmarks/results/{name})" for name in plots]] if plots else []
     return "\n".join(lines)
