@@ -78,8 +78,8 @@ NORM = [
     NormCase("dcgan64-bn1", 64, 512, (4, 4), "relu", _DCGAN),
     NormCase("dcgan64-bn2", 64, 256, (8, 8), "relu", _DCGAN),
     NormCase("dcgan64-bn3", 64, 128, (16, 16), "relu", _DCGAN),
-    NormCase("dcgan64-bn4", 64, 64, (32, 32), "relu", _DCGAN, gpu_batches=(64, 1024)),
-    NormCase("dcgan64-d2", 64, 128, (16, 16), "leaky_relu", _DCGAN_D, gpu_batches=(64, 1024)),
+    NormCase("dcgan64-bn4", 64, 64, (32, 32), "relu", _DCGAN, gpu_batches=(64, 512)),
+    NormCase("dcgan64-d2", 64, 128, (16, 16), "leaky_relu", _DCGAN_D, gpu_batches=(64, 512)),
     NormCase("sngan32-bn", 128, 256, (32, 32), "relu", "Miyato et al. 2018, before the last convolution, batch 128", cpu_batch=8),
     NormCase("srgan-block", 16, 64, (24, 24), "prelu", _SRGAN + ", residual blocks", gpu_batches=(16, 1024)),
     NormCase(
@@ -93,8 +93,8 @@ LOSS = [
     LossCase("logits-128", 128, "nonsaturating", "one logit an image, a batch of 128 as SNGAN's generator has"),
     LossCase("patch-900", 900, "lsgan", "Isola et al. 2017: 30x30 patch logits, batch 1"),
     LossCase("patch-230400", 230_400, "hinge", "30x30 patch logits of 256 images"),
-    LossCase("large", 1 << 22, "nonsaturating", "no network's: 4 to 64 million logits a side, for the bandwidth", gpu_batches=(1 << 26,)),
-    LossCase("large-hinge", 1 << 22, "hinge", "as large", gpu_batches=(1 << 26,)),
+    LossCase("large", 1 << 22, "nonsaturating", "no network's: 4 or 32 million logits a side, for the bandwidth", gpu_batches=(1 << 25,)),
+    LossCase("large-hinge", 1 << 22, "hinge", "as large", gpu_batches=(1 << 25,)),
     LossCase("relativistic-64", 64, "relativistic", "Jolicoeur-Martineau 2019, batch 64"),
 ]
 
