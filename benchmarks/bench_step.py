@@ -47,13 +47,16 @@ class _Step:
 
     def gradients(self) -> dict[str, torch.Tensor]:
         """Both losses and all gradients of the first step's networks, before an update: Adam's first one is a sign, which
-        nothing small survives. Autocast's results are given as what they are, bfloat16."""
+        nothing small survives. Autocast's results are given as what they are, bfloat16. So are all gradients: among millions of
+        activations rounding puts some on the other side of their kink, in either rival, and each moves gradients by a jump; the
+        layers' own rows hold the kernels to their dtype."""
         fake, d_loss = self._d_loss()
         g_loss = self._g_loss(fake)
         generator, discriminator = ([*network.parameters()] for network in self.networks)
         found = [d_loss.detach(), g_loss.detach(), fake.detach()]
-        found += [*torch.autograd.grad(d_loss, discriminator), *torch.autograd.grad(g_loss, generator)]
-        return {f"s{i}": t.to(self.dtype) for i, t in enumerate(found)}
+        gradients = [*torch.autograd.grad(d_loss, discriminator), *torch.autograd.grad(g_loss, generator)]
+        coarse = self.dtype if self.dtype == torch.float64 else torch.bfloat16
+        return {f"s{i}": t.to(self.dtype) for i, t in enumerate(found)} | {f"g{i}": t.to(coarse) for i, t in enumerate(gradients)}
 
     def __call__(self):
         d_optimizer, g_optimizer = self.optimizers

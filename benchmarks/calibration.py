@@ -30,10 +30,12 @@ def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> C
         a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
         rivals[name] = lambda a=a, b=b: a @ b
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    if DEVICE == "cuda":  # on a CPU the switch would move oneDNN's precision
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
     try:
         timings = interleaved(rivals, repeats=9, warmup=2, measure=measure)
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        if DEVICE == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = before
     matrix = {name: 2 * n**3 / timings[name].p20 for name in dtypes}
     return Calibration(2 * 4 * count / timings["copy"].p20, matrix)
