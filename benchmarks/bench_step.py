@@ -7,65 +7,102 @@ import torch
 import torch.nn.functional as F
 
 import ganfast.functional as GF
-from benchmarks.harness import DEVICE, DTYPES, LAYOUTS, run
+from benchmarks.cases import STEP
+from benchmarks.harness import check_oracle, first_results, plain_result
+from benchmarks.machine import DEVICE
+from benchmarks.rivals import DTYPES, layouts, who_and_layout
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
-
-_BATCH, _LATENT = 64, 100
 
 
 class _Step:
     """Owns its networks and optimizers; calling it does one D and one G update."""
 
-    def __init__(self, generator, discriminator, fused: bool, dtype: torch.dtype, fmt: torch.memory_format):
-        self.generator = generator.to(DEVICE, memory_format=fmt)
-        self.discriminator = discriminator.to(DEVICE, memory_format=fmt)
+    def __init__(self, networks, inputs, fused: bool, dtype: torch.dtype, fmt: torch.memory_format, compiled: dict | None = None) -> None:
+        self.networks = [network.to(DEVICE, memory_format=fmt) for network in copy.deepcopy(networks)]
+        self.generator, self.discriminator = self.networks
+        if compiled is not None:
+            self.generator, self.discriminator = (torch.compile(network, dynamic=False, **compiled) for network in self.networks)
+        self.real, self.z = inputs[0].to(DEVICE).contiguous(memory_format=fmt), inputs[1].to(DEVICE)
         self.fused, self.dtype = fused, dtype
-        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999)) for m in (self.discriminator, self.generator)]
-        self.real = torch.randn(_BATCH, 3, 64, 64, device=DEVICE).contiguous(memory_format=fmt)
-        self.z = torch.randn(_BATCH, _LATENT, device=DEVICE)
+        capturable = {"capturable": True} if DEVICE == "cuda" else {}  # or a CUDA graph of the step cannot be taken
+        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **capturable) for m in reversed(self.networks)]
 
     def _loss(self, real, fake):
         if self.fused:
             return GF.discriminator_loss(real, fake) if real is not None else GF.generator_loss(fake)
-        real, fake = (t if t is None else t.float() for t in (real, fake))
+        real, fake = (t if t is None or t.dtype == torch.float64 else t.float() for t in (real, fake))
         return F.softplus(-real).mean() + F.softplus(fake).mean() if real is not None else F.softplus(-fake).mean()
+
+    def _autocast(self):
+        return torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+    def _d_loss(self):
+        with self._autocast():
+            fake = self.generator(self.z)
+            return fake, self._loss(self.discriminator(self.real), self.discriminator(fake.detach()))
+
+    def _g_loss(self, fake):
+        with self._autocast():
+            return self._loss(None, self.discriminator(fake))
+
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Both losses and all gradients of the first step's networks, before an update: Adam's first one is a sign, which
+        nothing small survives. Autocast's results are given as what they are, bfloat16. So are all gradients: among millions of
+        activations rounding puts some on the other side of their kink, in either rival, and each moves gradients by a jump; the
+        layers' own rows hold the kernels to their dtype."""
+        fake, d_loss = self._d_loss()
+        g_loss = self._g_loss(fake)
+        generator, discriminator = ([*network.parameters()] for network in self.networks)
+        found = [d_loss.detach(), g_loss.detach(), fake.detach()]
+        gradients = [*torch.autograd.grad(d_loss, discriminator), *torch.autograd.grad(g_loss, generator)]
+        coarse = self.dtype if self.dtype == torch.float64 else torch.bfloat16
+        return {f"s{i}": t.to(self.dtype) for i, t in enumerate(found)} | {f"g{i}": t.to(coarse) for i, t in enumerate(gradients)}
 
     def __call__(self):
         d_optimizer, g_optimizer = self.optimizers
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            fake = self.generator(self.z)
-            d_loss = self._loss(self.discriminator(self.real), self.discriminator(fake.detach()))
+        fake, d_loss = self._d_loss()
         d_optimizer.zero_grad(set_to_none=True)
         d_loss.backward()
         d_optimizer.step()
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            g_loss = self._loss(None, self.discriminator(fake))
+        g_loss = self._g_loss(fake)
         g_optimizer.zero_grad(set_to_none=True)
         g_loss.backward()
         g_optimizer.step()
         return d_loss.detach(), g_loss.detach()
 
 
-def _steps(dtype: torch.dtype) -> dict[str, _Step]:
+def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, _Step], _Step]:
+    """(the rivals, the same in float64)"""
     torch.manual_seed(0)
-    plain = DCGANGenerator(image_size=64, latent_dim=_LATENT, width=64), DCGANDiscriminator(image_size=64, width=64)
-    fused = DCGANGenerator(image_size=64, latent_dim=_LATENT, width=64, fused=True), DCGANDiscriminator(image_size=64, width=64, fused=True)
-    for source, target in zip(plain, fused, strict=True):
+    inputs = torch.randn(STEP.batch, 3, 64, 64), torch.randn(STEP.batch, STEP.latent)
+    networks = {}
+    for who, fused in (("eager", False), ("ganfast", True)):
+        networks[who] = [DCGANGenerator(64, STEP.latent, STEP.width, fused=fused), DCGANDiscriminator(64, STEP.width, fused=fused)]
+    for source, target in zip(networks["eager"], networks["ganfast"], strict=True):
         target.load_state_dict(source.state_dict())
-    steps = {}
-    for layout, fmt in LAYOUTS.items():
-        for name, nets in (("eager", plain), ("ganfast", fused)):
-            torch.manual_seed(1)
-            steps[f"{name}-{layout}"] = _Step(*(copy.deepcopy(n) for n in nets), name == "ganfast", dtype, fmt)
-    return steps
+    formats = layouts(2)
+    steps = {
+        f"{who}-{layout}": _Step(networks[who], inputs, who == "ganfast", dtype, fmt)
+        for layout, fmt in formats.items()
+        for who in networks
+        if who in ("ganfast", *rivals)
+    }
+    for who, options in (("compile", {}), ("max-autotune", {"mode": "max-autotune-no-cudagraphs"})):
+        if who in rivals:
+            steps[f"{who}-nhwc"] = _Step(networks["eager"], inputs, False, dtype, formats["nhwc"], options)
+    double = [network.double() for network in copy.deepcopy(networks["eager"])]
+    return steps, _Step(double, [t.double() for t in inputs], False, torch.float64, torch.contiguous_format)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dcgan64(benchmark, dtype):
-    rivals = _steps(DTYPES[dtype])
-    losses = {name: torch.stack(step()) for name, step in rivals.items()}
-    tolerance = 1e-3 if dtype == "fp32" else 0.05
-    for layout in LAYOUTS:
-        torch.testing.assert_close(losses[f"ganfast-{layout}"], losses[f"eager-{layout}"], rtol=tolerance, atol=tolerance)
-    source = "Radford et al. 2016, width 64, batch 64, Adam; bf16 is autocast"
-    run(benchmark, rivals, {"op": "step", "case": "dcgan64", "dtype": dtype, "mode": "D + G update", "source": source}, repeats=5)
+def test_dcgan64(bench, dtype):
+    steps, exact = _steps(DTYPES[dtype], bench.settings.who(max_autotune=True))
+    reference = exact.gradients()
+    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
+    for name, got in results.items():
+        who, layout = who_and_layout(name)
+        if who == "ganfast":
+            check_oracle(f"step {layout}", got, plain_result(results, layout, reference, got), reference)
+    _, failed = first_results(steps)
+    row = {"op": "step", "case": STEP.name, "batch": STEP.batch, "dtype": dtype, "mode": "D + G update", "source": STEP.source}
+    bench.record({n: s for n, s in steps.items() if n not in failed}, row | {"bytes": None, "flops": None}, failed)

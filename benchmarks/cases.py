@@ -1,83 +1,108 @@
-"""Layers of real networks, each with its source. Batch sizes are those of the papers' or repositories' training runs,
-except where `batch` says otherwise; widths are the published ones."""
+"""Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
+paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from typing import NamedTuple
-
-
-class ConvTransposeCase(NamedTuple):
-    """x [batch, c_in, *size] -> transposed convolution (kernel, stride, padding) -> batch norm where `norm` -> act."""
-
-    name: str
-    batch: int
-    c_in: int
-    c_out: int
-    size: tuple[int, ...]
-    kernel: int
-    stride: int
-    padding: int
-    norm: bool
-    act: str
-    source: str
-
-    def flops(self) -> int:
-        """Multiply-adds of the forward, times two; a backward has twice as many."""
-        pixels = 1
-        for length in self.size:
-            pixels *= length
-        return 2 * self.batch * pixels * self.c_in * self.c_out * self.kernel ** len(self.size)
-
+from benchmarks.case_types import ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
+_DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
+_WGAN_GP = "Gulrajani et al. 2017, CIFAR-10 generator, width 128, kernel 5 with TensorFlow's SAME padding, batch 64"
+_PIX2PIX = "Isola et al. 2017, U-Net decoder for 256x256, input joined with the skip, batch 1"
+_CYCLEGAN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1; its instance norm left out"
+_SRGAN = "Ledig et al. 2017, x4 generator on 24x24 crops, batch 16"
+_SUBPIXEL = _SRGAN + "; 3x3 to 256 channels + PixelShuffle 2 as the transposed convolution it equals (Shi et al. 2016, 1609.07009)"
+_CONTEXT = "Pathak et al. 2016, context encoder: bottleneck of 4000 to 4x4, batch 64; the layers after it are dcgan64-2 to -rgb"
+_HIFIGAN = "Kong et al. 2020, HiFi-GAN V1, segments of 8192 samples (32 frames), batch 16; no activation follows directly"
+_3DGAN = "Wu et al. 2016, 3D-GAN for 64x64x64 voxels, batch 100"
+
 CONV_TRANSPOSE = [
     ConvTransposeCase("dcgan64-1", 64, 100, 512, (1, 1), 4, 1, 0, True, "relu", _DCGAN),
-    ConvTransposeCase("dcgan64-2", 64, 512, 256, (4, 4), 4, 2, 1, True, "relu", _DCGAN),
-    ConvTransposeCase("dcgan64-3", 64, 256, 128, (8, 8), 4, 2, 1, True, "relu", _DCGAN),
-    ConvTransposeCase("dcgan64-4", 64, 128, 64, (16, 16), 4, 2, 1, True, "relu", _DCGAN),
-    ConvTransposeCase("dcgan64-rgb", 64, 64, 3, (32, 32), 4, 2, 1, False, "tanh", _DCGAN),
-    ConvTransposeCase("pix2pix-up", 1, 512, 256, (16, 16), 4, 2, 1, True, "relu", "Isola et al. 2017, U-Net decoder without skip, batch 1"),
-    ConvTransposeCase(
-        "cyclegan-up", 1, 128, 64, (128, 128), 3, 2, 1, False, "relu", "Zhu et al. 2017, ResNet generator; kernel 3, batch 1"
-    ),
-    ConvTransposeCase("3dgan-2", 8, 512, 256, (4, 4, 4), 4, 2, 1, True, "relu", "Wu et al. 2016, voxels; batch 8 instead of 100"),
-    ConvTransposeCase(
-        "hifigan-up", 4, 512, 256, (32,), 16, 8, 4, False, "leaky_relu", "Kong et al. 2020, V1, first upsampling of 32 frames; batch 4"
-    ),
+    ConvTransposeCase("dcgan64-2", 64, 512, 256, (4, 4), 4, 2, 1, True, "relu", _DCGAN, gpu_batches=(64, 1024)),
+    ConvTransposeCase("dcgan64-3", 64, 256, 128, (8, 8), 4, 2, 1, True, "relu", _DCGAN, gpu_batches=(64, 1024)),
+    ConvTransposeCase("dcgan64-4", 64, 128, 64, (16, 16), 4, 2, 1, True, "relu", _DCGAN, gpu_batches=(64, 1024)),
+    ConvTransposeCase("dcgan64-rgb", 64, 64, 3, (32, 32), 4, 2, 1, False, "tanh", _DCGAN, gpu_batches=(64, 1024)),
+    ConvTransposeCase("dcgan128-1", 64, 100, 1024, (1, 1), 4, 1, 0, True, "relu", _DCGAN128, cpu_batch=0),
+    ConvTransposeCase("dcgan128-2", 64, 1024, 512, (4, 4), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8, gpu_batches=(64, 256)),
+    ConvTransposeCase("dcgan128-3", 64, 512, 256, (8, 8), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=0, gpu_batches=(64, 256)),
+    ConvTransposeCase("dcgan128-4", 64, 256, 128, (16, 16), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=0, gpu_batches=(64, 256)),
+    ConvTransposeCase("dcgan128-5", 64, 128, 64, (32, 32), 4, 2, 1, True, "relu", _DCGAN128, cpu_batch=8),
+    ConvTransposeCase("dcgan128-rgb", 64, 64, 3, (64, 64), 4, 2, 1, False, "tanh", _DCGAN128, cpu_batch=8),
+    ConvTransposeCase("wgan-gp-1", 64, 512, 256, (4, 4), 5, 2, 2, True, "relu", _WGAN_GP, 1, cpu_batch=16),
+    ConvTransposeCase("wgan-gp-2", 64, 256, 128, (8, 8), 5, 2, 2, True, "relu", _WGAN_GP, 1, cpu_batch=16),
+    ConvTransposeCase("wgan-gp-rgb", 64, 128, 3, (16, 16), 5, 2, 2, False, "tanh", _WGAN_GP, 1),
+    ConvTransposeCase("pix2pix-1", 1, 512, 512, (1, 1), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16)),
+    ConvTransposeCase("pix2pix-2", 1, 1024, 512, (2, 2), 4, 2, 1, True, "relu", _PIX2PIX, cpu_batch=0, gpu_batches=(1, 16)),
+    ConvTransposeCase("pix2pix-3", 1, 1024, 512, (4, 4), 4, 2, 1, True, "relu", _PIX2PIX, cpu_batch=0, gpu_batches=(1, 16)),
+    ConvTransposeCase("pix2pix-4", 1, 1024, 512, (8, 8), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16)),
+    ConvTransposeCase("pix2pix-5", 1, 1024, 256, (16, 16), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16, 64)),
+    ConvTransposeCase("pix2pix-6", 1, 512, 128, (32, 32), 4, 2, 1, True, "relu", _PIX2PIX, cpu_batch=0, gpu_batches=(1, 16, 64)),
+    ConvTransposeCase("pix2pix-7", 1, 256, 64, (64, 64), 4, 2, 1, True, "relu", _PIX2PIX, gpu_batches=(1, 16)),
+    ConvTransposeCase("pix2pix-rgb", 1, 128, 3, (128, 128), 4, 2, 1, False, "tanh", _PIX2PIX, gpu_batches=(1, 16)),
+    ConvTransposeCase("cyclegan-1", 1, 256, 128, (64, 64), 3, 2, 1, False, "relu", _CYCLEGAN, 1, gpu_batches=(1, 16)),
+    ConvTransposeCase("cyclegan-2", 1, 128, 64, (128, 128), 3, 2, 1, False, "relu", _CYCLEGAN, 1, gpu_batches=(1, 16)),
+    ConvTransposeCase("srgan-up", 16, 64, 64, (24, 24), 6, 2, 2, False, "prelu", _SUBPIXEL, cpu_batch=4),
+    ConvTransposeCase("context-encoder-1", 64, 4000, 512, (1, 1), 4, 1, 0, True, "relu", _CONTEXT, cpu_batch=16),
+    ConvTransposeCase("hifigan-1", 16, 512, 256, (32,), 16, 8, 4, False, "linear", _HIFIGAN, cpu_batch=4),
+    ConvTransposeCase("hifigan-2", 16, 256, 128, (256,), 16, 8, 4, False, "linear", _HIFIGAN, cpu_batch=4),
+    ConvTransposeCase("hifigan-3", 16, 128, 64, (2048,), 4, 2, 1, False, "linear", _HIFIGAN, cpu_batch=4),
+    ConvTransposeCase("hifigan-4", 16, 64, 32, (4096,), 4, 2, 1, False, "linear", _HIFIGAN, cpu_batch=4),
+    ConvTransposeCase("3dgan-1", 100, 200, 512, (1, 1, 1), 4, 1, 0, True, "relu", _3DGAN, cpu_batch=8),
+    ConvTransposeCase("3dgan-2", 100, 512, 256, (4, 4, 4), 4, 2, 1, True, "relu", _3DGAN, cpu_batch=2),
+    ConvTransposeCase("3dgan-3", 100, 256, 128, (8, 8, 8), 4, 2, 1, True, "relu", _3DGAN, cpu_batch=1),
+    ConvTransposeCase("3dgan-4", 100, 128, 64, (16, 16, 16), 4, 2, 1, True, "relu", _3DGAN, cpu_batch=1, gpu_batches=(16,)),
+    ConvTransposeCase("3dgan-voxels", 100, 64, 1, (32, 32, 32), 4, 2, 1, False, "sigmoid", _3DGAN, cpu_batch=1, gpu_batches=(16,)),
 ]
+# Convolution, batch norm and activation as one: the paper's blocks, with the norm's statistics taken from the convolution.
 CHAIN = [case for case in CONV_TRANSPOSE if case.name.startswith("dcgan64") and case.norm]
 
+_WGAN_RESNET = "Gulrajani et al. 2017, 64x64 ResNet generator, width 64: UpsampleConv, batch 64"
+_SNGAN = "Miyato et al. 2018, 32x32 ResNet generator, 256 channels, generator's batch 128; norm and ReLU stand before it"
+_STYLEGAN2 = "Karras et al. 2020, config F's x2 convolution at this resolution, batch 32; nearest for its filter, no modulation"
+UPSAMPLE = [
+    UpsampleCase("wgan-gp-res1", 64, 512, 512, (4, 4), "linear", _WGAN_RESNET, cpu_batch=8),
+    UpsampleCase("wgan-gp-res2", 64, 512, 256, (8, 8), "linear", _WGAN_RESNET, cpu_batch=0),
+    UpsampleCase("wgan-gp-res3", 64, 256, 128, (16, 16), "linear", _WGAN_RESNET, cpu_batch=0),
+    UpsampleCase("wgan-gp-res4", 64, 128, 64, (32, 32), "linear", _WGAN_RESNET, cpu_batch=8),
+    UpsampleCase("sngan32-1", 128, 256, 256, (4, 4), "linear", _SNGAN, cpu_batch=32),
+    UpsampleCase("sngan32-2", 128, 256, 256, (8, 8), "linear", _SNGAN, cpu_batch=8),
+    UpsampleCase("sngan32-3", 128, 256, 256, (16, 16), "linear", _SNGAN, cpu_batch=4),
+    UpsampleCase("stylegan2-8", 32, 512, 512, (4, 4), "leaky_relu", _STYLEGAN2, cpu_batch=1, gpu_batches=(1, 16)),
+    UpsampleCase("stylegan2-16", 32, 512, 512, (8, 8), "leaky_relu", _STYLEGAN2, cpu_batch=1, gpu_batches=(1, 16)),
+    UpsampleCase("stylegan2-32", 32, 512, 512, (16, 16), "leaky_relu", _STYLEGAN2, cpu_batch=1, gpu_batches=(1, 16)),
+    UpsampleCase("stylegan2-64", 32, 512, 512, (32, 32), "leaky_relu", _STYLEGAN2, cpu_batch=0, gpu_batches=(1, 16)),
+    UpsampleCase("stylegan2-128", 32, 512, 256, (64, 64), "leaky_relu", _STYLEGAN2, cpu_batch=0, gpu_batches=(1, 16)),
+    UpsampleCase("stylegan2-256", 32, 256, 128, (128, 128), "leaky_relu", _STYLEGAN2, cpu_batch=0, gpu_batches=(1, 16)),
+]
 
-class NormCase(NamedTuple):
-    """Batch norm + act over [batch, channels, *size]."""
-
-    name: str
-    batch: int
-    channels: int
-    size: tuple[int, ...]
-    act: str
-    source: str
-
-
+_DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"
 NORM = [
     NormCase("dcgan64-bn1", 64, 512, (4, 4), "relu", _DCGAN),
     NormCase("dcgan64-bn2", 64, 256, (8, 8), "relu", _DCGAN),
     NormCase("dcgan64-bn3", 64, 128, (16, 16), "relu", _DCGAN),
-    NormCase("dcgan64-bn4", 64, 64, (32, 32), "relu", _DCGAN),
-    NormCase("dcgan64-d2", 64, 128, (16, 16), "leaky_relu", "the same paper, discriminator, slope 0.2"),
+    NormCase("dcgan64-bn4", 64, 64, (32, 32), "relu", _DCGAN, gpu_batches=(64, 512)),
+    NormCase("dcgan64-d2", 64, 128, (16, 16), "leaky_relu", _DCGAN_D, gpu_batches=(64, 512)),
+    NormCase("sngan32-bn", 128, 256, (32, 32), "relu", "Miyato et al. 2018, before the last convolution, batch 128", cpu_batch=8),
+    NormCase("srgan-block", 16, 64, (24, 24), "prelu", _SRGAN + ", residual blocks", gpu_batches=(16, 1024)),
+    NormCase(
+        "srgan-d", 16, 64, (48, 48), "leaky_relu", "Ledig et al. 2017, discriminator's second layer, slope 0.2", gpu_batches=(16, 1024)
+    ),
+    NormCase("pix2pix-bn7", 1, 64, (128, 128), "relu", _PIX2PIX, gpu_batches=(1, 64)),
 ]
-
-
-class LossCase(NamedTuple):
-    """Discriminator loss with statistics over `count` logits a side."""
-
-    name: str
-    count: int
-    kind: str
-    source: str
-
 
 LOSS = [
     LossCase("logits-64", 64, "nonsaturating", "one logit an image, DCGAN's batch of 64"),
+    LossCase("logits-128", 128, "nonsaturating", "one logit an image, a batch of 128 as SNGAN's generator has"),
     LossCase("patch-900", 900, "lsgan", "Isola et al. 2017: 30x30 patch logits, batch 1"),
-    LossCase("patch-230400", 230400, "hinge", "30x30 patch logits of 256 images"),
+    LossCase("patch-230400", 230_400, "hinge", "30x30 patch logits of 256 images"),
+    LossCase("large", 1 << 22, "nonsaturating", "no network's: 4 or 32 million logits a side, for the bandwidth", gpu_batches=(1 << 25,)),
+    LossCase("large-hinge", 1 << 22, "hinge", "as large", gpu_batches=(1 << 25,)),
     LossCase("relativistic-64", 64, "relativistic", "Jolicoeur-Martineau 2019, batch 64"),
 ]
+
+# Whole networks: sampling in eval mode, and a training step (its bf16 is autocast).
+GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
+STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, batch 64, Adam; bf16 is autocast")
+
+# Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
+SECOND_ORDER = {"dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16"}
+# Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
+MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}

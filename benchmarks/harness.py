@@ -1,49 +1,151 @@
-"""How every benchmark here is run: the oracle first, then rivals in turns, medians, JSON through pytest-benchmark."""
+"""How every row here is measured: the oracle first, then rivals in turns, then what a call costs besides time.
 
+A row is a plain dict that pytest-benchmark stores as extra_info; `benchmarks/results_file.py` says what one must hold.
+"""
+
+import contextlib
+import importlib
+import math
+import time
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from ganfast._timing import Timing, interleaved
+from benchmarks.calibration import Calibration
+from benchmarks.counters import launches_and_peak, overhead
+from benchmarks.machine import DEVICE, cache_bytes
+from benchmarks.rivals import DTYPES, WHO, Problem, Subject, who_and_layout
+from ganfast._timing import DeviceClock, Timing, interleaved, wall_clock
 from ganfast.testing import assert_close_to_reference
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+NOISY = 0.3  # spread beyond which small ratios are not to be believed
+Tensors = Mapping[str, Tensor]
 
 
-def layouts(dims: int) -> dict[str, torch.memory_format]:
-    """Both memory formats for images; 1-D has one, 3-D its own channels_last."""
-    if dims == 2:
-        return LAYOUTS
-    return {"nchw": torch.contiguous_format} | ({"nhwc": torch.channels_last_3d} if dims == 3 else {})
+class Settings(NamedTuple):
+    """`rivals` beside ganfast; rounds: `repeats`, or `at_least` of them once `seconds` per rival are spent."""
+
+    rivals: tuple[str, ...] = ("eager",)
+    repeats: int = 15
+    at_least: int = 5
+    seconds: float = 0.5
+
+    def who(self, max_autotune: bool) -> tuple[str, ...]:
+        return tuple(w for w in WHO if w == "ganfast" or (w in self.rivals and (w != "max-autotune" or max_autotune)))
 
 
-def forward_backward(model: torch.nn.Module, x: torch.Tensor, gy: torch.Tensor | None) -> dict[str, torch.Tensor]:
-    """The output under "y", and with `gy` the gradients of x and every parameter under "g0", "g1", ..."""
-    if gy is None:
-        with torch.no_grad():
-            return {"y": model(x)}
-    y = model(x)
-    grads = torch.autograd.grad(y, [x, *model.parameters()], gy)
-    return {"y": y.detach()} | {f"g{i}": g for i, g in enumerate(grads)}
+def clock():
+    """The timer's `measure` for this machine."""
+    return DeviceClock() if DEVICE == "cuda" else wall_clock
 
 
-def gate(name: str, got: Mapping[str, torch.Tensor], plain: Mapping[str, torch.Tensor], reference: Mapping[str, torch.Tensor]) -> None:
+def check_oracle(name: str, got: Tensors, plain: Tensors, reference: Tensors) -> None:
     """No time is taken of a wrong result: every output and gradient passes the oracle first."""
     assert_close_to_reference(*((f"{name}/{key}", value, plain[key], reference[key]) for key, value in got.items()))
 
 
-def run(benchmark, rivals: Mapping[str, Callable[[], object]], info: Mapping[str, object], repeats: int = 15) -> dict[str, Timing]:
-    """Times the rivals in turns and leaves their medians, percentiles and spread in the benchmark's extra_info.
+def first_results(calls: dict[str, Callable[[], Tensors]]) -> tuple[dict[str, Tensors], dict[str, str]]:
+    """(results, reason of failure) by rival, of each one's first call. A rival that cannot run is left out and recorded; ganfast
+    has to run."""
+    results, failed = {}, {}
+    for name, call in calls.items():
+        try:
+            results[name] = call()
+        except Exception as error:  # whatever a compiler or an allocator raises
+            if who_and_layout(name)[0] == "ganfast":
+                raise
+            lines = str(error).strip().splitlines()
+            failed[name] = f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"
+    return results, failed
 
-    pytest-benchmark selects, names and stores the rows; its own clock times one round of all rivals, which no table uses,
-    because it times a function after the other and so cannot interleave.
-    """
-    timings = interleaved(rivals, repeats=repeats, warmup=2)
-    benchmark.extra_info.update(info)
-    benchmark.extra_info["rivals"] = {
-        name: {"median": t.median, "p20": t.p20, "p80": t.p80, "spread": t.spread} for name, t in timings.items()
-    }
-    benchmark.pedantic(lambda: [call() for call in rivals.values()], rounds=1, iterations=1)
-    return timings
+
+def plain_result(results: dict[str, Tensors], layout: str, reference: Tensors, like: Tensors) -> Tensors:
+    """Eager's result in this layout, or in another one; where eager cannot run, the exact one rounded to the dtype."""
+    ran = [name for name in (f"eager-{layout}", *results) if name in results and who_and_layout(name)[0] == "eager"]
+    return results[ran[0]] if ran else {key: reference[key].to(like[key].dtype) for key in like}
+
+
+def _four_digits(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _chosen() -> object:
+    """What the tuner, where there is one, picked for the calls so far."""
+    with contextlib.suppress(ImportError):
+        return getattr(importlib.import_module("ganfast._tune"), "chosen", lambda: None)()
+    return None
+
+
+class Bench:
+    """What a benchmark function gets: `benchmark` of pytest-benchmark, and how this run measures."""
+
+    def __init__(self, benchmark, settings: Settings, facts: dict, calibration: Calibration, say: Callable[[str], object]) -> None:
+        self.benchmark, self.settings, self.facts, self.calibration, self.say = benchmark, settings, facts, calibration, say
+        if set(settings.rivals) - {"eager"}:  # modules of earlier rows count towards dynamo's limit, beyond which it stays eager
+            torch.compiler.reset()
+
+    def modules(
+        self, subject: Callable, case, dtype: str, mode: str, row: dict, *, dims: int, tiny=None, max_autotune: bool = False
+    ) -> dict:
+        """One row of module against module. `subject(case)` builds a Subject; `tiny`: the case for the cost of a call."""
+        torch.manual_seed(0)
+        problem = Problem(subject(case), DTYPES[dtype], mode)
+        calls = problem.calls(self.settings.who(max_autotune), dims)
+        results, failed = first_results(calls)
+        for name, got in results.items():
+            who, layout = who_and_layout(name)
+            if who == "ganfast":
+                check_oracle(f"{case.name} {layout}", got, plain_result(results, layout, problem.reference, got), problem.reference)
+        del results
+        problem.reference = None
+        costs = None if tiny is None else self._overhead(subject(tiny), DTYPES[dtype], mode)
+        about = {"case": case.name, "batch": case.batch, "dtype": dtype, "mode": mode, "source": case.source}
+        return self.record({n: c for n, c in calls.items() if n not in failed}, about | row, failed, costs)
+
+    @staticmethod
+    def _overhead(subject: Subject, dtype: torch.dtype, mode: str) -> dict[str, float]:
+        problem = Problem(subject, dtype, mode)
+        calls = {name: problem.call(name == "ganfast", torch.contiguous_format) for name in ("eager", "ganfast")}
+        return overhead(calls)
+
+    def record(
+        self, calls: dict[str, Callable], row: dict, failed: dict[str, str] | None = None, costs: dict[str, float] | None = None
+    ) -> dict:
+        """Times the calls, which have passed the oracle, and leaves the row where pytest-benchmark stores it.
+
+        pytest-benchmark selects, names and stores the rows. Its own clock gives how long the row took, which no table uses: it
+        times one function after the other and so cannot interleave.
+        """
+        s = self.settings
+        warm = lambda: interleaved(calls, s.repeats, 1, seconds=s.seconds, at_least=s.at_least, measure=clock())
+        begun = time.perf_counter()
+        timings = self.benchmark.pedantic(warm, rounds=1, iterations=1)
+        rivals = {name: self._rival(calls[name], timing, row) for name, timing in timings.items()}
+        row = {**self.facts, **row, "rivals": rivals | {name: {"failed": why} for name, why in (failed or {}).items()}}
+        row["overhead_us"] = costs and {name: _four_digits(us) for name, us in costs.items()}
+        row["noisy"] = any(t.spread > NOISY for t in timings.values())
+        row["fits_cache"] = row.get("bytes") is not None and row["bytes"] < 4 * cache_bytes()
+        row["chosen"] = _chosen()
+        row["seconds"] = _four_digits(time.perf_counter() - begun)
+        self.benchmark.extra_info.update(row)
+        self.say(line(row))
+        return row
+
+    def _rival(self, call: Callable, timing: Timing, row: dict) -> dict:
+        launched, peak = launches_and_peak(call, DEVICE)
+        numbers = {"median": timing.median, "p20": timing.p20, "p80": timing.p80, "spread": timing.spread, "launch": timing.launch}
+        numbers |= self.calibration.percent(timing.median, row.get("bytes"), row.get("flops"), row["dtype"])
+        numbers = {key: value if value is None else _four_digits(value) for key, value in numbers.items()}
+        return numbers | {"rounds": len(timing.samples), "clock": timing.clock, "launches": launched, "peak_bytes": peak}
+
+
+def line(row: dict) -> str:
+    """One line for whoever watches."""
+    times = {name: r["median"] * 1e3 for name, r in row["rivals"].items() if "median" in r}
+    best = {who: min((t for n, t in times.items() if who_and_layout(n)[0] == who), default=math.nan) for who in ("eager", "ganfast")}
+    failed = "".join(f"; {name} failed: {r['failed']}" for name, r in row["rivals"].items() if "failed" in r)
+    noise = "; noisy" if row["noisy"] else ""
+    name = f"{row['op']} {row['case']} b{row['batch']} {row['dtype']} {row['mode']}"
+    return f"{name}: eager {best['eager']:.3f} ms, ganfast {best['ganfast']:.3f} ms, {best['eager'] / best['ganfast']:.2f}x{noise}{failed}"

@@ -1,0 +1,41 @@
+"""What this machine can do today: the rates that a row's percentages are of, taken at the start of the same run by its timer."""
+
+from typing import NamedTuple
+
+import torch
+
+from benchmarks.machine import DEVICE
+from ganfast._timing import interleaved
+
+
+class Calibration(NamedTuple):
+    """`copy`: bytes read and written per second by one large copy; `matrix`: dtype's name -> FLOP/s of a square product."""
+
+    copy: float
+    matrix: dict[str, float]
+
+    def percent(self, seconds: float, moved: int | None, flops: int | None, dtype: str) -> dict[str, float]:
+        """Of the copy's bandwidth and of the dtype's matrix rate, for what has bytes or FLOPs."""
+        found = {} if moved is None else {"percent_copy": 100 * moved / seconds / self.copy}
+        return found | ({} if flops is None else {"percent_matrix": 100 * flops / seconds / self.matrix[dtype]})
+
+
+def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> Calibration:
+    """The 20th percentile of the times: what the machine can do, not what its other users left of it. `small` is for tests of the
+    harness. float32 products on a GPU obey the convolutions' TF32 switch, as the rows do."""
+    count, n = (1 << 16, 64) if small else (1 << 28, 8192) if DEVICE == "cuda" else (1 << 25, 1536)
+    source, target = (torch.ones(count, device=DEVICE) for _ in range(2))
+    rivals = {"copy": lambda: target.copy_(source)}
+    for name, dtype in dtypes.items():
+        a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
+        rivals[name] = lambda a=a, b=b: a @ b
+    before = torch.backends.cuda.matmul.allow_tf32
+    if DEVICE == "cuda":  # on a CPU the switch would move oneDNN's precision
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32
+    try:
+        timings = interleaved(rivals, repeats=9, warmup=2, measure=measure)
+    finally:
+        if DEVICE == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = before
+    matrix = {name: 2 * n**3 / timings[name].p20 for name in dtypes}
+    return Calibration(2 * 4 * count / timings["copy"].p20, matrix)

@@ -1,0 +1,82 @@
+"""What the project set out to reach, printed beside what was measured; a goal is never a reason to leave a row out."""
+
+from typing import NamedTuple
+
+from benchmarks.ratios import added_overhead, against_channels_last, best, geometric_mean, groups, known, ratio
+
+LAYERS = ("conv_transpose_act", "upsample_conv_act")
+CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
+CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
+CPU_LEAST = 0.95
+OVERHEAD_US = 25.0
+GPU_LAYERS, GPU_MAX_AUTOTUNE, GPU_LEAST = 1.5, 1.2, 1.0
+GPU_MATRIX, GPU_MATRIX_FLOPS, GPU_MATRIX_C_IN = 75.0, 50e9, 256
+GPU_COPY = 85.0
+GPU_SMALL_LOSS = 6e-6
+
+
+class Finding(NamedTuple):
+    """`value` against `goal`; `met` is None where nothing was measured."""
+
+    text: str
+    value: str
+    goal: str
+    met: bool | None
+
+
+def _at_least(text: str, values: list[float], goal: float, unit: str = "x", of=geometric_mean) -> Finding:
+    if not values:
+        return Finding(text, "not measured", f"{goal:g}{unit}", None)
+    value = of(values)
+    return Finding(text, f"{value:.2f}{unit}" if unit == "x" else f"{value:.0f}{unit}", f"{goal:g}{unit}", value >= goal)
+
+
+def overhead(rows: list[dict]) -> list[Finding]:
+    """What a call of ganfast costs beyond the same in plain torch, on tiny tensors."""
+    found = []
+    for (op, mode), group in groups(rows, "op", "mode").items():
+        if (costs := added_overhead(group)) is None:
+            continue
+        plain, ours = costs
+        value = f"{ours - plain:+.0f} us ({plain:.0f} plain, {ours:.0f} ganfast)"
+        found.append(Finding(f"call overhead, {op} {mode}", value, f"{OVERHEAD_US:g} us", ours - plain <= OVERHEAD_US))
+    return found
+
+
+def on_cpu(rows: list[dict]) -> list[Finding]:
+    found = []
+    for dtype, goal in CPU_INFERENCE.items():
+        chosen = [r for r in rows if r["op"] == "generator" and r["dtype"] == dtype]
+        found.append(_at_least(f"generator inference {dtype}", known(chosen, ratio), goal))
+    for dtype, goal in CPU_LAYERS.items():
+        chosen = [r for r in rows if r["op"] in LAYERS and r["dtype"] == dtype and r["mode"] == "fwd+bwd"]
+        found.append(_at_least(f"layers fwd+bwd {dtype}, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
+        found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
+    return found
+
+
+def _percent(rows: list[dict], key: str) -> list[float]:
+    return [rival[1][key] for row in rows if (rival := best(row, "ganfast")) and key in rival[1]]
+
+
+def on_gpu(rows: list[dict]) -> list[Finding]:
+    layers = [r for r in rows if r["op"] == "conv_transpose_act"]
+    heavy = [r for r in layers if (r["flops"] or 0) >= GPU_MATRIX_FLOPS and r["c_in"] >= GPU_MATRIX_C_IN]
+    # A tensor that the last-level cache holds is read faster than any copy: such rows would flatter.
+    streaming = [r for r in rows if (r["op"] == "batch_norm_act" or r.get("large")) and not r["fits_cache"]]
+    small = [best(r, "ganfast")[1] for r in rows if r["case"] == "logits-128"]
+    worst = max((r["median"] for r in small), default=0.0)
+    return [
+        _at_least("conv_transpose_act over eager channels_last, geometric mean", known(layers, against_channels_last), GPU_LAYERS),
+        _at_least("conv_transpose_act over max-autotune", known(layers, lambda r: ratio(r, "max-autotune")), GPU_MAX_AUTOTUNE),
+        _at_least("conv_transpose_act, slowest", known(layers, against_channels_last), GPU_LEAST, of=min),
+        _at_least("matrix rate from 50 GFLOP and Cin >= 256, lowest", _percent(heavy, "percent_matrix"), GPU_MATRIX, " %", min),
+        _at_least("copy bandwidth of norms and large losses, lowest", _percent(streaming, "percent_copy"), GPU_COPY, " %", min),
+        Finding("loss of 128 logits with gradients", f"{worst * 1e6:.1f} us" if small else "not measured", f"{GPU_SMALL_LOSS * 1e6:g} us",
+                worst < GPU_SMALL_LOSS if small else None),
+    ]  # fmt: skip
+
+
+def findings(results: dict) -> list[Finding]:
+    rows = results["rows"]
+    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + overhead(rows)
