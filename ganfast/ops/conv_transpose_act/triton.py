@@ -9,6 +9,7 @@ from torch import Tensor
 from ganfast import _triton
 from ganfast._triton import cdiv, next_power_of_2
 from ganfast.ops.conv_transpose_act.triton_bwd import conv_transpose_act_bwd_triton
+from ganfast.ops.conv_transpose_act.triton_few import FEW_FROM, conv_transpose_act_fwd_few_triton, few_reason
 from ganfast.ops.conv_transpose_act.triton_fwd import conv_transpose_act_fwd_1x1_kernel, conv_transpose_act_fwd_kernel
 
 __all__ = ["conv_transpose_act_bwd_triton", "conv_transpose_act_fwd_triton"]
@@ -87,6 +88,11 @@ def conv_transpose_act_fwd_triton(
     save_z: bool,
     partials: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    geometry = (stride, padding, output_padding, dilation, groups)
+    if x.numel() // x.shape[1] >= FEW_FROM and few_reason(x, weight, *geometry, channels_last) is None:
+        return conv_transpose_act_fwd_few_triton(
+            x, weight, bias, alpha, *geometry, act, alpha_value, channels_last, save_z, partials
+        )  # fmt: skip
     exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
     shape, grid, tiles, copies, sizes, constants = _plan(
         x.shape, weight.shape, tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation),
