@@ -127,6 +127,13 @@ def test_every_kernel_is_compiled():
     assert {launch.kernel.__name__ for name in CASES for launch in launches(name)} == every
 
 
+@pytest.mark.parametrize("kind", ["nonsaturating", "hinge", "relativistic_average"])
+def test_a_batch_of_logits_is_one_launch(kind):
+    """Loss, gradients and statistics of 128 logits a side: one program."""
+    (launch,) = triton_aot.record(lambda: loss(128, kind, FP32))
+    assert launch.kernel.__name__ == "gan_loss_fwd_kernel" and launch.grid == (1,)
+
+
 @pytest.mark.parametrize("act", ["leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "silu", "gelu", "snake", "linear"])
 def test_every_activation_compiles(act):
     for launch in triton_aot.record(lambda: norm((8, 64, 8, 8), BF16, True, act, alpha=act in ("prelu", "elu", "snake"))):

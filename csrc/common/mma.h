@@ -22,7 +22,8 @@ __device__ __forceinline__ void mma(Half, float (&c)[4], const uint32_t (&a)[4],
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 __device__ __forceinline__ uint32_t byte_perm(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
-template <class T> __device__ __forceinline__ void forget(T*& pointer) { asm volatile("" : "+l"(pointer)); }  // where it came from
+// What the compiler knows of it. Not for a pointer: it would become a generic one, of slower loads.
+__device__ __forceinline__ void forget(int64_t& value) { asm volatile("" : "+l"(value)); }
 #else
 template <class T> inline void mma(T, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto lanes = cuda_host::share(std::array<uint32_t, 6>{a[0], a[1], a[2], a[3], b0, b1});
@@ -32,7 +33,7 @@ template <class T> inline void mma(T, float (&c)[4], const uint32_t (&a)[4], uin
     for (int k = 0; k < 16; ++k)
       c[i] += element(lanes[g * 4 + k % 8 / 2][i / 2 + k / 8 * 2], k) * element(lanes[(2 * t + i % 2) * 4 + k % 8 / 2][4 + k / 8], k);
 }
-template <class T> inline void forget(T*&) {}
+inline void forget(int64_t&) {}
 inline uint32_t byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
   const uint64_t both = static_cast<uint64_t>(high) << 32 | low;
   uint32_t result = 0;

@@ -160,20 +160,18 @@ __global__ void __launch_bounds__(kChannelThreads) conv_transpose_act_bwd_kernel
   Walk walk(g);
   float a[kVec], sums[2][kVec] = {};
   load_channels(g, walk.channel, alpha, alpha_value, a);
-  for (; walk.more(); walk.next()) {
-    float upstream[kVec], at[kVec], result[kVec];
-    load_item(gy + walk.offset(), g.width, upstream);
-    load_item(saved + walk.offset(), g.width, at);
-    with_act(act, [&](auto tag) {
+  with_act(act, [&](auto tag) {
+    for_items<T, 2>(walk, {gy, saved}, [&](int64_t at, const float (&v)[2][kVec]) {
+      float result[kVec];
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        result[i] = upstream[i] * tag.grad(at[i], a[i], from_y);
+        result[i] = v[0][i] * tag.grad(v[1][i], a[i], from_y);
         sums[0][i] += result[i];
-        if (alpha) sums[1][i] += upstream[i] * tag.alpha_grad(at[i], a[i]);
+        if (alpha) sums[1][i] += v[0][i] * tag.alpha_grad(v[1][i], a[i]);
       }
+      store_item(gz + at, g.width, result);
     });
-    store_item(gz + walk.offset(), g.width, result);
-  }
+  });
   write_channel_sums(g, walk, sums, shared, partials);
 }
 

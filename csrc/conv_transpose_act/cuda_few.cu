@@ -19,14 +19,14 @@ template <class T, bool kLast> struct Patch {
   static constexpr int kChannels = 16 / sizeof(T), kSlow = kLast ? 8 : kChannels, kFast = kLast ? kChannels : 8;
   Vec<T, kFast> run[kSlow];
 
-  __device__ __forceinline__ void load(const T* from, int64_t pixel_step, int64_t channel_step, int pixels, int channels, bool vectors) {
+  __device__ __forceinline__ void load(const T* x, int64_t offset, int64_t pixel_step, int64_t channel_step, int pixels, int channels, bool vectors) {
     const int64_t slow_step = kLast ? pixel_step : channel_step, fast_step = kLast ? channel_step : pixel_step;
     const int slow = kLast ? pixels : channels, fast = kLast ? channels : pixels;
 #pragma unroll
     for (int i = 0; i < kSlow; ++i) {
-      load_run(from, fast_step, i < slow ? fast : 0, vectors, run[i].v);
-      from += slow_step;
-      forget(from);  // or eight addresses would stay in registers all through the loop
+      load_run(x + offset, fast_step, i < slow ? fast : 0, vectors, run[i].v);
+      offset += slow_step;
+      forget(offset);  // or eight addresses would stay in registers all through the loop
     }
   }
 };
@@ -135,12 +135,12 @@ __global__ void __launch_bounds__(kMaxThreads, kVectors ? 2 : 1) conv_transpose_
     const int chunk = (round * (threads / 32) + warp) * 8 + lane / 4, row = chunk / work.across, cell = work.left + chunk % work.across * 8;
     const bool busy = chunk - lane / 4 < chunks;  // all of a warp, or none
     const int pixels = chunk < chunks ? s.in[2] - cell : 0;
-    const T* from = x + work.image * s.x_stride[0] + static_cast<int64_t>(work.group) * c_in * s.x_stride[1] + (work.rows.first + row) * s.x_stride[3] + cell * s.x_stride[4];
+    const int64_t from = work.image * s.x_stride[0] + static_cast<int64_t>(work.group) * c_in * s.x_stride[1] + (work.rows.first + row) * s.x_stride[3] + cell * s.x_stride[4];
     for (int slab = 0; slab < c_in; slab += kSlab) {
       Patch<T, kLast> patch[kPatches];
       const auto load = [&](int i, int c) {
         const int channel = slab + c + (kHalf ? lane % 4 * 8 : 0);
-        patch[i].load(from + channel * s.x_stride[1], s.x_stride[4], s.x_stride[1], pixels, c_in - channel, kVectors);
+        patch[i].load(x, from + channel * s.x_stride[1], s.x_stride[4], s.x_stride[1], pixels, c_in - channel, kVectors);
       };
       if (kHalf && busy)  // in flight while the weights are staged
 #pragma unroll
