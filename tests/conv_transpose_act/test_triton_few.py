@@ -83,9 +83,7 @@ def test_forward_fp16_without_extras(name, channels_last):
 
 def test_partials_are_of_the_rounded_values():
     x, weight, bias, geometry, groups = make("rgb", torch.float16, False, False)
-    y, _, stats = few().conv_transpose_act_fwd_few_triton(
-        x, weight, bias + 500, None, *geometry, groups, "linear", 0.0, False, False, True
-    )
+    y, _, stats = few().conv_transpose_act_fwd_few_triton(x, weight, bias + 500, None, *geometry, groups, "linear", 0.0, False, False, True)
     assert_partials(stats, y)  # at 500 half a unit in fp16's last place is 0.125: unrounded values have another variance
 
 

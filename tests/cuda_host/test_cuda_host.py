@@ -138,7 +138,13 @@ def test_every_barrier_is_missed(programs, op, where, case):
 
 
 @pytest.mark.parametrize(
-    ("op", "case"), [("conv_transpose_act", "fwd small, rgb"), ("conv_transpose_act", "few rgb"), ("batch_norm_act", "nhwc, rgb"), ("gan_loss", "hinge disc")]
+    ("op", "case"),
+    [
+        ("conv_transpose_act", "fwd small, rgb"),
+        ("conv_transpose_act", "few rgb"),
+        ("batch_norm_act", "nhwc, rgb"),
+        ("gan_loss", "hinge disc"),
+    ],
 )
 def test_an_overrun_is_reported(programs, op, case):
     code, text = run(programs[op, "address"].result(), "--only", case, "--overrun")

@@ -33,7 +33,8 @@ def conv_transpose_act_fwd_few_kernel(
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr, G: tl.constexpr, INV: tl.constexpr, GROUPS: tl.constexpr,
     TAPS: tl.constexpr, TAP_BLOCK: tl.constexpr, OUTS: tl.constexpr, GROUP_OUT: tl.constexpr,
     TILE: tl.constexpr, VALID: tl.constexpr, FIRST: tl.constexpr,
-    ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """x [n, c_in, h_in, w_in], y and z [n, c_out, h_out, w_out], weight [c_in, GROUP_OUT, *K] by strides ws_*.
 
@@ -101,7 +102,8 @@ def conv_transpose_act_fwd_few_kernel(
                 product = tl.dot(a, b, product, input_precision=PRECISION)
             else:
                 product = tl.dot(a, b, input_precision=PRECISION)
-                acc += taps_summed(product, m_h, m_w, base_h - j_h * (D[0] // G[0]), base_w - j_w * (D[1] // G[1]), reached, FIRST, TILE, OUTS)
+                acc += taps_summed(product, m_h, m_w, base_h - j_h * (D[0] // G[0]), base_w - j_w * (D[1] // G[1]), reached,
+                                   FIRST, TILE, OUTS)  # fmt: skip
     if BLOCKS == 1:
         j = columns // OUTS
         reached = (r < S[0] * S[1]) & (j // TAPS[1] < taps_h) & (j % TAPS[1] < taps_w)
