@@ -24,7 +24,13 @@ __device__ __forceinline__ void mma(Half, float (&c)[4], const uint32_t (&a)[4],
 __device__ __forceinline__ uint32_t byte_perm(uint32_t low, uint32_t high, uint32_t selector) { return __byte_perm(low, high, selector); }
 // What the compiler knows of it. Not for a pointer: it would become a generic one, of slower loads.
 __device__ __forceinline__ void forget(int64_t& value) { asm volatile("" : "+l"(value)); }
+// Left to itself the compiler splits the store of values that products left in scattered registers, and its parts meet in banks.
+__device__ __forceinline__ void store_shared(Vec<float, 4>* to, const Vec<float, 4>& from) {
+  const auto address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(address), "f"(from.v[0]), "f"(from.v[1]), "f"(from.v[2]), "f"(from.v[3]) : "memory");
+}
 #else
+inline void store_shared(Vec<float, 4>* to, const Vec<float, 4>& from) { *to = from; }
 template <class T> inline void mma(T, float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   const auto lanes = cuda_host::share(std::array<uint32_t, 6>{a[0], a[1], a[2], a[3], b0, b1});
   const int lane = cuda_host::thread % 32, g = lane / 4, t = lane % 4;

@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(kMaxThreads, kVectors ? 2 : 1) conv_transpose_
             if (slab > 0)
 #pragma unroll
               for (int v = 0; v < 4; ++v) sum.v[v] += to->v[v];
-            *to = sum;
+            store_shared(to, sum);
           }
         }
       }
