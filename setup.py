@@ -84,7 +84,7 @@ def cpu_flags(machine: str, override: str | None) -> list[str]:
 def sources(build: str) -> list[str]:
     found = ["csrc/bindings.cpp", *glob("csrc/*/cpu*.cpp")]
     if build == "cuda":
-        found += [*glob("csrc/*/cuda.cu"), *glob("csrc/*/cuda_bind.cpp")]
+        found += [*glob("csrc/*/*.cu"), *glob("csrc/*/cuda_bind.cpp")]
     return sorted(found)
 
 

@@ -30,7 +30,7 @@ MODULES = {
     "softplus": nn.Softplus,
     "silu": lambda a: nn.SiLU(),
     "gelu": lambda a: nn.GELU(),
-    "snake": lambda a: (lambda z: z + torch.sin(a * z) ** 2 / a),
+    "snake": lambda a: lambda z: z + torch.sin(a * z) ** 2 / a,
 }
 DEFAULTS = {"leaky_relu": 0.01, "prelu": 0.25, "elu": 1.0, "softplus": 1.0, "snake": 1.0}
 # act -> f(z, a) in smooth pieces whose derivative in `a` autograd gets right, written apart from the table

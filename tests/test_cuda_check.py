@@ -52,8 +52,16 @@ __global__ void conv_transpose_act_fwd_kernel(const float* x, float* y) {
 """
 
 
-def run(folder: Path, source: str, op: str = "op") -> tuple[int, str]:
-    path = folder / op / "cuda.cu"
+# A half type's products one by one where tensor cores are wanted.
+SCALAR_HALF = """
+struct Half { unsigned short bits; };
+template <class T> __global__ void conv_transpose_act_fwd_few_kernel(const T* x, float* y) { y[threadIdx.x] = x[threadIdx.x].bits * 2.0f; }
+template __global__ void conv_transpose_act_fwd_few_kernel<Half>(const Half*, float*);
+"""
+
+
+def run(folder: Path, source: str, op: str = "op", name: str = "cuda.cu") -> tuple[int, str]:
+    path = folder / op / name
     path.parent.mkdir()
     path.write_text(source)
     done = subprocess.run([sys.executable, ROOT / "tools/cuda_check.py", path, "--arch", "90"], capture_output=True, text=True, timeout=120)
@@ -84,6 +92,23 @@ def test_rejects(tmp_path, source, op, complaint):
     code, text = run(tmp_path, source, op)
     assert code == 1, text
     assert complaint in text
+
+
+@needs_nvcc
+def test_rejects_a_half_kernel_without_tensor_cores(tmp_path):
+    code, text = run(tmp_path, SCALAR_HALF, "conv_transpose_act", "cuda_few.cu")
+    assert code == 1, text
+    assert "no tensor-core instruction" in text
+
+
+def test_checks_every_source(monkeypatch, tmp_path):
+    looked_at = []
+    tool = tmp_path / "tool"
+    tool.touch()
+    monkeypatch.setattr(cuda_check, "find_tool", lambda name: str(tool))
+    monkeypatch.setattr(cuda_check, "check", lambda source, *_: (looked_at.append(source), ([], []))[1])
+    cuda_check.main(["--arch", "90"])
+    assert sorted(looked_at) == sorted((ROOT / "csrc").rglob("*.cu")) and len(looked_at) > 3
 
 
 def test_says_what_is_missing(capsys):

@@ -34,6 +34,19 @@ def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilatio
     )
 
 
+def few(shape, c_out, kernel, stride, padding, dtype, last, save_z=False, alpha=False, partials=True):
+    """Every configuration of the few-channel kernel."""
+    op = importlib.import_module("ganfast.ops.conv_transpose_act.triton_few")
+    rank = len(shape) - 2
+    x, weight = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1], c_out, *[kernel] * rank, dtype=dtype)
+    per_dim = [[stride] * rank, [padding] * rank, [0] * rank, [1] * rank]
+    assert op.few_reason(x, weight, *per_dim, 1, last) is None
+    for config in op.few_configurations(x, weight, *per_dim, 1, last):
+        op.conv_transpose_act_fwd_few_triton(
+            x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, 1, "tanh", 0.2, last, save_z, partials, config=config
+        )
+
+
 def conv_bwd(shape, dtype, last, act, alpha=False, from_y=False):
     gy = meta(*shape, dtype=dtype, channels_last=last)
     op("conv_transpose_act").conv_transpose_act_bwd_triton(gy, gy, meta(shape[1]) if alpha else None, act, 0.2, from_y, last)
@@ -68,6 +81,7 @@ def conv_tma_scaled(capability):
 
 
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
+RGB = (64, 64, 32, 32)
 DCGAN = ((64, 512, 8, 8), 256, 4, 2, 1)
 # name: (launch, float32 precision of convolutions, tensor cores wanted, stack allowed)
 CASES = {
@@ -80,6 +94,12 @@ CASES = {
     "conv_dilated_groups_3d": (lambda: conv((4, 60, 9, 9, 9), 90, 3, 2, 1, BF16, True, dilation=2, groups=2), "tf32", True, 0),
     "1x1_bf16": (lambda: conv((64, 100, 1, 1), 512, 4, 1, 0, BF16, False), "tf32", True, 0),
     "1x1_tf32_last": (lambda: conv((256, 512, 1, 1), 1024, 4, 1, 0, FP32, True), "tf32", True, 0),
+    "few_bf16_last": (lambda: few(RGB, 3, 4, 2, 1, BF16, True, partials=False), "tf32", True, 0),
+    "few_bf16": (lambda: few(RGB, 3, 4, 2, 1, BF16, False, save_z=True, alpha=True), "tf32", True, 0),
+    "few_tf32_last": (lambda: few(RGB, 3, 4, 2, 1, FP32, True), "tf32", True, 0),
+    "few_exact": (lambda: few(RGB, 3, 4, 2, 1, FP32, False), "ieee", False, 0),
+    "few_kernel_7": (lambda: few((1, 64, 256, 256), 3, 7, 1, 3, BF16, False), "tf32", True, 0),
+    "few_1d": (lambda: few((16, 32, 4096), 1, 16, 8, 4, BF16, False), "tf32", True, 0),
     "conv_bwd_bf16_last": (lambda: conv_bwd((64, 256, 16, 16), BF16, True, "gelu"), "tf32", False, 0),
     "conv_bwd_alpha": (lambda: conv_bwd((64, 256, 16, 16), FP32, False, "prelu", alpha=True), "tf32", False, 0),
     "norm_bf16_last": (lambda: norm((64, 256, 16, 16), BF16, True, "relu"), "tf32", False, 0),
@@ -149,12 +169,19 @@ def test_copy_engine_compiles(name, architecture):
 def test_every_kernel_is_compiled():
     """A kernel that no case launches would be proved by nobody."""
     from ganfast import _triton
-    from ganfast.ops.conv_transpose_act import triton_bwd, triton_fwd, triton_tma
+    from ganfast.ops.conv_transpose_act import triton_bwd, triton_few, triton_fwd, triton_tma
 
-    modules = (_triton, triton_fwd, triton_bwd, triton_tma, op("batch_norm_act"), op("gan_loss"))
+    modules = (_triton, triton_fwd, triton_few, triton_bwd, triton_tma, op("batch_norm_act"), op("gan_loss"))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}
     assert compiled | {tma_launch("first", (9, 0)).kernel.__name__} == every
+
+
+@pytest.mark.parametrize("kind", ["nonsaturating", "hinge", "relativistic_average"])
+def test_a_batch_of_logits_is_one_launch(kind):
+    """Loss, gradients and statistics of 128 logits a side: one program."""
+    (launch,) = triton_aot.record(lambda: loss(128, kind, FP32))
+    assert launch.kernel.__name__ == "gan_loss_fwd_kernel" and launch.grid == (1,)
 
 
 @pytest.mark.parametrize("act", ["leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "silu", "gelu", "snake", "linear"])

@@ -31,6 +31,7 @@ class Launch:
     kernel: triton.JITFunction
     arguments: dict
     options: dict
+    grid: tuple = ()
 
 
 @dataclass
@@ -102,7 +103,7 @@ def record(launch) -> list[Launch]:
     def run(kernel, *args, grid, warmup, **kwargs):
         arguments = dict(zip(kernel.arg_names, args))
         options = {k: v for k, v in kwargs.items() if k not in kernel.arg_names}
-        launches.append(Launch(kernel, arguments | {k: v for k, v in kwargs.items() if k in kernel.arg_names}, options))
+        launches.append(Launch(kernel, arguments | {k: v for k, v in kwargs.items() if k in kernel.arg_names}, options, grid))
 
     with mock.patch.object(triton.JITFunction, "run", run):
         launch()

@@ -1,7 +1,8 @@
-"""Compile every csrc/<op>/cuda.cu for each architecture, without a GPU, and look at what ptxas made of it.
+"""Compile every csrc/<op>/*.cu for each architecture, without a GPU, and look at what ptxas made of it.
 
-Prints registers, shared memory, stack and spills per kernel; fails on any stack or spill, and where the inner loop of a
-GEMM kernel does fewer than MIN_FFMA multiply-adds per shared load.  Exit: 0 good, 1 a kernel is not, 2 a tool is missing.
+Prints registers, shared memory (what is allocated at launch comes on top), stack and spills per kernel; fails on any stack or
+spill, where the inner loop of a float32 GEMM kernel does fewer than MIN_FFMA multiply-adds per shared load, and where one that
+should use tensor cores has no HMMA.  Exit: 0 good, 1 a kernel is not, 2 a tool is missing.
 """
 
 import argparse
@@ -17,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-GEMM_KERNELS = {"conv_transpose_act": "conv_transpose_act_fwd_kernel"}  # op folder -> kernel that has to be there
+# Source -> the GEMM kernel that has to be there, and whether its half types run on tensor cores.
+GEMM_KERNELS = {
+    "conv_transpose_act/cuda.cu": ("conv_transpose_act_fwd_kernel", False),
+    "conv_transpose_act/cuda_few.cu": ("conv_transpose_act_fwd_few_kernel", True),
+}
 MIN_FFMA = 3.0  # per shared load; each load feeds at least that much arithmetic, or the loop waits for shared memory
 
 
@@ -29,6 +34,7 @@ class Kernel:
     stack: int
     spills: int
     ffma_per_load: float | None = None
+    hmma: int | None = None  # where tensor cores are wanted
 
 
 def find_tool(name: str) -> str | None:
@@ -94,13 +100,16 @@ def check(source: Path, arch: str, nvcc: str, cuobjdump: str) -> tuple[list[Kern
         if done.returncode:
             return [], [f"{where}: does not compile\n{done.stderr}"]
         kernels = parse_ptxas(done.stdout + done.stderr)
-        wanted = GEMM_KERNELS.get(source.parent.name)
+        wanted, tensor_cores = GEMM_KERNELS.get(f"{source.parent.name}/{source.name}", (None, False))
         gemms = [mangled for mangled in kernels if wanted and wanted in mangled]
         if gemms:
             sass = subprocess.run([cuobjdump, "-sass", str(cubin)], capture_output=True, text=True, check=True).stdout
             bodies = {body.split("\n")[0].strip(): body for body in sass.split("Function : ")[1:]}
             for mangled in gemms:
-                kernels[mangled].ffma_per_load = ffma_per_load(bodies[mangled])
+                if tensor_cores and re.search("Half|BFloat16", mangled):
+                    kernels[mangled].hmma = bodies[mangled].count("HMMA")
+                else:
+                    kernels[mangled].ffma_per_load = ffma_per_load(bodies[mangled])
     faults = [f"{where}: no kernels"] if not kernels else []
     if wanted and not gemms:
         faults.append(f"{where}: no kernel called {wanted}")
@@ -109,17 +118,19 @@ def check(source: Path, arch: str, nvcc: str, cuobjdump: str) -> tuple[list[Kern
             faults.append(f"{where}: {kernel.name} has {kernel.stack} bytes of stack, {kernel.spills} of spills")
         if kernel.ffma_per_load is not None and kernel.ffma_per_load < MIN_FFMA:
             faults.append(f"{where}: {kernel.name} does {kernel.ffma_per_load:.1f} FFMA per shared load, at least {MIN_FFMA:.0f} wanted")
+        if kernel.hmma == 0:
+            faults.append(f"{where}: {kernel.name} has no tensor-core instruction")
     return list(kernels.values()), faults
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("sources", nargs="*", type=Path, help="default: every csrc/*/cuda.cu")
+    parser.add_argument("sources", nargs="*", type=Path, help="default: every csrc/*/*.cu")
     parser.add_argument("--arch", action="append", metavar="90", help="compute capability without its dot; default 80, 90 and 100")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--nvcc", help="default: CUDA_HOME, then the PATH")
     args = parser.parse_args(argv)
-    sources = args.sources or sorted(ROOT.glob("csrc/*/cuda.cu"))
+    sources = args.sources or sorted(ROOT.glob("csrc/*/*.cu"))
     tools = {"nvcc": args.nvcc or find_tool("nvcc"), "cuobjdump": find_tool("cuobjdump")}
     for name, path in tools.items():
         if not path or not Path(path).is_file():
@@ -128,11 +139,12 @@ def main(argv: list[str] | None = None) -> int:
     runs = [(source, arch) for source in sources for arch in args.arch or ["80", "90", "100"]]
     with ThreadPoolExecutor(args.jobs) as pool:
         results = list(pool.map(lambda run: check(*run, tools["nvcc"], tools["cuobjdump"]), runs))
-    print(f"{'kernel':62} {'arch':>6} {'regs':>5} {'shared':>7} {'stack':>6} {'spills':>7} {'FFMA/LDS':>9}")
+    print(f"{'kernel':62} {'arch':>6} {'regs':>5} {'shared':>7} {'stack':>6} {'spills':>7} {'FFMA/LDS':>9} {'HMMA':>5}")
     for (_, arch), (kernels, _) in zip(runs, results):
         for k in kernels:
             ratio = "" if k.ffma_per_load is None else f"{k.ffma_per_load:.1f}"
-            print(f"{k.name:62} {'sm_' + arch:>6} {k.registers:>5} {k.shared:>7} {k.stack:>6} {k.spills:>7} {ratio:>9}")
+            products = "" if k.hmma is None else k.hmma
+            print(f"{k.name:62} {'sm_' + arch:>6} {k.registers:>5} {k.shared:>7} {k.stack:>6} {k.spills:>7} {ratio:>9} {products:>5}")
     faults = [fault for _, found in results for fault in found]
     print("\n".join(faults) if faults else f"cuda-check: {sum(len(k) for k, _ in results)} kernels, no stack, no spills")
     return 1 if faults or not runs else 0

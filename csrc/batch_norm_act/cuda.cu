@@ -29,18 +29,16 @@ template <class T> __global__ void __launch_bounds__(kChannelThreads) batch_norm
   GANFAST_SHARED(float, m2s, kVec * kChannelThreads);
   Walk walk(g);
   float n = 0, mean[kVec] = {}, m2[kVec] = {};
-  for (; walk.more(); walk.next()) {
-    float v[kVec];
-    load_item(x + walk.offset(), g.width, v);
+  for_items<T, 1>(walk, {x}, [&](int64_t, const float (&v)[1][kVec]) {
     n += 1;
     const float weight = 1 / n;
 #pragma unroll
     for (int i = 0; i < kVec; ++i) {
-      const float delta = v[i] - mean[i];
+      const float delta = v[0][i] - mean[i];
       mean[i] += delta * weight;
-      m2[i] += delta * (v[i] - mean[i]);
+      m2[i] += delta * (v[0][i] - mean[i]);
     }
-  }
+  });
   const int t = threadIdx.x;
   counts[t] = n;
 #pragma unroll
@@ -90,15 +88,13 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_fwd_kernel(Cha
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec];
   load_channels(g, walk.channel, alpha, alpha_value, a);
-  for (; walk.more(); walk.next()) {
-    float v[kVec];
-    load_item(x + walk.offset(), g.width, v);
-    with_act(act, [&](auto tag) {
+  with_act(act, [&](auto tag) {
+    for_items<T, 1>(walk, {x}, [&](int64_t at, float (&v)[1][kVec]) {
 #pragma unroll
-      for (int i = 0; i < kVec; ++i) v[i] = tag.fwd((v[i] - affine.mean[i]) * affine.scale[i] + affine.shift[i], a[i]);
+      for (int i = 0; i < kVec; ++i) v[0][i] = tag.fwd((v[0][i] - affine.mean[i]) * affine.scale[i] + affine.shift[i], a[i]);
+      store_item(y + at, g.width, v[0]);
     });
-    store_item(y + walk.offset(), g.width, v);
-  }
+  });
 }
 
 // partials[chunk][0..2][channel] = sums of g, g * (x - mean), gy * df/dalpha(z).
@@ -111,21 +107,18 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_sums_kerne
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec], sums[3][kVec] = {};
   load_channels(g, walk.channel, alpha, alpha_value, a);
-  for (; walk.more(); walk.next()) {
-    float upstream[kVec], v[kVec];
-    load_item(gy + walk.offset(), g.width, upstream);
-    load_item(x + walk.offset(), g.width, v);
-    with_act(act, [&](auto tag) {
+  with_act(act, [&](auto tag) {
+    for_items<T, 2>(walk, {gy, x}, [&](int64_t, const float (&v)[2][kVec]) {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float centred = v[i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
-        const float gz = upstream[i] * tag.grad(z, a[i], false);
+        const float centred = v[1][i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
+        const float gz = v[0][i] * tag.grad(z, a[i], false);
         sums[0][i] += gz;
         sums[1][i] += gz * centred;
-        if (alpha) sums[2][i] += upstream[i] * tag.alpha_grad(z, a[i]);
+        if (alpha) sums[2][i] += v[0][i] * tag.alpha_grad(z, a[i]);
       }
     });
-  }
+  });
   write_channel_sums(g, walk, sums, shared, partials);
 }
 
@@ -142,19 +135,16 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(Cha
   load_channels(g, walk.channel, invstd, 0, inverse);
 #pragma unroll
   for (int i = 0; i < kVec; ++i) offset[i] *= inverse_count, slope[i] *= inverse[i] * inverse_count;
-  for (; walk.more(); walk.next()) {
-    float upstream[kVec], v[kVec];
-    load_item(gy + walk.offset(), g.width, upstream);
-    load_item(x + walk.offset(), g.width, v);
-    with_act(act, [&](auto tag) {
+  with_act(act, [&](auto tag) {
+    for_items<T, 2>(walk, {gy, x}, [&](int64_t at, float (&v)[2][kVec]) {
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float centred = v[i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
-        v[i] = affine.scale[i] * (upstream[i] * tag.grad(z, a[i], false) - (offset[i] + centred * slope[i]));
+        const float centred = v[1][i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
+        v[1][i] = affine.scale[i] * (v[0][i] * tag.grad(z, a[i], false) - (offset[i] + centred * slope[i]));
       }
+      store_item(gx + at, g.width, v[1]);
     });
-    store_item(gx + walk.offset(), g.width, v);
-  }
+  });
 }
 
 }  // namespace

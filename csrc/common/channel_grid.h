@@ -35,7 +35,7 @@ inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_l
     g.items = n * (l / g.width);
   }
   const int64_t rows = kChannelThreads / g.lanes;
-  const int64_t wanted = (1024 + g.columns - 1) / g.columns;       // some 8 blocks for each of 130 multiprocessors
+  const int64_t wanted = (4096 + g.columns - 1) / g.columns;       // so many that the last round of 132 multiprocessors weighs little
   const int64_t useful = (g.items + 4 * rows - 1) / (4 * rows);    // at least four items a thread
   g.chunks = wanted < useful ? wanted : useful;
   if (g.chunks > kMaxChunks) g.chunks = kMaxChunks;
@@ -49,7 +49,7 @@ inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last) {
   return one > many ? one : many;
 }
 
-// The items of one thread: for (Walk w(g); w.more(); w.next()) ... w.offset().
+// The items of one thread; for_items goes through them.
 struct Walk {
   int64_t channel, chunk, item, end, outer, row, inner, row_step, inner_step, inner_size;
   int64_t base;
@@ -77,12 +77,33 @@ struct Walk {
   }
 };
 
-template <class T> __device__ __forceinline__ void load_item(const T* from, int width, float (&to)[kVec]) {
-  Vec<T, kVec> item{};
-  if (width == kVec) item = *reinterpret_cast<const Vec<T, kVec>*>(from);
-  else item.v[0] = *from;
+// body(offset, values [input][slot]) for every item of the thread, read from kInputs tensors. A thread asks for several items before
+// it uses any, 64 bytes (32 of one half-type tensor): the memory of an H100 or H200 wants some 40 KB a multiprocessor on their way.
+template <class T, int kInputs, class F> __device__ __forceinline__ void for_items(Walk& walk, const T* const (&from)[kInputs], F body) {
+  constexpr int kBatch = kInputs * sizeof(T) <= 4 ? 4 : 2;
+  while (walk.more()) {
+    Vec<T, kVec> raw[kBatch][kInputs] = {};
+    int64_t at[kBatch];
 #pragma unroll
-  for (int i = 0; i < kVec; ++i) to[i] = to_float(item.v[i]);
+    for (int b = 0; b < kBatch; ++b) {
+      at[b] = walk.more() ? walk.offset() : -1;
+#pragma unroll
+      for (int k = 0; k < kInputs; ++k) {
+        if (at[b] < 0) continue;
+        if (walk.width == kVec) raw[b][k] = *reinterpret_cast<const Vec<T, kVec>*>(from[k] + at[b]);
+        else raw[b][k].v[0] = from[k][at[b]];
+      }
+      walk.next();
+    }
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) {
+      if (at[b] < 0) continue;
+      float values[kInputs][kVec];
+#pragma unroll
+      for (int i = 0; i < kInputs * kVec; ++i) values[i / kVec][i % kVec] = to_float(raw[b][i / kVec].v[i % kVec]);
+      body(at[b], values);
+    }
+  }
 }
 
 template <class T> __device__ __forceinline__ void store_item(T* to, int width, const float (&from)[kVec]) {

@@ -10,12 +10,22 @@
 #include <string>
 #define GANFAST_KERNELS
 #define GANFAST_SHARED(type, name, count) __shared__ __align__(16) type name[count]
-#define GANFAST_LAUNCH(kernel, grid, block, stream, ...)                           \
-  do {                                                                             \
-    kernel<<<static_cast<unsigned>(grid), block, 0, stream>>>(__VA_ARGS__);        \
-    const cudaError_t error_ = cudaGetLastError();                                 \
-    if (error_ != cudaSuccess) throw std::runtime_error(std::string(#kernel ": ") + cudaGetErrorString(error_)); \
+#define GANFAST_DYNAMIC_SHARED(type, name)                  \
+  extern __shared__ __align__(16) unsigned char name##_[];  \
+  type* name = reinterpret_cast<type*>(name##_)
+#define GANFAST_CUDA(call, what)                           \
+  do {                                                     \
+    const cudaError_t error_ = call;                       \
+    if (error_ != cudaSuccess) throw std::runtime_error(std::string(what ": ") + cudaGetErrorString(error_)); \
   } while (0)
+// `bytes` of dynamic shared memory; above 48 KB a kernel has to ask for them.
+#define GANFAST_LAUNCH_SHARED(kernel, grid, block, bytes, stream, ...)                                               \
+  do {                                                                                                               \
+    if ((bytes) > 48 * 1024) GANFAST_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), #kernel); \
+    kernel<<<static_cast<unsigned>(grid), block, bytes, stream>>>(__VA_ARGS__);                                      \
+    GANFAST_CUDA(cudaGetLastError(), #kernel);                                                                       \
+  } while (0)
+#define GANFAST_LAUNCH(kernel, grid, block, stream, ...) GANFAST_LAUNCH_SHARED(kernel, grid, block, 0, stream, __VA_ARGS__)
 #elif defined(GANFAST_CUDA_HOST)
 #include "cuda_host.h"
 #define GANFAST_KERNELS

@@ -20,6 +20,10 @@ struct ConvTransposeTiles {
 };
 ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape);
 
+// Whether the forward takes the kernel for few output channels (cuda_few.cu): 1-D or 2-D, up to 8 output channels of a group, more
+// than one input pixel, strides up to 8, and a tile's products fit in 96 KB of shared memory. Else the general one (cuda.cu).
+bool conv_transpose_act_few_channels(const ConvTransposeShape& shape);
+
 // y = act(conv_transpose(x, weight) + bias).
 //   x        [n, c_in, d, h, w] by x_stride       weight   [c_in, c_out / groups, kd, kh, kw] by w_stride
 //   y, z     [n, c_out, d, h, w] by y_stride, of x's dtype; z, the value before act, may be null

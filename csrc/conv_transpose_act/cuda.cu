@@ -1,31 +1,14 @@
 // Transposed convolution + bias + activation: one implicit GEMM per phase of the output (cuda_geometry.h), exact float32
 // accumulation. A block computes kM pixels of one phase by kN output channels of one group; its inner dimension runs over
-// (tap, input channel).
+// (tap, input channel). Few output channels have a kernel of their own: cuda_few.cu.
 #include "../common/channel_grid.h"
-#include "cuda_geometry.h"
+#include "cuda_few.h"
 
 namespace ganfast {
 namespace {
 
 constexpr int kThreads = 128;
 constexpr int kK = 8;  // input channels a step
-
-// kCount elements `step` apart, the first `valid` of them inside the tensor.
-template <class T, int kCount> __device__ __forceinline__ void load_run(const T* from, int64_t step, int valid, bool vectors, T (&to)[kCount]) {
-  constexpr int kRun = kCount * sizeof(T) > 16 ? 16 / sizeof(T) : kCount;
-  if (vectors) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += kRun) {
-      Vec<T, kRun> run{};
-      if (i < valid) run = *reinterpret_cast<const Vec<T, kRun>*>(from + i);
-#pragma unroll
-      for (int e = 0; e < kRun; ++e) to[i + e] = run.v[e];
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = i < valid ? from[i * step] : T{};
-  }
-}
 
 template <class T, int kM, int kN, int kTM, int kTN>
 __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(FwdPlan p, const T* x, const T* weight, const float* bias, const float* alpha, Act act,
@@ -177,37 +160,33 @@ __global__ void __launch_bounds__(kChannelThreads) conv_transpose_act_bwd_kernel
   Walk walk(g);
   float a[kVec], sums[2][kVec] = {};
   load_channels(g, walk.channel, alpha, alpha_value, a);
-  for (; walk.more(); walk.next()) {
-    float upstream[kVec], at[kVec], result[kVec];
-    load_item(gy + walk.offset(), g.width, upstream);
-    load_item(saved + walk.offset(), g.width, at);
-    with_act(act, [&](auto tag) {
+  with_act(act, [&](auto tag) {
+    for_items<T, 2>(walk, {gy, saved}, [&](int64_t at, const float (&v)[2][kVec]) {
+      float result[kVec];
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        result[i] = upstream[i] * tag.grad(at[i], a[i], from_y);
+        result[i] = v[0][i] * tag.grad(v[1][i], a[i], from_y);
         sums[0][i] += result[i];
-        if (alpha) sums[1][i] += upstream[i] * tag.alpha_grad(at[i], a[i]);
+        if (alpha) sums[1][i] += v[0][i] * tag.alpha_grad(v[1][i], a[i]);
       }
+      store_item(gz + at, g.width, result);
     });
-    store_item(gz + walk.offset(), g.width, result);
-  }
+  });
   write_channel_sums(g, walk, sums, shared, partials);
 }
 
-}  // namespace
-
-ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape) {
+ConvTransposeTiles general_tiles(const ConvTransposeShape& shape) {
   bool large;
   const FwdPlan p = fwd_plan(shape, &large);
   const int64_t partials = p.pixel_tiles * p.phases[0] * p.phases[1] * p.phases[2];
   return {partials * p.channel_tiles, partials};
 }
 
-void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
-                                 Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
+void conv_transpose_act_fwd_general_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
+                                         Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
   bool large;
   FwdPlan p = fwd_plan(shape, &large);
-  const int64_t blocks = conv_transpose_act_fwd_tiles(shape).blocks;
+  const int64_t blocks = general_tiles(shape).blocks;
   const int64_t x_size[5] = {shape.n, shape.c_in, shape.in[0], shape.in[1], shape.in[2]};
   const int64_t w_size[5] = {shape.c_in, p.c_out, shape.kernel[0], shape.kernel[1], shape.kernel[2]};
   with_dtype(dtype, [&](auto tag) {
@@ -220,6 +199,25 @@ void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, c
     auto kernel = large ? &conv_transpose_act_fwd_kernel<T, kLargeM, kLargeN, 8, 8> : &conv_transpose_act_fwd_kernel<T, kSmallM, kSmallN, 4, 2>;
     GANFAST_LAUNCH(kernel, blocks, kThreads, stream, p, typed_x, typed_weight, bias, alpha, act, alpha_value, typed_y, typed_z, partials);
   });
+}
+
+}  // namespace
+
+bool conv_transpose_act_few_channels(const ConvTransposeShape& shape) {
+  FewPlan few;
+  return few_plan(shape, &few);
+}
+
+ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape) {
+  FewPlan few;
+  return few_plan(shape, &few) ? few_tiles(few) : general_tiles(shape);
+}
+
+void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
+                                 Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
+  FewPlan few;
+  if (few_plan(shape, &few)) return conv_transpose_act_fwd_few_cuda(few, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
+  conv_transpose_act_fwd_general_cuda(shape, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
 }
 
 int64_t conv_transpose_act_bwd_scratch(int64_t n, int64_t c, int64_t l, bool channels_last) { return 2 * c * max_chunks(n, c, l, channels_last); }

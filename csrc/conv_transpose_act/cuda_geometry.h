@@ -87,4 +87,23 @@ inline bool runs(const int64_t* stride, const int64_t* size, int dim, int64_t ch
   return whole;
 }
 
+#ifdef GANFAST_KERNELS
+// kCount elements `step` apart, the first `valid` of them inside the tensor.
+template <class T, int kCount> __device__ __forceinline__ void load_run(const T* from, int64_t step, int valid, bool vectors, T (&to)[kCount]) {
+  constexpr int kRun = kCount * sizeof(T) > 16 ? 16 / sizeof(T) : kCount;
+  if (vectors) {
+#pragma unroll
+    for (int i = 0; i < kCount; i += kRun) {
+      Vec<T, kRun> run{};
+      if (i < valid) run = *reinterpret_cast<const Vec<T, kRun>*>(from + i);
+#pragma unroll
+      for (int e = 0; e < kRun; ++e) to[i + e] = run.v[e];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < kCount; ++i) to[i] = i < valid ? from[i * step] : T{};
+  }
+}
+#endif
+
 }  // namespace ganfast

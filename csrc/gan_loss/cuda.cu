@@ -6,7 +6,8 @@ namespace ganfast {
 namespace {
 
 constexpr int kThreads = 512;
-constexpr int64_t kOneBlock = 65536, kMaxBlocks = 256;  // no more blocks than threads: one partial a thread
+constexpr int64_t kOneBlock = 65536, kMaxBlocks = 512;  // no more blocks than threads: one partial a thread
+constexpr int kAhead = 4;  // logits a side that a thread asks for before it uses any
 
 enum Sum { kLossReal, kLossFake, kRealRight, kFakeRight, kReal, kFake, kSign, kSigmaReal, kSigmaFake, kSums };
 enum class Stage : int { whole, means, sums, finish };
@@ -90,29 +91,39 @@ __global__ void __launch_bounds__(kThreads) gan_loss_fwd_kernel(GanLossShape s, 
     load_sums(sum_partials, blocks, sums, shared);
   } else {
     const float threshold = s.kind == GanLoss::lsgan ? 0.5f : 0.0f;
-    for (int64_t i = first; i < longest; i += step) {
-      const bool has_real = i < s.n_real, has_fake = i < s.n_fake;
-      const float r = has_real ? to_float(real[i]) : 0, f = has_fake ? to_float(fake[i]) : 0;
-      Term of_real{0, 0}, of_fake{0, 0};
-      if (paired) {
-        of_fake = softplus_term(f - r, sign);
-        of_real.slope = -of_fake.slope;
-      } else if (average) {
-        of_real = softplus_term(means[1] - r, sign), of_fake = softplus_term(f - means[0], sign);
-        if (has_real) sums[kSigmaReal] += of_real.slope;
-        if (has_fake) sums[kSigmaFake] += of_fake.slope;
-      } else {
-        of_real = real_term(s, r), of_fake = fake_term(s, f);
+    for (int64_t at = first; at < longest; at += kAhead * step) {
+      float ahead[kAhead][2] = {};
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        if (at + a * step < s.n_real) ahead[a][0] = to_float(real[at + a * step]);
+        if (at + a * step < s.n_fake) ahead[a][1] = to_float(fake[at + a * step]);
       }
-      if (has_real) {
-        sums[kLossReal] += of_real.loss, sums[kReal] += r;
-        sums[kRealRight] += r > threshold, sums[kSign] += (r > 0) - (r < 0);
-        if (!average) greal[i] = of_real.slope * inverse_real;
-      }
-      if (has_fake) {
-        sums[kLossFake] += of_fake.loss, sums[kFake] += f;
-        sums[kFakeRight] += f < threshold;
-        if (!average) gfake[i] = of_fake.slope * inverse_fake;
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        const int64_t i = at + a * step;
+        const bool has_real = i < s.n_real, has_fake = i < s.n_fake;
+        const float r = ahead[a][0], f = ahead[a][1];
+        Term of_real{0, 0}, of_fake{0, 0};
+        if (paired) {
+          of_fake = softplus_term(f - r, sign);
+          of_real.slope = -of_fake.slope;
+        } else if (average) {
+          of_real = softplus_term(means[1] - r, sign), of_fake = softplus_term(f - means[0], sign);
+          if (has_real) sums[kSigmaReal] += of_real.slope;
+          if (has_fake) sums[kSigmaFake] += of_fake.slope;
+        } else {
+          of_real = real_term(s, r), of_fake = fake_term(s, f);
+        }
+        if (has_real) {
+          sums[kLossReal] += of_real.loss, sums[kReal] += r;
+          sums[kRealRight] += r > threshold, sums[kSign] += (r > 0) - (r < 0);
+          if (!average) greal[i] = of_real.slope * inverse_real;
+        }
+        if (has_fake) {
+          sums[kLossFake] += of_fake.loss, sums[kFake] += f;
+          sums[kFakeRight] += f < threshold;
+          if (!average) gfake[i] = of_fake.slope * inverse_fake;
+        }
       }
     }
     block_sum<kSums, kThreads>(sums, shared);
@@ -138,7 +149,7 @@ __global__ void __launch_bounds__(kThreads) gan_loss_fwd_kernel(GanLossShape s, 
 
 int64_t blocks_of(const GanLossShape& s) {
   if (s.n_real + s.n_fake <= kOneBlock) return 1;
-  const int64_t longest = s.n_real > s.n_fake ? s.n_real : s.n_fake, wanted = (longest + 16 * kThreads - 1) / (16 * kThreads);
+  const int64_t longest = s.n_real > s.n_fake ? s.n_real : s.n_fake, wanted = (longest + kAhead * kThreads - 1) / (kAhead * kThreads);
   return wanted < kMaxBlocks ? wanted : kMaxBlocks;
 }
 

@@ -82,9 +82,7 @@ def _plain(row: Row, training: bool):
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_against_the_oracle(row, backend, dtype, training):
     inputs = _inputs(row, dtype)
-    fused = lambda x, w, b, a, m, v: batch_norm_act(
-        x, m, v, w, b, training=training, momentum=0.3, act=row.act, alpha=a, backend=backend
-    )
+    fused = lambda x, w, b, a, m, v: batch_norm_act(x, m, v, w, b, training=training, momentum=0.3, act=row.act, alpha=a, backend=backend)
     with nan_filled():
         got = _run(fused, *inputs)
     plain = _run(_plain(row, training), *inputs)

@@ -1,6 +1,7 @@
 #include "host_test.h"
 
 #include "../../csrc/conv_transpose_act/cuda.cu"
+#include "../../csrc/conv_transpose_act/cuda_few.cu"
 
 using namespace host_test;
 
@@ -10,6 +11,7 @@ struct Case {
   bool channels_last, weight_last, save_z, partials, alpha;
   Act act;
   int shift;
+  int processors;  // 0: the general kernel; else the few-channel one, its tile chosen for that many: one takes the largest
 };
 
 // Strides of a dense [a, b, d, h, w]; with `last`, b is fastest.
@@ -64,11 +66,16 @@ template <class T> void forward(const Case& c) {
       }
   for (int64_t i = 0; i < y.count; ++i) post[i] = act_fwd<double>(c.act, pre[i], c.alpha ? alpha[i / s.y_stride[1] % c.c_out] : 0.2);
 
-  const int64_t rows = conv_transpose_act_fwd_tiles(s).partials;
+  FewPlan plan;
+  if (c.processors && !few_plan(s, &plan, c.processors)) std::printf("%s: no few-channel kernel\n", c.name), ++failures;
+  const int64_t rows = (c.processors ? few_tiles(plan) : general_tiles(s)).partials;
   Buffer<float> partials(c.partials ? rows * 3 * c.c_out : 0);
-  s.n += overrun;
-  conv_transpose_act_fwd_cuda(s, dtype_of<T>(), x.data(), weight.data(), bias.data(), c.alpha ? alpha.data() : nullptr, c.act, 0.2f, y.data(),
-                              c.save_z ? z.data() : nullptr, c.partials ? partials.data() : nullptr, nullptr);
+  s.n += overrun, plan.fwd.s.n += overrun;
+  const auto launch = [&](auto call, auto how) {
+    call(how, dtype_of<T>(), x.data(), weight.data(), bias.data(), c.alpha ? alpha.data() : nullptr, c.act, 0.2f, y.data(), c.save_z ? z.data() : nullptr,
+         c.partials ? partials.data() : nullptr, nullptr);
+  };
+  c.processors ? launch(conv_transpose_act_fwd_few_cuda, plan) : launch(conv_transpose_act_fwd_general_cuda, s);
   check("y", y, post, scale);
   if (c.save_z) check("z", z, pre, scale);
   if (!c.partials) return;
@@ -131,6 +138,20 @@ int main(int argc, char** argv) {
   forward<float>({"fwd 3d", 1, 3, 5, 1, {2, 3, 4}, {3, 2, 4}, {2, 1, 3}, {1, 0, 2}, {1, 0, 2}, {1, 2, 1}, 0, 0, 0, 1, 0, Act::softplus, 0});
   forward<BFloat16>({"fwd 3d, heap", 1, 8, 17, 1, {2, 3, 4}, {5, 5, 4}, {3, 3, 3}, {4, 0, 3}, {2, 0, 0}, {1, 1, 1}, 0, 0, 0, 0, 0, Act::leaky_relu, 0});
   forward<float>({"fwd 1d, depthwise", 2, 6, 6, 6, {1, 1, 9}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 1, 0, 1, Act::softplus, 0});
+
+  // few output channels: both layouts, whole vectors and single elements, one tile and many, slabs of input channels, slices of columns
+  forward<float>({"few rgb", 1, 9, 3, 1, {1, 5, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 1, 1, 0, Act::tanh, 0, 132});
+  forward<BFloat16>({"few slabs", 1, 72, 3, 1, {1, 5, 9}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 1, 1, 1, 1, Act::prelu, 0, 1});
+  forward<Half>({"few nchw, half", 2, 40, 3, 1, {1, 4, 16}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::sigmoid, 0, 1});
+  forward<BFloat16>({"few nchw, odd", 1, 11, 2, 1, {1, 6, 11}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0, 0, 1, 1, 0, Act::gelu, 1, 132});
+  forward<float>({"few nchw, vectors", 1, 13, 1, 1, {1, 7, 12}, {1, 5, 5}, {1, 1, 1}, {0, 2, 2}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::relu, 0, 1});
+  forward<float>({"few nhwc, vectors", 2, 68, 4, 1, {1, 3, 10}, {1, 4, 3}, {1, 3, 2}, {0, 0, 1}, {0, 1, 0}, {1, 1, 1}, 1, 1, 0, 1, 1, Act::snake, 0, 1});
+  forward<float>({"few eight", 1, 8, 8, 1, {1, 3, 9}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 0, 1, 0, Act::silu, 0, 1});
+  forward<Half>({"few seven, groups", 1, 16, 14, 2, {1, 4, 5}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 0, 1, 0, Act::elu, 0, 132});
+  forward<BFloat16>({"few kernel 7", 1, 8, 3, 1, {1, 5, 9}, {1, 7, 7}, {1, 1, 1}, {0, 3, 3}, {0, 0, 0}, {1, 1, 1}, 1, 1, 0, 0, 0, Act::tanh, 0, 1});
+  forward<float>({"few stride past kernel", 1, 5, 6, 1, {1, 3, 3}, {1, 2, 1}, {1, 3, 4}, {0, 0, 0}, {0, 2, 3}, {1, 1, 1}, 0, 0, 1, 1, 0, Act::softplus, 0, 1});
+  forward<float>({"few dilation", 1, 6, 5, 1, {1, 4, 18}, {1, 3, 4}, {1, 3, 2}, {0, 2, 3}, {0, 1, 1}, {1, 2, 6}, 1, 0, 0, 1, 0, Act::selu, 0, 132});
+  forward<Half>({"few 1d", 2, 5, 2, 1, {1, 1, 75}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::linear, 0, 132});
 
   backward<float>("bwd nchw", 3, 5, 24, false, Act::prelu, false, true);
   backward<float>("bwd nchw, odd rows", 2, 3, 35, false, Act::tanh, true, false);

@@ -62,7 +62,10 @@ template <class T> void run(const std::string& name, GanLossShape s, double size
   Buffer<float> loss(1), greal(s.n_real), gfake(s.n_fake), got(5);
   s.n_fake += overrun;
   Buffer<float> scratch(gan_loss_fwd_scratch(s));
+  cuda_host::launches = 0;
   gan_loss_fwd_cuda(s, dtype_of<T>(), s.n_real ? real.data() : nullptr, fake.data(), loss.data(), greal.data(), gfake.data(), got.data(), scratch.data(), nullptr);
+  const bool few = s.n_real + s.n_fake <= 65536;  // loss, gradients and statistics in one launch
+  if ((cuda_host::launches == 1) != few) std::printf("%s: %d launches\n", current.c_str(), cuda_host::launches), ++failures;
   check("loss", loss, {want}, {std::fabs(want)});
   check("stats", got, stats, {2});
   auto scaled = [&](Buffer<float>& gradient, const std::vector<double>& to) {  // by the count, so that the limit is of one size

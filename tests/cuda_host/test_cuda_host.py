@@ -34,6 +34,8 @@ RACE_CASES = {
         "fwd small, rgb",
         "fwd stride",
         "fwd 3d, heap",
+        "few slabs",
+        "few nchw, vectors",
         "bwd nhwc, bfl",
         "bwd nchw, odd",
     ],
@@ -43,6 +45,7 @@ RACE_CASES = {
 # Barriers, and the case that has to notice that one is gone.
 BARRIERS = [
     ("conv_transpose_act", "conv_transpose_act/cuda.cu", "fwd large, vectors"),
+    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "few slabs"),
     ("batch_norm_act", "batch_norm_act/cuda.cu", "nchw, odd"),
     ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
@@ -57,6 +60,10 @@ MUTATIONS = [
         "const float value = tile[row * kPitch + column] +",
         "const float value = z ? 0 :",
     ),
+    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "at >= s.in[2]", "at > s.in[2]"),
+    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "(half ^ (chunk & 1))", "half"),
+    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "c_in - channel, kVectors", "c_in, kVectors"),
+    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
@@ -131,7 +138,13 @@ def test_every_barrier_is_missed(programs, op, where, case):
 
 
 @pytest.mark.parametrize(
-    ("op", "case"), [("conv_transpose_act", "fwd small, rgb"), ("batch_norm_act", "nhwc, rgb"), ("gan_loss", "hinge disc")]
+    ("op", "case"),
+    [
+        ("conv_transpose_act", "fwd small, rgb"),
+        ("conv_transpose_act", "few rgb"),
+        ("batch_norm_act", "nhwc, rgb"),
+        ("gan_loss", "hinge disc"),
+    ],
 )
 def test_an_overrun_is_reported(programs, op, case):
     code, text = run(programs[op, "address"].result(), "--only", case, "--overrun")

@@ -17,6 +17,11 @@ CONV = {
     "small dilated": (2, 8, 16, (5, 4), (3, 3), 4, 1, 2, 2, 1),
     "small rgb": (2, 16, 3, (8, 8), (4, 4), 2, 1, 0, 1, 1),
     "small 3-D": (1, 4, 6, (3, 2, 4), (3, 2, 3), 2, 1, 1, 1, 1),
+    "small rgb, odd": (1, 11, 3, (7, 13), (5, 5), 2, 2, 1, 1, 1),
+    "small rgb, tiles": (2, 72, 3, (20, 24), (4, 4), 2, 1, 0, 1, 1),
+    "rgb": (16, 64, 3, (32, 32), (4, 4), 2, 1, 0, 1, 1),
+    "rgb groups": (4, 128, 8, (40, 36), (3, 3), 1, 1, 0, 1, 2),
+    "one channel, 1-D": (4, 32, 1, (5000,), (16,), 8, 4, 0, 1, 1),
     "dcgan": (16, 256, 128, (8, 8), (4, 4), 2, 1, 0, 1, 1),
 }
 
@@ -64,6 +69,25 @@ def test_conv_transpose_act(row, backend, dtype, channels_last):
     flat = y.detach().double().transpose(0, 1).flatten(1)
     torch.testing.assert_close(partials[0, 1].double(), flat.mean(1), rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(partials[0, 2].double(), flat.var(1, correction=0) * flat.shape[1], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("row", ["small odd", "small rgb", "small rgb, odd", "small rgb, tiles", "rgb"])
+def test_few_channels_triton(row, dtype, channels_last):
+    """Every configuration of the kernel for few output channels, which the launcher takes for large images only."""
+    from ganfast.ops.conv_transpose_act import triton_few
+
+    x, weight, bias = (t.detach() for t in _conv_leaves(CONV[row], dtype, channels_last))
+    *_, stride, padding, output_padding, dilation, groups = CONV[row]
+    lists = [[v] * 2 for v in (stride, padding, output_padding, dilation)]
+    plain = torch.nn.functional.conv_transpose2d(x, weight, bias, *lists[:3], groups, lists[3])
+    exact = reference.conv_transpose_act(x.double(), weight.double(), bias.double(), *lists, groups, "linear", None, 0.0)
+    for config in triton_few.few_configurations(x, weight, *lists, groups, channels_last):
+        y, _, _ = triton_few.conv_transpose_act_fwd_few_triton(
+            x, weight, bias.float(), None, *lists, groups, "linear", 0.0, channels_last, False, False, config=config
+        )
+        assert_close_to_reference(("y", y, plain, exact))
 
 
 @pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])

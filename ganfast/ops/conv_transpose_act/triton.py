@@ -1,6 +1,6 @@
 """conv_transpose_act in Triton: which kernel a call gets, and how it is launched.
 
-Kernels: triton_fwd.py (pointers, for every call; a GEMM for 1x1 inputs), triton_tma.py (Hopper); block shapes and their names:
+Kernels: triton_fwd.py (pointers, for every call; a GEMM for 1x1 inputs), triton_tma.py (Hopper), triton_few.py (RGB); block shapes and their names:
 triton_configs.py; the fused backward: triton_bwd.py.
 """
 
@@ -25,6 +25,12 @@ from ganfast.ops.conv_transpose_act.triton_configs import (
     pointer_fault,
     tma_configurations,
     tma_fault,
+)
+from ganfast.ops.conv_transpose_act.triton_few import (
+    FEW_FROM,
+    conv_transpose_act_fwd_few_triton,
+    few_configurations,
+    few_reason,
 )
 from ganfast.ops.conv_transpose_act.triton_fwd import conv_transpose_act_fwd_1x1_kernel, conv_transpose_act_fwd_kernel
 from ganfast.ops.conv_transpose_act.triton_tma import conv_transpose_act_fwd_tma, tma_refusal
@@ -146,8 +152,11 @@ def configurations(
 ) -> list[str]:  # fmt: skip
     """At most 6 names that `conv_transpose_act_fwd_triton` takes as `config` for this call, best guess first. `capability` stands for
     the GPU's where x has no device, as on meta tensors."""
-    p = _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability)
+    geometry = (stride, padding, output_padding, dilation, groups)
+    p = _problem(x, weight, *geometry, channels_last, save_z, capability)
     offers = [_names(name, p) for name, kernel in _KERNELS.items() if kernel.refusal(p, x) is None]
+    if x.numel() // x.shape[1] >= FEW_FROM and few_reason(x, weight, *geometry, channels_last) is None:
+        offers.insert(0, few_configurations(x, weight, *geometry, channels_last))
     offers = [names for names in offers if names]
     first = offers[0][: _OFFERED if len(offers) == 1 else _OF_THE_FIRST]
     return [*first, *(name for names in offers[1:] for name in names)][:_OFFERED]
@@ -189,7 +198,18 @@ def conv_transpose_act_fwd_triton(
     capability: tuple[int, int] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`config`: one of `configurations`' names, or any other that fits (ValueError where it does not); "" is the best guess."""
-    p = _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability)
+    geometry = (stride, padding, output_padding, dilation, groups)
+    if config.startswith("few-") or (not config and x.numel() // x.shape[1] >= FEW_FROM):
+        why = few_reason(x, weight, *geometry, channels_last)
+        if why is None and config and config not in (names := few_configurations(x, weight, *geometry, channels_last)):
+            why = f"there are {', '.join(names)}"
+        if why is None:
+            return conv_transpose_act_fwd_few_triton(
+                x, weight, bias, alpha, *geometry, act, alpha_value, channels_last, save_z, partials, config
+            )
+        if config:
+            _checks.fail(OP, f"config {config!r} does not fit this call: {why}")
+    p = _problem(x, weight, *geometry, channels_last, save_z, capability)
     blocks = _named(config, p, x) if config else _first(p, x)
     shape = _output(p)
     y = _triton.empty(shape, x, channels_last=channels_last)
