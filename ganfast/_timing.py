@@ -1,7 +1,7 @@
 """One timer for tuner, compare and benchmarks: rivals take turns in one process, so drift and noise hit all alike.
 
-What a sample is, is the `measure` of `interleaved`: `wall_clock`, the time of a call on any device, or a `DeviceClock`, the
-time the GPU needs for it with the cost of launching taken out and reported apart.
+What a sample is, is the `measure` of `interleaved`: `wall_clock`, the time of a call on any device; a `DeviceClock`, the time
+the GPU needs for it with the cost of launching taken out and reported apart; a `QueueClock`, much the same without a graph.
 """
 
 import math
@@ -85,6 +85,17 @@ class CudaRuntime:
         end.synchronize()
         return start.elapsed_time(end) / 1e3
 
+    def queued(self, call: Callable[[], object], times: int) -> float:
+        """Device seconds between two events around `times` calls that wait in the queue behind a busy device."""
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda._sleep(1_000_000)  # half a millisecond: time enough to enqueue them all
+        start.record()
+        for _ in range(times):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+
     def wall(self, call: Callable[[], object]) -> float:
         return measure_once(call)
 
@@ -121,6 +132,18 @@ class DeviceClock:
             reason = (str(error).splitlines() or [""])[0][:120]
             return Sampler(lambda: runtime.seconds(call), f"events (no graph: {type(error).__name__}: {reason})", wall)
         return Sampler(lambda: runtime.seconds(replay) / copies, "graph", wall)
+
+
+class QueueClock:
+    """`measure` for GPU rivals that may not be captured, as a capture would disturb other threads' work: the tuner's."""
+
+    COPIES = 5
+
+    def __init__(self, runtime: CudaRuntime | None = None) -> None:
+        self.runtime = runtime or CudaRuntime()
+
+    def __call__(self, call: Callable[[], object]) -> Sampler:
+        return Sampler(lambda: self.runtime.queued(call, self.COPIES) / self.COPIES, "queue")
 
 
 def interleaved(

@@ -1,5 +1,6 @@
 // CPU forward: columns = x * weight by ATen's GEMM, a cache-sized band of pixels at a time, then a gather that adds the
-// taps of each output pixel, bias and activation while the columns are still in L2. Backward passes: cpu_grad.cpp.
+// taps of each output pixel, bias and activation while the columns are still in L2. Columns are float32 for the half types too:
+// ATen's GEMM would round theirs before the taps are added. Backward passes: cpu_grad.cpp.
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
@@ -18,7 +19,7 @@ struct Band { int64_t image, images, o0, o1, i0, i1; };  // output [o0, o1) and 
 template <class T> struct Forward {
   using A = Acc<T>;
   const Geometry& g;
-  const T *x, *weight;  // x [N, P, Cin] if x_last else [N, Cin, P]; weight [Cin, K, Cg] if weight_last else [Cin, Cg, K]
+  const A *x, *weight;  // x [N, P, Cin] if x_last else [N, Cin, P]; weight [Cin, K, Cg] if weight_last else [Cin, Cg, K]
   bool x_last, weight_last, planar, save_z;
   const A *bias, *alphas;
   Act act;
@@ -29,7 +30,7 @@ template <class T> struct Forward {
 
   std::vector<Band> bands() const {
     const int axis = g.band_axis();
-    const int64_t column = g.taps() * g.c_out_group() * sizeof(T), pixels = g.pixels_in(), row = pixels / g.in[axis];
+    const int64_t column = g.taps() * g.c_out_group() * sizeof(A), pixels = g.pixels_in(), row = pixels / g.in[axis];
     std::vector<Band> all;
     const int64_t fit = std::max<int64_t>(1, kColumnBytes / column);  // pixels
     if (pixels <= 2 * fit) {
@@ -50,8 +51,8 @@ template <class T> struct Forward {
     return all;
   }
 
-  at::Tensor view(const T* data, at::IntArrayRef sizes, at::IntArrayRef strides) const {
-    return at::from_blob(const_cast<T*>(data), sizes, strides, options);
+  at::Tensor view(const A* data, at::IntArrayRef sizes, at::IntArrayRef strides) const {
+    return at::from_blob(const_cast<A*>(data), sizes, strides, options);
   }
 
   void run() const {
@@ -78,7 +79,7 @@ template <class T> struct Forward {
             at::mm_out(out, input, w);
           }
         }
-        planar ? gather_planar(b, group, columns.template const_data_ptr<T>()) : gather_pixels(b, group, columns.template const_data_ptr<T>());
+        planar ? gather_planar(b, group, columns.template const_data_ptr<A>()) : gather_pixels(b, group, columns.template const_data_ptr<A>());
       }
     });
   }
@@ -93,7 +94,7 @@ template <class T> struct Forward {
   }
 
   // columns [images, pixels, taps, Cg]; the channels of one output pixel are one run.
-  void gather_pixels(const Band& b, int64_t group, const T* columns) const {
+  void gather_pixels(const Band& b, int64_t group, const A* columns) const {
     const int64_t cg = g.c_out_group(), taps_all = g.taps(), c0 = group * cg;
     const int64_t pixels = (b.i1 - b.i0) * (g.pixels_in() / g.in[g.band_axis()]);
     std::vector<A> row(cg);
@@ -106,10 +107,10 @@ template <class T> struct Forward {
               for (const Tap& t1 : taps[1][o1])
                 for (const Tap& t2 : taps[2][o2]) {
                   const int64_t k = (t0.k * g.k[1] + t1.k) * g.k[2] + t2.k;
-                  const T* from = columns + ((n * pixels + column_pixel(b, t0.i, t1.i, t2.i)) * taps_all + k) * cg;
+                  const A* from = columns + ((n * pixels + column_pixel(b, t0.i, t1.i, t2.i)) * taps_all + k) * cg;
                   A* into = row.data();
 #pragma omp simd
-                  for (int64_t c = 0; c < cg; ++c) into[c] += static_cast<A>(from[c]);
+                  for (int64_t c = 0; c < cg; ++c) into[c] += from[c];
                 }
             const int64_t pixel = (o0 * g.out[1] + o1) * g.out[2] + o2;
             finish(row.data(), cg, (b.image + n) * g.pixels_out() * g.c_out, pixel * g.c_out + c0, c0 * g.pixels_out() + pixel, 1, g.pixels_out(), c0, true);
@@ -117,7 +118,7 @@ template <class T> struct Forward {
   }
 
   // columns [taps and Cg, pixels]; one output row of one channel is one run, its stride phases interleaved as they are added.
-  void gather_planar(const Band& b, int64_t group, const T* columns) const {
+  void gather_planar(const Band& b, int64_t group, const A* columns) const {
     const int64_t cg = g.c_out_group(), m = (b.i1 - b.i0) * (g.pixels_in() / g.in[g.band_axis()]), step = g.stride[2];
     const int64_t phase_length = (g.out[2] + step - 1) / step + 1;
     std::vector<A> row(g.out[2]), phases(step * phase_length);
@@ -129,7 +130,7 @@ template <class T> struct Forward {
             for (const Tap& t1 : taps[1][o1])
               for (int64_t k2 = 0; k2 < g.k[2]; ++k2) {
                 const int64_t k = (t0.k * g.k[1] + t1.k) * g.k[2] + k2;
-                const T* from_row = columns + (weight_last ? k * cg + c : c * g.taps() + k) * m;
+                const A* from_row = columns + (weight_last ? k * cg + c : c * g.taps() + k) * m;
                 add_tap(b, t0.i, t1.i, k2, from_row, phases.data(), phase_length);
               }
           const int64_t o2_first = from(b, 2), o2_last = to(b, 2);
@@ -140,16 +141,16 @@ template <class T> struct Forward {
   }
 
   // Tap k of the last axis takes input i to output o = i*stride - pad + dil*k: phase o % stride, place o / stride.
-  void add_tap(const Band& b, int64_t i0, int64_t i1, int64_t k, const T* from_row, A* phases, int64_t phase_length) const {
+  void add_tap(const Band& b, int64_t i0, int64_t i1, int64_t k, const A* from_row, A* phases, int64_t phase_length) const {
     const int64_t shift = g.dil[2] * k - g.pad[2], step = g.stride[2];
     const int64_t phase = ((shift % step) + step) % step, offset = (shift - phase) / step;  // place = i + offset
     const bool banded = g.band_axis() == 2;
     int64_t first = std::max<int64_t>(banded ? b.i0 : 0, -offset), last = banded ? b.i1 : g.in[2];
     last = std::min(last, (g.out[2] - 1 - phase + step) / step - offset);
-    const T* source = from_row + column_pixel(b, i0, i1, 0);
+    const A* source = from_row + column_pixel(b, i0, i1, 0);
     A* target = phases + phase * phase_length + offset;
 #pragma omp simd
-    for (int64_t i = first; i < last; ++i) target[i] += static_cast<A>(source[i]);
+    for (int64_t i = first; i < last; ++i) target[i] += source[i];
   }
 
   // Activates a run of pre-activations and stores it; `last_at`, `plane_at` and their steps place it in either layout.
@@ -207,26 +208,28 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
   const Geometry g(x.size(0), x.sizes().slice(2), y.sizes().slice(2), weight, stride, padding, dilation, groups);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "conv_transpose_act_fwd_cpu", [&] {
     using T = scalar_t;
+    constexpr auto acc = c10::CppTypeToScalarType<Acc<T>>::value;
     Forward<T> f{g};
     f.planar = !channels_last || g.c_out_group() <= kFewChannels;
     f.planar = f.planar && g.pixels_in() >= 16;
     f.x_last = channels_last || g.pixels_in() == 1, f.y_last = channels_last, f.save_z = save_z;
-    at::Tensor xc = x;
-    if (!f.planar && !f.x_last) xc = x.flatten(2).transpose(1, 2).contiguous(), f.x_last = true;
-    f.weight_last = !f.planar || !weight.is_contiguous();
-    const auto w = g.one_gemm() ? weight : (f.weight_last ? weight.flatten(2).transpose(1, 2).contiguous() : weight);
-    f.options = x.options().memory_format(std::nullopt);
-    f.x = xc.const_data_ptr<T>(), f.weight = w.const_data_ptr<T>(), f.bias = optional_ptr<Acc<T>>(bias), f.alphas = optional_ptr<Acc<T>>(alpha);
+    f.bias = optional_ptr<Acc<T>>(bias), f.alphas = optional_ptr<Acc<T>>(alpha);
     f.act = parse_act(act), f.alpha = alpha_value, f.y = y.data_ptr<T>(), f.z = save_z ? z.data_ptr<T>() : nullptr;
     if (g.one_gemm()) {
       one_gemm<T>(x, weight, f, y);
     } else {
+      at::Tensor xc = x.to(acc);
+      if (!f.planar && !f.x_last) xc = xc.flatten(2).transpose(1, 2).contiguous(), f.x_last = true;
+      f.weight_last = !f.planar || !weight.is_contiguous();
+      const auto w = f.weight_last ? weight.to(acc).flatten(2).transpose(1, 2).contiguous() : weight.to(acc);
+      f.options = w.options().memory_format(std::nullopt);
+      f.x = xc.const_data_ptr<Acc<T>>(), f.weight = w.const_data_ptr<Acc<T>>();
       for (int a = 0; a < 3; ++a) f.taps[a] = g.taps_of(a);
       f.run();
     }
     if (partials) {
       const auto sum = moments<T>(f.y, Rows::spread_out(y, channels_last));
-      stats = as_tensor<Acc<T>>(sum.data(), sum.size(), f.options).view({1, 3, g.c_out});
+      stats = as_tensor<Acc<T>>(sum.data(), sum.size(), x.options()).view({1, 3, g.c_out});
     }
   });
   return {y, z, stats};

@@ -4,7 +4,7 @@ divided, not that a graph can be captured there; `make gpu-bench` does that wher
 import pytest
 
 from ganfast import _timing
-from ganfast._timing import DeviceClock, Sampler, interleaved
+from ganfast._timing import DeviceClock, QueueClock, Sampler, interleaved
 
 
 class StubDevice:
@@ -31,6 +31,11 @@ class StubDevice:
         took = call()
         return self.one if took is None else took
 
+    def queued(self, call, times):
+        for _ in range(times):
+            call()
+        return times * self.one
+
     def wall(self, call):
         call()
         return self.one + self.launch
@@ -55,6 +60,13 @@ def test_a_short_call_is_captured_many_times_and_its_share_reported():
     device = StubDevice(1e-7)
     DeviceClock(device)(lambda: None)
     assert device.captured[-1] == DeviceClock.MOST_COPIES
+
+
+def test_the_queue_clock_captures_nothing_and_reports_one_call():
+    device, calls = StubDevice(6e-6), []
+    timing = interleaved({"a": lambda: calls.append(1)}, repeats=3, warmup=0, measure=QueueClock(device))["a"]
+    assert timing.median == pytest.approx(6e-6) and timing.clock == "queue"
+    assert not device.captured and len(calls) == 3 * QueueClock.COPIES
 
 
 def test_a_call_that_cannot_be_captured_is_timed_by_events_and_says_why():

@@ -1,7 +1,8 @@
 """What `auto` runs: a static rule where nothing may be measured, else the tuner's answer among what can run here.
 
 The rule holds what was measured on a CPU (README.md in this folder): `cpu` where torch's convolutions reach a fraction of the
-matrix rate, for one input pixel, few output channels, and the weight gradients of 1-D and 3-D layers; `torch` elsewhere.
+matrix rate, for one input pixel, few output channels, and the weight gradients of 1-D and 3-D layers; `torch` elsewhere, for the
+half types' few channels as a convolution and a pixel shuffle (the `cpu` backend's columns are float32, at half the rate).
 """
 
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _tune
-from ganfast.ops.conv_transpose_act import kernels
+from ganfast.ops.conv_transpose_act import kernels, torch_backend
 
 
 class Spec(NamedTuple):
@@ -35,6 +36,7 @@ class Spec(NamedTuple):
         return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False)
 
 
+_FEW_CHANNELS = 8
 _settled: dict[tuple, str] = {}  # (pass, what a gradient call looks like) -> backend
 
 
@@ -51,23 +53,31 @@ def _signature(name: str, x: Tensor, weight: Tensor, spec: Spec) -> str:
     return f"{name} {sizes} {x.dtype} {'nhwc' if spec.channels_last else 'nchw'}, weight {weight_layout}".replace("torch.", "")
 
 
-def static_forward(x: Tensor, weight: Tensor, groups: int) -> str:
+def _shuffles(x: Tensor, weight: Tensor, spec: Spec) -> bool:
+    geometry = (spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups)
+    return weight.shape[1] <= _FEW_CHANNELS and torch_backend.can_shuffle(x.shape[2:], weight.shape[2:], *geometry)
+
+
+def static_forward(x: Tensor, weight: Tensor, spec: Spec) -> str:
     if _backends.first_fused(x) != "cpu":
         return "torch"
-    one_pixel = x[0, 0].numel() == 1
-    few_channels = weight.shape[1] * groups <= 8 and x.dim() > 3
-    return "cpu" if one_pixel or few_channels else "torch"
+    if x[0, 0].numel() == 1:
+        return "cpu"
+    if weight.shape[1] * spec.groups > _FEW_CHANNELS or x.dim() == 3:
+        return "torch"
+    return "torch/shuffle" if x.itemsize == 2 and _shuffles(x, weight, spec) else "cpu"
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec) -> tuple[str, bool]:
     """(backend, whether that is final); x and weight dense, x not empty."""
-    rule = static_forward(x, weight, spec.groups)
+    rule = static_forward(x, weight, spec)
     fused = _backends.first_fused(x)
     if fused == "torch" or torch.compiler.is_compiling():
         return rule, not torch.compiler.is_compiling()
     names = [rule, "torch", fused]
     if fused == "cpu":
         names += _other_layout(spec.channels_last, x.dim() - 2)
+        names += ["torch/shuffle"] if _shuffles(x, weight, spec) else []
     else:
         if _backends.reason("cuda", x.device) is None:
             names.append("cuda")

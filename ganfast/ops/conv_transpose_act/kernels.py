@@ -1,7 +1,7 @@
 """Registration of the passes: one signature for every backend, picked by the last argument, "name" or "name/configuration".
 
 Configurations: Triton's tiles (triton.py lists them); "torch/nchw" and "torch/nhwc", torch's kernels on tensors copied to that
-layout first.
+layout first; "torch/shuffle", the forward as an ordinary convolution and a pixel shuffle.
 """
 
 import torch

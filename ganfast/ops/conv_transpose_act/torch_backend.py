@@ -1,6 +1,8 @@
 """The `torch` backend: torch's own convolutions, then the activation in place; and the two linear gradients every
 backend can fall back on by name. No path here reaches the backward of torch's transposed convolution."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,12 +39,42 @@ def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) ->
     return act_fwd(z, act, alpha, alpha_value)
 
 
+def can_shuffle(x_size, kernel, stride, padding, output_padding, dilation, groups: int) -> bool:
+    """Whether `shuffled` computes this: 2-D, one stride of 2 or more, whose multiple of the input the output is."""
+    if len(x_size) != 2 or groups != 1 or stride[0] != stride[1] or stride[0] < 2 or tuple(dilation) != (1, 1):
+        return False
+    return all(k - s == 2 * p - op for k, s, p, op in zip(kernel, stride, padding, output_padding))
+
+
+@functools.lru_cache(maxsize=256)
+def _shuffle_taps(kernel: int, stride: int, padding: int, device: torch.device) -> tuple[Tensor, int]:
+    """(tap of each phase and window position [stride * window], `kernel` where there is none; the window's reach to either side)."""
+    reach = max((stride - 1 + padding) // stride, (kernel - 1 - padding) // stride)
+    taps = [r + padding - stride * (d - reach) for r in range(stride) for d in range(2 * reach + 1)]
+    return torch.tensor([k if 0 <= k < kernel else kernel for k in taps], device=device), reach
+
+
+def shuffled(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding) -> Tensor:
+    """The transposed convolution as an ordinary one with stride^2 times the channels, a phase each, and a pixel shuffle: more
+    multiplications, by zeros, but with a few output channels (images) torch's ordinary convolution more than makes up for them."""
+    (taps_h, reach_h), (taps_w, reach_w) = (
+        _shuffle_taps(k, s, p, x.device) for k, s, p in zip(weight.shape[2:], stride, padding)
+    )  # fmt: skip
+    s, (c_in, c_out) = stride[0], weight.shape[:2]
+    phases = F.pad(weight, (0, 1, 0, 1)).index_select(2, taps_h).index_select(3, taps_w)
+    phases = phases.view(c_in, c_out, s, 2 * reach_h + 1, s, 2 * reach_w + 1).permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
+    bias = None if bias is None else bias.repeat_interleave(s * s)
+    return F.pixel_shuffle(F.conv2d(x, phases, bias, 1, (reach_h, reach_w)), s)
+
+
 def conv_transpose_act_fwd_torch(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, layout=""
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, weight = _in_layout(layout, x, weight)
-    bias = None if bias is None else bias.to(x.dtype)
-    z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
+    if layout == "shuffle":
+        z = shuffled(x, weight, bias, stride, padding)
+    else:
+        x, weight = _in_layout(layout, x, weight)
+        z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
     y = act_fwd(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
     acc = torch.promote_types(x.dtype, torch.float32)
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))

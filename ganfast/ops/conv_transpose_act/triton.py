@@ -1,7 +1,7 @@
 """conv_transpose_act in Triton: which kernel a call gets, and how it is launched.
 
 Kernels: triton_fwd.py (pointers, for every call; a GEMM for 1x1 inputs), triton_tma.py (Hopper), triton_few.py (RGB); block shapes
-triton_configs.py; the fused backward: triton_bwd.py.
+and their names: triton_configs.py; the fused backward: triton_bwd.py.
 """
 
 from collections.abc import Callable

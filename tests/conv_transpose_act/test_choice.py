@@ -1,0 +1,82 @@
+"""The configurations that `auto` may pick on a CPU: each equals the plain call; and the static rule."""
+
+import pytest
+import torch
+
+from ganfast.ops.conv_transpose_act import choice, kernels, torch_backend
+from ganfast.ops.conv_transpose_act import op as conv
+from ganfast.testing import assert_close_to_reference
+
+# kernel, stride, padding, output_padding, whether a pixel shuffle computes it
+GEOMETRY = {
+    "k4 s2 p1": ((4, 4), (2, 2), (1, 1), (0, 0), True),
+    "k6 s2 p2": ((6, 6), (2, 2), (2, 2), (0, 0), True),
+    "k2 s2": ((2, 2), (2, 2), (0, 0), (0, 0), True),
+    "k3 s2 p1 o1": ((3, 3), (2, 2), (1, 1), (1, 1), True),
+    "k5 s3 p1": ((5, 5), (3, 3), (1, 1), (0, 0), True),
+    "k1 s2 o1": ((1, 1), (2, 2), (0, 0), (1, 1), True),
+    "mixed kernel": ((4, 3), (2, 2), (1, 1), (0, 1), True),
+    "k4 s2 p0": ((4, 4), (2, 2), (0, 0), (0, 0), False),
+    "two strides": ((4, 3), (2, 1), (1, 1), (0, 0), False),
+    "s1": ((3, 3), (1, 1), (1, 1), (0, 0), False),
+}
+
+
+def arguments(name, dtype, channels_last, c_out=3):
+    kernel, stride, padding, output_padding, _ = GEOMETRY[name]
+    fmt = torch.channels_last if channels_last else torch.contiguous_format
+    x, weight = torch.randn(2, 6, 5, 7), torch.randn(6, c_out, *kernel) / 6
+    x, weight = (t.to(dtype).contiguous(memory_format=fmt) for t in (x, weight))
+    return x, weight, torch.randn(c_out).to(dtype), stride, padding, output_padding
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("config", ["torch/nchw", "torch/nhwc", "torch/shuffle"])
+@pytest.mark.parametrize("name", GEOMETRY)
+def test_a_configuration_equals_the_plain_call(name, config, dtype, channels_last):
+    x, weight, bias, *geometry = arguments(name, dtype, channels_last)
+    stride, padding, _ = geometry
+    assert torch_backend.can_shuffle(x.shape[2:], weight.shape[2:], *geometry, (1, 1), 1) == GEOMETRY[name][4]
+    if config == "torch/shuffle" and not GEOMETRY[name][4]:
+        return
+    run = lambda x, w, b, backend: kernels.fwd(
+        x, w, b, None, *geometry, (1, 1), 1, "silu", 0.0, channels_last, True, True, backend
+    )  # fmt: skip
+    got, plain = run(x, weight, bias, config), run(x, weight, bias, "torch")
+    exact = run(x.double(), weight.double(), bias.double(), "reference")
+    assert_close_to_reference(*zip(("y", "z"), got[:2], plain[:2], exact[:2], strict=True))
+    assert got[0].stride() == plain[0].stride() and got[1].stride() == plain[1].stride()
+    torch.testing.assert_close(got[2], plain[2], rtol=0.02, atol=0.02)
+    if config == "torch/shuffle":
+        return
+    gz = torch.randn_like(got[0])
+
+    def gradients(gz, x, weight, backend):
+        common = (stride, padding, (1, 1), 1)
+        gx = kernels.data_grad(gz, weight, *common, x.shape[2:], channels_last, backend)
+        return gx, kernels.weight_grad(gz, x, weight, *common, channels_last, backend)
+
+    mine = gradients(gz, x, weight, config)
+    exact = gradients(gz.double(), x.double(), weight.double(), "torch")
+    assert_close_to_reference(*zip(("gx", "gweight"), mine, gradients(gz, x, weight, "torch"), exact, strict=True))
+    assert mine[0].stride() == x.stride() and mine[1].stride() == weight.stride()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "padding", "dtype", "wanted"),
+    [
+        ((2, 8, 1, 1), 4, 1, 0, torch.float32, "cpu"),
+        ((2, 8, 8, 8), 4, 2, 1, torch.float32, "cpu"),
+        ((2, 8, 8, 8), 4, 2, 1, torch.bfloat16, "torch/shuffle"),
+        ((2, 8, 8, 8), 4, 2, 0, torch.bfloat16, "cpu"),
+        ((2, 8, 8), 4, 2, 1, torch.float32, "torch"),
+    ],
+)
+def test_the_static_rule_for_few_channels(shape, kernel, stride, padding, dtype, wanted):
+    weight = torch.randn(8, 3, *[kernel] * (len(shape) - 2), dtype=dtype)
+    plan = conv._plan(torch.randn(shape, dtype=dtype), weight, None, stride, padding, 0, 1, 1, "linear", None, False, "auto")
+    assert (plan.spec.backend, plan.final) == (wanted, True)
+    many = torch.randn(8, 32, *[kernel] * (len(shape) - 2), dtype=dtype)
+    expected = "cpu" if shape[2:] == (1, 1) else "torch"
+    assert choice.static_forward(torch.randn(shape, dtype=dtype), many, plan.spec) == expected
