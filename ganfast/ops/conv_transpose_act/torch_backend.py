@@ -70,6 +70,7 @@ def shuffled(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding) ->
 def conv_transpose_act_fwd_torch(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, layout=""
 ) -> tuple[Tensor, Tensor, Tensor]:
+    bias = None if bias is None else bias.to(x.dtype)
     if layout == "shuffle":
         z = shuffled(x, weight, bias, stride, padding)
     else:
