@@ -53,6 +53,7 @@ def conv_transpose_act(
                 (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, output_padding, groups,
                 dilation, type(stride), type(padding), type(output_padding), type(groups), type(dilation), act,
                 return_partials, _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(),
+                x.is_cuda and torch.backends.cudnn.conv.fp32_precision,  # a tile for TF32 is none for exact float32
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
@@ -70,6 +71,7 @@ class _Plan(NamedTuple):
     """All that a call's shapes, dtypes, layouts and options decide."""
 
     spec: Spec
+    inference: Spec  # without what a backward would need
     size: list[int]
     channels: int
     cast: torch.dtype | None  # autocast's
@@ -102,7 +104,7 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
         y, _, partials = ConvTransposeAct.apply(x, weight, bias, alpha, spec)
     else:
-        y, _, partials = forward_op(x, weight, bias, alpha, spec)
+        y, _, partials = forward_op(x, weight, bias, alpha, plan.inference)
     if plan.unbatched:
         y = y.squeeze(0)
     return (y, partials) if spec.partials else y
@@ -160,7 +162,7 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
         if x.shape[0]:
             chosen, final = choice.forward(dense(x, channels_last), dense_weight(weight), bias, alpha, spec)
         spec = spec._replace(backend=chosen)
-    return _Plan(spec, size, channels, cast, unbatched, x_dense, weight_dense, final)
+    return _Plan(spec, spec._replace(save_z=False), size, channels, cast, unbatched, x_dense, weight_dense, final)
 
 
 def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:

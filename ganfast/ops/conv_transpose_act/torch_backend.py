@@ -36,6 +36,13 @@ def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) ->
         return F.leaky_relu_(z, alpha_value)
     if act == "elu" and alpha is None:
         return F.elu_(z, alpha_value)
+    return _activate(z, act, alpha, alpha_value)
+
+
+def _activate(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z) as a new tensor; one kernel of torch's where act_fwd's formula takes several."""
+    if act in ("leaky_relu", "prelu") and alpha is not None:
+        return torch.prelu(z, alpha.to(z.dtype))
     return act_fwd(z, act, alpha, alpha_value)
 
 
@@ -76,7 +83,7 @@ def conv_transpose_act_fwd_torch(
     else:
         x, weight = _in_layout(layout, x, weight)
         z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
-    y = act_fwd(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
+    y = _activate(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
     acc = torch.promote_types(x.dtype, torch.float32)
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 

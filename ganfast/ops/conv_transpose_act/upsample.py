@@ -1,32 +1,94 @@
 """`upsample_conv_act`: nearest upsampling and a stride-1 convolution as one transposed convolution."""
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast import _checks
-from ganfast._autograd import autocasts
+from ganfast import _backends, _checks, _tune
+from ganfast._activations import act_fwd
+from ganfast._autograd import autocast_dtype
+from ganfast._layout import is_channels_last
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
+from ganfast.ops.conv_transpose_act.reference import CONV
 
 _OP = "upsample_conv_act"
 
 
-def fold_weight(weight: Tensor, scale: list[int], groups: int) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def _fold_matrix(kernel: tuple[int, ...], scale: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """[prod k, prod (k + scale - 1)] of zeros and ones: which taps of the convolution each transposed tap adds up."""
+    matrix = torch.ones(1, 1, dtype=dtype)
+    for k, s in zip(kernel, scale):
+        sums = torch.arange(k)[:, None] + torch.arange(k + s - 1) - (k - 1)
+        matrix = torch.kron(matrix, ((sums >= 0) & (sums < s)).to(dtype))
+    return matrix
+
+
+def fold_weight(weight: Tensor, scale: tuple[int, ...], groups: int) -> Tensor:
     """Conv weight [Cout, Cin/groups, *k] -> transposed weight [Cin, Cout/groups, *(k + scale - 1)], in weight's dtype.
 
     Tap t of an axis is the sum of the taps k with 0 <= t + k - (K - 1) < scale: those that read the same input pixel for one
-    of the output pixels under it. Sums are float32, rounded once; plain additions, so that no TF32 switch touches a weight.
+    of the output pixels under it. Sums are float32, rounded once: on a CPU one matrix product; elsewhere plain additions, so that
+    no TF32 switch touches a weight.
     """
-    dims = weight.dim() - 2
-    folded = weight.to(torch.promote_types(weight.dtype, torch.float32)).flip(list(range(2, 2 + dims)))
-    for axis, s in zip(range(2, 2 + dims), scale):
-        border = [0, 0] * (weight.dim() - 1 - axis) + [s - 1, s - 1]
-        padded, length = F.pad(folded, border), folded.shape[axis] + s - 1
-        folded = sum((padded.narrow(axis, m, length) for m in range(1, s)), padded.narrow(axis, 0, length))
-    c_out = weight.shape[0]
+    kernel, c_out = weight.shape[2:], weight.shape[0]
+    size = [k + s - 1 for k, s in zip(kernel, scale)]
+    folded = weight.to(torch.promote_types(weight.dtype, torch.float32))
+    if weight.device.type == "cpu":
+        folded = (folded.flatten(2) @ _fold_matrix(tuple(kernel), tuple(scale), folded.dtype)).unflatten(2, size)
+    else:
+        folded = folded.flip(list(range(2, weight.dim())))
+        for axis, s in zip(range(2, weight.dim()), scale):
+            border = [0, 0] * (weight.dim() - 1 - axis) + [s - 1, s - 1]
+            padded, length = F.pad(folded, border), folded.shape[axis] + s - 1
+            folded = sum((padded.narrow(axis, m, length) for m in range(1, s)), padded.narrow(axis, 0, length))
     folded = folded.to(weight.dtype).unflatten(0, (groups, c_out // groups)).transpose(1, 2).flatten(0, 1)
-    # Channels last: what the GPU kernels and the CPU's convolutions read without another copy.
-    return folded.contiguous(memory_format=(None, torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[dims])
+    if weight.device.type == "cpu":
+        return folded.contiguous()
+    # Channels last: what the GPU kernels read without another copy.
+    return folded.contiguous(memory_format=(torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[len(kernel) - 1])
+
+
+def _plain(x, weight, bias, scale, padding, groups, act, alpha) -> Tensor:
+    """The two modules as they are: for weights that outweigh the image, which folding reads and writes more than it saves."""
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, weight.shape[0], x)
+    z = CONV[weight.dim() - 2](F.interpolate(x, scale_factor=scale), weight, bias, 1, padding, 1, groups)
+    return act_fwd(z, act, alpha, alpha_value)
+
+
+_settled: dict[tuple, str] = {}
+
+
+def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
+    """ "folded" or "plain", by the tuner: the forward, and the backward where one may follow. call(way, x, weight, bias, alpha)."""
+    kernel = weight.shape[2:]
+    rule = "folded" if x.shape[0] * x[0, 0].numel() >= 256 else "plain"
+    if any(2 * p >= k for p, k in zip(padding, kernel)):
+        return "folded"  # torch's own weight gradient is not safe for such padding on a CPU
+    if torch.compiler.is_compiling() or x.shape[0] == 0 or x.device.type != "cpu":
+        return "folded" if x.device.type != "cpu" else rule
+    learns = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias, alpha))
+    off = _tune.off_reason()
+    key = (x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), scale, padding, groups, act, learns, off)
+    if (known := _settled.get(key)) is not None:
+        return known
+    own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
+
+    def run(way: str) -> None:
+        with torch.set_grad_enabled(learns):
+            y = call(way, *own)
+            if learns:
+                torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], torch.ones_like(y))
+
+    sizes = f"x {tuple(x.shape)} w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
+    layout = f"{'nhwc' if is_channels_last(x) else 'nchw'}, {act}{', with gradients' if learns else ''}"
+    ways = dict.fromkeys([rule, "folded", "plain"])
+    way, final = _tune.choose(f"{_OP} {sizes} {layout}", {way: lambda way=way: run(way) for way in ways}, x)
+    if final:
+        _settled[key] = way
+    return way
 
 
 def upsample_conv_act(
@@ -70,16 +132,30 @@ def upsample_conv_act(
             "Transposed weights are stored [Cin, Cout, ...], this wants a convolution's" if x.shape[-dims - 1] == weight.shape[0] else ""
         )
         _checks.fail(_OP, f"weight expects Cin={weight.shape[1] * groups}, x has {x.shape[-dims - 1]} channels", cause)
-    if autocasts(x) and x.dtype != torch.float64:
-        weight = weight.to(torch.get_autocast_dtype(x.device.type))
-    scale = _checks.int_list(_OP, "scale_factor", scale_factor, dims, 1)
-    pads = _checks.int_list(_OP, "padding", padding, dims, 0)
+    cast = autocast_dtype(x)
+    if cast is not None:
+        weight = weight if x.dtype == torch.float64 else weight.to(cast)
+    else:
+        _checks.check_like(_OP, "weight", weight, x)
+    if bias is not None:
+        _checks.check_vector(_OP, "bias", bias, weight.shape[0], x, "output channels")
+    scale = tuple(_checks.int_list(_OP, "scale_factor", scale_factor, dims, 1))
+    pads = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
     for k, p in zip(weight.shape[2:], pads):
         if p >= k:
             _checks.fail(
                 _OP, f"padding is {padding!r}, wants less than the kernel's {k}", "Rows of nothing but bias would surround the image"
             )
-    return conv_transpose_act(
-        x, fold_weight(weight, scale, groups), bias, stride=tuple(scale), padding=tuple(k - 1 - p for k, p in zip(weight.shape[2:], pads)),
-        groups=groups, act=act, alpha=alpha, return_partials=return_partials, backend=backend,
-    )  # fmt: skip
+
+    def call(way: str, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None):
+        if way == "plain":
+            return _plain(x, weight, bias, scale, pads, groups, act, alpha)
+        padding = tuple(k - 1 - p for k, p in zip(weight.shape[2:], pads))
+        return conv_transpose_act(
+            x, fold_weight(weight, scale, groups), bias, stride=scale, padding=padding, groups=groups, act=act, alpha=alpha,
+            return_partials=return_partials, backend=backend,
+        )  # fmt: skip
+
+    choosing = not return_partials and x.dim() == dims + 2 and cast is None and _backends.requested(_OP, backend) == "auto"
+    way = _way(x, weight, bias, scale, pads, groups, act, alpha, call) if choosing else "folded"
+    return call(way, x, weight, bias, alpha)
