@@ -43,12 +43,13 @@ build/triton-$(OLDEST_TRITON)/.ready: | venv
 bench: venv
 	mkdir -p runs
 	$(RUN) benchmarks/report.py --check --results $(RESULTS)
-	rm -f runs/bench.json
-	$(RUN) -m pytest benchmarks --benchmark-quiet --benchmark-json=runs/bench.json
+	rm -rf runs/bench.json runs/tuning
+	GANFAST_CACHE=runs/tuning $(RUN) -m pytest benchmarks --benchmark-quiet --benchmark-json=runs/bench.json
 	$(RUN) benchmarks/report.py runs/bench.json --results $(RESULTS) --readme README.md
 
 gate: venv
-	$(RUN) benchmarks/gate.py
+	rm -rf runs/tuning
+	GANFAST_CACHE=runs/tuning $(RUN) benchmarks/gate.py
 
 # On a machine with a GPU, with its own torch, triton, numpy, pytest and pytest-benchmark (ninja builds faster, matplotlib draws).
 # Each part stands alone, builds what it needs for TORCH_CUDA_ARCH_LIST (default: all architectures), prints as it goes and takes
@@ -57,8 +58,8 @@ gate: venv
 # nsys profile python3 -m pytest benchmarks -k "test_layer and dcgan64-3-b64-bf16-fwd" --rivals eager
 OUT ?= runs
 COMMIT ?=
-GPU_BUILT := build/.gpu-built
-GPU_BENCH = $(PYTHON) benchmarks/report.py --check --results $(OUT) && rm -f $(OUT)/run-$(1).json && status=0 && \
+GPU_BUILT := build/.gpu-built-$(subst ;,_,$(subst $() ,_,$(TORCH_CUDA_ARCH_LIST)))
+GPU_BENCH = $(PYTHON) benchmarks/report.py --check --results $(OUT) && rm -rf $(OUT)/run-$(1).json runs/tuning && export GANFAST_CACHE=runs/tuning && status=0 && \
 	{ $(PYTHON) -m pytest benchmarks --benchmark-quiet --time-limit 400 $(if $(COMMIT),--measured-commit $(COMMIT)) \
 	--benchmark-json=$(OUT)/run-$(1).json $(2) || status=$$?; } && \
 	{ $(PYTHON) benchmarks/report.py $(OUT)/run-*.json --results $(OUT) || status=$$?; } && exit $$status

@@ -85,16 +85,24 @@ class CudaRuntime:
         end.synchronize()
         return start.elapsed_time(end) / 1e3
 
-    def queued(self, call: Callable[[], object], times: int) -> float:
-        """Device seconds between two events around `times` calls that wait in the queue behind a busy device."""
+    def queued(self, call: Callable[[], object], times: int, behind: float) -> float:
+        """Device seconds between two events around `times` calls that wait in the queue behind `behind` seconds of sleep."""
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(1_000_000)  # half a millisecond: time enough to enqueue them all
+        torch.cuda._sleep(int(behind * 2e9))  # cycles, of a clock of at most 2 GHz
         start.record()
         for _ in range(times):
             call()
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3
+
+    def enqueue(self, call: Callable[[], object]) -> float:
+        """Host seconds until the call returns, its work still queued."""
+        start = time.perf_counter()
+        call()
+        took = time.perf_counter() - start
+        torch.cuda.synchronize()
+        return took
 
     def wall(self, call: Callable[[], object]) -> float:
         return measure_once(call)
@@ -143,7 +151,9 @@ class QueueClock:
         self.runtime = runtime or CudaRuntime()
 
     def __call__(self, call: Callable[[], object]) -> Sampler:
-        return Sampler(lambda: self.runtime.queued(call, self.COPIES) / self.COPIES, "queue")
+        enqueue = self.runtime.enqueue(call)
+        behind = max(5e-4, 2 * self.COPIES * enqueue)  # twice what launching them takes: the queue must not run dry
+        return Sampler(lambda: self.runtime.queued(call, self.COPIES, behind) / self.COPIES, "queue")
 
 
 def interleaved(

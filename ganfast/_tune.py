@@ -6,11 +6,13 @@ that. The default (the static rule) is always a candidate and wins ties, so a ch
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,11 +27,14 @@ MOST = 6  # candidates a question
 MARGIN = 0.03  # the default stays unless another is faster by more: below that, noise decides
 _ROUNDS, _SECONDS = 5, 0.25  # per question: at most that many rounds, none begun after that many seconds
 _HOPELESS = 1.5  # times the best after the first round: not run again
+_LONG = 5.0  # times the fastest first call: not even that
+MOST_SHAPES = 8  # questions a family: sizes that are new with every call must not be measured for ever
 
 _choices: dict[str, "Choice"] = {}  # question -> choice, of this process and the cache file
+_families: dict[str, dict[str, str]] = {}  # what a question is about but for the size of x -> its questions' answers
 _loaded: set[Path] = set()
 _told: set[str] = set()
-_lock = threading.RLock()  # a CUDA backward asks from other threads
+_lock = threading.RLock()  # models run in threads, and one candidate may ask a question of its own
 
 
 class Choice(NamedTuple):
@@ -46,17 +51,23 @@ def off_reason() -> str | None:
         return "GANFAST_TUNE=0"
     if torch.are_deterministic_algorithms_enabled():
         return "torch.use_deterministic_algorithms is on: a choice by time could change the bits"
+    if torch.backends.cudnn.deterministic:
+        return "torch.backends.cudnn.deterministic is on: a choice by time could change the bits"
     return None
 
 
 def _must_not_measure(x: torch.Tensor) -> bool:
     """Tracing, a graph capture or a dispatch mode would record the measurement; fake tensors have nothing to measure."""
-    return not _native.is_plain(x) or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    if not _native.is_plain(x):
+        return True
+    with _on(x.device):
+        return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: torch.Tensor) -> tuple[str, bool]:
+def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: torch.Tensor, family: str = "") -> tuple[str, bool]:
     """(name of the candidate to run, whether that is final). `candidates`: at most MOST calls without side effects, the default
     first; `question` is op, pass, shapes, dtype, layout: all but the machine, which is added here. x: a tensor the calls read.
+    `family`: the question without the size of x; from its MOST_SHAPES-th question on the commonest earlier answer is taken.
 
     Raises: ValueError for more than MOST candidates; what the default raises, where every candidate fails.
     """
@@ -66,16 +77,24 @@ def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: tor
     if len(candidates) == 1 or off_reason():
         return default, True
     with _lock:
-        question = f"{question} | {_place(x.device)}"
-        _load(cache_file(x.device))
+        place = _place(x.device)
+        question, family = f"{question} | {place}", f"{family or question} | {place}"
+        path = cache_file(x.device)
+        _load(path)
         known = _choices.get(question)
         if known is not None and known.name in candidates:
+            _families.setdefault(family, {})[question] = known.name
             return known.name, True
         if _must_not_measure(x):
             return default, False
+        answers = _families.setdefault(family, {})
+        if len(answers) >= MOST_SHAPES:
+            return next((name for name, _ in Counter(answers.values()).most_common() if name in candidates), default), True
         choice = _measure(candidates, x.device)
-        _choices[question] = choice
-        _save(cache_file(x.device), question, choice)
+        if any(why.startswith("OutOfMemoryError") for why in choice.failed.values()):
+            return choice.name, False  # with more memory free another one may win
+        _choices[question], answers[question] = choice, choice.name
+        _save(path, question, choice)
         return choice.name, True
 
 
@@ -86,25 +105,8 @@ def chosen() -> dict[str, Choice]:
 
 
 def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> Choice:
-    failed: dict[str, str] = {}
-
-    def attempt(name: str) -> None:
-        try:
-            with torch.no_grad(), _on(device):
-                candidates[name]()
-        except Exception as error:  # whatever a candidate cannot do rules out that candidate alone
-            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-
-    with torch.no_grad():
-        if device.type == "cuda":
-            with ThreadPoolExecutor(len(candidates)) as pool:  # compilers run side by side
-                list(pool.map(attempt, candidates))
-        else:
-            for name in candidates:
-                attempt(name)
-        alive = [name for name in candidates if name not in failed]
-        if not alive:
-            candidates[next(iter(candidates))]()  # raises its own error
+    with torch.no_grad(), _on(device):
+        alive, failed = _first_calls(candidates, device)
         measure = _timing.QueueClock() if device.type == "cuda" else _timing.wall_clock
         samplers = {name: measure(candidates[name]) for name in alive}
         times: dict[str, list[float]] = {name: [] for name in alive}
@@ -122,6 +124,37 @@ def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.devic
     if default in fastest and fastest[winner] > (1 - MARGIN) * fastest[default]:
         winner = default
     return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed)
+
+
+def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> tuple[list[str], dict[str, str]]:
+    """(those worth timing, why others are not), each called once: compilers run side by side, torch's own kernels alone."""
+    seconds: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    on_stream = contextlib.nullcontext
+    if device.type == "cuda":  # a thread of the pool has the default stream, not the caller's
+        on_stream = functools.partial(torch.cuda.stream, torch.cuda.current_stream(device))
+
+    def attempt(name: str) -> None:
+        began = time.perf_counter()
+        try:
+            with torch.no_grad(), _on(device), on_stream():
+                candidates[name]()
+        except Exception as error:  # whatever a candidate cannot do rules out that candidate alone
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
+        else:
+            seconds[name] = time.perf_counter() - began
+
+    compiled = [name for name in candidates if name.startswith("triton/")]
+    for name in candidates:
+        if name not in compiled:
+            attempt(name)
+    if compiled:
+        with ThreadPoolExecutor(len(compiled)) as pool:
+            list(pool.map(attempt, compiled))
+    if not seconds:
+        candidates[next(iter(candidates))]()  # raises its own error
+    long = _LONG * min(seconds.values()) if device.type == "cpu" else float("inf")
+    return [name for name in candidates if name in seconds and seconds[name] <= long], failed
 
 
 def _on(device: torch.device):
@@ -154,6 +187,8 @@ def _versions() -> dict[str, str]:
     if _native.build_info() is not None:  # which build: a rebuilt kernel wants measuring anew
         stat = os.stat(sys.modules["ganfast._C"].__file__)
         found["extension"] = f"{stat.st_size}-{stat.st_mtime_ns}"
+    files = sorted(Path(ganfast.__file__).parent.rglob("*.py"))
+    found["sources"] = f"{len(files)}-{max(file.stat().st_mtime_ns for file in files)}"  # an edited kernel is another kernel
     with contextlib.suppress(PackageNotFoundError):
         found["triton"] = version("triton")
     return found
@@ -166,8 +201,14 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganfast"
 
 
-def cache_file(device: torch.device) -> Path:
-    return cache_folder() / f"tuning-{device.type}.json"
+def cache_file(device: torch.device) -> Path | None:
+    """One for each set of versions: environments that share a home do not take turns in wiping each other's. None without a home."""
+    try:
+        digest = hashlib.sha256(json.dumps(_versions(), sort_keys=True).encode()).hexdigest()[:12]
+        return cache_folder() / f"tuning-{device.type}-{digest}.json"
+    except RuntimeError as error:
+        _tell(f"no place for the tuning cache ({error}); set GANFAST_CACHE. Choices last for this process")
+        return None
 
 
 def _tell(message: str) -> None:
@@ -197,15 +238,17 @@ def _read(path: Path) -> dict[str, Choice]:
     return {}
 
 
-def _load(path: Path) -> None:
-    if path not in _loaded:
+def _load(path: Path | None) -> None:
+    if path is not None and path not in _loaded:
         _loaded.add(path)
         for question, choice in _read(path).items():
             _choices.setdefault(question, choice)
 
 
-def _save(path: Path, question: str, choice: Choice) -> None:
+def _save(path: Path | None, question: str, choice: Choice) -> None:
     """Adds one choice under a lock, through a temporary file: readers see the old file or the new one, writers lose nothing."""
+    if path is None:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path):
@@ -233,7 +276,9 @@ def report() -> str:
     """What `ganfast doctor --tuning` prints: where the caches lie and every choice in them."""
     lines = [f"tuning: {off_reason() or 'on'}; {len(_versions())} versions: " + ", ".join(f"{k} {v}" for k, v in _versions().items())]
     for kind in ("cpu", "cuda"):
-        path = cache_folder() / f"tuning-{kind}.json"
+        path = cache_file(torch.device(kind))
+        if path is None:
+            continue
         found = _read(path)
         lines.append(f"{path}: {len(found)} choices" + ("" if found else " of these versions"))
         for question, choice in sorted(found.items()):

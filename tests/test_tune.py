@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import time
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
 from ganfast import _timing, _tune
+from ganfast.ops.conv_transpose_act import choice, upsample
 from ganfast.ops.conv_transpose_act import op as conv
 from ganfast.testing import assert_close_to_reference
 
@@ -20,7 +23,7 @@ def fresh(monkeypatch, tmp_path):
     """Tuning on, an empty cache folder, nothing remembered."""
     monkeypatch.setenv("GANFAST_TUNE", "1")
     monkeypatch.setenv("GANFAST_CACHE", str(tmp_path))
-    for store in (_tune._choices, _tune._loaded, _tune._told, conv._plans):
+    for store in (_tune._choices, _tune._families, _tune._loaded, _tune._told, conv._plans, choice._settled, upsample._settled):
         store.clear()
     yield tmp_path
     conv._plans.clear()
@@ -28,6 +31,7 @@ def fresh(monkeypatch, tmp_path):
 
 def forget():
     _tune._choices.clear()
+    _tune._families.clear()
     _tune._loaded.clear()
 
 
@@ -71,6 +75,49 @@ def test_a_hopeless_candidate_is_not_run_again(told_times):
     assert ran.count("hopeless") == 2  # the warm-up and one round
 
 
+def test_ever_new_sizes_are_not_measured_for_ever(told_times):
+    candidates, ran = calls(default=0.002, fast=0.001)
+    for i in range(30):
+        assert _tune.choose(f"q {i}", candidates, X, "family")[0] == "fast"  # the commonest answer, once there are enough
+    assert len(_tune.chosen()) == _tune.MOST_SHAPES
+    before = len(ran)
+    assert _tune.choose("q 30", calls(default=0.002, other=0.001)[0], X, "family") == ("default", True)
+    assert len(ran) == before
+    assert _tune.choose("q 30", candidates, X, "another family")[0] == "fast" and len(ran) > before
+
+
+def test_a_first_call_that_takes_for_ever_is_the_last():
+    ran = []
+
+    def slow():
+        ran.append("slow")
+        time.sleep(0.05)
+
+    assert _tune.choose("q", {"default": lambda: None, "slow": slow}, X)[0] == "default"
+    assert ran == ["slow"]
+
+
+def test_out_of_memory_is_no_lasting_answer(told_times):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    candidates = {"full": full} | calls(works=0.001)[0]
+    assert _tune.choose("q", candidates, X) == ("works", False)
+    assert not _tune.chosen() and not _tune.cache_file(X.device).exists()
+
+
+def test_no_home_directory_is_a_word(monkeypatch, told_times, capsys):
+    for name in ("GANFAST_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)if name in os.environ else None
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(_tune.Path, "home", homeless)
+    assert _tune.choose("q", calls(default=0.002, fast=0.001)[0], X) == ("fast", True)
+    assert "set GANFAST_CACHE" in capsys.readouterr().err
+
+
 def test_a_failing_candidate_is_left_out_and_named(told_times):
     def broken():
         raise RuntimeError("no such tile\nand more")
@@ -94,15 +141,17 @@ def test_more_than_six_candidates_are_refused():
         _tune.choose("q", {str(i): lambda: None for i in range(7)}, X)
 
 
-@pytest.mark.parametrize("how", ["GANFAST_TUNE=0", "deterministic"])
+@pytest.mark.parametrize("how", ["GANFAST_TUNE=0", "deterministic", "cudnn.deterministic"])
 def test_off(how, monkeypatch, told_times):
     candidates, ran = calls(default=0.002, fast=0.0)
     _tune.choose("q", candidates, X)
     ran.clear()
     if how == "GANFAST_TUNE=0":
         monkeypatch.setenv("GANFAST_TUNE", "0")
-    else:
+    elif how == "deterministic":
         torch.use_deterministic_algorithms(True)
+    else:
+        monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     try:
         assert _tune.off_reason()
         assert _tune.choose("q", candidates, X) == ("default", True)  # though the cache knows better

@@ -12,7 +12,11 @@ inline at::Tensor gemm_nt(const at::Tensor& a, const at::Tensor& b) {
   using Linear = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&, c10::string_view,
                             c10::List<std::optional<at::Scalar>>, std::optional<c10::string_view>);
   static const auto linear = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
-  const bool covered = a.scalar_type() == at::kFloat || a.scalar_type() == at::kBFloat16;
+  static const bool bfloat16 = [] {  // a processor without AVX-512 has no such kernels, and asking for one raises
+    const auto supported = c10::Dispatcher::singleton().findSchema({"mkldnn::_is_mkldnn_bf16_supported", ""});
+    return supported && supported->typed<bool()>().call();
+  }();
+  const bool covered = a.scalar_type() == at::kFloat || (a.scalar_type() == at::kBFloat16 && bfloat16);
   if (!linear || !covered || !at::globalContext().userEnabledMkldnn()) return at::mm(a, b.t());
   return linear->typed<Linear>().call(a.contiguous(), b.t().is_contiguous() ? b : b.contiguous(), std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), "");
 }

@@ -1,5 +1,7 @@
 """Layers that follow each other, run as one where the arithmetic allows it."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -23,10 +25,13 @@ def conv_transpose_batch_norm_act(conv: _ConvTransposeAct, norm: _BatchNormAct, 
     if norm.training or norm.running_mean is None:
         z, partials = conv(x, return_partials=True)
         return norm(z, partials=partials)
-    outputs = x[0, 0].numel() * x.shape[0] * conv.out_channels
-    for stride in conv.stride:
-        outputs *= stride
-    if outputs < conv.weight.numel() or x.dim() != conv.weight.dim():
+    # Hooks want the modules called: users' own, and those that make a weight anew (weight_norm, spectral_norm).
+    hooked = any(hooks for module in (conv, norm) for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
+                                                                module._backward_pre_hooks))  # fmt: skip
+    if hooked or x.dim() != conv.weight.dim():
+        return norm(conv(x))
+    outputs = x.shape[0] * math.prod(x.shape[2:]) * math.prod(conv.stride) * conv.out_channels
+    if outputs < conv.weight.numel():
         return norm(conv(x))
     acc = torch.promote_types(conv.weight.dtype, torch.float32)
     scale = torch.rsqrt(norm.running_var.to(acc) + norm.eps)

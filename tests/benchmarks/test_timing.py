@@ -31,7 +31,12 @@ class StubDevice:
         took = call()
         return self.one if took is None else took
 
-    def queued(self, call, times):
+    def enqueue(self, call):
+        call()
+        return self.launch
+
+    def queued(self, call, times, behind):
+        assert behind >= 2 * times * self.launch
         for _ in range(times):
             call()
         return times * self.one
@@ -66,7 +71,7 @@ def test_the_queue_clock_captures_nothing_and_reports_one_call():
     device, calls = StubDevice(6e-6), []
     timing = interleaved({"a": lambda: calls.append(1)}, repeats=3, warmup=0, measure=QueueClock(device))["a"]
     assert timing.median == pytest.approx(6e-6) and timing.clock == "queue"
-    assert not device.captured and len(calls) == 3 * QueueClock.COPIES
+    assert not device.captured and len(calls) == 3 * QueueClock.COPIES + 1
 
 
 def test_a_call_that_cannot_be_captured_is_timed_by_events_and_says_why():

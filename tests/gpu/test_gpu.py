@@ -163,3 +163,21 @@ def test_small_gradients_repeat_bit_for_bit(backend):
         y, partials = conv_transpose_act(*leaves, stride=2, padding=1, act="tanh", backend=backend, return_partials=True)
         runs.append((y, partials))
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+
+
+def test_auto_follows_the_tf32_switch_and_alignment(monkeypatch, tmp_path):
+    """A tile that was chosen for TF32, or for aligned memory, must not meet a call that it does not fit."""
+    monkeypatch.setenv("GANFAST_TUNE", "1")
+    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path))
+    x = torch.randn(8, 128, 8, 8, device="cuda").contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(128, 64, 4, 4, device="cuda") / 45
+    want = torch.conv_transpose2d(x.double(), weight.double(), None, 2, 1).relu()
+    for tf32, tolerance in ((True, 5e-3), (False, 1e-4), (True, 5e-3)):
+        torch.backends.cudnn.allow_tf32 = tf32
+        got = conv_transpose_act(x, weight, stride=2, padding=1, act="relu")
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance)
+    half, memory = x.bfloat16(), torch.empty(x.numel() + 1, device="cuda", dtype=torch.bfloat16)
+    shifted = memory[1:].as_strided(x.shape, x.stride()).copy_(half)
+    for source in (half, shifted, half):
+        got = conv_transpose_act(source, weight.bfloat16(), stride=2, padding=1, act="relu")
+        torch.testing.assert_close(got.double(), want, rtol=0.05, atol=0.05)

@@ -91,3 +91,35 @@ def test_parameters_stay_the_same_objects():
 def test_an_activation_between_the_two_is_refused():
     with pytest.raises(ValueError, match="conv has act='relu', wants linear"):
         conv_transpose_batch_norm_act(gnn.ConvTransposeAct2d(4, 4, 4, act="relu"), gnn.BatchNormAct2d(4), torch.randn(2, 4, 3, 3))
+
+
+def test_hooks_see_both_modules_in_eval_mode():
+    eager, ours, x = build("dcgan", False)
+    seen = []
+    for module in ours:
+        module.register_forward_hook(lambda m, *_: seen.append(type(m).__name__))
+    torch.testing.assert_close(conv_transpose_batch_norm_act(*ours, x), eager(x), rtol=1e-4, atol=1e-5)
+    assert seen == ["ConvTransposeAct2d", "BatchNormAct2d"]
+
+
+def test_a_weight_made_by_a_hook_is_made_anew():
+    _, ours, x = build("dcgan", False)
+    conv = torch.nn.utils.spectral_norm(ours[0])
+    conv.eval()
+    with torch.no_grad():
+        conv.weight_orig.mul_(3).add_(1)
+        torch.testing.assert_close(conv_transpose_batch_norm_act(conv, ours[1], x), ours[1](conv(x)))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_an_empty_batch(training):
+    _, ours, x = build("dcgan", training)
+    assert conv_transpose_batch_norm_act(*ours, x[:0]).shape == (0, 12, 10, 8)
+
+
+def test_under_autocast():
+    eager, ours, x = build("bias", False)
+    with torch.autocast("cpu", torch.bfloat16):
+        got, want = conv_transpose_batch_norm_act(*ours, x), eager(x)
+    assert got.dtype == want.dtype
+    torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)

@@ -46,7 +46,7 @@ def batch_norm_act(
     Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics.
     """
     key = plan = None
-    if not torch.compiler.is_compiling():
+    if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks
             key = (
                 x.shape, x.stride(), x.dtype, x.device, _look(running_mean), _look(running_var), _look(weight), _look(bias), training,

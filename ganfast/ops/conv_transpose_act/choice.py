@@ -37,6 +37,7 @@ class Spec(NamedTuple):
 
 
 _FEW_CHANNELS = 8
+_MOST_SETTLED = 4096
 _settled: dict[tuple, str] = {}  # (pass, what a gradient call looks like) -> backend
 
 
@@ -86,7 +87,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
 
             names.remove("triton")
             tiles = triton.configurations(
-                x, weight, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.channels_last
+                x, weight, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.channels_last, spec.save_z
             )
             names += [f"triton/{tile}" for tile in tiles]
     names = list(dict.fromkeys(names))[: _tune.MOST]
@@ -96,9 +97,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
         x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.act, spec.alpha_value,
         spec.channels_last, spec.save_z, spec.partials, name,
     )  # fmt: skip
-    question = _signature("conv_transpose_act", x, weight, spec) + f", {spec.act}{' and z' if spec.save_z else ''}"
-    question += " and partials" if spec.partials else ""
-    return _tune.choose(question, {name: lambda name=name: run(name) for name in names}, x)
+    question, family = _signature("conv_transpose_act", x, weight, spec)
+    detail = f", {spec.act}{' and z' if spec.save_z else ''}{' and partials' if spec.partials else ''}"
+    detail += ", unaligned" if x.is_cuda and x.data_ptr() % 16 else ""
+    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail)
 
 
 def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run) -> str:
@@ -109,9 +111,11 @@ def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run)
     if (known := _settled.get(key)) is not None:
         return known
     names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2)])
-    question = _signature(name, gz, weight, spec)
-    chosen, final = _tune.choose(question, {candidate: lambda candidate=candidate: run(candidate) for candidate in names}, gz)
+    question, family = _signature(name, gz, weight, spec)
+    chosen, final = _tune.choose(question, {candidate: lambda candidate=candidate: run(candidate) for candidate in names}, gz, family)
     if final:
+        if len(_settled) >= _MOST_SETTLED:
+            _settled.clear()
         _settled[key] = chosen
     return chosen
 

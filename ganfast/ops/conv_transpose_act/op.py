@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks, _tune
+from ganfast import _backends, _checks, _native, _tune
 from ganfast._activations import saves_y
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
@@ -45,7 +45,7 @@ def conv_transpose_act(
     Source: Dumoulin & Visin 2016, sections 4 and 5; README.md in this folder for the phases.
     """
     key = plan = None
-    if not torch.compiler.is_compiling():
+    if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks; what is no tensor, or a list, goes the long way
             key = (
                 x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride(), weight.dtype, weight.device,
@@ -53,7 +53,8 @@ def conv_transpose_act(
                 (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, output_padding, groups,
                 dilation, type(stride), type(padding), type(output_padding), type(groups), type(dilation), act,
                 return_partials, _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(),
-                x.is_cuda and torch.backends.cudnn.conv.fp32_precision,  # a tile for TF32 is none for exact float32
+                # A tile for TF32 is none for exact float32, one for aligned memory none for any other.
+                (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else torch.get_num_threads(),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):

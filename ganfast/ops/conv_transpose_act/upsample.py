@@ -59,6 +59,7 @@ def _plain(x, weight, bias, scale, padding, groups, act, alpha) -> Tensor:
 
 
 _settled: dict[tuple, str] = {}
+_MOST_SETTLED = 4096
 
 
 def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
@@ -82,11 +83,14 @@ def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
             if learns:
                 torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], torch.ones_like(y))
 
-    sizes = f"x {tuple(x.shape)} w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
+    sizes = f"w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
     layout = f"{'nhwc' if is_channels_last(x) else 'nchw'}, {act}{', with gradients' if learns else ''}"
     ways = dict.fromkeys([rule, "folded", "plain"])
-    way, final = _tune.choose(f"{_OP} {sizes} {layout}", {way: lambda way=way: run(way) for way in ways}, x)
+    calls = {way: lambda way=way: run(way) for way in ways}
+    way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}")
     if final:
+        if len(_settled) >= _MOST_SETTLED:
+            _settled.clear()
         _settled[key] = way
     return way
 
