@@ -1,5 +1,9 @@
 """The configurations that `auto` may pick on a CPU: each equals the plain call; and the static rule."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -80,3 +84,16 @@ def test_the_static_rule_for_few_channels(shape, kernel, stride, padding, dtype,
     many = torch.randn(8, 32, *[kernel] * (len(shape) - 2), dtype=dtype)
     expected = "cpu" if shape[2:] == (1, 1) else "torch"
     assert choice.static_forward(torch.randn(shape, dtype=dtype), many, plan.spec) == expected
+
+
+def test_bfloat16_where_the_processor_has_no_kernels_for_it():
+    """oneDNN told that there is no AVX-512: the first layer's GEMM, forward and backward, by the static rule."""
+    code = """
+import torch, ganfast.functional as GF
+x, w = torch.randn(4, 10, 1, 1).bfloat16().requires_grad_(), torch.randn(10, 8, 4, 4).bfloat16().requires_grad_()
+y = GF.conv_transpose_act(x, w)
+gx, gw = torch.autograd.grad(y.float().sum(), (x, w))
+assert torch.allclose(y.float(), torch.conv_transpose2d(x.float(), w.float()), rtol=0.05, atol=0.1)
+"""
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "GANFAST_TUNE": "0"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

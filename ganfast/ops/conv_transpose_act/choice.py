@@ -46,12 +46,12 @@ def _other_layout(channels_last: bool, dims: int) -> list[str]:
     return [] if dims == 1 else ["torch/nchw" if channels_last else "torch/nhwc"]
 
 
-def _signature(name: str, x: Tensor, weight: Tensor, spec: Spec) -> str:
-    sizes = (
-        f"x {tuple(x.shape)} w {tuple(weight.shape)} s{spec.stride} p{spec.padding} o{spec.output_padding} d{spec.dilation} g{spec.groups}"
-    )
-    weight_layout = "contiguous" if weight.is_contiguous() else "channels_last"
-    return f"{name} {sizes} {x.dtype} {'nhwc' if spec.channels_last else 'nchw'}, weight {weight_layout}".replace("torch.", "")
+def _signature(name: str, x: Tensor, weight: Tensor, spec: Spec) -> tuple[str, str]:
+    """(the tuner's question, its family)"""
+    sizes = f"w {tuple(weight.shape)} s{spec.stride} p{spec.padding} o{spec.output_padding} d{spec.dilation} g{spec.groups}"
+    layouts = f"{'nhwc' if spec.channels_last else 'nchw'}, weight {'contiguous' if weight.is_contiguous() else 'channels_last'}"
+    rest = f"{sizes} {x.dtype} {layouts}".replace("torch.", "")
+    return f"{name} x {tuple(x.shape)} {rest}", f"{name} {rest}"
 
 
 def _shuffles(x: Tensor, weight: Tensor, spec: Spec) -> bool:
