@@ -3,8 +3,6 @@
 A row is a plain dict that pytest-benchmark stores as extra_info; `benchmarks/results_file.py` says what one must hold.
 """
 
-import contextlib
-import importlib
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +15,7 @@ from benchmarks.calibration import Calibration
 from benchmarks.counters import launches_and_peak, overhead
 from benchmarks.machine import DEVICE, cache_bytes
 from benchmarks.rivals import DTYPES, WHO, Problem, Subject, who_and_layout
+from ganfast import _tune
 from ganfast._timing import DeviceClock, Timing, interleaved, wall_clock
 from ganfast.testing import assert_close_to_reference
 
@@ -30,7 +29,7 @@ class Settings(NamedTuple):
     rivals: tuple[str, ...] = ("eager",)
     repeats: int = 15
     at_least: int = 5
-    seconds: float = 0.5
+    seconds: float = 0.25
 
     def who(self, max_autotune: bool) -> tuple[str, ...]:
         return tuple(w for w in WHO if w == "ganfast" or (w in self.rivals and (w != "max-autotune" or max_autotune)))
@@ -71,11 +70,14 @@ def _four_digits(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _chosen() -> object:
-    """What the tuner, where there is one, picked for the calls so far."""
-    with contextlib.suppress(ImportError):
-        return getattr(importlib.import_module("ganfast._tune"), "chosen", lambda: None)()
-    return None
+_reported: set[str] = set()
+
+
+def _chosen() -> dict[str, str]:
+    """What the tuner was first asked in this row, and its answers."""
+    new = {question: choice.name for question, choice in _tune.chosen().items() if question not in _reported}
+    _reported.update(new)
+    return new
 
 
 class Bench:

@@ -52,6 +52,8 @@ def full(results: dict, plots: list[str]) -> str:
         "Pairs are eager / ganfast. % of calibration: c of a large copy's bandwidth, m of a square matrix product's rate, both of this",
         f"same run (copy {calibration['copy'] / 1e9:.1f} GB/s; {rates}); in a cache a row exceeds the copy." if calibration else "",
         "Launches: kernels on a GPU, operators on a CPU. Peak: beyond what lay in memory before the call. Call: the same on tiny tensors.",
+        "The oracle saw every row first, with an upstream gradient of zero where a relu-like pre-activation lies within rounding of its kink;",
+        "the step's gradients, which kinks flip in either rival, it saw at bfloat16's precision.",
         "Rows marked * had a rival with a spread (p80 - p20 over median) above 30 %: too noisy a machine to believe small ratios.", "",
         *[f"![{name}]({name})" for name in plots], *([""] if plots else []),
         "| " + " | ".join(columns) + " |", "|" + "---|" * 4 + "---:|" * 11 + "---|",

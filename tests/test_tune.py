@@ -97,6 +97,15 @@ def test_a_first_call_that_takes_for_ever_is_the_last():
     assert ran == ["slow"]
 
 
+def test_a_candidate_may_ask_a_question_of_its_own():
+    """Its first call then measures the inner candidates, for longer than any first call may take."""
+
+    def outer():
+        _tune.choose("inner", {"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.021)}, X)
+
+    assert _tune.choose("outer", {"plain": lambda: time.sleep(0.005), "outer": outer}, X)[0] == "outer"
+
+
 def test_out_of_memory_is_no_lasting_answer(told_times):
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory")
