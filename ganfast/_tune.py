@@ -27,7 +27,7 @@ MOST = 6  # candidates a question
 MARGIN = 0.03  # the default stays unless another is faster by more: below that, noise decides
 _ROUNDS, _SECONDS = 5, 0.25  # per question: at most that many rounds, none begun after that many seconds
 _HOPELESS = 1.5  # times the best after the first round: not run again
-_LONG = 5.0  # times the fastest first call, and 20 ms: not even that
+_LONG = 5.0  # times the fastest first call, and 100 ms (libraries initialise): not even that
 MOST_SHAPES = 8  # questions a family: sizes that are new with every call must not be measured for ever
 
 _choices: dict[str, "Choice"] = {}  # question -> choice, of this process and the cache file
@@ -157,7 +157,7 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
             list(pool.map(attempt, compiled))
     if not seconds:
         candidates[next(iter(candidates))]()  # raises its own error
-    long = max(_LONG * min(seconds.values()), 0.02) if device.type == "cpu" else float("inf")
+    long = max(_LONG * min(seconds.values()), 0.1) if device.type == "cpu" else float("inf")
     return [name for name in candidates if name in seconds and seconds[name] <= long], failed
 
 

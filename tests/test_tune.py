@@ -91,7 +91,7 @@ def test_a_first_call_that_takes_for_ever_is_the_last():
 
     def slow():
         ran.append("slow")
-        time.sleep(0.05)
+        time.sleep(0.11)
 
     assert _tune.choose("q", {"default": lambda: None, "slow": slow}, X)[0] == "default"
     assert ran == ["slow"]
@@ -101,7 +101,7 @@ def test_a_candidate_may_ask_a_question_of_its_own():
     """Its first call then measures the inner candidates, for longer than any first call may take."""
 
     def outer():
-        _tune.choose("inner", {"a": lambda: time.sleep(0.02), "b": lambda: time.sleep(0.021)}, X)
+        _tune.choose("inner", {"a": lambda: time.sleep(0.05), "b": lambda: time.sleep(0.051)}, X)
 
     assert _tune.choose("outer", {"plain": lambda: time.sleep(0.005), "outer": outer}, X)[0] == "outer"
 
