@@ -56,12 +56,13 @@ def define(schema: str) -> None:
 
 
 def is_plain(x: torch.Tensor) -> bool:
-    """True for an ordinary tensor in ordinary execution: no tracing, no dispatch mode, no functorch level, no subclass."""
+    """True for an ordinary tensor in ordinary execution: no tracing by torch.compile or torch.jit, no dispatch mode, no functorch level, no subclass."""
     return (
         type(x) in _PLAIN
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
     )
 
 

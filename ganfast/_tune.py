@@ -25,7 +25,8 @@ from ganfast import _native, _timing
 SCHEMA = 1
 MOST = 6  # candidates a question
 MARGIN = 0.03  # the default stays unless another is faster by more: below that, noise decides
-_ROUNDS, _SECONDS = 5, 0.25  # per question: at most that many rounds, none begun after that many seconds
+_ROUNDS, _SECONDS = 5, 0.25  # per question: that many rounds, none begun after that many seconds
+_MOST_ROUNDS, _SPREAD = 40, 0.03  # short calls: more rounds, over so many seconds that a bad moment does not fill them
 _HOPELESS = 1.5  # times the best after the first round: not run again
 _LONG = 5.0  # times the fastest first call, and 100 ms (libraries initialise): not even that
 MOST_SHAPES = 8  # questions a family: sizes that are new with every call must not be measured for ever
@@ -111,12 +112,13 @@ def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.devic
         samplers = {name: measure(candidates[name]) for name in alive}
         times: dict[str, list[float]] = {name: [] for name in alive}
         began = time.perf_counter()
-        for r in range(_ROUNDS):
+        for r in range(_MOST_ROUNDS):
             for name in alive[r % len(alive) :] + alive[: r % len(alive)]:
                 times[name].append(samplers[name].sample())
             best = min(map(min, times.values()))
             alive = [name for name in alive if min(times[name]) <= _HOPELESS * best]
-            if time.perf_counter() - began > _SECONDS:
+            elapsed = time.perf_counter() - began
+            if elapsed > _SECONDS or (r + 1 >= _ROUNDS and elapsed > _SPREAD):
                 break
     # The fastest run of each: noise only ever adds.
     fastest = {name: min(samples) for name, samples in times.items()}
@@ -156,7 +158,9 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
         with ThreadPoolExecutor(len(compiled)) as pool:
             list(pool.map(attempt, compiled))
     if not seconds:
-        candidates[next(iter(candidates))]()  # raises its own error
+        default = next(iter(candidates))
+        candidates[default]()  # raises its own error, unless that has passed
+        return [default], failed
     long = max(_LONG * min(seconds.values()), 0.1) if device.type == "cpu" else float("inf")
     return [name for name in candidates if name in seconds and seconds[name] <= long], failed
 

@@ -145,6 +145,20 @@ def test_where_all_fail_the_default_says_why():
         _tune.choose("q", {"a": broken, "b": broken}, X)
 
 
+def test_a_failure_that_passes_leaves_the_default():
+    tried = []
+
+    def recovers():
+        tried.append(1)
+        if len(tried) == 1:
+            raise RuntimeError("a passing trouble")
+
+    def broken():
+        raise RuntimeError("no")
+
+    assert _tune.choose("q", {"default": recovers, "b": broken}, X)[0] == "default"
+
+
 def test_more_than_six_candidates_are_refused():
     with pytest.raises(ValueError, match="7 candidates for q, at most 6"):
         _tune.choose("q", {str(i): lambda: None for i in range(7)}, X)

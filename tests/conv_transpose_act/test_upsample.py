@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 
 import ganfast.nn as gnn
 from ganfast.functional import batch_norm_act, upsample_conv_act
@@ -116,3 +117,29 @@ def test_bad_tensors():
         upsample_conv_act([1.0], torch.randn(6, 4, 3, 3))
     with pytest.raises(ValueError, match="padding is 'same'"):
         gnn.UpsampleConvAct2d(4, 6, 3, padding="same")
+
+
+def test_an_empty_batch():
+    x, weight = torch.randn(0, 3, 5, 7, requires_grad=True), torch.randn(4, 3, 3, 3)
+    y = upsample_conv_act(x, weight)
+    assert y.shape == (0, 4, 10, 14)
+    y.sum().backward()
+
+
+def test_what_both_ways_refuse():
+    weight = torch.randn(4, 3, 3, 3)
+    with pytest.raises(ValueError, match="x has no pixels"):
+        upsample_conv_act(torch.randn(2, 3, 0, 7), weight)
+    for size in (5, 32):
+        with pytest.raises(TypeError, match="bias has dtype"):
+            upsample_conv_act(torch.randn(2, 3, size, size), weight, torch.randn(4).bfloat16())
+
+
+def test_checkpointing_does_not_see_the_tuner(monkeypatch, tmp_path):
+    monkeypatch.setenv("GANFAST_TUNE", "1")
+    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path))
+    module = gnn.UpsampleConvAct2d(3, 4, 3, act="relu")
+    x = torch.randn(4, 3, 9, 9, requires_grad=True)
+    torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False).sum().backward()
+    (want,) = torch.autograd.grad(module(x).sum(), x)
+    torch.testing.assert_close(x.grad, want)

@@ -58,17 +58,20 @@ def _plain(x, weight, bias, scale, padding, groups, act, alpha) -> Tensor:
     return act_fwd(z, act, alpha, alpha_value)
 
 
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 _settled: dict[tuple, str] = {}
 _MOST_SETTLED = 4096
 
 
 def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
     """ "folded" or "plain", by the tuner: the forward, and the backward where one may follow. call(way, x, weight, bias, alpha)."""
-    kernel = weight.shape[2:]
+    if x.numel() == 0 or any(2 * p >= k for p, k in zip(padding, weight.shape[2:])):
+        return "folded"  # it says what is wrong, if anything; torch's weight gradient is not safe for such padding on a CPU
     rule = "folded" if x.shape[0] * x[0, 0].numel() >= 256 else "plain"
-    if any(2 * p >= k for p, k in zip(padding, kernel)):
-        return "folded"  # torch's own weight gradient is not safe for such padding on a CPU
-    if torch.compiler.is_compiling() or x.shape[0] == 0 or x.device.type != "cpu":
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
         return "folded" if x.device.type != "cpu" else rule
     learns = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias, alpha))
     off = _tune.off_reason()
@@ -78,7 +81,8 @@ def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
     own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
 
     def run(way: str) -> None:
-        with torch.set_grad_enabled(learns):
+        # The user's own hooks (checkpointing, offloading) must not see what is saved here.
+        with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             y = call(way, *own)
             if learns:
                 torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], torch.ones_like(y))
@@ -143,6 +147,8 @@ def upsample_conv_act(
         _checks.check_like(_OP, "weight", weight, x)
     if bias is not None:
         _checks.check_vector(_OP, "bias", bias, weight.shape[0], x, "output channels")
+        if cast is None:
+            _checks.check_like(_OP, "bias", bias, x)
     scale = tuple(_checks.int_list(_OP, "scale_factor", scale_factor, dims, 1))
     pads = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
     for k, p in zip(weight.shape[2:], pads):
