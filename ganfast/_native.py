@@ -56,7 +56,7 @@ def define(schema: str) -> None:
 
 
 def is_plain(x: torch.Tensor) -> bool:
-    """True for an ordinary tensor in ordinary execution: no tracing by torch.compile or torch.jit, no dispatch mode, no functorch level, no subclass."""
+    """True for an ordinary tensor in ordinary execution: no tracing, no dispatch mode, no functorch level, no subclass."""
     return (
         type(x) in _PLAIN
         and not torch.compiler.is_compiling()
