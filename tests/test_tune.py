@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
 from ganfast import _timing, _tune
+from ganfast._memo import Memo
 from ganfast.ops.conv_transpose_act import choice, upsample
 from ganfast.ops.conv_transpose_act import op as conv
 from ganfast.testing import assert_close_to_reference
@@ -291,3 +292,11 @@ def test_doctor_lists_the_choices(capsys):
     cli.main(["doctor", "--tuning"])
     said = capsys.readouterr().out
     assert "conv_transpose_act x (2, 8, 4, 4) w (8, 4, 4, 4)" in said and "->" in said and "microseconds" in said
+
+
+def test_a_memo_does_not_grow_for_ever(monkeypatch):
+    monkeypatch.setattr(Memo, "MOST", 3)
+    memo = Memo()
+    for i in range(10):
+        memo[i] = i
+        assert len(memo) <= 3 and memo[i] == i

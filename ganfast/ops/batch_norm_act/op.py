@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ganfast import _backends, _checks, _native
 from ganfast._layout import dense, is_channels_last
+from ganfast._memo import Memo
 from ganfast._statistics import merge_partials
 from ganfast.ops.batch_norm_act import kernels
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, Together, forward_op
@@ -59,8 +60,6 @@ def batch_norm_act(
     if plan is None:
         plan = _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend)
         if key is not None:
-            if len(_plans) >= _MOST_PLANS:
-                _plans.clear()
             _plans[key] = plan
     if partials is not None:
         _check_count(partials, x)
@@ -89,8 +88,7 @@ class _Plan(NamedTuple):
     flat: bool
 
 
-_plans: dict[tuple, _Plan] = {}
-_MOST_PLANS = 4096  # images of ever new sizes must not fill the memory
+_plans = Memo()  # key -> _Plan
 
 
 def _look(vector: Tensor | None) -> tuple | None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _tune
+from ganfast._memo import Memo
 from ganfast.ops.conv_transpose_act import kernels, torch_backend
 
 
@@ -37,8 +38,7 @@ class Spec(NamedTuple):
 
 
 _FEW_CHANNELS = 8
-_MOST_SETTLED = 4096
-_settled: dict[tuple, str] = {}  # (pass, what a gradient call looks like) -> backend
+_settled = Memo()  # (pass, what a gradient call looks like) -> backend
 
 
 def _other_layout(channels_last: bool, dims: int) -> list[str]:
@@ -114,8 +114,6 @@ def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run)
     question, family = _signature(name, gz, weight, spec)
     chosen, final = _tune.choose(question, {candidate: lambda candidate=candidate: run(candidate) for candidate in names}, gz, family)
     if final:
-        if len(_settled) >= _MOST_SETTLED:
-            _settled.clear()
         _settled[key] = chosen
     return chosen
 

@@ -9,6 +9,7 @@ from ganfast import _backends, _checks, _native, _tune
 from ganfast._activations import saves_y
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
+from ganfast._memo import Memo
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, forward_op
 from ganfast.ops.conv_transpose_act.choice import Spec
@@ -62,8 +63,6 @@ def conv_transpose_act(
     if plan is None:
         plan = _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend)
         if key is not None and plan.final:
-            if len(_plans) >= _MOST_PLANS:
-                _plans.clear()
             _plans[key] = plan
     return _run(plan, x, weight, bias, alpha)
 
@@ -82,8 +81,7 @@ class _Plan(NamedTuple):
     final: bool  # False while the tuner could not measure
 
 
-_plans: dict[tuple, _Plan] = {}
-_MOST_PLANS = 4096  # images of ever new sizes must not fill the memory
+_plans = Memo()  # key -> _Plan
 
 
 def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

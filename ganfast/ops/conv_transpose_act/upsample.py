@@ -10,6 +10,7 @@ from ganfast import _backends, _checks, _tune
 from ganfast._activations import act_fwd
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
+from ganfast._memo import Memo
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.reference import CONV
 
@@ -62,8 +63,7 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
-_settled: dict[tuple, str] = {}
-_MOST_SETTLED = 4096
+_settled = Memo()
 
 
 def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
@@ -93,8 +93,6 @@ def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
     calls = {way: lambda way=way: run(way) for way in ways}
     way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}")
     if final:
-        if len(_settled) >= _MOST_SETTLED:
-            _settled.clear()
         _settled[key] = way
     return way
 
