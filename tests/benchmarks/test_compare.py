@@ -37,6 +37,14 @@ def test_what_counts_as_slower(tmp_path, capsys, after, spread, word, code):
     assert run(tmp_path, results(row(times(2, 1))), results(new)) == 0, "without --fail-under nothing fails"
 
 
+def test_the_slower_layout_alone_is_named(tmp_path, capsys):
+    new = row(times(2, 1))
+    new["rivals"]["ganfast-nhwc"]["median"] *= 1.3
+    assert run(tmp_path, results(row(times(2, 1))), results(new), "--fail-under", "0.9") == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("slower")]
+    assert ", nhwc: " in line
+
+
 def test_the_threshold_is_an_option(tmp_path, capsys):
     run(tmp_path, results(row(times(2, 1))), results(row(times(2, 1.25))), "--threshold", "0.3")
     assert "slower" not in capsys.readouterr().out
