@@ -1,6 +1,7 @@
 """What became slower between two results files: python benchmarks/compare.py before.json after.json [--fail-under 0.9]
 
-Per row, else per layout, ganfast's time over eager's in the same run, after / before: a slower day of the machine slows both and does not count.
+Per row, else per layout, ganfast's time over eager's in the same run, after / before: a slower day of the machine slows both and
+does not count.
 One is called slower when that exceeds 1 by more than --threshold and by more than the row's own spread (the largest of the
 four timings'). Exit: 0; 1 with --fail-under R where a slower row kept less than R of its speed; 2 a file that cannot serve.
 """
