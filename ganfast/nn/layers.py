@@ -1,11 +1,13 @@
 """Layers: torch's modules with an activation in the same pass."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
 from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 
@@ -73,6 +75,46 @@ class ConvTransposeAct2d(_ConvTransposeAct, nn.ConvTranspose2d):
 
 class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
     __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
+
+
+class _ConvAct:
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, padding_mode="zeros",
+        device=None, dtype=None, *, act="linear", alpha=None,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        return conv_act(
+            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, act=self.act,
+            alpha=self.alpha,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_ORDINARY_DOC = """``nn.Conv{n}d`` followed by ``act``: its arguments, parameters and state_dict, every padding mode.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class ConvAct1d(_ConvAct, nn.Conv1d):
+    __doc__ = _ORDINARY_DOC.format(n=1, sizes="L")
+
+
+class ConvAct2d(_ConvAct, nn.Conv2d):
+    __doc__ = _ORDINARY_DOC.format(n=2, sizes="H, W")
+
+
+class ConvAct3d(_ConvAct, nn.Conv3d):
+    __doc__ = _ORDINARY_DOC.format(n=3, sizes="D, H, W")
 
 
 class _UpsampleConvAct:
