@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
+from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
@@ -212,3 +213,56 @@ class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
 
 class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
     __doc__ = _NORM_DOC.format(n=3, sizes=", D, H, W")
+
+
+class _InstanceNormAct:
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=False,
+        track_running_stats=False,
+        device=None,
+        dtype=None,
+        *,
+        act="linear",
+        alpha=None,
+    ):
+        if track_running_stats:
+            _checks.fail(type(self).__name__, "track_running_stats=True is not supported, every image is normalised by its own statistics",
+                         f"Running ones want nn.{type(self).__name__.replace('Act', '')} and an activation after it")  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, False, device, dtype)
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        unbatched = x.dim() == self._get_no_batch_dim()
+        y = instance_norm_act(
+            x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
+        )  # fmt: skip
+        return y.squeeze(0) if unbatched else y
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_INSTANCE_DOC = """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and
+    eval mode, as torch's without running statistics.
+
+    Shapes: x [N, num_features, {sizes}] or unbatched; y the same.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.instance_norm_act``; ValueError for ``track_running_stats=True``.
+        ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d):
+    __doc__ = _INSTANCE_DOC.format(n=1, sizes="L")
+
+
+class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
+    __doc__ = _INSTANCE_DOC.format(n=2, sizes="H, W")
+
+
+class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
+    __doc__ = _INSTANCE_DOC.format(n=3, sizes="D, H, W")

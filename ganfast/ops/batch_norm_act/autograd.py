@@ -21,6 +21,7 @@ class Spec(NamedTuple):
     eps: float
     channels_last: bool
     backend: str
+    per_image: bool = False  # instance norm: each image's statistics are its own
 
 
 class Together(NamedTuple):
@@ -38,14 +39,14 @@ def forward_op(x, weight, bias, alpha, mean, invstd, spec, together: Together | 
         running_mean, running_var, partials, momentum = together
         return torch.ops.ganfast.batch_norm_act_all_native(
             x, running_mean, running_var, weight, bias, alpha, partials, spec.training, momentum, spec.eps, spec.act, spec.alpha_value,
-            spec.channels_last,
+            spec.per_image, spec.channels_last,
         )  # fmt: skip
     y = kernels.fwd(x, mean, invstd, weight, bias, alpha, spec.act, spec.alpha_value, spec.channels_last, spec.backend)
     return y, mean, invstd
 
 
 class BatchNormAct(Function):
-    """Saves x and two vectors per channel; never the running statistics, which the next forward overwrites."""
+    """Saves x and its statistics; never the running statistics, which the next forward overwrites."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, mean, invstd, spec, together):
