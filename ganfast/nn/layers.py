@@ -160,6 +160,22 @@ class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d):
     __doc__ = _UPSAMPLE_DOC.format(n=3, sizes="D, H, W")
 
 
+def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor | None, partials: Tensor | None = None) -> Tensor:
+    """act(norm(x)) for a torch batch norm, its bookkeeping included; `partials` are used where the batch's statistics are."""
+    norm._check_input_dim(x)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    batch_statistics = norm.training or norm.running_mean is None
+    track = not norm.training or norm.track_running_stats
+    return batch_norm_act(
+        x, norm.running_mean if track else None, norm.running_var if track else None, norm.weight, norm.bias, training=batch_statistics,
+        momentum=momentum, eps=norm.eps, act=act, alpha=alpha, partials=partials if batch_statistics else None,
+    )  # fmt: skip
+
+
 class _BatchNormAct:
     def __init__(
         self,
@@ -178,18 +194,7 @@ class _BatchNormAct:
         _set_activation(self, act, alpha, device, dtype)
 
     def forward(self, x: Tensor, *, partials: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        batch_statistics = self.training or self.running_mean is None
-        track = not self.training or self.track_running_stats
-        return batch_norm_act(
-            x, self.running_mean if track else None, self.running_var if track else None, self.weight, self.bias, training=batch_statistics,
-            momentum=momentum, eps=self.eps, act=self.act, alpha=self.alpha, partials=partials if batch_statistics else None,
-        )  # fmt: skip
+        return run_batch_norm(self, x, self.act, self.alpha, partials)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _activation_repr(self)

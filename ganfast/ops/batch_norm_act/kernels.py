@@ -2,7 +2,7 @@
 
 import torch
 
-from ganfast import _native
+from ganfast import _backends, _native
 from ganfast._layout import memory_format
 from ganfast.ops.batch_norm_act import reference, torch_backend
 
@@ -60,6 +60,7 @@ def _over_images(sums, c):
 
 
 def _fwd(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last, backend):
+    _backends.ran["batch_norm_act"] = backend
     weight, bias, alpha = _vectors(backend, x, mean, weight, bias, alpha)
     args = (x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last)
     if backend in ("cpu", "cuda"):

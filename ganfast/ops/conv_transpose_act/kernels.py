@@ -6,7 +6,7 @@ layout first; "torch/shuffle", the forward as an ordinary convolution and a pixe
 
 import torch
 
-from ganfast import _native
+from ganfast import _backends, _native
 from ganfast._layout import memory_format
 from ganfast._statistics import merge_partials
 from ganfast.ops.conv_transpose_act import reference, torch_backend
@@ -49,6 +49,7 @@ def conv_output_size(input_size, kernel, stride, padding, dilation) -> list[int]
 def _fwd(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
 ):
+    _backends.ran["conv_transpose_act"] = backend
     backend, _, config = backend.partition("/")
     acc = torch.promote_types(x.dtype, torch.float32)
     bias = bias if bias is None or backend == "torch" else bias.to(acc).contiguous()
@@ -133,6 +134,7 @@ def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, cha
 
 def _conv(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend):
     """The ordinary convolution: torch's own but on `cpu`, whose GEMM over patches is the data gradient of a transposed one."""
+    _backends.ran["conv_act"] = backend
     backend, _, layout = backend.partition("/")
     alpha = None if alpha is None else alpha.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     if backend == "cpu":
