@@ -149,6 +149,8 @@ class Traces:
         for traced in known:
             if isinstance(traced, str) or traced.reading.unchanged(module):
                 return traced
+        if torch.compiler.is_compiling():
+            return "it is being compiled"  # and torch.compile cannot follow torch.fx
         if sum(map(len, self.made.values())) >= _MOST_TRACES:
             return f"its forward depends on more than {_MOST_TRACES} different settings"
         try:

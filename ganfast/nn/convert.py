@@ -5,7 +5,7 @@ from torch import nn
 
 from ganfast import _checks
 from ganfast.nn import patterns, tracing
-from ganfast.nn.accelerated import Accelerated, SequentialPlan, accelerated_class, is_sequential, plain_class
+from ganfast.nn.accelerated import Accelerated, SequentialPlan, accelerated_class, chains_of, is_sequential, plain_class
 from ganfast.nn.fusion import look_up
 from ganfast.nn.straight import NotStraight
 
@@ -54,6 +54,7 @@ def accelerate(model: nn.Module, *, recompute: bool = False) -> nn.Module:
             module.__class__ = accelerated_class(type(module))
             if recompute:
                 module.__dict__["_ganfast_recompute"] = True
+            chains_of(module)  # plans it before the first call: torch.compile cannot follow torch.fx
     except BaseException:
         for module, cls, state in before:
             module.__class__ = cls
