@@ -159,7 +159,14 @@ def _made(target: str):
     if not hasattr(module, name):
         _checks.nearest("compare", f"a name in {where}", name, [n for n in dir(module) if not n.startswith("_")])
     made = getattr(module, name)
-    return made if isinstance(made, nn.Module) else made()
+    if isinstance(made, nn.Module):
+        return made
+    if not callable(made):
+        _checks.fail("compare", f"{target} is a {type(made).__name__}, wants a model, or what makes one without arguments")
+    try:
+        return made()
+    except Exception as error:  # the user's own code
+        _checks.fail("compare", f"{target}() failed: {type(error).__name__}: {error}")
 
 
 def compare(args: list[str]) -> None:
@@ -173,7 +180,7 @@ def compare(args: list[str]) -> None:
         "--shape", action="append", required=True, help="sizes of an input, drawn from a normal distribution; once per input"
     )
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--seconds", type=float, default=20.0, help="about how long to measure")
+    parser.add_argument("--seconds", type=float, default=15.0, help="about how long to measure")
     parser.add_argument("--recompute", action="store_true", help="as accelerate(model, recompute=True)")
     wanted = parser.parse_args(args)
     shapes = [_shape(text) for text in wanted.shape]
@@ -245,7 +252,7 @@ def main(args: list[str] | None = None) -> None:
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
         _stop(f"ganfast: {stop}", 130)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if sys.flags.dev_mode:
             raise
         hint = "; pip install 'ganfast[train]'" if isinstance(error, ModuleNotFoundError) else ""

@@ -193,7 +193,7 @@ def _worst(got: list, reference: list) -> float:
     return worst
 
 
-def compare(model: nn.Module, *inputs, seconds: float = 20.0, recompute: bool = False) -> Comparison:
+def compare(model: nn.Module, *inputs, seconds: float = 15.0, recompute: bool = False) -> Comparison:
     """Measures what ``accelerate`` would do for a model, on its own inputs; the model and its training mode stay as they are.
 
     Like for like: eager and ganfast at the model's own dtype and layout, train (forward, and backward to parameters and inputs) and
