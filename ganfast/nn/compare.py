@@ -23,8 +23,8 @@ class Measured(NamedTuple):
     """One mode and one way to run it.
 
     eager, ganfast: seconds, medians of rounds in which both took turns; eager_peak, ganfast_peak: bytes beyond the model and its
-    inputs; output_error, gradient_error: the largest difference from the reference over the largest value of the same tensor, of
-    ganfast, with eager's own beside it (0 where eager is the reference).
+    inputs; output_error, gradient_error: the largest difference from the reference over the largest value of the same tensor (see
+    `_worst`), of ganfast, with eager's own beside it (0 where eager is the reference).
     """
 
     mode: str
@@ -183,14 +183,12 @@ def _draws(model: nn.Module, inputs: tuple) -> bool:
 
 
 def _worst(got: list, reference: list) -> float:
-    worst = 0.0
-    for a, b in zip(got, reference, strict=True):
-        if a is None or b is None or b.numel() == 0:
-            continue
-        b = b.detach().double()
-        scale = b.abs().max().item()
-        worst = max(worst, (a.detach().double() - b).abs().max().item() / scale if scale else 0.0)
-    return worst
+    """The largest difference over the tensor's largest value; over the largest of all tensors where the reference cancels to
+    nothing, as the gradient of a bias before a batch norm does."""
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(got, reference, strict=True) if a is not None and b is not None]
+    pairs = [(a, b, b.abs().max().item()) for a, b in pairs if b.numel()]
+    largest = max((scale for _, _, scale in pairs), default=0.0) or 1.0
+    return max(((a - b).abs().max().item() / (scale if scale > 1e-6 * largest else largest) for a, b, scale in pairs), default=0.0)
 
 
 def compare(model: nn.Module, *inputs, seconds: float = 15.0, recompute: bool = False) -> Comparison:
