@@ -1,4 +1,7 @@
-"""One DCGAN-64 training step (a D and a G update, Adam): plain torch against the fused layers."""
+"""One DCGAN-64 training step (a D and a G update, Adam) as a user writes it: plain torch against the same after accelerate.
+
+Both run the same losses and fused Adam; `default` is eager as it comes: float32, contiguous, Adam's own choice.
+"""
 
 import copy
 
@@ -6,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import ganfast.functional as GF
+import ganfast
 from benchmarks.cases import STEP
 from benchmarks.harness import check_oracle, first_results, plain_result
 from benchmarks.machine import DEVICE
@@ -17,19 +20,22 @@ from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 class _Step:
     """Owns its networks and optimizers; calling it does one D and one G update."""
 
-    def __init__(self, networks, inputs, fused: bool, dtype: torch.dtype, fmt: torch.memory_format, compiled: dict | None = None) -> None:
+    def __init__(
+        self, networks, inputs, dtype: torch.dtype, fmt: torch.memory_format, *, fast=False, compiled: dict | None = None, fused_adam=True
+    ) -> None:  # fmt: skip
         self.networks = [network.to(DEVICE, memory_format=fmt) for network in copy.deepcopy(networks)]
+        if fast:
+            self.networks = [ganfast.accelerate(network) for network in self.networks]
         self.generator, self.discriminator = self.networks
         if compiled is not None:
             self.generator, self.discriminator = (torch.compile(network, dynamic=False, **compiled) for network in self.networks)
         self.real, self.z = inputs[0].to(DEVICE).contiguous(memory_format=fmt), inputs[1].to(DEVICE)
-        self.fused, self.dtype = fused, dtype
+        self.dtype = dtype
         capturable = {"capturable": True} if DEVICE == "cuda" else {}  # or a CUDA graph of the step cannot be taken
-        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **capturable) for m in reversed(self.networks)]
+        options = capturable | ({"fused": True} if fused_adam else {})
+        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **options) for m in reversed(self.networks)]
 
     def _loss(self, real, fake):
-        if self.fused:
-            return GF.discriminator_loss(real, fake) if real is not None else GF.generator_loss(fake)
         real, fake = (t if t is None or t.dtype == torch.float64 else t.float() for t in (real, fake))
         return F.softplus(-real).mean() + F.softplus(fake).mean() if real is not None else F.softplus(-fake).mean()
 
@@ -75,23 +81,21 @@ def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, _Step
     """(the rivals, the same in float64)"""
     torch.manual_seed(0)
     inputs = torch.randn(STEP.batch, 3, 64, 64), torch.randn(STEP.batch, STEP.latent)
-    networks = {}
-    for who, fused in (("eager", False), ("ganfast", True)):
-        networks[who] = [DCGANGenerator(64, STEP.latent, STEP.width, fused=fused), DCGANDiscriminator(64, STEP.width, fused=fused)]
-    for source, target in zip(networks["eager"], networks["ganfast"], strict=True):
-        target.load_state_dict(source.state_dict())
+    networks = [DCGANGenerator(64, STEP.latent, STEP.width), DCGANDiscriminator(64, STEP.width)]
     formats = layouts(2)
     steps = {
-        f"{who}-{layout}": _Step(networks[who], inputs, who == "ganfast", dtype, fmt)
+        f"{who}-{layout}": _Step(networks, inputs, dtype, fmt, fast=who == "ganfast")
         for layout, fmt in formats.items()
-        for who in networks
+        for who in ("eager", "ganfast")
         if who in ("ganfast", *rivals)
     }
+    if "eager" in rivals:
+        steps["default-nchw"] = _Step(networks, inputs, torch.float32, formats["nchw"], fused_adam=False)
     for who, options in (("compile", {}), ("max-autotune", {"mode": "max-autotune-no-cudagraphs"})):
         if who in rivals:
-            steps[f"{who}-nhwc"] = _Step(networks["eager"], inputs, False, dtype, formats["nhwc"], options)
-    double = [network.double() for network in copy.deepcopy(networks["eager"])]
-    return steps, _Step(double, [t.double() for t in inputs], False, torch.float64, torch.contiguous_format)
+            steps[f"{who}-nhwc"] = _Step(networks, inputs, dtype, formats["nhwc"], compiled=options)
+    double = [network.double() for network in copy.deepcopy(networks)]
+    return steps, _Step(double, [t.double() for t in inputs], torch.float64, torch.contiguous_format, fused_adam=False)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
