@@ -13,7 +13,7 @@ _LAZY = {
     "Trainer": "ganfast.train",
     "TrainConfig": "ganfast.train",
 }
-_MODULES = ("functional", "models", "nn", "testing", "train")
+_MODULES = ("functional", "models", "nn", "penalties", "testing", "train")
 
 __all__ = [*_LAZY, *_MODULES]
 
