@@ -111,8 +111,9 @@ def test_equals_the_formula_in_plain_torch(act, channels_last):
     torch.testing.assert_close(gradients(got, model), gradients(want, other), rtol=1e-4, atol=1e-5)
 
 
-def test_the_logits_of_the_same_forward_serve_the_loss():
-    model, x, calls = critic(), torch.randn(4, 3, 8, 8), []
+@pytest.mark.parametrize("act", ["leaky_relu", "tanh", "silu"])  # silu: the bias has a gradient through y and through z itself
+def test_the_logits_of_the_same_forward_serve_the_loss(act):
+    model, x, calls = critic(act=act), torch.randn(4, 3, 8, 8), []
     model.register_forward_hook(lambda *_: calls.append(1))
     penalty, logits = r1_penalty(model, x, return_logits=True)
     assert len(calls) == 1
@@ -121,6 +122,27 @@ def test_the_logits_of_the_same_forward_serve_the_loss():
     want = gradients(F.softplus(-other(x)).mean() + 10 * formula(other, x), other)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
     assert gradient_penalty(model, x, x, return_logits=True)[1].shape == (4,)
+
+
+def test_the_callers_images_are_left_alone():
+    model, wanting, plain_images = critic(act="tanh"), torch.randn(2, 3, 8, 8, requires_grad=True), torch.randn(2, 3, 8, 8)
+    for images in (wanting, plain_images):
+        r1_penalty(model, images).backward()
+        gradient_penalty(model, images, images).backward()
+    assert wanting.grad is None and not plain_images.requires_grad
+
+
+def test_a_float32_part_of_the_discriminator_stays_float32_in_its_gradient():
+    x, w, v = torch.randn(4, 12), torch.randn(12, 8, requires_grad=True), torch.randn(8)
+
+    def head_in_float32(images):
+        with torch.autocast("cpu", enabled=False):
+            return torch.tanh(images @ w) @ v
+
+    want = r1_penalty(head_in_float32, x)
+    with torch.autocast("cpu", BF16):
+        got = r1_penalty(head_in_float32, x)
+    torch.testing.assert_close(got, want)
 
 
 def test_the_inner_backward_computes_no_weight_gradient():

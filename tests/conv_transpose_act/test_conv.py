@@ -11,6 +11,7 @@ from ganfast._checks import int_list
 from ganfast._tune import choose
 from ganfast.functional import conv_act
 from ganfast.ops.conv_transpose_act import choice
+from ganfast.ops.conv_transpose_act.conv import _check_padding
 from ganfast.ops.conv_transpose_act.reference import CONV
 from ganfast.testing import assert_close_to_reference, named, nan_filled
 from tests.conv_transpose_act import problems
@@ -251,6 +252,12 @@ def test_the_data_gradients_backend_is_a_question_of_its_own(monkeypatch):
         conv_act(x, weight, stride=2, padding=1, act="relu").sum().backward()
     assert [question.split(" x ")[0] for question in asked] == ["conv_act", "conv_transpose_act", "weight gradient of conv_transpose_act"]
     assert "o(0, 1)" in asked[1], "the row that no window reached"
+
+
+def test_padding_past_the_kernels_reach_is_made_of_zeros_first():
+    """No kernel of a gradient is asked for what only some of them take."""
+    assert _check_padding((1, 2), (3, 2), (1, 1), (1, 2)) == ((1, 2), None)
+    assert _check_padding((3, 2), (3, 2), (1, 1), (1, 1)) == ((0, 0), [2, 2, 3, 3])
 
 
 @pytest.mark.parametrize(
