@@ -172,13 +172,13 @@ def test_an_empty_batch(backend, dims):
 
 
 @pytest.mark.parametrize("which", ["x", "weight", "both"])
-def test_channels_last_where_torch_has_it(which):
+@pytest.mark.parametrize("backend", ALL)
+def test_channels_last_where_torch_has_it(backend, which):
     x, weight = torch.randn(2, 5, 6, 6), torch.randn(7, 5, 3, 3)
     x = x.contiguous(memory_format=torch.channels_last) if which != "weight" else x
     weight = weight.contiguous(memory_format=torch.channels_last) if which != "x" else weight
-    for backend in ALL:
-        y = conv_act(x, weight, padding=1, act="relu", backend=backend)
-        assert y.stride() == F.conv2d(x, weight, padding=1).stride() != y.contiguous().stride()
+    y = conv_act(x, weight, padding=1, act="relu", backend=backend)
+    assert y.stride() == F.conv2d(x, weight, padding=1).stride() != y.contiguous().stride()
 
 
 TINY = {"n": 1, "c_in": 2, "c_out": 2, "size": (5, 4), "kernel": (3, 2), "stride": (2, 3), "padding": (1, 0), "dtype": FP64}
@@ -253,7 +253,9 @@ def test_only_what_a_gradient_needs_is_kept(frozen):
     assert kept == [*([] if frozen == "weight" else [x.shape]), weight.shape, y.shape]
 
 
-def test_the_data_gradients_backend_is_a_question_of_its_own(monkeypatch):
+@pytest.mark.parametrize("backend", ["cpu"])
+def test_the_data_gradients_backend_is_a_question_of_its_own(monkeypatch, backend):
+    """With that backend at hand; without, there is nothing to ask."""
     asked = []
     monkeypatch.setattr(
         choice._tune, "choose", lambda question, candidates, *rest: asked.append(question) or choose(question, candidates, *rest)
