@@ -17,7 +17,8 @@ from ganfast.ops.conv_transpose_act import kernels, torch_backend
 
 class Spec(NamedTuple):
     """The constants of one call. The user's choice of backend is settled before autograd sees it (a CUDA backward runs on other
-    threads); a grad_backend of "auto" asks the tuner when the gradient is first wanted."""
+    threads); a grad_backend of "auto" asks the tuner when the gradient is first wanted. So does a backend of "auto", in the spec of an
+    ordinary convolution, whose data gradient this transposed convolution is."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
