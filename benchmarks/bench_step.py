@@ -10,14 +10,15 @@ import torch
 import torch.nn.functional as F
 
 import ganfast
+from benchmarks.case_types import NetworkCase
 from benchmarks.cases import STEP
 from benchmarks.harness import check_oracle, first_results, plain_result
 from benchmarks.machine import DEVICE
-from benchmarks.rivals import DTYPES, layouts, who_and_layout
+from benchmarks.rivals import DEFAULT, DTYPES, layouts, who_and_layout
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 
 
-class _Step:
+class Step:
     """Owns its networks and optimizers; calling it does one D and one G update."""
 
     def __init__(
@@ -77,36 +78,47 @@ class _Step:
         return d_loss.detach(), g_loss.detach()
 
 
-def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, _Step], _Step]:
-    """(the rivals, the same in float64)"""
+def networks_and_inputs(case: NetworkCase, norm: bool = True):
+    """([generator, discriminator], (real images, latents))"""
     torch.manual_seed(0)
-    inputs = torch.randn(STEP.batch, 3, 64, 64), torch.randn(STEP.batch, STEP.latent)
-    networks = [DCGANGenerator(64, STEP.latent, STEP.width), DCGANDiscriminator(64, STEP.width)]
+    size = case.image_size
+    inputs = torch.randn(case.batch, 3, size, size), torch.randn(case.batch, case.latent)
+    return [DCGANGenerator(size, case.latent, case.width), DCGANDiscriminator(size, case.width, norm=norm)], inputs
+
+
+def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, Step], Step]:
+    """(the rivals, the same in float64)"""
+    networks, inputs = networks_and_inputs(STEP)
     formats = layouts(2)
     steps = {
-        f"{who}-{layout}": _Step(networks, inputs, dtype, fmt, fast=who == "ganfast")
+        f"{who}-{layout}": Step(networks, inputs, dtype, fmt, fast=who == "ganfast")
         for layout, fmt in formats.items()
         for who in ("eager", "ganfast")
         if who in ("ganfast", *rivals)
     }
     if "eager" in rivals:
-        steps["default-nchw"] = _Step(networks, inputs, torch.float32, formats["nchw"], fused_adam=False)
+        steps[f"{DEFAULT}-nchw"] = Step(networks, inputs, torch.float32, formats["nchw"], fused_adam=False)
     for who, options in (("compile", {}), ("max-autotune", {"mode": "max-autotune-no-cudagraphs"})):
         if who in rivals:
-            steps[f"{who}-nhwc"] = _Step(networks, inputs, dtype, formats["nhwc"], compiled=options)
+            steps[f"{who}-nhwc"] = Step(networks, inputs, dtype, formats["nhwc"], compiled=options)
     double = [network.double() for network in copy.deepcopy(networks)]
-    return steps, _Step(double, [t.double() for t in inputs], torch.float64, torch.contiguous_format, fused_adam=False)
+    return steps, Step(double, [t.double() for t in inputs], torch.float64, torch.contiguous_format, fused_adam=False)
+
+
+def check_gradients(name: str, steps: dict[str, Step], exact: Step) -> None:
+    """No step of ganfast's is timed before its losses and gradients passed the oracle."""
+    reference = exact.gradients()
+    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
+    for rival, got in results.items():
+        who, layout = who_and_layout(rival)
+        if who == "ganfast":
+            check_oracle(f"{name} {layout}", got, plain_result(results, layout, reference, got), reference)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dcgan64(bench, dtype):
     steps, exact = _steps(DTYPES[dtype], bench.settings.who(max_autotune=True))
-    reference = exact.gradients()
-    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
-    for name, got in results.items():
-        who, layout = who_and_layout(name)
-        if who == "ganfast":
-            check_oracle(f"step {layout}", got, plain_result(results, layout, reference, got), reference)
+    check_gradients("step", steps, exact)
     _, failed = first_results(steps)
     row = {"op": "step", "case": STEP.name, "batch": STEP.batch, "dtype": dtype, "mode": "D + G update", "source": STEP.source}
     bench.record({n: s for n, s in steps.items() if n not in failed}, row | {"bytes": None, "flops": None}, failed)

@@ -1,7 +1,7 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import ConvCase, ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -73,6 +73,23 @@ UPSAMPLE = [
     UpsampleCase("stylegan2-256", 32, 256, 128, (128, 128), "leaky_relu", _STYLEGAN2, cpu_batch=0, gpu_batches=(1, 16)),
 ]
 
+_DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope 0.2; without norm, as a gradient penalty wants it"
+_ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
+CONV = [
+    ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv2", 64, 64, 128, (32, 32), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv3", 64, 128, 256, (16, 16), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv4", 64, 256, 512, (8, 8), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv5", 64, 512, 1, (4, 4), 4, 1, 0, "linear", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("pix2pix-down1", 1, 3, 64, (256, 256), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down2", 1, 64, 128, (128, 128), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down3", 1, 128, 256, (64, 64), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down4", 1, 256, 512, (32, 32), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down5", 1, 512, 512, (16, 16), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
+]
+
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"
 NORM = [
     NormCase("dcgan64-bn1", 64, 512, (4, 4), "relu", _DCGAN),
@@ -100,9 +117,12 @@ LOSS = [
 
 # Whole networks: sampling in eval mode, and a training step (its bf16 is autocast).
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
+PENALTY = NetworkCase("dcgan64-critic", 32, 64, 100, 64, "Radford et al. 2016 without the discriminator's norm, width 64, batch 32, Adam")
 STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, batch 64, Adam; bf16 is autocast")
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
-SECOND_ORDER = {"dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16"}
+SECOND_ORDER = {
+    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16",
+}  # fmt: skip
 # Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
 MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}

@@ -85,6 +85,18 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
     ]  # fmt: skip
 
 
+def penalties(rows: list[dict]) -> list[Finding]:
+    """What a gradient penalty makes a step cost, in steps without one that were timed in the same rounds."""
+    found = []
+    for row in rows:
+        costs = [best(row, who)[1]["median"] / best(row, f"plain-{who}")[1]["median"] for who in ("eager", "ganfast")
+                 if best(row, who) and best(row, f"plain-{who}")]  # fmt: skip
+        if len(costs) == 2:
+            value = f"{costs[1]:.2f} plain steps"
+            found.append(Finding(f"a step with {row['mode']}, {row['dtype']}", value, f"eager's {costs[0]:.2f}", costs[1] < costs[0]))
+    return found
+
+
 def findings(results: dict) -> list[Finding]:
     rows = results["rows"]
-    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + overhead(rows)
+    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + penalties(rows) + overhead(rows)

@@ -107,6 +107,19 @@ def test_an_ordinary_convolution(backend, act):
     torch.testing.assert_close(compiled, direct, check_stride=True, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ALL)
+def test_an_ordinary_convolution_of_other_batches_and_images_does_not_recompile(backend):
+    direct = lambda *tensors: GF.conv_act(*tensors, stride=2, padding=1, act="tanh", backend=backend)
+    f = compile(direct, dynamic=True)
+    weight = torch.randn(6, 3, 4, 4, requires_grad=True)
+    for first, n, size in [(True, 8, (10, 14)), (False, 11, (10, 14)), (False, 3, (12, 18))]:
+        inputs = [torch.randn(n, 3, *size, requires_grad=True), weight]
+        with torch._dynamo.config.patch(error_on_recompile=not first):
+            got, want = f(*inputs), direct(*inputs)
+        assert torch.equal(got, want)
+        assert all(torch.equal(*pair) for pair in zip(*(torch.autograd.grad(y.sum(), inputs) for y in (got, want))))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_use_backend_around_a_compiled_call(backend):
     row = COMPILED[0]

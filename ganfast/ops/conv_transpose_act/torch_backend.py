@@ -89,15 +89,17 @@ def conv_transpose_act_fwd_torch(
 
 
 def one_kernel_grad(gy: Tensor, saved: Tensor, act: str, alpha_value: float, from_y: bool) -> Tensor | None:
-    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha."""
+    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha. Where f' is
+    piecewise constant it is so for autograd too: torch's own formula hands zeros down, and a double backward would carry them through
+    every convolution before this one."""
     if act == "relu":
-        return torch.ops.aten.threshold_backward(gy, saved, 0)
+        return torch.ops.aten.threshold_backward(gy, saved.detach(), 0)
     if act == "tanh" and from_y:
         return torch.ops.aten.tanh_backward(gy, saved)
     if act == "sigmoid" and from_y:
         return torch.ops.aten.sigmoid_backward(gy, saved)
     if act in ("leaky_relu", "prelu") and from_y:
-        return torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
+        return torch.ops.aten.leaky_relu_backward(gy, saved.detach(), alpha_value, True)
     return None
 
 
