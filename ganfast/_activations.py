@@ -80,6 +80,27 @@ def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float
     raise AssertionError(act)
 
 
+_IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_, "selu": torch.selu_}
+
+
+def activate(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z), z itself where linear; one kernel of torch's where act_fwd's formula takes several."""
+    if act in ("leaky_relu", "prelu") and alpha is not None:
+        return torch.prelu(z, alpha.to(z.dtype))
+    return act_fwd(z, act, alpha, alpha_value)
+
+
+def activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z), overwriting z where torch has the in-place form; else a new tensor."""
+    if act in _IN_PLACE:
+        return _IN_PLACE[act](z)
+    if act in ("leaky_relu", "prelu") and alpha is None:
+        return F.leaky_relu_(z, alpha_value)
+    if act == "elu" and alpha is None:
+        return F.elu_(z, alpha_value)
+    return activate(z, act, alpha, alpha_value)
+
+
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_ALPHA = 1.6732632423543772848170429916717
 

@@ -40,11 +40,13 @@ struct Rows {
   int64_t count() const { return n * p; }
   int64_t channels() const { return c / spread; }
   int64_t values() const { return count() * spread; }  // of one channel
+  // The blocks worth waking a thread for: ATen's 32768 elements. Sums are per block, so the threads do not show in them.
+  int64_t grain() const { return std::max<int64_t>(1, 32768 * blocks() / (count() * c)); }
 
   // Planes too short to fill vectors as rows of C * P columns, P to a channel: sums are folded, vectors repeated.
   static Rows spread_out(const at::Tensor& x, bool last) {
     Rows rows(x, last);
-    if (!last && rows.p > 1 && rows.p <= 32 && rows.n > 1) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
+    if (!last && rows.p <= 32 && (rows.n > 1 || rows.p == 1)) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
     return rows;
   }
 };
@@ -75,7 +77,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
   const int64_t width = terms * rows.c, blocks = rows.blocks();
   std::vector<A> partial(blocks * width, A(0));
   std::vector<double> total(width, 0);
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, blocks, rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, partial.data() + b * width);
   });
   for (int64_t b = 0; b < blocks; ++b)
@@ -85,7 +87,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
 }
 
 template <class Body> void each_block(const Rows& rows, Body body) {
-  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows.blocks(), rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b);
   });
 }
@@ -122,6 +124,17 @@ template <class A> void act_run(Act act, A* z, int64_t count, const A* alphas, A
       for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(tag, z[i], alpha);
     }
   });
+}
+
+// A vector [C] of any float dtype as the columns of `rows`; `value` everywhere where there is none.
+template <class A> std::vector<A> as_columns(const Rows& rows, const std::optional<at::Tensor>& vector, double value) {
+  std::vector<A> all(rows.c, static_cast<A>(value));
+  if (!vector || !vector->defined()) return all;
+  const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
+  const A* from = dense.template const_data_ptr<A>();
+  for (int64_t i = 0, c = 0; i < rows.c; ++c)
+    for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = from[c];
+  return all;
 }
 
 template <class A> const A* optional_ptr(const std::optional<at::Tensor>& t) { return t && t->defined() ? t->const_data_ptr<A>() : nullptr; }

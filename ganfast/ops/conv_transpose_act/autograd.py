@@ -17,6 +17,7 @@ from torch.autograd import Function
 from ganfast._activations import act_alpha_grad, act_grad
 from ganfast._autograd import differentiates, no_autocast
 from ganfast._layout import dense
+from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.choice import Spec
 
@@ -129,7 +130,9 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
         return gy, None, None
     gy = dense(gy, spec.channels_last)
     if not differentiates():
-        gz, gbias, galpha = kernels.bwd(gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend)
+        gz, gbias, galpha = bias_act.bwd(
+            gy, saved, None, alpha, spec.act, spec.alpha_value, 1.0, None, from_y, spec.channels_last, spec.act_backend
+        )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)
