@@ -1,8 +1,6 @@
 // CPU bias + activation + gain + clamp: one pass forward, one backward with its channel sums.
 #include <torch/library.h>
 
-#include <limits>
-
 #include "../common/cpu_rows.h"
 
 namespace ganfast {
@@ -11,27 +9,26 @@ namespace {
 using MaybeTensor = std::optional<at::Tensor>;
 using MaybeDouble = std::optional<double>;
 
-constexpr double kNone = std::numeric_limits<double>::quiet_NaN();  // no comparison with it is true: as a bound it bounds nothing
-
 // The numbers of one call; bias and alpha as columns of the rows.
 template <class A> struct Numbers {
   std::vector<A> bias, alpha;
   A gain, bound;
 
   Numbers(const Rows& rows, const MaybeTensor& bias_of, const MaybeTensor& alpha_of, double alpha_value, double gain_, MaybeDouble bound_)
-      : bias(as_columns<A>(rows, bias_of, 0)), alpha(as_columns<A>(rows, alpha_of, alpha_value)), gain(gain_), bound(bound_.value_or(kNone)) {}
+      : bias(as_columns<A>(rows, bias_of, 0)), alpha(as_columns<A>(rows, alpha_of, alpha_value)), gain(gain_), bound(bound_.value_or(0)) {}
 };
 
-// x and y may be the same memory.
-template <class T, bool kLast, class Tag> void fwd_block(const Rows& rows, int64_t block, const T* x, const Numbers<Acc<T>>& v, Tag act, T* y) {
+// x and y may be the same memory. kClamps here and below: two comparisons are a third of what bfloat16's leaky_relu costs.
+template <class T, bool kLast, bool kClamps, class Tag> void fwd_block(const Rows& rows, int64_t block, const T* x, const Numbers<Acc<T>>& v, Tag act, T* y) {
   using A = Acc<T>;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel;
     const A bias0 = *bias, alpha0 = *alpha, gain = v.gain, clamp = v.bound;
 #pragma omp simd
     for (int64_t i = 0; i < length; ++i) {
-      const A value = gain * act_fwd<A>(act, static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0), kLast ? alpha[i] : alpha0);
-      y[at + i] = narrow<T>(value > clamp ? clamp : (value < -clamp ? -clamp : value));
+      A value = gain * act_fwd<A>(act, static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0), kLast ? alpha[i] : alpha0);
+      if constexpr (kClamps) value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
+      y[at + i] = narrow<T>(value);
     }
   });
 }
@@ -40,13 +37,14 @@ void forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& al
              bool channels_last, const at::Tensor& y) {
   const Rows rows = Rows::spread_out(x, channels_last);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "bias_act_fwd_cpu", [&] {
-    const Numbers<Acc<scalar_t>> v(rows, bias, alpha, alpha_value, gain, clamp);
-    const auto* in = x.const_data_ptr<scalar_t>();
-    auto* out = y.data_ptr<scalar_t>();
+    using T = scalar_t;
+    const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp);
+    const T* in = x.const_data_ptr<T>();
+    T* out = y.data_ptr<T>();
     with_act(parse_act(act), [&](auto tag) {
-      each_block(rows, [&](int64_t b) {
-        rows.channels_last ? fwd_block<scalar_t, true>(rows, b, in, v, tag, out) : fwd_block<scalar_t, false>(rows, b, in, v, tag, out);
-      });
+      const auto run = rows.channels_last ? (clamp ? &fwd_block<T, true, true, decltype(tag)> : &fwd_block<T, true, false, decltype(tag)>)
+                                          : (clamp ? &fwd_block<T, false, true, decltype(tag)> : &fwd_block<T, false, false, decltype(tag)>);
+      each_block(rows, [&](int64_t b) { run(rows, b, in, v, tag, out); });
     });
   });
 }
