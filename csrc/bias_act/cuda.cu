@@ -25,14 +25,15 @@ __global__ void __launch_bounds__(kChannelThreads) bias_act_fwd_kernel(ChannelGr
   });
 }
 
-// partials[chunk][0..1][channel] = sums of gx and of g * df/dalpha. kClamps: else the forward's formula, which only a clamp over z
-// asks for, would cost registers everywhere.
-template <class T, bool kClamps>
-__global__ void __launch_bounds__(kChannelThreads) bias_act_bwd_kernel(ChannelGrid g, const T* gy, const T* saved, const float* bias, const float* alpha, Act act,
+// partials[chunk][0..1][channel] = sums of gx and of g * df/dalpha. Two blocks a multiprocessor are asked for: for a third one, sm_80
+// would spill.
+template <class T>
+__global__ void __launch_bounds__(kChannelThreads, 2) bias_act_bwd_kernel(ChannelGrid g, const T* gy, const T* saved, const float* bias, const float* alpha, Act act,
                                                                        float alpha_value, float gain, float limit, bool from_y, T* gx, float* partials) {
   GANFAST_SHARED(float, shared, 2 * kVec * kChannelThreads);
   Walk walk(g);
   const float scale = from_y ? 1 / gain : 1;
+  const bool clamps = limit == limit;
   float a[kVec], b[kVec], sums[2][kVec] = {};
   load_channels(g, walk.channel, alpha, alpha_value, a);
   load_channels(g, walk.channel, from_y ? nullptr : bias, 0, b);
@@ -43,7 +44,7 @@ __global__ void __launch_bounds__(kChannelThreads) bias_act_bwd_kernel(ChannelGr
       for (int i = 0; i < kVec; ++i) {
         const float z = v[1][i] * scale + b[i];
         float slope = v[0][i] * gain;
-        if constexpr (kClamps) {
+        if (clamps) {
           const float y = from_y ? v[1][i] : gain * tag.fwd(z, a[i]);
           if (y >= limit || y <= -limit) slope = 0;
         }
@@ -79,8 +80,8 @@ void bias_act_bwd_cuda(const BiasActShape& s, Dtype dtype, const void* gy, const
     const T *typed_gy = static_cast<const T*>(gy), *typed_saved = static_cast<const T*>(saved);
     T* typed_gx = static_cast<T*>(gx);
     const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_gy, kVec) && aligned(typed_saved, kVec) && aligned(typed_gx, kVec));
-    auto kernel = limit == limit ? &bias_act_bwd_kernel<T, true> : &bias_act_bwd_kernel<T, false>;
-    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_saved, bias, alpha, act, alpha_value, gain, limit, from_y, typed_gx, scratch);
+    GANFAST_LAUNCH(bias_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_saved, bias, alpha, act, alpha_value, gain, limit, from_y,
+                   typed_gx, scratch);
     GANFAST_LAUNCH(channel_sums_kernel<2>, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, ChannelSums{{gbias, galpha, nullptr}, nullptr});
   });
 }
