@@ -25,10 +25,10 @@ __global__ void __launch_bounds__(kChannelThreads) bias_act_fwd_kernel(ChannelGr
   });
 }
 
-// partials[chunk][0..1][channel] = sums of gx and of g * df/dalpha. Two blocks a multiprocessor are asked for: for a third one, sm_80
-// would spill.
-template <class T>
-__global__ void __launch_bounds__(kChannelThreads, 2) bias_act_bwd_kernel(ChannelGrid g, const T* gy, const T* saved, const float* bias, const float* alpha, Act act,
+// partials[chunk][0..1][channel] = sums of gx and of g * df/dalpha. kPlain: no gain, no clamp, no bias to add, as convolutions and most
+// layers have it; float32 then fits three blocks a multiprocessor without spills, else two.
+template <class T, bool kPlain>
+__global__ void __launch_bounds__(kChannelThreads, kPlain && sizeof(T) == 4 ? 3 : 2) bias_act_bwd_kernel(ChannelGrid g, const T* gy, const T* saved, const float* bias, const float* alpha, Act act,
                                                                        float alpha_value, float gain, float limit, bool from_y, T* gx, float* partials) {
   GANFAST_SHARED(float, shared, 2 * kVec * kChannelThreads);
   Walk walk(g);
@@ -42,11 +42,13 @@ __global__ void __launch_bounds__(kChannelThreads, 2) bias_act_bwd_kernel(Channe
       float result[kVec];
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
-        const float z = v[1][i] * scale + b[i];
-        float slope = v[0][i] * gain;
-        if (clamps) {
-          const float y = from_y ? v[1][i] : gain * tag.fwd(z, a[i]);
-          if (y >= limit || y <= -limit) slope = 0;
+        float z = v[1][i], slope = v[0][i];
+        if constexpr (!kPlain) {
+          z = z * scale + b[i], slope *= gain;
+          if (clamps) {
+            const float y = from_y ? v[1][i] : gain * tag.fwd(z, a[i]);
+            if (y >= limit || y <= -limit) slope = 0;
+          }
         }
         result[i] = slope * tag.grad(z, a[i], from_y);
         sums[0][i] += result[i];
@@ -80,8 +82,9 @@ void bias_act_bwd_cuda(const BiasActShape& s, Dtype dtype, const void* gy, const
     const T *typed_gy = static_cast<const T*>(gy), *typed_saved = static_cast<const T*>(saved);
     T* typed_gx = static_cast<T*>(gx);
     const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_gy, kVec) && aligned(typed_saved, kVec) && aligned(typed_gx, kVec));
-    GANFAST_LAUNCH(bias_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_saved, bias, alpha, act, alpha_value, gain, limit, from_y,
-                   typed_gx, scratch);
+    const bool plain = gain == 1 && limit != limit && (from_y || !bias);
+    auto kernel = plain ? &bias_act_bwd_kernel<T, true> : &bias_act_bwd_kernel<T, false>;
+    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_saved, bias, alpha, act, alpha_value, gain, limit, from_y, typed_gx, scratch);
     GANFAST_LAUNCH(channel_sums_kernel<2>, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, ChannelSums{{gbias, galpha, nullptr}, nullptr});
   });
 }

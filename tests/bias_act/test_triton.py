@@ -101,7 +101,7 @@ def test_fp16(channels_last):
     """y as the kernel rounds it goes back in; a clamp that float16 rounds down is still recognised."""
     x, gy, bias, _ = make((3, 5, 7, 11), channels_last, torch.float16)
     op, clamp = backend("bias_act"), 0.7003
-    assert torch.tensor(clamp).half() < clamp
+    assert torch.tensor(clamp).half().item() < clamp
     y, grads = exact(x, gy, bias, None, "leaky_relu", 0.2, 1.5, clamp)
     got = op.bias_act_fwd_triton(x, bias, None, "leaky_relu", 0.2, 1.5, clamp, channels_last)
     assert_close(got, y, "y")
