@@ -120,6 +120,29 @@ class NormCase(NamedTuple):
         return self._replace(name="tiny", source="", batch=2, channels=16, size=(2, 2), cpu_batch=None, gpu_batches=())
 
 
+class BiasCase(NamedTuple):
+    """x [batch, channels, *size] + bias -> act -> gain -> clamp."""
+
+    name: str
+    batch: int
+    channels: int
+    size: tuple[int, ...]
+    act: str
+    gain: float
+    clamp: float | None
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return self.batch * self.channels * math.prod(self.size)
+
+    def tiny(self) -> "BiasCase":
+        return self._replace(
+            name="tiny", source="", batch=2, channels=16, size=tuple(min(n, 2) for n in self.size), cpu_batch=None, gpu_batches=()
+        )
+
+
 class LossCase(NamedTuple):
     """Discriminator loss with statistics over `batch` logits a side."""
 

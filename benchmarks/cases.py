@@ -1,7 +1,7 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import ConvCase, ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -103,6 +103,21 @@ NORM = [
         "srgan-d", 16, 64, (48, 48), "leaky_relu", "Ledig et al. 2017, discriminator's second layer, slope 0.2", gpu_batches=(16, 1024)
     ),
     NormCase("pix2pix-bn7", 1, 64, (128, 128), "relu", _PIX2PIX, gpu_batches=(1, 64)),
+]
+
+_STYLEGAN2_D = (
+    "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
+)
+BIAS = [
+    BiasCase(
+        "dcgan64-d1", 64, 64, (32, 32), "leaky_relu", 1.0, None, "Radford et al. 2016, discriminator's first layer: no norm, slope 0.2"
+    ),
+    BiasCase("stylegan2-b32", 32, 512, (32, 32), "leaky_relu", 2**0.5, 256.0, _STYLEGAN2_D, cpu_batch=4, gpu_batches=(32, 64)),
+    BiasCase("stylegan2-b256", 32, 128, (256, 256), "leaky_relu", 2**0.5, 256.0, _STYLEGAN2_D, cpu_batch=0),
+    BiasCase(
+        "hifigan-res3", 16, 64, (4096,), "leaky_relu", 1.0, None, "Kong et al. 2020, V1's residual blocks at 64 channels; slope 0.1 there"
+    ),
+    BiasCase("wgan-gp-d", 64, 64, (64, 64), "relu", 1.0, None, "Gulrajani et al. 2017, ResNet critic's first block, no norm", cpu_batch=16),
 ]
 
 LOSS = [

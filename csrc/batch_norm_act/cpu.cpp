@@ -19,19 +19,9 @@ template <class A> struct Vectors {
 
   Vectors(const Rows& rows, const at::Tensor& mean_of, const at::Tensor& invstd_of, const MaybeTensor& weight, const MaybeTensor& bias,
           const MaybeTensor& alphas, double alpha_value)
-      : mean(columns(rows, mean_of, 0)), invstd(columns(rows, invstd_of, 0)), scale(columns(rows, weight, 1)), shift(columns(rows, bias, 0)),
-        alpha(columns(rows, alphas, alpha_value)) {
+      : mean(as_columns<A>(rows, mean_of, 0)), invstd(as_columns<A>(rows, invstd_of, 0)), scale(as_columns<A>(rows, weight, 1)),
+        shift(as_columns<A>(rows, bias, 0)), alpha(as_columns<A>(rows, alphas, alpha_value)) {
     for (int64_t i = 0; i < rows.columns(); ++i) scale[i] *= invstd[i];
-  }
-
-  static std::vector<A> columns(const Rows& rows, const MaybeTensor& vector, double value) {
-    std::vector<A> all(rows.columns(), static_cast<A>(value));
-    if (!vector || !vector->defined()) return all;
-    const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
-    const A *first = dense.template const_data_ptr<A>(), *last = first + dense.numel(), *from = first;
-    for (int64_t i = 0; i < rows.columns(); from = from + 1 < last ? from + 1 : first)
-      for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = *from;
-    return all;
   }
 };
 

@@ -48,13 +48,15 @@ struct Rows {
   int64_t count() const { return n * p; }
   int64_t channels() const { return columns() / spread; }
   int64_t values() const { return count() * spread; }  // of one channel
+  // The blocks worth waking a thread for: ATen's 32768 elements. Sums are per block, so the threads do not show in them.
+  int64_t grain() const { return std::max<int64_t>(1, 32768 * blocks() / (count() * c)); }
 
   // Planes too short to fill vectors as rows of C * P columns, P to a channel: sums are folded, vectors repeated.
   // per_image: N * C channels of one image each. Contiguous, that is one image of N * C channels.
   static Rows spread_out(const at::Tensor& x, bool last, bool per_image = false) {
     Rows rows(x, last);
     if (per_image) (last ? rows.groups : rows.c) *= rows.n, rows.n = 1;
-    if (!last && rows.p > 1 && rows.p <= 32 && rows.n > 1) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
+    if (!last && rows.p <= 32 && (rows.n > 1 || rows.p == 1)) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
     return rows;
   }
 };
@@ -86,7 +88,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
   const int64_t width = terms * rows.c, columns = rows.columns(), each = rows.group_partials();
   std::vector<A> partial(rows.groups * each * width, A(0));
   std::vector<double> total(terms * columns, 0);
-  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows.blocks(), rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, partial.data() + rows.partial(b) * width);
   });
   for (int64_t k = 0; k < rows.groups * each; ++k)
@@ -100,7 +102,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
 }
 
 template <class Body> void each_block(const Rows& rows, Body body) {
-  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows.blocks(), rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b);
   });
 }
@@ -137,6 +139,17 @@ template <class A> void act_run(Act act, A* z, int64_t count, const A* alphas, A
       for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(tag, z[i], alpha);
     }
   });
+}
+
+// A vector [C] of any float dtype as the columns of `rows`; `value` everywhere where there is none.
+template <class A> std::vector<A> as_columns(const Rows& rows, const std::optional<at::Tensor>& vector, double value) {
+  std::vector<A> all(rows.columns(), static_cast<A>(value));
+  if (!vector || !vector->defined()) return all;
+  const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
+  const A *first = dense.template const_data_ptr<A>(), *last = first + dense.numel(), *from = first;
+  for (int64_t i = 0; i < rows.columns(); from = from + 1 < last ? from + 1 : first)
+    for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = *from;
+  return all;
 }
 
 template <class A> const A* optional_ptr(const std::optional<at::Tensor>& t) { return t && t->defined() ? t->const_data_ptr<A>() : nullptr; }
