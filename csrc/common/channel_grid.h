@@ -48,7 +48,7 @@ inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_l
 }
 
 // The most chunks the two alignments may need: what scratch is sized by.
-inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last, bool per_image) {
+inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last, bool per_image = false) {
   const auto chunks = [&](bool vectors) { return channel_grid(n, c, l, channels_last, vectors, per_image).chunks; };
   return chunks(false) > chunks(true) ? chunks(false) : chunks(true);
 }
@@ -69,7 +69,8 @@ struct Walk {
     inner_size = g.channels_last ? 1 : g.l / g.width;
     outer = g.channels_last ? g.image : g.c * g.l;
     base = g.channels_last ? channel : channel * g.l;
-    if (g.channels_last && g.image < g.c) base += channel / g.image * g.image * (g.l - 1);  // an image has image * l elements
+    // Image `channel / image` begins after image * l elements each. 32 bits divide in few registers; channels are fewer than 2^32.
+    if (g.channels_last && g.image < g.c) base += static_cast<uint32_t>(channel) / static_cast<uint32_t>(g.image) * (g.image * (g.l - 1));
     row = item / inner_size, inner = item % inner_size;
     row_step = step / inner_size, inner_step = step % inner_size;
   }

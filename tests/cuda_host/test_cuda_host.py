@@ -39,7 +39,7 @@ RACE_CASES = {
         "bwd nhwc, bfl",
         "bwd nchw, odd",
     ],
-    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half"],
+    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
 }
 # Barriers, and the case that has to notice that one is gone.
@@ -65,6 +65,8 @@ MUTATIONS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "c_in - channel, kVectors", "c_in, kVectors"),
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
+    ("batch_norm_act", "common/channel_grid.h", "channel / g.image * g.image", "channel / g.image * g.c"),
+    ("batch_norm_act", "common/channel_grid.h", "g.channels_last ? g.image : g.c * g.l", "g.channels_last ? g.c : g.c * g.l"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
 
@@ -143,6 +145,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("conv_transpose_act", "fwd small, rgb"),
         ("conv_transpose_act", "few rgb"),
         ("batch_norm_act", "nhwc, rgb"),
+        ("batch_norm_act", "images nhwc, odd"),
         ("gan_loss", "hinge disc"),
     ],
 )
