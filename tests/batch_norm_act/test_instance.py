@@ -149,7 +149,7 @@ BAD = {
     "integers": (lambda: instance_norm_act(X.int()), TypeError, "x has dtype torch.int32, wants float32"),
     "rank": (lambda: instance_norm_act(torch.randn(3)), ValueError, r"x has 1 dimensions, wants 3 to 5: \[N, C, \*spatial\], or 2"),
     "weight length": (lambda: instance_norm_act(X, torch.ones(2)), ValueError, r"weight has shape \(2,\), wants \(3,\)"),
-    "unbatched image": (lambda: instance_norm_act(X[0], torch.ones(3)), ValueError, r"wants \(5,\).*one image alone wants x.unsqueeze\(0\)"),
+    "unbatched image": (lambda: instance_norm_act(X[0], torch.ones(3)), ValueError, r"wants \(5,\).*image alone wants x.unsqueeze\(0\)"),
     "bias rank": (lambda: instance_norm_act(X, None, torch.ones(3, 1)), ValueError, r"bias has shape \(3, 1\), wants \(3,\)"),
     "one value": (lambda: instance_norm_act(X[:, :, :1, :1]), ValueError, r"one value per image and channel \(shape \(4, 3, 1, 1\)\)"),
     "one value, unbatched": (lambda: instance_norm_act(torch.randn(3, 1)), ValueError, "one value per image and channel"),

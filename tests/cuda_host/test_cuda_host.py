@@ -65,8 +65,8 @@ MUTATIONS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "c_in - channel, kVectors", "c_in, kVectors"),
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
-    ("batch_norm_act", "common/channel_grid.h", "channel / g.image * g.image", "channel / g.image * g.c"),
-    ("batch_norm_act", "common/channel_grid.h", "g.channels_last ? g.image : g.c * g.l", "g.channels_last ? g.c : g.c * g.l"),
+    ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
+    ("batch_norm_act", "common/channel_grid.h", "images ? g.image : ", ""),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
 
