@@ -66,7 +66,6 @@ MUTATIONS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
     ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
-    ("batch_norm_act", "common/channel_grid.h", "images ? g.image : ", ""),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
 
