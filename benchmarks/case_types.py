@@ -102,7 +102,7 @@ class UpsampleCase(NamedTuple):
 
 
 class NormCase(NamedTuple):
-    """Batch norm in train mode + act over [batch, channels, *size]."""
+    """Batch norm in train mode, or instance norm, + act over [batch, channels, *size]."""
 
     name: str
     batch: int

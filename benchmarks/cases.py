@@ -7,7 +7,7 @@ _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
 _WGAN_GP = "Gulrajani et al. 2017, CIFAR-10 generator, width 128, kernel 5 with TensorFlow's SAME padding, batch 64"
 _PIX2PIX = "Isola et al. 2017, U-Net decoder for 256x256, input joined with the skip, batch 1"
-_CYCLEGAN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1; its instance norm left out"
+_CYCLEGAN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1; its instance norm apart"
 _SRGAN = "Ledig et al. 2017, x4 generator on 24x24 crops, batch 16"
 _SUBPIXEL = _SRGAN + "; 3x3 to 256 channels + PixelShuffle 2 as the transposed convolution it equals (Shi et al. 2016, 1609.07009)"
 _CONTEXT = "Pathak et al. 2016, context encoder: bottleneck of 4000 to 4x4, batch 64; the layers after it are dcgan64-2 to -rgb"
@@ -104,6 +104,15 @@ NORM = [
     ),
     NormCase("pix2pix-bn7", 1, 64, (128, 128), "relu", _PIX2PIX, gpu_batches=(1, 64)),
 ]
+# Instance norms. CycleGAN's stand after its 7x7, its second strided and its residual convolutions, and its first transposed one.
+_CYCLEGAN_IN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1"
+INSTANCE_NORM = [
+    NormCase("cyclegan-in1", 1, 64, (256, 256), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-in2", 1, 128, (128, 128), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-block", 1, 256, (64, 64), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-d", 1, 128, (64, 64), "leaky_relu", "Zhu et al. 2017, 70x70 PatchGAN's second layer, slope 0.2, batch 1"),
+    NormCase("pix2pix-in7", 16, 512, (2, 2), "relu", "Isola et al. 2017, U-Net's innermost norm with instance statistics, batch 16"),
+]
 
 _STYLEGAN2_D = (
     "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
@@ -137,7 +146,7 @@ STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, b
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
 SECOND_ORDER = {
-    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16",
+    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "cyclegan-d", "sngan32-1", "stylegan2-16",
 }  # fmt: skip
 # Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
 MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}

@@ -54,10 +54,10 @@ def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp
     op_triton.bias_act_bwd_triton(x, x, c, a, act, 0.2, gain, clamp, from_y, last)
 
 
-def norm(shape, dtype, last, act, alpha=False):
-    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
+def norm(shape, dtype, last, act, alpha=False, per_image=False):
+    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1] * shape[0] if per_image else shape[1])
     a, bn = c if alpha else None, op("batch_norm_act")
-    bn.batch_norm_act_stats_triton(x, False, last)
+    bn.batch_norm_act_stats_triton(x, per_image, last)
     bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
     bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
 
@@ -110,6 +110,9 @@ CASES = {
     "bias_rows": (lambda: epilogue((64, 512), FP32, False, "tanh", from_y=True), "tf32", False, 0),
     "norm_bf16_last": (lambda: norm((64, 256, 16, 16), BF16, True, "relu"), "tf32", False, 0),
     "norm_alpha": (lambda: norm((64, 256, 16, 16), FP32, False, "softplus", alpha=True), "tf32", False, 0),
+    "instance_bf16_last": (lambda: norm((16, 256, 64, 64), BF16, True, "relu", per_image=True), "tf32", False, 0),
+    "instance_odd_last": (lambda: norm((16, 3, 64, 64), FP32, True, "silu", alpha=True, per_image=True), "tf32", False, 0),
+    "instance_alpha": (lambda: norm((16, 512, 2, 2), FP32, False, "softplus", alpha=True, per_image=True), "tf32", False, 0),
     "loss_bf16": (lambda: loss(64, "nonsaturating", BF16), "tf32", False, 0),
     "loss_average": (lambda: loss(1000, "relativistic_average", FP32), "tf32", False, 0),
     "loss_large": (lambda: loss(10**6, "hinge", FP32), "tf32", False, 0),
@@ -201,7 +204,7 @@ def test_wide_offsets_compile(monkeypatch):
     from ganfast import _triton
 
     monkeypatch.setattr(_triton, "wide_from", 0)
-    for name in ("conv_bf16_last", "1x1_bf16", "bias_bf16_last", "norm_bf16_last"):
+    for name in ("conv_bf16_last", "1x1_bf16", "bias_bf16_last", "norm_bf16_last", "instance_bf16_last", "instance_alpha"):
         for launch in launches(name):
             assert launch.arguments.get("WIDE", True)
             assert not triton_aot.problems(triton_aot.compile_launch(launch, 90), False)

@@ -37,6 +37,7 @@ struct Rows {
   // depends on the number of threads, so sums do not either.
   int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(128, 65536 / c)); }
   int64_t channel_blocks() const { return std::min(c, (15 + n) / n); }  // of one image: sixteen blocks or more in all
+  int64_t edge(int64_t part) const { return c * part / channel_blocks(); }  // where a block of channels begins
   int64_t group_blocks() const { return channels_last ? (count() + block_rows() - 1) / block_rows() : n * channel_blocks(); }
   int64_t blocks() const { return groups * group_blocks(); }
   // Partial sums [terms, c] of one group, and the block's own among all of them: those of one contiguous image share, each fills its
@@ -70,7 +71,7 @@ template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t bloc
     for (int64_t r = top + first; r < top + last; ++r) run(r * rows.c, rows.c, 0);
   } else {
     const int64_t parts = rows.channel_blocks(), image = block / parts, part = block % parts;
-    for (int64_t ch = rows.c * part / parts; ch < rows.c * (part + 1) / parts; ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
+    for (int64_t ch = rows.edge(part); ch < rows.edge(part + 1); ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
   }
 }
 
@@ -146,9 +147,11 @@ template <class A> std::vector<A> as_columns(const Rows& rows, const std::option
   std::vector<A> all(rows.columns(), static_cast<A>(value));
   if (!vector || !vector->defined()) return all;
   const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
-  const A *first = dense.template const_data_ptr<A>(), *last = first + dense.numel(), *from = first;
-  for (int64_t i = 0; i < rows.columns(); from = from + 1 < last ? from + 1 : first)
-    for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = *from;
+  const A* from = dense.template const_data_ptr<A>();
+  const int64_t size = dense.numel() * rows.spread;
+  for (int64_t i = 0; rows.spread > 1 && i < size; ++from)
+    for (int64_t s = 0; s < rows.spread; ++s) all[i++] = *from;
+  for (int64_t i = 0; rows.spread == 1 && i < rows.columns(); i += size) std::copy_n(from, size, all.begin() + i);
   return all;
 }
 

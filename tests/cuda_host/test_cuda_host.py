@@ -38,7 +38,7 @@ RACE_CASES = {
         "few nchw, vectors",
     ],
     "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
-    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half"],
+    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
 }
 # Barriers, and the case that has to notice that one is gone.
@@ -68,6 +68,7 @@ MUTATIONS = [
     ("bias_act", "bias_act/cuda.cu", "value < -clamp ? -clamp : value", "value"),
     ("bias_act", "bias_act/cuda.cu", "from_y ? nullptr : bias", "bias"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
+    ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
 
@@ -147,6 +148,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("conv_transpose_act", "few rgb"),
         ("bias_act", "nhwc, rgb"),
         ("batch_norm_act", "nhwc, rgb"),
+        ("batch_norm_act", "images nhwc, odd"),
         ("gan_loss", "hinge disc"),
     ],
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ganfast.functional import batch_norm_act, bias_act, conv_transpose_act, discriminator_loss, generator_loss
+from ganfast.functional import batch_norm_act, bias_act, conv_transpose_act, discriminator_loss, generator_loss, instance_norm_act
 from ganfast.ops.bias_act import kernels as bias_kernels
 from ganfast.ops.bias_act import reference as bias_reference
 from ganfast.ops.conv_transpose_act import reference
@@ -172,6 +172,43 @@ def test_bias_act(shape, gain, clamp, act, learned, backend, dtype, channels_las
     overwritten = x.clone()
     args = (vectors[0], vectors[1] if learned else None, act, value, gain, clamp, channels_last, backend)
     assert torch.equal(bias_kernels.fwd_(overwritten, *args), got[0])
+
+
+INSTANCE = {"small": (3, 5, 7, 6), "small 2x2": (5, 36, 2, 2), "small one image": (1, 12, 9, 9), "cyclegan": (2, 64, 128, 128)}
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton", "cuda"])
+@pytest.mark.parametrize("name", INSTANCE)
+def test_instance_norm_act(name, backend, dtype, channels_last):
+    """The images' means 5 apart; first order against the oracle, second against the float64 formula."""
+    shape = INSTANCE[name]
+    x = (torch.randn(shape, device="cuda") * 2 + 5 * torch.arange(shape[0], device="cuda").view(-1, 1, 1, 1)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    vectors = [torch.rand(shape[1], device="cuda") + 0.5, torch.randn(shape[1], device="cuda")]
+    gy = torch.randn(shape, device="cuda").to(dtype)
+    plain = lambda x, w, b: torch.nn.functional.instance_norm(x, None, None, w, b).relu()
+    fused = lambda x, w, b: instance_norm_act(x, w, b, act="relu", backend=backend)
+
+    def run(call, cast=None):
+        leaves = [v.detach().to(cast or v.dtype).requires_grad_() for v in (x, *vectors)]
+        y = call(*leaves)
+        return [y, *torch.autograd.grad(y, leaves, gy.to(y.dtype))]
+
+    with nan_filled():
+        got = run(fused)
+    names = ("y", "gx", "gweight", "gbias")
+    assert_close_to_reference(*zip(names, got, run(plain), run(plain, torch.float64), strict=True))
+    assert got[0].is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if dtype == torch.float32 and name.startswith("small"):
+        results = []
+        for call, cast in ((fused, None), (plain, torch.float64)):
+            leaves = [v.detach().to(cast or v.dtype).requires_grad_() for v in (x, *vectors)]
+            (gx,) = torch.autograd.grad(call(*leaves).square().sum(), leaves[0], create_graph=True)
+            results.append(torch.autograd.grad(gx.square().sum(), leaves[:2]))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
 
 
 @pytest.mark.parametrize("count", [7, 900, 200_001], ids=["small", "patch", "many"])
