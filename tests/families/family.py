@@ -11,7 +11,7 @@ from ganfast.testing import Case
 Chains = list[tuple[str, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Family(Case):
     """One network. `make` takes the global seed as it finds it; so does `inputs`, which is asked for a batch of `batch`.
 
