@@ -8,14 +8,19 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
+    "_loaded": "ganfast.nn.accelerated",  # for pickles of accelerated models
+    "_quiet": "ganfast.nn.accelerated",
+    "accelerate": "ganfast.nn.convert",
     "backends": "ganfast._backends",
+    "explain": "ganfast.nn.explain",
+    "restore": "ganfast.nn.convert",
     "use_backend": "ganfast._backends",
     "Trainer": "ganfast.train",
     "TrainConfig": "ganfast.train",
 }
 _MODULES = ("functional", "models", "nn", "testing", "train")
 
-__all__ = [*_LAZY, *_MODULES]
+__all__ = [*(name for name in _LAZY if not name.startswith("_")), *_MODULES]
 
 
 def __getattr__(name: str):

@@ -13,6 +13,9 @@ BACKENDS = ("auto", "reference", "torch", "cpu", "triton", "cuda")
 # A module global, not a ContextVar: torch.compile(fullgraph=True) cannot trace one. Hence one choice for all threads.
 _chosen: str | None = None
 
+# Op -> the backend that last ran it, for `explain`.
+ran: dict[str, str] = {}
+
 
 class Availability(NamedTuple):
     """Whether a backend can run on this machine, and if not, why; what it is, if it can."""

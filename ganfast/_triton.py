@@ -164,7 +164,7 @@ def tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST: tl.constexpr):
     if CHANNELS_LAST:
         return (r * c)[:, None] + channels[None, :], mask
     else:
-        return (r // inner * (c * inner) + r % inner)[None, :] + (channels * inner)[:, None], mask
+        return (r // inner * (c * inner) + r % inner)[None, :] + (channels.to(r.dtype) * inner)[:, None], mask
 
 
 @triton.jit

@@ -1,8 +1,19 @@
 """The ops as functions; every one takes tensors of a CPU or GPU and returns fresh ones."""
 
+from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
 
-__all__ = ["LossStats", "batch_norm_act", "conv_transpose_act", "discriminator_loss", "generator_loss", "upsample_conv_act"]
+__all__ = [
+    "LossStats",
+    "batch_norm_act",
+    "conv_act",
+    "conv_transpose_act",
+    "discriminator_loss",
+    "generator_loss",
+    "instance_norm_act",
+    "upsample_conv_act",
+]

@@ -55,7 +55,7 @@ def conv_bwd(shape, dtype, last, act, alpha=False, from_y=False):
 def norm(shape, dtype, last, act, alpha=False):
     x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
     a, bn = c if alpha else None, op("batch_norm_act")
-    bn.batch_norm_act_stats_triton(x, last)
+    bn.batch_norm_act_stats_triton(x, False, last)
     bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
     bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
 

@@ -9,10 +9,11 @@
 namespace ganfast {
 namespace {
 
-// Per-channel vectors [C] of any float dtype, or nothing.
+// Per-channel vectors [C] of any float dtype, or nothing. Mean and inverse deviation are [N * C] where each image has its own.
 using MaybeTensor = std::optional<at::Tensor>;
 
-// The vectors of one call as columns of `rows`: plain arrays for a channels_last run; no weight means 1, no bias 0.
+// The vectors of one call as columns of `rows`: plain arrays for a channels_last run; no weight means 1, no bias 0. Vectors shorter
+// than the columns start again for every image.
 template <class A> struct Vectors {
   std::vector<A> mean, invstd, scale, shift, alpha;
 
@@ -20,24 +21,25 @@ template <class A> struct Vectors {
           const MaybeTensor& alphas, double alpha_value)
       : mean(columns(rows, mean_of, 0)), invstd(columns(rows, invstd_of, 0)), scale(columns(rows, weight, 1)), shift(columns(rows, bias, 0)),
         alpha(columns(rows, alphas, alpha_value)) {
-    for (int64_t i = 0; i < rows.c; ++i) scale[i] *= invstd[i];
+    for (int64_t i = 0; i < rows.columns(); ++i) scale[i] *= invstd[i];
   }
 
   static std::vector<A> columns(const Rows& rows, const MaybeTensor& vector, double value) {
-    std::vector<A> all(rows.c, static_cast<A>(value));
+    std::vector<A> all(rows.columns(), static_cast<A>(value));
     if (!vector || !vector->defined()) return all;
     const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
-    const A* from = dense.template const_data_ptr<A>();
-    for (int64_t i = 0, c = 0; i < rows.c; ++c)
-      for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = from[c];
+    const A *first = dense.template const_data_ptr<A>(), *last = first + dense.numel(), *from = first;
+    for (int64_t i = 0; i < rows.columns(); from = from + 1 < last ? from + 1 : first)
+      for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = *from;
     return all;
   }
 };
 
 template <class T, bool kLast, class Tag> void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>>& v, Tag act, T* y) {
   using A = Acc<T>;
+  const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *mean = v.mean.data() + channel, *scale = v.scale.data() + channel, *shift = v.shift.data() + channel, *alpha = v.alpha.data() + channel;
+    const A *mean = v.mean.data() + top + channel, *scale = v.scale.data() + top + channel, *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
     const A mean0 = *mean, scale0 = *scale, shift0 = *shift, alpha0 = *alpha;
 #pragma omp simd
     for (int64_t i = 0; i < length; ++i) {
@@ -48,13 +50,14 @@ template <class T, bool kLast, class Tag> void fwd_block(const Rows& rows, int64
   });
 }
 
-// sums [3, C]: g', g' * xhat, and with_alpha gy * df/dalpha.
+// sums [3, c] of the block's group: g', g' * xhat, and with_alpha gy * df/dalpha.
 template <class T, bool kLast, class Tag>
 void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, Tag act, bool with_alpha, Acc<T>* sums) {
   using A = Acc<T>;
+  const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *mean = v.mean.data() + channel, *invstd = v.invstd.data() + channel, *scale = v.scale.data() + channel;
-    const A *shift = v.shift.data() + channel, *alpha = v.alpha.data() + channel;
+    const A *mean = v.mean.data() + top + channel, *invstd = v.invstd.data() + top + channel, *scale = v.scale.data() + top + channel;
+    const A *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
     A *bias_sum = sums + channel, *weight_sum = bias_sum + rows.c, *alpha_sum = weight_sum + rows.c;
     const A mean0 = *mean, invstd0 = *invstd, scale0 = *scale, shift0 = *shift, alpha0 = *alpha;
     A b = 0, w = 0, a = 0;
@@ -82,9 +85,10 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
 template <class T, bool kLast, class Tag>
 void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, const Acc<T>* means, Tag act, T* gx) {
   using A = Acc<T>;
+  const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *mean = v.mean.data() + channel, *invstd = v.invstd.data() + channel, *scale = v.scale.data() + channel;
-    const A *shift = v.shift.data() + channel, *alpha = v.alpha.data() + channel, *mean_g = means + channel, *mean_gx = mean_g + rows.c;
+    const A *mean = v.mean.data() + top + channel, *invstd = v.invstd.data() + top + channel, *scale = v.scale.data() + top + channel;
+    const A *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel, *mean_g = means + top + channel, *mean_gx = mean_g + rows.columns();
     const A mean0 = *mean, invstd0 = *invstd, scale0 = *scale, shift0 = *shift, alpha0 = *alpha, g0 = *mean_g, gx0 = *mean_gx;
 #pragma omp simd
     for (int64_t i = 0; i < length; ++i) {
@@ -108,8 +112,8 @@ template <class T> at::Tensor normalise(const at::Tensor& x, const Rows& rows, c
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x, bool channels_last) {
-  const Rows rows = Rows::spread_out(x, channels_last);
+std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x, bool per_image, bool channels_last) {
+  const Rows rows = Rows::spread_out(x, channels_last, per_image);
   at::Tensor mean, var;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_stats_cpu", [&] {
     using A = Acc<scalar_t>;
@@ -123,7 +127,7 @@ std::tuple<at::Tensor, at::Tensor> batch_norm_act_stats_cpu(const at::Tensor& x,
 
 at::Tensor batch_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
                                   const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool channels_last) {
-  const Rows rows = Rows::spread_out(x, channels_last);
+  const Rows rows = Rows::spread_out(x, channels_last, mean.numel() > x.size(1));
   at::Tensor y;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_fwd_cpu", [&] {
     y = normalise<scalar_t>(x, rows, Vectors<Acc<scalar_t>>(rows, mean, invstd, weight, bias, alpha, alpha_value), act);
@@ -135,9 +139,9 @@ at::Tensor batch_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, c
 std::tuple<at::Tensor, at::Tensor, at::Tensor> batch_norm_act_all_cpu(
     const at::Tensor& x, const MaybeTensor& running_mean, const MaybeTensor& running_var, const MaybeTensor& weight, const MaybeTensor& bias,
     const MaybeTensor& alpha, const MaybeTensor& partials, bool training, double momentum, double eps, c10::string_view act, double alpha_value,
-    bool channels_last) {
+    bool per_image, bool channels_last) {
   const at::NoGradGuard no_grad;  // and not below autograd: the running statistics' version counters must move
-  const Rows rows = Rows::spread_out(x, channels_last);
+  const Rows rows = Rows::spread_out(x, channels_last, per_image);
   const int64_t c = rows.channels();
   at::Tensor y, mean, invstd;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_all_cpu", [&] {
@@ -174,7 +178,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cp
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
     const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool training, bool channels_last) {
   auto gx = at::empty_like(x);
-  const Rows rows = Rows::spread_out(x, channels_last);
+  const Rows rows = Rows::spread_out(x, channels_last, mean.numel() > x.size(1));
   const bool with_alpha = alpha && alpha->defined();
   const int64_t c = rows.channels();
   at::Tensor gbias, gweight, galpha;
@@ -188,9 +192,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cp
         rows.channels_last ? reduce_block<scalar_t, true>(rows, b, g, in, v, tag, with_alpha, into)
                            : reduce_block<scalar_t, false>(rows, b, g, in, v, tag, with_alpha, into);
       });
-      std::vector<A> means(2 * rows.c, A(0));
+      std::vector<A> means(2 * rows.columns(), A(0));
       if (training)
-        for (int64_t i = 0; i < 2 * rows.c; ++i) means[i] = sums[i / rows.spread] / static_cast<A>(rows.values());
+        for (int64_t i = 0; i < 2 * rows.columns(); ++i) means[i] = sums[i / rows.spread] / static_cast<A>(rows.values());
       each_block(rows, [&](int64_t b) {
         rows.channels_last ? write_block<scalar_t, true>(rows, b, g, in, v, means.data(), tag, out)
                            : write_block<scalar_t, false>(rows, b, g, in, v, means.data(), tag, out);

@@ -147,17 +147,19 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(Cha
   });
 }
 
+ChannelGrid grid_of(const BatchNormShape& s, bool vectors) { return channel_grid(s.n, s.c, s.l, s.channels_last, vectors, s.per_image); }
+
 }  // namespace
 
-int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.c * max_chunks(s.n, s.c, s.l, s.channels_last); }
+int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.channels() * max_chunks(s.n, s.c, s.l, s.channels_last, s.per_image); }
 
 void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream) {
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* typed_x = static_cast<const T*>(x);
-    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_x, kVec));
+    const ChannelGrid g = grid_of(s, aligned(typed_x, kVec));
     GANFAST_LAUNCH(batch_norm_act_stats_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, scratch);
-    GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, mean, var);
+    GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(g.c), kFinishThreads, stream, scratch, g.chunks, g.c, mean, var);
   });
 }
 
@@ -167,7 +169,7 @@ void batch_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x
     using T = decltype(tag);
     const T* typed_x = static_cast<const T*>(x);
     T* typed_y = static_cast<T*>(y);
-    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_x, kVec) && aligned(typed_y, kVec));
+    const ChannelGrid g = grid_of(s, aligned(typed_x, kVec) && aligned(typed_y, kVec));
     GANFAST_LAUNCH(batch_norm_act_fwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value, typed_y);
   });
 }
@@ -179,11 +181,11 @@ void batch_norm_act_bwd_cuda(const BatchNormShape& s, Dtype dtype, const void* g
     using T = decltype(tag);
     const T *typed_gy = static_cast<const T*>(gy), *typed_x = static_cast<const T*>(x);
     T* typed_gx = static_cast<T*>(gx);
-    const ChannelGrid g = channel_grid(s.n, s.c, s.l, s.channels_last, aligned(typed_gy, kVec) && aligned(typed_x, kVec) && aligned(typed_gx, kVec));
-    const float inverse_count = training ? 1.0f / (s.n * s.l) : 0.0f;
+    const ChannelGrid g = grid_of(s, aligned(typed_gy, kVec) && aligned(typed_x, kVec) && aligned(typed_gx, kVec));
+    const float inverse_count = training ? 1.0f / (g.n * g.l) : 0.0f;
     GANFAST_LAUNCH(batch_norm_act_bwd_sums_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
                    scratch);
-    GANFAST_LAUNCH(channel_sums_kernel<3>, finish_blocks(s.c), kFinishThreads, stream, scratch, g.chunks, s.c, ChannelSums{{gbias, gweight, galpha}, invstd});
+    GANFAST_LAUNCH(channel_sums_kernel<3>, finish_blocks(g.c), kFinishThreads, stream, scratch, g.chunks, g.c, ChannelSums{{gbias, gweight, galpha}, invstd});
     GANFAST_LAUNCH(batch_norm_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
                    gweight, gbias, inverse_count, typed_gx);
   });

@@ -13,18 +13,22 @@ inline constexpr int64_t kMaxChunks = 256;  // so a finishing warp reads at most
 // life: one channel where a channel's rows are contiguous, `width` channels where the channel is fastest. The result
 // depends on nothing but the shape and the alignment, so sums repeat bit for bit.
 struct ChannelGrid {
-  int64_t n, c, l;
+  int64_t n, c, l;  // c channels with sums of their own: of a tensor [n, c, l], or all of n images [1, c, l] if per_image
   bool channels_last;
   int width;  // kVec where every row and pointer is aligned, else 1
   int lanes;  // threads side by side along the channels: a power of two, at most 32
   int64_t columns, items, chunks, chunk_items;
+  int64_t image;  // channels in an image: rows of it are that far apart where the channel is fastest
 
   int64_t blocks() const { return columns * chunks; }
 };
 
-inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_last, bool vectors) {
-  ChannelGrid g{n, c, l, channels_last || l == 1, 1, 1, 0, 0, 0, 0};
+// per_image: each image's channels are channels of their own, n * c of one image's pixels each. A thread keeps to its columns for
+// life, so columns of several images in one block need nothing but their first addresses.
+inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_last, bool vectors, bool per_image = false) {
+  ChannelGrid g{n, c, l, channels_last || l == 1, 1, 1, 0, 0, 0, 0, c};
   if (vectors && (g.channels_last ? c : l) % kVec == 0) g.width = kVec;
+  if (per_image) g.c = c = n * c, g.n = n = 1;
   if (g.channels_last) {
     const int64_t across = c / g.width;
     while (g.lanes < 32 && g.lanes < across) g.lanes *= 2;
@@ -44,9 +48,9 @@ inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_l
 }
 
 // The most chunks the two alignments may need: what scratch is sized by.
-inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last) {
-  const int64_t one = channel_grid(n, c, l, channels_last, false).chunks, many = channel_grid(n, c, l, channels_last, true).chunks;
-  return one > many ? one : many;
+inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last, bool per_image) {
+  const auto chunks = [&](bool vectors) { return channel_grid(n, c, l, channels_last, vectors, per_image).chunks; };
+  return chunks(false) > chunks(true) ? chunks(false) : chunks(true);
 }
 
 // The items of one thread; for_items goes through them.
@@ -63,8 +67,9 @@ struct Walk {
     end = (chunk + 1) * g.chunk_items < g.items ? (chunk + 1) * g.chunk_items : g.items;
     if (channel >= g.c) end = 0;
     inner_size = g.channels_last ? 1 : g.l / g.width;
-    outer = g.channels_last ? g.c : g.c * g.l;
+    outer = g.channels_last ? g.image : g.c * g.l;
     base = g.channels_last ? channel : channel * g.l;
+    if (g.channels_last && g.image < g.c) base += channel / g.image * g.image * (g.l - 1);  // an image has image * l elements
     row = item / inner_size, inner = item % inner_size;
     row_step = step / inner_size, inner_step = step % inner_size;
   }

@@ -74,15 +74,22 @@ template <class A> std::vector<double> merge_moments(const A* all, int64_t tiles
   return merged;
 }
 
-// [3, C] of the whole tensor.
+// [3, channels] of the whole tensor.
 template <class T> std::vector<double> moments(const T* x, const Rows& rows) {
   using A = Acc<T>;
-  std::vector<A> blocks(rows.blocks() * 3 * rows.c, A(0));
+  const int64_t width = 3 * rows.c, each = rows.group_partials();
+  std::vector<A> blocks(rows.groups * each * width, A(0));
   each_block(rows, [&](int64_t b) {
-    A* into = blocks.data() + b * 3 * rows.c;
+    A* into = blocks.data() + rows.partial(b) * width;
     rows.channels_last ? block_moments<T, true>(x, rows, b, into) : block_moments<T, false>(x, rows, b, into);
   });
-  return merge_moments<A>(blocks.data(), rows.blocks(), rows.c, rows.spread);
+  if (rows.groups == 1) return merge_moments<A>(blocks.data(), each, rows.c, rows.spread);
+  std::vector<double> all(3 * rows.columns());
+  for (int64_t g = 0; g < rows.groups; ++g) {
+    const auto merged = merge_moments<A>(blocks.data() + g * each * width, each, rows.c, 1);
+    for (int64_t t = 0; t < 3; ++t) std::copy_n(merged.begin() + t * rows.c, rows.c, all.begin() + t * rows.columns() + g * rows.c);
+  }
+  return all;
 }
 
 }  // namespace ganfast

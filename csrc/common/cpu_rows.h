@@ -29,6 +29,7 @@ struct Rows {
   int64_t n, c, p;  // images, channels, pixels an image
   bool channels_last;
   int64_t spread = 1;  // neighbouring columns that are one channel
+  int64_t groups = 1;  // [n, c, p] tensors one behind the other, each with columns (vectors, sums) of its own
 
   Rows(const at::Tensor& x, bool last) : n(x.size(0)), c(x.size(1)), p(x.numel() / (x.size(0) * x.size(1))), channels_last(last) {}
 
@@ -36,14 +37,23 @@ struct Rows {
   // depends on the number of threads, so sums do not either.
   int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(128, 65536 / c)); }
   int64_t channel_blocks() const { return std::min(c, (15 + n) / n); }  // of one image: sixteen blocks or more in all
-  int64_t blocks() const { return channels_last ? (n * p + block_rows() - 1) / block_rows() : n * channel_blocks(); }
+  int64_t group_blocks() const { return channels_last ? (count() + block_rows() - 1) / block_rows() : n * channel_blocks(); }
+  int64_t blocks() const { return groups * group_blocks(); }
+  // Partial sums [terms, c] of one group, and the block's own among all of them: those of one contiguous image share, each fills its
+  // channels.
+  int64_t group_partials() const { return channels_last ? group_blocks() : n; }
+  int64_t partial(int64_t block) const { return channels_last ? block : block / channel_blocks(); }
+  int64_t first_column(int64_t block) const { return block / group_blocks() * c; }  // of the block's group
+  int64_t columns() const { return groups * c; }
   int64_t count() const { return n * p; }
-  int64_t channels() const { return c / spread; }
+  int64_t channels() const { return columns() / spread; }
   int64_t values() const { return count() * spread; }  // of one channel
 
   // Planes too short to fill vectors as rows of C * P columns, P to a channel: sums are folded, vectors repeated.
-  static Rows spread_out(const at::Tensor& x, bool last) {
+  // per_image: N * C channels of one image each. Contiguous, that is one image of N * C channels.
+  static Rows spread_out(const at::Tensor& x, bool last, bool per_image = false) {
     Rows rows(x, last);
+    if (per_image) (last ? rows.groups : rows.c) *= rows.n, rows.n = 1;
     if (!last && rows.p > 1 && rows.p <= 32 && rows.n > 1) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
     return rows;
   }
@@ -53,8 +63,9 @@ struct Rows {
 // first) or one channel's P pixels. kLast tells the two apart at compile time.
 template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t block, Run run) {
   if constexpr (kLast) {
-    const int64_t first = block * rows.block_rows(), last = std::min(rows.count(), first + rows.block_rows());
-    for (int64_t r = first; r < last; ++r) run(r * rows.c, rows.c, 0);
+    const int64_t blocks = rows.group_blocks(), top = block / blocks * rows.count();  // the group's first row
+    const int64_t first = block % blocks * rows.block_rows(), last = std::min(rows.count(), first + rows.block_rows());
+    for (int64_t r = top + first; r < top + last; ++r) run(r * rows.c, rows.c, 0);
   } else {
     const int64_t parts = rows.channel_blocks(), image = block / parts, part = block % parts;
     for (int64_t ch = rows.c * part / parts; ch < rows.c * (part + 1) / parts; ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
@@ -69,17 +80,21 @@ inline std::vector<double> fold_columns(const std::vector<double>& columns, int6
   return folded;
 }
 
-// body(block, sums): `sums` points at this block's own [terms, columns] zeros. Returns [terms, channels] added up in block
-// order, in double: with blocks this short the float sums inside them are as good as torch's.
+// body(block, sums): `sums` points at zeros [terms, c] for this block. Returns [terms, channels] added up in block order, in
+// double: with blocks this short the float sums inside them are as good as torch's.
 template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, int64_t terms, Body body) {
-  const int64_t width = terms * rows.c, blocks = rows.blocks();
-  std::vector<A> partial(blocks * width, A(0));
-  std::vector<double> total(width, 0);
-  at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) body(b, partial.data() + b * width);
+  const int64_t width = terms * rows.c, columns = rows.columns(), each = rows.group_partials();
+  std::vector<A> partial(rows.groups * each * width, A(0));
+  std::vector<double> total(terms * columns, 0);
+  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) body(b, partial.data() + rows.partial(b) * width);
   });
-  for (int64_t b = 0; b < blocks; ++b)
-    for (int64_t i = 0; i < width; ++i) total[i] += partial[b * width + i];
+  for (int64_t k = 0; k < rows.groups * each; ++k)
+    for (int64_t t = 0; t < terms; ++t) {
+      const A* from = partial.data() + k * width + t * rows.c;
+      double* to = total.data() + t * columns + k / each * rows.c;
+      for (int64_t i = 0; i < rows.c; ++i) to[i] += from[i];
+    }
   total = fold_columns(total, rows.spread);
   return {total.begin(), total.end()};
 }

@@ -1,11 +1,14 @@
 """Layers: torch's modules with an activation in the same pass."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
+from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 
@@ -75,6 +78,46 @@ class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
     __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
 
 
+class _ConvAct:
+    def __init__(
+        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, padding_mode="zeros",
+        device=None, dtype=None, *, act="linear", alpha=None,
+    ):  # fmt: skip
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+        return conv_act(
+            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, act=self.act,
+            alpha=self.alpha,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_ORDINARY_DOC = """``nn.Conv{n}d`` followed by ``act``: its arguments, parameters and state_dict, every padding mode.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class ConvAct1d(_ConvAct, nn.Conv1d):
+    __doc__ = _ORDINARY_DOC.format(n=1, sizes="L")
+
+
+class ConvAct2d(_ConvAct, nn.Conv2d):
+    __doc__ = _ORDINARY_DOC.format(n=2, sizes="H, W")
+
+
+class ConvAct3d(_ConvAct, nn.Conv3d):
+    __doc__ = _ORDINARY_DOC.format(n=3, sizes="D, H, W")
+
+
 class _UpsampleConvAct:
     def __init__(
         self, in_channels, out_channels, kernel_size=3, padding=1, groups=1, bias=True, device=None, dtype=None, *, scale_factor=2,
@@ -117,6 +160,22 @@ class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d):
     __doc__ = _UPSAMPLE_DOC.format(n=3, sizes="D, H, W")
 
 
+def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor | None, partials: Tensor | None = None) -> Tensor:
+    """act(norm(x)) for a torch batch norm, its bookkeeping included; `partials` are used where the batch's statistics are."""
+    norm._check_input_dim(x)
+    momentum = 0.0 if norm.momentum is None else norm.momentum
+    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            momentum = 1.0 / float(norm.num_batches_tracked)
+    batch_statistics = norm.training or norm.running_mean is None
+    track = not norm.training or norm.track_running_stats
+    return batch_norm_act(
+        x, norm.running_mean if track else None, norm.running_var if track else None, norm.weight, norm.bias, training=batch_statistics,
+        momentum=momentum, eps=norm.eps, act=act, alpha=alpha, partials=partials if batch_statistics else None,
+    )  # fmt: skip
+
+
 class _BatchNormAct:
     def __init__(
         self,
@@ -135,18 +194,7 @@ class _BatchNormAct:
         _set_activation(self, act, alpha, device, dtype)
 
     def forward(self, x: Tensor, *, partials: Tensor | None = None) -> Tensor:
-        self._check_input_dim(x)
-        momentum = 0.0 if self.momentum is None else self.momentum
-        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
-            if self.momentum is None:
-                momentum = 1.0 / float(self.num_batches_tracked)
-        batch_statistics = self.training or self.running_mean is None
-        track = not self.training or self.track_running_stats
-        return batch_norm_act(
-            x, self.running_mean if track else None, self.running_var if track else None, self.weight, self.bias, training=batch_statistics,
-            momentum=momentum, eps=self.eps, act=self.act, alpha=self.alpha, partials=partials if batch_statistics else None,
-        )  # fmt: skip
+        return run_batch_norm(self, x, self.act, self.alpha, partials)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + _activation_repr(self)
@@ -170,3 +218,56 @@ class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
 
 class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
     __doc__ = _NORM_DOC.format(n=3, sizes=", D, H, W")
+
+
+class _InstanceNormAct:
+    def __init__(
+        self,
+        num_features,
+        eps=1e-5,
+        momentum=0.1,
+        affine=False,
+        track_running_stats=False,
+        device=None,
+        dtype=None,
+        *,
+        act="linear",
+        alpha=None,
+    ):
+        if track_running_stats:
+            _checks.fail(type(self).__name__, "track_running_stats=True is not supported, every image is normalised by its own statistics",
+                         f"Running ones want nn.{type(self).__name__.replace('Act', '')} and an activation after it")  # fmt: skip
+        super().__init__(num_features, eps, momentum, affine, False, device, dtype)
+        _set_activation(self, act, alpha, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        unbatched = x.dim() == self._get_no_batch_dim()
+        y = instance_norm_act(
+            x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
+        )  # fmt: skip
+        return y.squeeze(0) if unbatched else y
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + _activation_repr(self)
+
+
+_INSTANCE_DOC = """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and
+    eval mode, as torch's without running statistics.
+
+    Shapes: x [N, num_features, {sizes}] or unbatched; y the same.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.instance_norm_act``; ValueError for ``track_running_stats=True``.
+        ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+
+class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d):
+    __doc__ = _INSTANCE_DOC.format(n=1, sizes="L")
+
+
+class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
+    __doc__ = _INSTANCE_DOC.format(n=2, sizes="H, W")
+
+
+class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
+    __doc__ = _INSTANCE_DOC.format(n=3, sizes="D, H, W")

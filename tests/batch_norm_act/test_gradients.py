@@ -82,6 +82,6 @@ def test_fullgraph_compile_and_opcheck():
     ops, mean, invstd = torch.ops.ganfast, torch.zeros(4), torch.ones(4)
     x = x.detach()
     for backend in ("reference", "torch"):
-        torch.library.opcheck(ops.batch_norm_act_stats, (x, False, backend))
+        torch.library.opcheck(ops.batch_norm_act_stats, (x, False, False, backend))
         torch.library.opcheck(ops.batch_norm_act_fwd, (x, mean, invstd, None, None, None, "relu", 0.0, False, backend))
         torch.library.opcheck(ops.batch_norm_act_bwd, (x, x, mean, invstd, None, None, None, "relu", 0.0, True, False, backend))

@@ -59,7 +59,7 @@ def column(v, x):
 @pytest.mark.usefixtures("plan")
 def test_statistics(name):
     x, *_, channels_last = make(name)
-    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, channels_last)
+    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, False, channels_last)
     want_mean, want_var = moments(x)
     assert_close(mean, want_mean, "mean")
     assert_close(var, want_var, "variance")
@@ -71,14 +71,14 @@ def test_statistics_of_a_large_mean(name):
     """Mean 4096, deviation 1: E[x^2] - E[x]^2 keeps no digit of the variance in float32."""
     x, *_, channels_last = make(name)
     x = (x - 3) / 2 + 4096
-    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, channels_last)
+    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, False, channels_last)
     assert_close(mean, moments(x)[0], "mean")
     assert_close(var, moments(x)[1], "variance", floor=1024.0)  # a lane's mean rounds by 2e-4
 
 
 def test_statistics_fp16():
     x, *_ = make("odd", torch.float16)
-    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, False)
+    mean, var = backend("batch_norm_act").batch_norm_act_stats_triton(x, False, False)
     assert mean.dtype == var.dtype == torch.float32
     assert_close(mean, moments(x)[0], "mean")
     assert_close(var, moments(x)[1], "variance")

@@ -37,6 +37,8 @@ def test_opcheck(backend, channels_last, dtype):
     ]:
         args = (x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, 0.0, channels_last, save_z, partials)
         opcheck(ops.conv_transpose_act_fwd.default, (*args, backend))
+        conv = (x, lay_out(torch.randn(10, 2, 3, 2), "contiguous").to(dtype), bias, alpha, *geometry, act, 0.0, channels_last, save_z)
+        opcheck(ops.conv_transpose_act_conv.default, (*conv, backend))
     opcheck(ops.conv_transpose_act_bwd.default, (gy, saved, None, "tanh", 0.0, True, *last, backend))
     opcheck(ops.conv_transpose_act_bwd.default, (gy, saved, vector, "prelu", 0.0, False, *last, backend))
     opcheck(ops.conv_transpose_act_data_grad.default, (gy, weight, *geometry, [3, 3], *last, backend))
@@ -94,6 +96,15 @@ def test_other_batches_and_images_do_not_recompile(backend):
             got, want = f(*inputs), direct(*inputs)
         assert torch.equal(got, want)
         assert all(torch.equal(*pair) for pair in zip(*(torch.autograd.grad(y.sum(), inputs) for y in (got, want))))
+
+
+@pytest.mark.parametrize("act", ["leaky_relu", "silu"])
+@pytest.mark.parametrize("backend", ALL)
+def test_an_ordinary_convolution(backend, act):
+    tensors = {"x": torch.randn(2, 4, 7, 6), "weight": torch.randn(6, 4, 4, 4) / 8, "bias": torch.randn(6)}
+    f = lambda t: GF.conv_act(*t.values(), stride=2, padding=1, act=act, backend=backend)
+    compiled, direct = values_and_gradients(compile(f), tensors), values_and_gradients(f, tensors)
+    torch.testing.assert_close(compiled, direct, check_stride=True, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

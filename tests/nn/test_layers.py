@@ -36,6 +36,25 @@ def test_conv_transpose(fused, plain, size):
     torch.testing.assert_close(partials[0, 1], y.transpose(0, 1).flatten(1).mean(1), rtol=1e-4, atol=1e-5)
 
 
+_ORDINARY = [(gnn.ConvAct1d, nn.Conv1d, (9,)), (gnn.ConvAct2d, nn.Conv2d, (8, 7)), (gnn.ConvAct3d, nn.Conv3d, (5, 4, 6))]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("fused, plain, size", _ORDINARY, ids=lambda v: getattr(v, "__name__", None))
+def test_conv(fused, plain, size, padding_mode):
+    x = torch.randn(2, 4, *size, requires_grad=True)
+    for stride, padding in ((2, 1), (1, "same"), (1, "valid")):
+        arguments = (4, 6, 3, stride, padding, 1, 2, True, padding_mode)
+        ours, theirs = fused(*arguments, act="leaky_relu", alpha=0.2), plain(*arguments)
+        theirs.load_state_dict(ours.state_dict())
+        assert isinstance(ours, plain)
+        got, want = ours(x), nn.functional.leaky_relu(theirs(x), 0.2)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+        gradients = [torch.autograd.grad(y.square().sum(), [x, *m.parameters()]) for y, m in ((got, ours), (want, theirs))]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(ours(x[0]), ours(x)[0], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["train", "eval", "cumulative", "untracked", "untracked eval", "no affine"])
 @pytest.mark.parametrize("fused, plain, size", _NORMS, ids=lambda v: getattr(v, "__name__", None))
 def test_batch_norm(fused, plain, size, mode):
@@ -89,6 +108,7 @@ def test_repr_copy_pickle_and_dtype():
     [
         (lambda: gnn.ConvTransposeAct2d(2, 3, 4, act="lrelu"), "ConvTransposeAct2d: act='lrelu' is unknown.*'leaky_relu'|'relu'"),
         (lambda: gnn.BatchNormAct2d(3, act="relu", alpha=0.1), "BatchNormAct2d: alpha was given, but act='relu' has no parameter"),
+        (lambda: gnn.ConvAct2d(2, 3, 4)(torch.randn(1, 3, 4, 4)), "conv_act: weight expects Cin=2, x has 3 channels"),
         (lambda: gnn.BatchNormAct2d(3)(torch.randn(2, 3)), "expected 4D input"),
         (lambda: gnn.ConvTransposeAct2d(2, 3, 4)(torch.randn(1, 3, 4, 4)), "conv_transpose_act: weight expects Cin=2, x has 3 channels"),
     ],

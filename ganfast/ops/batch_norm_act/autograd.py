@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ganfast import _backends
 from ganfast._autograd import differentiates, no_autocast
 from ganfast._layout import dense
 from ganfast.ops.batch_norm_act import kernels
@@ -21,6 +22,7 @@ class Spec(NamedTuple):
     eps: float
     channels_last: bool
     backend: str
+    per_image: bool = False  # instance norm: each image's statistics are its own
 
 
 class Together(NamedTuple):
@@ -36,16 +38,17 @@ def forward_op(x, weight, bias, alpha, mean, invstd, spec, together: Together | 
     """(y, mean, invstd)"""
     if together is not None:
         running_mean, running_var, partials, momentum = together
+        _backends.ran["batch_norm_act"] = spec.backend
         return torch.ops.ganfast.batch_norm_act_all_native(
             x, running_mean, running_var, weight, bias, alpha, partials, spec.training, momentum, spec.eps, spec.act, spec.alpha_value,
-            spec.channels_last,
+            spec.per_image, spec.channels_last,
         )  # fmt: skip
     y = kernels.fwd(x, mean, invstd, weight, bias, alpha, spec.act, spec.alpha_value, spec.channels_last, spec.backend)
     return y, mean, invstd
 
 
 class BatchNormAct(Function):
-    """Saves x and two vectors per channel; never the running statistics, which the next forward overwrites."""
+    """Saves x and its statistics; never the running statistics, which the next forward overwrites."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, mean, invstd, spec, together):
@@ -81,3 +84,11 @@ class BatchNormAct(Function):
             None,
             None,
         )
+
+
+def rebuild(node) -> Tensor:
+    """The output of a BatchNormAct node anew, from what it saved; differentiable where a backward of a backward asks."""
+    x, weight, bias, alpha, mean, invstd = node.saved_tensors
+    if differentiates():
+        return BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, node.spec, None)
+    return forward_op(dense(x, node.spec.channels_last), weight, bias, alpha, mean, invstd, node.spec, None)[0]

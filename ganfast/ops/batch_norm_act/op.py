@@ -50,8 +50,8 @@ def batch_norm_act(
     if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks
             key = (
-                x.shape, x.stride(), x.dtype, x.device, _look(running_mean), _look(running_var), _look(weight), _look(bias), training,
-                momentum, type(momentum), eps, act, _look(alpha) if isinstance(alpha, Tensor) else alpha, _look(partials),
+                x.shape, x.stride(), x.dtype, x.device, look(running_mean), look(running_var), look(weight), look(bias), training,
+                momentum, type(momentum), eps, act, look(alpha) if isinstance(alpha, Tensor) else alpha, look(partials),
                 _backends.requested(_OP, backend),
             )  # fmt: skip
             plan = _plans.get(key)
@@ -63,39 +63,45 @@ def batch_norm_act(
             _plans[key] = plan
     if partials is not None:
         _check_count(partials, x)
+    return run(plan, x, weight, bias, alpha, running_mean, running_var, momentum, partials)
+
+
+class Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec
+    missing: int | None = None  # the dimension that x lacks of [N, C, *spatial]
+
+
+_plans = Memo()  # key -> Plan
+
+
+def run(plan: Plan, x, weight, bias, alpha, running_mean=None, running_var=None, momentum=0.0, partials=None) -> Tensor:
+    """The call, checked and decided."""
+    x = x if plan.missing is None else x.unsqueeze(plan.missing)
     alpha = _checks.per_channel(alpha, x.shape[1]) if isinstance(alpha, Tensor) else None
     if x.numel() == 0:
         zero = sum((v.to(x.dtype).sum() * 0 for v in (weight, bias, alpha) if v is not None), x.new_zeros(()))
-        return x.clone() + zero
+        y = x.clone() + zero
+        return y if plan.missing is None else y.squeeze(plan.missing)
     spec = plan.spec
-    x = x.unsqueeze(-1) if plan.flat else x
     mean = invstd = together = None
     if spec.backend == "cpu" and _native.is_plain(x):
         together = Together(running_mean, running_var, partials, momentum)
     else:
-        mean, invstd = _statistics(x, running_mean, running_var, training, momentum, partials, spec)
+        mean, invstd = _statistics(x, running_mean, running_var, momentum, partials, spec)
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (x, weight, bias, alpha)):
         y = BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, spec, together)
     else:
         y = forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec, together)[0]
-    return y.squeeze(-1) if plan.flat else y
+    return y if plan.missing is None else y.squeeze(plan.missing)
 
 
-class _Plan(NamedTuple):
-    """All that a call's shapes, dtypes, layouts and options decide."""
-
-    spec: Spec
-    flat: bool
-
-
-_plans = Memo()  # key -> _Plan
-
-
-def _look(vector: Tensor | None) -> tuple | None:
+def look(vector: Tensor | None) -> tuple | None:
     return None if vector is None else (vector.shape, vector.dtype, vector.device)
 
 
-def _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend) -> _Plan:
+def _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend) -> Plan:
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -121,8 +127,8 @@ def _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, a
     if training and x.numel() <= channels and x.numel() > 0:
         _checks.fail(_OP, f"x has one value per channel (shape {tuple(x.shape)}); train mode wants more", "Use a larger batch or eval mode")
 
-    chosen = _choose(backend, x)
-    return _Plan(Spec(act, alpha_value, bool(training), eps, is_channels_last(x), chosen), x.dim() == 2)
+    spec = Spec(act, alpha_value, bool(training), eps, is_channels_last(x), choose(_OP, backend, x))
+    return Plan(spec, -1 if x.dim() == 2 else None)
 
 
 def _check_partials(partials: Tensor, channels: int, x: Tensor) -> None:
@@ -141,14 +147,14 @@ def _check_count(partials: Tensor, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def _statistics(x, running_mean, running_var, training, momentum, partials, spec: Spec) -> tuple[Tensor, Tensor]:
-    """(mean, invstd) [C] in the accumulation dtype, always fresh tensors; updates the running statistics."""
+def _statistics(x, running_mean, running_var, momentum, partials, spec: Spec) -> tuple[Tensor, Tensor]:
+    """(mean, invstd) [C], or [N * C] per image, in the accumulation dtype, always fresh tensors; updates the running statistics."""
     acc = torch.promote_types(x.dtype, torch.float32)
-    if not training:
+    if not spec.training:
         return running_mean.to(acc, copy=True), torch.rsqrt(running_var.to(acc) + spec.eps)
     count = x.numel() // x.shape[1]
     if partials is None:
-        mean, var = kernels.stats(dense(x.detach(), spec.channels_last), spec.channels_last, spec.backend)
+        mean, var = kernels.stats(dense(x.detach(), spec.channels_last), spec.per_image, spec.channels_last, spec.backend)
     else:
         merged = merge_partials(partials.detach().to(acc))[0]
         mean, var = merged[1].contiguous(), merged[2] / count
@@ -158,9 +164,9 @@ def _statistics(x, running_mean, running_var, training, momentum, partials, spec
     return mean, torch.rsqrt(var + spec.eps)
 
 
-def _choose(backend: str | None, x: Tensor) -> str:
+def choose(op: str, backend: str | None, x: Tensor) -> str:
     """`auto` takes a fused backend wherever one runs: its passes over memory are a subset of the eager chain's."""
-    wanted = _backends.requested(_OP, backend)
+    wanted = _backends.requested(op, backend)
     if wanted != "auto":
-        return _backends.named(_OP, wanted, x)
+        return _backends.named(op, wanted, x)
     return _backends.first_fused(x)

@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 
 from ganfast._activations import act_alpha_grad, act_fwd, act_grad
-from ganfast.ops.batch_norm_act.reference import reduced_dims
+from ganfast.ops.batch_norm_act.reference import is_per_image, reduced_dims
+
+
+def _one_image(x, mean) -> Tensor:
+    """[N, C, ...] -> [1, N * C, ...], whose batch norm is x's instance norm, if mean says so; a copy of channels_last x, as torch's."""
+    return x.reshape(1, -1, *x.shape[2:]) if is_per_image(mean, x) else x
 
 
 def _normalise(x, mean, invstd, weight, bias) -> Tensor:
@@ -13,11 +18,11 @@ def _normalise(x, mean, invstd, weight, bias) -> Tensor:
 
 
 def batch_norm_act_fwd_torch(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_last) -> Tensor:
-    return act_fwd(_normalise(x, mean, invstd, weight, bias), act, alpha, alpha_value)
+    return act_fwd(_normalise(_one_image(x, mean), mean, invstd, weight, bias), act, alpha, alpha_value)
 
 
 def batch_norm_act_bwd_torch(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last):
-    acc = mean.dtype
+    acc, gy, x = mean.dtype, _one_image(gy, mean), _one_image(x, mean)
     z = None if act == "linear" else _normalise(x, mean, invstd, weight, bias)
     if act == "relu":
         g = exact = torch.ops.aten.threshold_backward(gy, z, 0)

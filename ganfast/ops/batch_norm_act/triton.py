@@ -18,6 +18,7 @@ from ganfast._triton import (
     chunks,
     load_channels,
     next_power_of_2,
+    over_channels,
     over_rows,
     sum_rows,
     tile_offsets,
@@ -26,14 +27,32 @@ from ganfast._triton import (
 
 
 @triton.jit
+def channels_of(BLOCK_C: tl.constexpr):
+    """The channels of this program's tile. Two axes of the grid: one alone ends at 65535, and images times channels do not."""
+    return (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * BLOCK_C + tl.arange(0, BLOCK_C)
+
+
+@triton.jit
+def offsets_of(r, channels, rows, inner, c, image, CHANNELS_LAST: tl.constexpr):
+    """tile_offsets of x [N, C, inner] or, with `image` = C, of the N * C = c channels that N channels_last images have when each
+    has statistics of its own: row r of channel k is pixel r of image k // C. In contiguous memory that is [1, N * C, inner]."""
+    if image is None:
+        return tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
+    else:
+        k = channels.to(r.dtype)
+        mask = over_rows(r < rows, True) & over_channels(channels < c, True)
+        return (r * image)[:, None] + (k // image * (image * inner) + k % image)[None, :], mask
+
+
+@triton.jit
 def batch_norm_act_stats_kernel(
-    x, partials, rows, inner, c, row_blocks,
+    x, partials, rows, inner, c, image, row_blocks,
     CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """x [N, C, inner] -> partials [T, 3, C] (n, mean, M2). Every lane runs Welford down its own rows, then the lanes merge: no
     reduction across threads until the end, and no square of a large mean."""
     t = tl.program_id(0)
-    channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channels = channels_of(BLOCK_C)
     shape: tl.constexpr = (BLOCK_R, BLOCK_C) if CHANNELS_LAST else (BLOCK_C, BLOCK_R)
     n = tl.zeros(shape, tl.float32)
     mean = tl.zeros(shape, tl.float32)
@@ -41,7 +60,7 @@ def batch_norm_act_stats_kernel(
     first = (t.to(tl.int64) if WIDE else t) * row_blocks * BLOCK_R
     for step in range(row_blocks):
         r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
-        offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
+        offsets, mask = offsets_of(r, channels, rows, inner, c, image, CHANNELS_LAST)
         v = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
         n += over_rows((r < rows).to(tl.float32), CHANNELS_LAST)
         d = tl.where(mask, v - mean, 0.0)
@@ -78,14 +97,14 @@ def batch_norm_act_merge_kernel(partials, mean_out, var_out, t_count, c, BLOCK_T
 
 @triton.jit
 def batch_norm_act_fwd_kernel(
-    x, mean, invstd, weight, bias, alpha, y, alpha_value, rows, inner, c,
+    x, mean, invstd, weight, bias, alpha, y, alpha_value, rows, inner, c, image,
     ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """y = act((x - mean) * invstd * weight + bias), one tile a program; x, y [N, C, inner]."""
     t = tl.program_id(0)
-    channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channels = channels_of(BLOCK_C)
     r = (t.to(tl.int64) if WIDE else t) * BLOCK_R + tl.arange(0, BLOCK_R)
-    offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
+    offsets, mask = offsets_of(r, channels, rows, inner, c, image, CHANNELS_LAST)
     v = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
     scale = load_channels(invstd, channels, c, 1.0, CHANNELS_LAST) * load_channels(weight, channels, c, 1.0, CHANNELS_LAST)
     z = (v - load_channels(mean, channels, c, 0.0, CHANNELS_LAST)) * scale + load_channels(bias, channels, c, 0.0, CHANNELS_LAST)
@@ -95,12 +114,12 @@ def batch_norm_act_fwd_kernel(
 
 @triton.jit
 def batch_norm_act_bwd_reduce_kernel(
-    gy, x, mean, invstd, weight, bias, alpha, partials, alpha_value, rows, inner, c, row_blocks,
+    gy, x, mean, invstd, weight, bias, alpha, partials, alpha_value, rows, inner, c, image, row_blocks,
     ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """partials [T, 2 or 3, C]: the sums of g' = gy f'(z), of g' xhat, and with alpha of gy df/dalpha."""
     t = tl.program_id(0)
-    channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channels = channels_of(BLOCK_C)
     centre = load_channels(mean, channels, c, 0.0, CHANNELS_LAST)
     inverse = load_channels(invstd, channels, c, 1.0, CHANNELS_LAST)
     w = load_channels(weight, channels, c, 1.0, CHANNELS_LAST)
@@ -113,7 +132,7 @@ def batch_norm_act_bwd_reduce_kernel(
     first = (t.to(tl.int64) if WIDE else t) * row_blocks * BLOCK_R
     for step in range(row_blocks):
         r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
-        offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
+        offsets, mask = offsets_of(r, channels, rows, inner, c, image, CHANNELS_LAST)
         g = tl.load(gy + offsets, mask=mask, other=0.0).to(tl.float32)
         xhat = (tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) - centre) * inverse
         z = xhat * w + b
@@ -132,15 +151,15 @@ def batch_norm_act_bwd_reduce_kernel(
 
 @triton.jit
 def batch_norm_act_bwd_kernel(
-    gy, x, mean, invstd, weight, bias, alpha, gbias, gweight, gx, alpha_value, rows, inner, c,
+    gy, x, mean, invstd, weight, bias, alpha, gbias, gweight, gx, alpha_value, rows, inner, c, image,
     ACT: tl.constexpr, TRAINING: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """gx = weight * invstd * (g' - [TRAINING] * (gbias + xhat * gweight) / rows), one tile a program."""
     t = tl.program_id(0)
-    channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    channels = channels_of(BLOCK_C)
     r = (t.to(tl.int64) if WIDE else t) * BLOCK_R + tl.arange(0, BLOCK_R)
-    offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
+    offsets, mask = offsets_of(r, channels, rows, inner, c, image, CHANNELS_LAST)
     inverse = load_channels(invstd, channels, c, 1.0, CHANNELS_LAST)
     w = load_channels(weight, channels, c, 1.0, CHANNELS_LAST)
     a = load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST)
@@ -154,11 +173,13 @@ def batch_norm_act_bwd_kernel(
     tl.store(gx + offsets, (g * (w * inverse)).to(gx.dtype.element_ty), mask=mask)
 
 
-def _plan(x: Tensor, channels_last: bool) -> tuple[int, int, int, dict]:
-    """(rows, inner, channel blocks, constants) of every kernel over x."""
-    c = x.shape[1]
-    rows = x.numel() // c
-    block_r, block_c = tile_shape(rows, c, channels_last)
+def _plan(x: Tensor, per_image: bool, channels_last: bool) -> tuple[tuple, tuple, int, dict]:
+    """((rows, inner, c, image), the grid over channels, channel blocks, constants) of every kernel over x."""
+    n, c = x.shape[:2]
+    inner = x.numel() // (n * c)
+    rows, columns = (inner, n * c) if per_image else (n * inner, c)
+    block_r, block_c = tile_shape(rows, columns, channels_last)
+    blocks = cdiv(columns, block_c)
     constants = {
         "CHANNELS_LAST": channels_last,
         "WIDE": x.numel() >= _triton.wide_from,
@@ -166,17 +187,18 @@ def _plan(x: Tensor, channels_last: bool) -> tuple[int, int, int, dict]:
         "BLOCK_C": block_c,
         "enable_fp_fusion": True,
     }
-    return rows, rows // x.shape[0], cdiv(c, block_c), constants
+    sizes = (rows, inner, columns, c if per_image and channels_last else None)
+    return sizes, (min(blocks, 65535), cdiv(blocks, 65535)), blocks, constants
 
 
-def batch_norm_act_stats_triton(x: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
-    c = x.shape[1]
-    rows, inner, c_blocks, constants = _plan(x, channels_last)
+def batch_norm_act_stats_triton(x: Tensor, per_image: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
+    sizes, grid, c_blocks, constants = _plan(x, per_image, channels_last)
+    rows, _, c, _ = sizes
     t_count, row_blocks = chunks(rows, constants["BLOCK_R"], c_blocks)
     partials = _triton.empty((t_count, 3, c), x, torch.float32)
     mean, var = _triton.empty(c, x, torch.float32), _triton.empty(c, x, torch.float32)
     with _triton.on_device(x):
-        batch_norm_act_stats_kernel[(t_count, c_blocks)](x, partials, rows, inner, c, row_blocks, **constants)
+        batch_norm_act_stats_kernel[(t_count, *grid)](x, partials, *sizes, row_blocks, **constants)
         batch_norm_act_merge_kernel[(cdiv(c, 16),)](
             partials, mean, var, t_count, c, BLOCK_T=min(64, next_power_of_2(t_count)), BLOCK_C=16, enable_fp_fusion=True
         )
@@ -194,11 +216,12 @@ def batch_norm_act_fwd_triton(
     alpha_value: float,
     channels_last: bool,
 ) -> Tensor:
-    rows, inner, c_blocks, constants = _plan(x, channels_last)
+    """Every vector is [C], or [N * C] where each image has its own; so in the backward."""
+    sizes, grid, _, constants = _plan(x, len(mean) > x.shape[1], channels_last)
     y = _triton.empty(x.shape, x, channels_last=channels_last)
     with _triton.on_device(x):
-        batch_norm_act_fwd_kernel[(cdiv(rows, constants["BLOCK_R"]), c_blocks)](
-            x, mean, invstd, weight, bias, alpha, y, alpha_value, rows, inner, x.shape[1], ACT=act, **constants
+        batch_norm_act_fwd_kernel[(cdiv(sizes[0], constants["BLOCK_R"]), *grid)](
+            x, mean, invstd, weight, bias, alpha, y, alpha_value, *sizes, ACT=act, **constants
         )
     return y
 
@@ -216,8 +239,8 @@ def batch_norm_act_bwd_triton(
     training: bool,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    c = x.shape[1]
-    rows, inner, c_blocks, constants = _plan(x, channels_last)
+    sizes, grid, c_blocks, constants = _plan(x, len(mean) > x.shape[1], channels_last)
+    rows, _, c, _ = sizes
     t_count, row_blocks = chunks(rows, constants["BLOCK_R"], c_blocks)
     gx = _triton.empty(x.shape, x, channels_last=channels_last)
     gbias, gweight = _triton.empty(c, x, torch.float32), _triton.empty(c, x, torch.float32)
@@ -225,12 +248,12 @@ def batch_norm_act_bwd_triton(
     sums = (gbias, gweight) if alpha is None else (gbias, gweight, galpha)
     partials = _triton.empty((t_count, len(sums), c), x, torch.float32)
     with _triton.on_device(x):
-        batch_norm_act_bwd_reduce_kernel[(t_count, c_blocks)](
-            gy, x, mean, invstd, weight, bias, alpha, partials, alpha_value, rows, inner, c, row_blocks, ACT=act, **constants
+        batch_norm_act_bwd_reduce_kernel[(t_count, *grid)](
+            gy, x, mean, invstd, weight, bias, alpha, partials, alpha_value, *sizes, row_blocks, ACT=act, **constants
         )
         _triton.finish_sums(partials, *sums)
-        batch_norm_act_bwd_kernel[(cdiv(rows, constants["BLOCK_R"]), c_blocks)](
-            gy, x, mean, invstd, weight, bias, alpha, gbias, gweight, gx, alpha_value, rows, inner, c,
+        batch_norm_act_bwd_kernel[(cdiv(rows, constants["BLOCK_R"]), *grid)](
+            gy, x, mean, invstd, weight, bias, alpha, gbias, gweight, gx, alpha_value, *sizes,
             ACT=act, TRAINING=training, **constants,
         )  # fmt: skip
     return gx, gweight, gbias, galpha

@@ -7,6 +7,8 @@ With T(x, w) the transposed convolution, D(gz, w) its data gradient and W(gz, x)
     gw = W(gz, x):  ggz = T(x, v)    gx = D(gz, v)     v the cotangent of gw
 
 so a double backward runs the same kernels as a backward, and never torch's own backward of a transposed convolution.
+An ordinary convolution is the same three maps in other roles: with its weight [Cout, Cin/groups, *k] read as a transposed
+one's, z = D(x, w), gx = T(gz, w), gw = W(x, gz).
 The activation's derivative is the fused pass when nothing will differentiate it, plain torch formulas when grad mode is on.
 """
 
@@ -15,9 +17,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast._activations import act_alpha_grad, act_grad
-from ganfast._autograd import differentiates, no_autocast
+from ganfast._autograd import differentiates, no_autocast, wanted_gradients
 from ganfast._layout import dense
-from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act import choice, kernels, torch_backend
 from ganfast.ops.conv_transpose_act.choice import Spec
 
 
@@ -28,10 +30,20 @@ def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | N
     )  # fmt: skip
 
 
+def conv_act_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec, way: str) -> tuple[Tensor, Tensor]:
+    return kernels.conv(
+        x, weight, bias, alpha, spec.stride, spec.padding, spec.dilation, spec.groups,
+        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, way,
+    )  # fmt: skip
+
+
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
+    x = dense(x, spec.channels_last)
+    if spec.backend == "auto":  # the data gradient of a convolution, first wanted here
+        spec = spec._replace(backend=choice.conv_transpose(x, weight, spec))
     if differentiates() and (x.requires_grad or weight.requires_grad):
-        return ConvTransposeAct.apply(dense(x, spec.channels_last), weight, None, None, spec)[0]
-    return forward_op(dense(x, spec.channels_last), weight, None, None, spec)[0]
+        return ConvTransposeAct.apply(x, weight, None, None, spec)[0]
+    return forward_op(x, weight, None, None, spec)[0]
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
@@ -62,9 +74,10 @@ class DataGrad(Function):
     def backward(ctx, u):
         gz, weight = ctx.saved_tensors
         linear = ctx.spec.linear()
+        needs_gz, needs_weight, *_ = wanted_gradients(ctx, weights=(1,))
         with no_autocast(u):
-            ggz = conv_transpose(u, weight, linear) if ctx.needs_input_grad[0] else None
-            gweight = weight_grad(gz, u, weight, linear) if ctx.needs_input_grad[1] else None
+            ggz = conv_transpose(u, weight, linear) if needs_gz else None
+            gweight = weight_grad(gz, u, weight, linear) if needs_weight else None
         return ggz, gweight, None, None
 
 
@@ -79,9 +92,10 @@ class WeightGrad(Function):
     def backward(ctx, v):
         gz, x = ctx.saved_tensors
         linear = ctx.spec.linear()
+        needs_gz, needs_x, *_ = wanted_gradients(ctx)
         with no_autocast(v):
-            ggz = conv_transpose(x, v, linear) if ctx.needs_input_grad[0] else None
-            gx = data_grad(gz, v, x.shape[2:], linear) if ctx.needs_input_grad[1] else None
+            ggz = conv_transpose(x, v, linear) if needs_gz else None
+            gx = data_grad(gz, v, x.shape[2:], linear) if needs_x else None
         return ggz, gx, None, None
 
 
@@ -104,23 +118,58 @@ class ConvTransposeAct(Function):
     @staticmethod
     def backward(ctx, gy, gz_direct, _):
         x, weight, alpha, saved = ctx.saved_tensors
-        spec = ctx.spec
-        needs_x, needs_weight, needs_bias, needs_alpha, _ = ctx.needs_input_grad
-        device_tensor = gy if gy is not None else gz_direct
-        if device_tensor is None:
+        needs_x, needs_weight, needs_bias, needs_alpha, _ = wanted_gradients(ctx, weights=(1, 2, 3))
+        upstream = gy if gy is not None else gz_direct
+        if upstream is None:
             return None, None, None, None, None
-        with no_autocast(device_tensor):
-            gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, not spec.save_z)
-            if gz_direct is not None and spec.save_z:
-                gz = gz_direct if gz is None else gz + gz_direct
-                gbias = None
-            if needs_bias:
-                gbias = gz.sum([0, *range(2, gz.dim())]) if gbias is None else gbias
-                gbias = gbias.to(ctx.bias_dtype)
-            linear = spec.linear()
+        with no_autocast(upstream):
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
+            linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
             gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
-        return gx, gweight, gbias if needs_bias else None, galpha if needs_alpha else None, None
+        return gx, gweight, gbias, galpha if needs_alpha else None, None
+
+
+class ConvAct(Function):
+    """(y, z) of an ordinary convolution, z as in ConvTransposeAct. `way`: the forward's backend; the spec is that of the
+    transposed convolution whose D it is."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, alpha, spec, way):
+        y, z = conv_act_op(x, weight, bias, alpha, spec, way)
+        ctx.spec = spec
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        saved = None if spec.act == "linear" else (z if spec.save_z else y)
+        # x is for the weight's gradient alone: a frozen discriminator keeps no images.
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, alpha, saved)
+        ctx.set_materialize_grads(False)
+        return y, z
+
+    @staticmethod
+    def backward(ctx, gy, gz_direct):
+        x, weight, alpha, saved = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias, needs_alpha, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
+        upstream = gy if gy is not None else gz_direct
+        if upstream is None:
+            return None, None, None, None, None, None
+        with no_autocast(upstream):
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
+            linear = ctx.spec.linear()
+            gx = conv_transpose(gz, weight, linear) if needs_x else None
+            gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
+        return gx, gweight, gbias, galpha if needs_alpha else None, None, None
+
+
+def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(gz, gbias where `bias_dtype` asks for it, galpha or None) from the gradients of y and of z itself."""
+    gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, not spec.save_z)
+    if gz_direct is not None and spec.save_z:
+        gz = gz_direct if gz is None else gz + gz_direct
+        gbias = None
+    if bias_dtype is None:
+        return gz, None, galpha
+    gbias = gz.sum([0, *range(2, gz.dim())]) if gbias is None else gbias
+    return gz, gbias.to(bias_dtype), galpha
 
 
 def _activation_backward(gy, saved, alpha, spec, from_y):
@@ -131,6 +180,8 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
     if not differentiates():
         gz, gbias, galpha = kernels.bwd(gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend)
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
+    if alpha is None and (gz := torch_backend.one_kernel_grad(gy, saved, spec.act, spec.alpha_value, from_y)) is not None:
+        return gz, None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)
     gy_acc, saved_acc = gy.to(acc), saved.to(acc)

@@ -103,6 +103,35 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
     return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail)
 
 
+def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> str:
+    """The backend of a transposed convolution that is the data gradient of an ordinary one: it is first asked in a backward."""
+    if torch.compiler.is_compiling() or x.shape[0] == 0:
+        return static_forward(x, weight, spec) if x.shape[0] else "torch"
+    key = ("T", _tune.off_reason(), x.shape, x.dtype, x.device, weight.shape, weight.stride(), spec)
+    if (known := _settled.get(key)) is not None:
+        return known
+    chosen, final = forward(x, weight, None, None, spec)
+    if final:
+        _settled[key] = chosen
+    return chosen
+
+
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, size: list[int], spec: Spec) -> tuple[str, bool]:
+    """(backend of an ordinary convolution's forward, whether that is final); x and weight dense, x not empty."""
+    rule = _rule(x, size, False)
+    if rule == "" or torch.compiler.is_compiling():
+        return rule or "torch", not torch.compiler.is_compiling()
+    names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, x.dim() - 2)])
+    x, weight, bias, alpha = (None if t is None else t.detach() for t in (x, weight, bias, alpha))
+    run = lambda name: kernels.conv(
+        x, weight, bias, alpha, spec.stride, spec.padding, spec.dilation, spec.groups, spec.act, spec.alpha_value, spec.channels_last,
+        spec.save_z, name,
+    )  # fmt: skip
+    question, family = _signature("conv_act", x, weight, spec)
+    detail = f", {spec.act}{' and z' if spec.save_z else ''}"
+    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail)
+
+
 def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run) -> str:
     if torch.compiler.is_compiling() or rule == "" or gz.device.type != "cpu" or gz.shape[0] == 0:
         return rule or "torch"

@@ -84,7 +84,7 @@ class _Plan(NamedTuple):
 _plans = Memo()  # key -> _Plan
 
 
-def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def cast_to(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     if dtype is None:
         return tensors
     return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
@@ -93,13 +93,13 @@ def _cast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | 
 def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     spec = plan.spec
     if plan.cast is not None:
-        x, weight, bias = _cast(plan.cast, x, weight, bias)
+        x, weight, bias = cast_to(plan.cast, x, weight, bias)
     x = x.unsqueeze(0) if plan.unbatched else x
     x = x if plan.x_dense else dense(x, spec.channels_last)
     weight = weight if plan.weight_dense else dense_weight(weight)
     alpha = _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
     if x.shape[0] == 0:
-        y, partials = _empty(x, weight, bias, alpha, plan.size, spec)
+        y, partials = empty((x, weight, bias, alpha), plan.channels, plan.size)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
         y, _, partials = ConvTransposeAct.apply(x, weight, bias, alpha, spec)
     else:
@@ -126,7 +126,7 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is not None:  # a cast would hide an integer one
                 _checks.check_floating(_OP, name, tensor)
-        x, weight, bias = _cast(cast, x, weight, bias)
+        x, weight, bias = cast_to(cast, x, weight, bias)
     _checks.check_like(_OP, "weight", weight, x)
 
     unbatched = x.dim() == dims + 1
@@ -198,10 +198,11 @@ def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[
     return size
 
 
-def _empty(x, weight, bias, alpha, size, spec) -> tuple[Tensor, Tensor]:
-    """The empty batch: right shapes, and zero gradients for whatever asks."""
-    y = x.new_empty(0, weight.shape[1] * spec.groups, *size)
-    for t in (x, weight, bias, alpha):
+def empty(inputs: tuple[Tensor | None, ...], channels: int, size: list[int]) -> tuple[Tensor, Tensor]:
+    """(y, partials) of the empty batch: right shapes, and zero gradients for whatever asks."""
+    x = inputs[0]
+    y = x.new_empty(0, channels, *size)
+    for t in inputs:
         if t is not None and t.requires_grad:
             y = y + t.to(y.dtype).sum() * 0
-    return y, x.new_zeros((1, 3, y.shape[1]), dtype=torch.promote_types(x.dtype, torch.float32))
+    return y, x.new_zeros((1, 3, channels), dtype=torch.promote_types(x.dtype, torch.float32))

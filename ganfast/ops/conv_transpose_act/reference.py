@@ -52,6 +52,14 @@ def conv_transpose_act_fwd_reference(
     return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
+def conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z) -> tuple[Tensor, Tensor]:
+    acc = torch.promote_types(x.dtype, torch.float32)
+    bias = None if bias is None else bias.to(acc)
+    z = CONV[weight.dim() - 2](x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
+    y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
+    return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0))
+
+
 def conv_transpose_act_bwd_reference(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
     acc = torch.promote_types(gy.dtype, torch.float32)
     dims = [0, *range(2, gy.dim())]

@@ -88,22 +88,43 @@ def conv_transpose_act_fwd_torch(
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
+def one_kernel_grad(gy: Tensor, saved: Tensor, act: str, alpha_value: float, from_y: bool) -> Tensor | None:
+    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha."""
+    if act == "relu":
+        return torch.ops.aten.threshold_backward(gy, saved, 0)
+    if act == "tanh" and from_y:
+        return torch.ops.aten.tanh_backward(gy, saved)
+    if act == "sigmoid" and from_y:
+        return torch.ops.aten.sigmoid_backward(gy, saved)
+    if act in ("leaky_relu", "prelu") and from_y:
+        return torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
+    return None
+
+
 def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
     dims = [0, *range(2, gy.dim())]
     acc = torch.promote_types(gy.dtype, torch.float32)
     empty = gy.new_empty(0, dtype=acc)
-    if act == "relu":
-        gz = torch.ops.aten.threshold_backward(gy, saved, 0)
-    elif act == "tanh" and from_y:
-        gz = torch.ops.aten.tanh_backward(gy, saved)
-    elif act == "sigmoid" and from_y:
-        gz = torch.ops.aten.sigmoid_backward(gy, saved)
-    elif act in ("leaky_relu", "prelu") and from_y:
-        gz = torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
-    else:
+    gz = one_kernel_grad(gy, saved, act, alpha_value, from_y)
+    if gz is None:
         gz = (gy.to(acc) * act_grad(saved.to(acc), act, alpha, alpha_value, from_y)).to(gy.dtype)
     galpha = empty if alpha is None else (gy.to(acc) * act_alpha_grad(saved.to(acc), act, alpha)).sum(dims)
     return gz, gz.sum(dims, dtype=acc), galpha
+
+
+def conv_act_fwd_torch(
+    x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z, layout=""
+) -> tuple[Tensor, Tensor]:
+    x, weight = _in_layout(layout, x, weight)
+    bias = None if bias is None else bias.to(x.dtype)
+    return finish_conv(CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups), act, alpha, alpha_value, save_z)
+
+
+def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, save_z: bool) -> tuple[Tensor, Tensor]:
+    """(y, z or an empty tensor) of a fresh convolution z, which y overwrites unless z is saved."""
+    if save_z:
+        return _activate(z, act, alpha, alpha_value), z
+    return _activate_(z, act, alpha, alpha_value), z.new_empty(0)
 
 
 def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size, layout: str = "") -> Tensor:

@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast import _backends, _checks, _tune
-from ganfast._activations import act_fwd
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
+from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.conv_transpose_act.reference import CONV
 
 _OP = "upsample_conv_act"
 
@@ -54,9 +53,7 @@ def fold_weight(weight: Tensor, scale: tuple[int, ...], groups: int) -> Tensor:
 
 def _plain(x, weight, bias, scale, padding, groups, act, alpha) -> Tensor:
     """The two modules as they are: for weights that outweigh the image, which folding reads and writes more than it saves."""
-    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, weight.shape[0], x)
-    z = CONV[weight.dim() - 2](F.interpolate(x, scale_factor=scale), weight, bias, 1, padding, 1, groups)
-    return act_fwd(z, act, alpha, alpha_value)
+    return conv_act(F.interpolate(x, scale_factor=scale), weight, bias, padding=padding, groups=groups, act=act, alpha=alpha)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -1,0 +1,253 @@
+"""Which forwards may be replaced by their trace: those whose every step depends on nothing but their tensors and on values that can
+be looked at again before each call.
+
+torch.fx runs a forward once with stand-ins and writes down what happened. What the forward takes from elsewhere, flags, constants,
+lists of layers, is then frozen; so it is found here first, in the source, and compared at every call. What cannot be found or
+compared (randomness that needs no tensor, changed attributes, contexts, prints) leaves the forward as its author wrote it.
+"""
+
+import ast
+import builtins
+import functools
+import inspect
+import math
+import textwrap
+import types
+from collections.abc import Callable
+from typing import NoReturn
+
+import torch
+import torch.overrides
+from torch import Tensor, nn
+
+_CONSTANTS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
+_BUILTINS = (
+    "range", "len", "zip", "enumerate", "reversed", "list", "tuple", "dict", "sum", "min", "max", "abs", "slice", "int", "float", "round",
+)  # fmt: skip
+_STATEMENTS = (
+    ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Pass, ast.Assert, ast.Raise, ast.Continue,
+    ast.Break,
+)  # fmt: skip
+_EXPRESSIONS = (
+    ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Dict, ast.Set, ast.ListComp, ast.GeneratorExp, ast.Compare, ast.Call,
+    ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice,
+    ast.JoinedStr, ast.FormattedValue,
+)  # fmt: skip
+_MISSING = "missing"
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
+
+
+@functools.cache
+def _overridable() -> frozenset:
+    """torch's functions that a stand-in for a tensor can follow; no factory, no query of a global mode is among them."""
+    return frozenset(f for functions in torch.overrides.get_overridable_functions().values() for f in functions)
+
+
+class NotStraight(Exception):
+    """Why a forward may not be replaced by its trace; the text goes into `explain`."""
+
+
+def fingerprint(value: object) -> object:
+    """What must be equal at the next call; raises NotStraight for what cannot be compared."""
+    if isinstance(value, nn.Module):
+        return ("layers", tuple(value._modules)) if isinstance(value, _CONTAINERS) else "module"
+    if isinstance(value, Tensor):
+        return "tensor"
+    if isinstance(value, _CONSTANTS):
+        return (type(value), value)
+    if isinstance(value, (list, tuple)):
+        return (type(value), tuple(fingerprint(v) for v in value))
+    if isinstance(value, dict):
+        return tuple((k, fingerprint(v)) for k, v in value.items())
+    raise NotStraight(f"it reads a {type(value).__name__}, which may change")
+
+
+class Reading:
+    """All that a forward takes from its module, and from the globals of its file."""
+
+    def __init__(self, module: nn.Module, forward: Callable) -> None:
+        self.module = module
+        self.attributes: dict[tuple[str, ...], object] = {}
+        self.globals: dict[tuple[int, str], tuple[dict, str, object]] = {}
+        self._seen: set[int] = set()
+        self.read(forward, bound=True)
+
+    def unchanged(self, module: nn.Module) -> bool:
+        """Whether a trace made when this was read still holds for the module."""
+        for path, before in self.attributes.items():
+            value = module
+            for name in path:
+                value = getattr(value, name, _MISSING)
+            if (value if value is _MISSING else fingerprint(value)) != before:
+                return False
+        return all(fingerprint(space.get(name)) == before for space, name, before in self.globals.values())
+
+    def read(self, function: Callable, bound: bool) -> None:
+        if id(function) in self._seen:
+            return
+        self._seen.add(id(function))
+        if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
+            raise NotStraight(f"{getattr(function, '__name__', 'it')} is decorated or no plain function")
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+        except (OSError, TypeError, SyntaxError):
+            raise NotStraight("its source is not at hand") from None
+        definition = tree.body[0]
+        if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
+            raise NotStraight(f"{function.__name__} is decorated or no plain function")
+        arguments = definition.args
+        if arguments.vararg or arguments.kwarg:
+            raise NotStraight("it takes *args or **kwargs")
+        _Function(self, function, definition, bound).check()
+
+
+class _Function:
+    def __init__(self, reading: Reading, function: types.FunctionType, definition: ast.FunctionDef, bound: bool) -> None:
+        self.reading, self.function, self.definition = reading, function, definition
+        a = definition.args
+        names = [arg.arg for arg in (*a.posonlyargs, *a.args, *a.kwonlyargs)]
+        self.own = names[0] if bound and names else None  # "self"
+        stored = {node.id for node in ast.walk(definition) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        self.locals = set(names) | stored
+        if self.own in stored:
+            raise NotStraight(f"it assigns to {self.own}")
+
+    def check(self) -> None:
+        for statement in self.definition.body:
+            self.visit(statement)
+
+    def refuse(self, node: ast.AST, what: str) -> NoReturn:
+        raise NotStraight(f"{what} (line {getattr(node, 'lineno', 1)} of {self.function.__name__})")
+
+    def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.stmt) and not isinstance(node, _STATEMENTS):
+            self.refuse(node, f"it has a `{type(node).__name__.lower()}`")
+        if isinstance(node, ast.expr):
+            if not isinstance(node, _EXPRESSIONS):
+                self.refuse(node, f"it has a `{type(node).__name__.lower()}`")
+            if isinstance(node, (ast.Attribute, ast.Name)):
+                self.name(node)
+                return
+            if isinstance(node, ast.Call):
+                self.call(node)
+                return
+            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and self.path(node.value) is not None:
+                self.refuse(node, "it changes an attribute")
+        for child in ast.iter_child_nodes(node):
+            self.visit(child)
+
+    def path(self, node: ast.AST) -> list[str] | None:
+        """["self", "a", "b"] for self.a.b, ["F", "relu"] for F.relu; None where the chain starts at an expression."""
+        names = []
+        while isinstance(node, ast.Attribute):
+            names.append(node.attr)
+            node = node.value
+        return [node.id, *reversed(names)] if isinstance(node, ast.Name) else None
+
+    def name(self, node: ast.Attribute | ast.Name) -> None:
+        path = self.path(node)
+        if path is None:
+            self.visit(node.value)
+            return
+        if isinstance(node.ctx, ast.Store):
+            if isinstance(node, ast.Attribute):
+                self.refuse(node, "it sets an attribute")
+            return
+        if path[0] == self.own:
+            if len(path) == 1:
+                self.refuse(node, f"it hands {self.own} on")
+            self.attribute(node, path[1:])
+        elif path[0] not in self.locals:
+            self.outside(node, path)
+
+    def attribute(self, node: ast.AST, path: list[str]) -> object:
+        """Notes what self.a.b is now; stops at a tensor, whose own attributes follow it."""
+        value: object = self.reading.module
+        for i, name in enumerate(path):
+            owner = value
+            if isinstance(getattr(type(owner), name, None), property):  # code of its own: a parametrized weight, for one
+                self.refuse(node, f"it reads the property {name}")
+            try:
+                value = getattr(owner, name)
+            except AttributeError:  # in a branch that this module does not take
+                self.reading.attributes[tuple(path[: i + 1])] = _MISSING
+                return _MISSING
+            if isinstance(value, Tensor):
+                registered = isinstance(owner, nn.Module) and (name in owner._parameters or name in owner._buffers)
+                if not registered:
+                    self.refuse(node, f"self.{'.'.join(path[: i + 1])} is a tensor, but no parameter or buffer")
+                return value
+        if callable(value) and not isinstance(value, nn.Module):
+            return value
+        try:
+            self.reading.attributes[tuple(path)] = fingerprint(value)
+        except NotStraight as why:
+            self.refuse(node, str(why))
+        return value
+
+    def outside(self, node: ast.AST, path: list[str]) -> object:
+        """A global of the function's file, what it closes over, or a builtin."""
+        name = path[0]
+        closure = inspect.getclosurevars(self.function).nonlocals
+        space = closure if name in closure else self.function.__globals__
+        if name not in space:
+            if name in _BUILTINS and len(path) == 1:
+                return getattr(builtins, name)
+            self.refuse(node, f"it uses {name}")
+        value = space[name]
+        if isinstance(value, types.ModuleType) and not (value is math or value.__name__.split(".")[0] == "torch"):
+            self.refuse(node, f"it uses {value.__name__}")
+        for part in path[1:]:
+            value = getattr(value, part, None)
+        if isinstance(value, (types.ModuleType, type)) or callable(value):
+            return value
+        if space is closure or (len(path) > 1 and not isinstance(space[name], types.ModuleType)):
+            self.refuse(node, f"it reads {'.'.join(path)} from outside")
+        try:
+            seen = fingerprint(value)
+        except NotStraight as why:
+            self.refuse(node, str(why))
+        if len(path) == 1:
+            self.reading.globals[id(space), name] = (space, name, seen)
+        return value
+
+    def call(self, node: ast.Call) -> None:
+        for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+            self.visit(argument)
+        path = self.path(node.func)
+        if path is None or (path[0] in self.locals and path[0] != self.own):
+            if not isinstance(node.func, ast.Name):
+                self.visit(node.func.value if isinstance(node.func, ast.Attribute) else node.func)
+            return
+        if path[0] == self.own:
+            self.method(node, path[1:])
+            return
+        function = self.outside(node, path)
+        if getattr(function, "__module__", "") == "math" or function in _overridable():
+            return
+        if len(path) == 1 and function is getattr(builtins, path[0], self):
+            return
+        if getattr(function, "__module__", "").split(".")[0] == "torch":
+            self.refuse(node, f"it calls {'.'.join(path)}, which leaves no trace")
+        if isinstance(function, types.FunctionType):
+            self.reading.read(function, bound=False)
+            return
+        self.refuse(node, f"it calls {'.'.join(path)}")
+
+    def method(self, node: ast.Call, path: list[str]) -> None:
+        """self.a.b(...): a layer, a helper method of the class, a method of a parameter or of a container of layers."""
+        if not path:
+            self.refuse(node, "it calls itself")
+        value = self.attribute(node, path)
+        if value is _MISSING or isinstance(value, (nn.Module, Tensor)):
+            return
+        owner = getattr(value, "__self__", None)
+        if owner is self.reading.module and isinstance(value, types.MethodType) and len(path) == 1:
+            if getattr(nn.Module, path[0], None) is not None or path[0] in self.reading.module.__dict__:
+                self.refuse(node, f"it calls self.{path[0]}")
+            self.reading.read(value.__func__, bound=True)
+            return
+        if isinstance(owner, _CONTAINERS) and path[-1] in ("items", "keys", "values", "children"):
+            self.reading.attributes[tuple(path[:-1])] = fingerprint(owner)
+            return
+        self.refuse(node, f"it calls self.{'.'.join(path)}")

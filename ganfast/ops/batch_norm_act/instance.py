@@ -1,0 +1,79 @@
+"""`instance_norm_act`: the passes of batch norm, with each image's statistics its own."""
+
+import math
+
+from torch import Tensor
+
+from ganfast import _backends, _checks, _native
+from ganfast._layout import is_channels_last
+from ganfast._memo import Memo
+from ganfast.ops.batch_norm_act.autograd import Spec
+from ganfast.ops.batch_norm_act.op import Plan, choose, look, run
+
+_OP = "instance_norm_act"
+_plans = Memo()  # key -> Plan
+
+
+def instance_norm_act(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """y = act((x - mean) / sqrt(var + eps) * weight + bias), mean and biased variance of each image's each channel:
+    ``F.instance_norm`` on x's own statistics, and the activation in one pass.
+
+    Shapes:
+        x [N, C, *spatial], 1-D to 3-D, or unbatched [C, L]; weight, bias [C]; alpha a float, [1] or [C]. Unbatched x of more
+        dimensions look like batches: ``InstanceNormAct2d`` and ``3d`` take them, here they want ``x.unsqueeze(0)``.
+    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32
+        (float64 for float64).
+    Layout: contiguous and channels_last in, the same out; neither is copied, but by the `torch` backend.
+    Grads: x, weight, bias, alpha, to any order, through the statistics.
+    Raises: TypeError, ValueError for what the shapes above forbid and for one value per image and channel; RuntimeError where a
+        named backend cannot run.
+    Source: Ulyanov, Vedaldi & Lempitsky 2016; Chan, Golub & LeVeque 1979 for the merging of statistics.
+    """
+    key = plan = None
+    if _native.is_plain(x):
+        try:  # a call that looks like an earlier one needs no checks
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, look(weight), look(bias), eps, act,
+                look(alpha) if isinstance(alpha, Tensor) else alpha, _backends.requested(_OP, backend),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError):
+            key = None
+    if plan is None:
+        plan = _plan(x, weight, bias, eps, act, alpha, backend)
+        if key is not None:
+            _plans[key] = plan
+    return run(plan, x, weight, bias, alpha)
+
+
+def _plan(x, weight, bias, eps, act, alpha, backend) -> Plan:
+    """Every check, then every decision."""
+    _checks.check_tensor(_OP, "x", x)
+    _checks.check_floating(_OP, "x", x)
+    if not 2 <= x.dim() <= 5:
+        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants 3 to 5: [N, C, *spatial], or 2: [C, L]")
+    unbatched = x.dim() == 2
+    channels = x.shape[0 if unbatched else 1]
+    meaning = "channels" if unbatched else "channels, as x is read as [N, C, *spatial]; one image alone wants x.unsqueeze(0)"
+    for name, vector in (("weight", weight), ("bias", bias)):
+        if vector is not None:
+            _checks.check_vector(_OP, name, vector, channels, x, meaning)
+    if eps < 0:
+        _checks.fail(_OP, f"eps is {eps}, wants no negative number")
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    if math.prod(x.shape[1 if unbatched else 2 :]) == 1:
+        _checks.fail(_OP, f"x has one value per image and channel (shape {tuple(x.shape)}), wants more to normalise",
+                     "Leave the norm out where images have shrunk to one pixel")  # fmt: skip
+    # An image alone is a batch whose statistics are the image's.
+    per_image = not unbatched and x.shape[0] > 1
+    spec = Spec(act, alpha_value, True, eps, is_channels_last(x), choose(_OP, backend, x), per_image)
+    return Plan(spec, 0 if unbatched else None)

@@ -1,0 +1,201 @@
+"""`conv_act`: an ordinary convolution and an activation, its gradients by the transposed convolution's kernels."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfast import _backends, _checks, _native, _tune
+from ganfast._activations import saves_y
+from ganfast._autograd import autocast_dtype
+from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
+from ganfast._memo import Memo
+from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act.autograd import ConvAct, conv_act_op
+from ganfast.ops.conv_transpose_act.choice import Spec
+from ganfast.ops.conv_transpose_act.op import cast_to, empty
+
+_OP = "conv_act"
+
+
+def conv_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | tuple[int, ...] = 1,
+    padding: int | tuple[int, ...] | str = 0,
+    dilation: int | tuple[int, ...] = 1,
+    groups: int = 1,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """y = act(conv(x, weight) + bias); 1-D, 2-D or 3-D by ``weight.dim() - 2``. The forward is torch's own convolution with the
+    activation in place; the backward is one fused pass through bias and activation and the kernels of ``conv_transpose_act``.
+
+    Shapes:
+        x [N, Cin, *in] or unbatched [Cin, *in]; weight [Cout, Cin/groups, *k]; bias [Cout]; alpha a float, [1] or [Cout].
+        padding also "valid" or "same", as torch's. y [N, Cout, *out], out = (in + 2*padding - dilation*(k - 1) - 1)//stride + 1.
+    Dtypes: float32, bfloat16, float16; float64 on reference, torch and cpu. x, weight and bias share it, or autocast casts them.
+    Layout: channels_last out where x or the weight is channels_last, as torch's; else contiguous.
+    Grads: x, weight, bias, alpha, to any order; nothing is computed that torch.autograd.grad was not asked for.
+    Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
+        A named backend is that of the gradients and, for ``reference`` and ``cpu``, of the forward.
+    Source: Dumoulin & Visin 2016, sections 2 and 4; README.md in this folder for the gradients.
+    """
+    key = plan = None
+    if _native.is_plain(x):
+        try:  # as in op.py: what is no tensor, or a list, goes the long way
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride(), weight.dtype, weight.device,
+                None if bias is None else (bias.shape, bias.dtype, bias.device),
+                (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, dilation, groups,
+                type(stride), type(padding), type(dilation), type(groups), act,
+                _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(), torch.get_num_threads(),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError):
+            key = None
+    if plan is None:
+        plan = _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend)
+        if key is not None and plan.final:
+            _plans[key] = plan
+    return _run(plan, x, weight, bias, alpha)
+
+
+class _Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec  # of the transposed convolution whose data gradient this convolution is
+    way: str  # the forward's backend
+    inference: Spec  # without what a backward would need
+    size: list[int]
+    channels: int
+    border: list[int] | None  # F.pad's, for padding that the convolution itself does not do
+    cast: torch.dtype | None  # autocast's
+    unbatched: bool
+    x_dense: bool
+    weight_dense: bool
+    final: bool  # False while the tuner could not measure
+
+
+_plans = Memo()  # key -> _Plan
+
+
+def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+    spec = plan.spec
+    if plan.cast is not None:
+        x, weight, bias = cast_to(plan.cast, x, weight, bias)
+    x = x.unsqueeze(0) if plan.unbatched else x
+    x = x if plan.border is None else F.pad(x, plan.border)
+    x = x if plan.x_dense else dense(x, spec.channels_last)
+    weight = weight if plan.weight_dense else dense_weight(weight)
+    alpha = _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
+    if x.shape[0] == 0:
+        y, _ = empty((x, weight, bias, alpha), plan.channels, plan.size)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
+        y, _ = ConvAct.apply(x, weight, bias, alpha, spec, plan.way)
+    else:
+        y, _ = conv_act_op(x, weight, bias, alpha, plan.inference, plan.way)
+    return y.squeeze(0) if plan.unbatched else y
+
+
+def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend) -> _Plan:
+    """Every check, then every decision."""
+    _checks.check_tensor(_OP, "x", x)
+    _checks.check_tensor(_OP, "weight", weight)
+    dims = weight.dim() - 2
+    if dims not in (1, 2, 3):
+        _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cout, Cin/groups, *kernel]")
+    if x.dim() not in (dims + 1, dims + 2):
+        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
+    _checks.check_floating(_OP, "x", x)
+    if bias is not None:
+        _checks.check_tensor(_OP, "bias", bias)
+    cast = autocast_dtype(x)
+    if cast is not None:
+        for name, tensor in (("weight", weight), ("bias", bias)):
+            if tensor is not None:  # a cast would hide an integer one
+                _checks.check_floating(_OP, name, tensor)
+        x, weight, bias = cast_to(cast, x, weight, bias)
+    _checks.check_like(_OP, "weight", weight, x)
+
+    unbatched = x.dim() == dims + 1
+    if unbatched:
+        x = x.unsqueeze(0)
+    _check_channels(x, weight, groups)
+    channels = weight.shape[0]
+    if bias is not None:
+        _checks.check_vector(_OP, "bias", bias, channels, x, "output channels")
+        _checks.check_like(_OP, "bias", bias, x)
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    stride = tuple(_checks.int_list(_OP, "stride", stride, dims, 1))
+    dilation = tuple(_checks.int_list(_OP, "dilation", dilation, dims, 1))
+    padding, border = _check_padding(padding, weight.shape[2:], stride, dilation)
+    if border is not None:
+        x = F.pad(x, border)
+    size = _check_output(x, weight, stride, padding, dilation)
+
+    channels_last = is_channels_last(x, weight)
+    if dims > 1 and not weight.is_contiguous():
+        channels_last |= weight.is_contiguous(memory_format=memory_format(weight.dim(), True))
+    x_dense, weight_dense = x.is_contiguous(memory_format=memory_format(x.dim(), channels_last)), dense_weight(weight) is weight
+    wanted = _backends.requested(_OP, backend)
+    if wanted != "auto":
+        _backends.named(_OP, wanted, x)
+    # What the strided windows leave over at the end is the output padding of the gradient that leads back.
+    covered = kernels.output_size(size, weight.shape[2:], stride, padding, (0,) * dims, dilation)
+    left_over = tuple(i - c for i, c in zip(x.shape[2:], covered))
+    act_backend = _backends.first_fused(x) if wanted == "auto" else wanted
+    spec = Spec(
+        stride, padding, left_over, dilation, groups, act, alpha_value, channels_last, not saves_y(act, alpha, alpha_value), False,
+        wanted, act_backend, wanted,
+    )  # fmt: skip
+    way, final = wanted, True
+    if wanted == "auto":
+        way = "torch"
+        if x.shape[0]:
+            way, final = choice.conv(dense(x, channels_last), dense_weight(weight), bias, alpha, size, spec)
+    return _Plan(spec, way, spec._replace(save_z=False), size, channels, border, cast, unbatched, x_dense, weight_dense, final)
+
+
+def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+        _checks.fail(_OP, f"groups is {groups!r}, wants a positive int")
+    c_out, c_in = weight.shape[0], weight.shape[1] * groups
+    if x.shape[1] != c_in:
+        cause = "Transposed weights are stored [Cin, Cout, ...], this wants a convolution's" if x.shape[1] == c_out else ""
+        _checks.fail(_OP, f"weight expects Cin={c_in}, x has {x.shape[1]} channels", cause)
+    if 0 in weight.shape:
+        _checks.fail(_OP, f"weight has shape {tuple(weight.shape)}, wants no empty dimension")
+    if c_out % groups:
+        _checks.fail(_OP, f"groups is {groups}, wants a divisor of Cout={c_out}")
+
+
+def _check_padding(padding, kernel, stride, dilation) -> tuple[tuple[int, ...], list[int] | None]:
+    """(the convolution's own padding, F.pad's border for the rest or None). Padding of more than the kernel's reach, which no
+    transposed convolution undoes safely, and the odd half of "same" are made of zeros beforehand."""
+    reach = [d * (k - 1) for d, k in zip(dilation, kernel)]
+    if isinstance(padding, str):
+        if padding not in ("valid", "same"):
+            _checks.nearest(_OP, "padding", padding, ("valid", "same"))
+        if padding == "same" and any(s != 1 for s in stride):
+            _checks.fail(_OP, f"padding is 'same', stride {stride}", "Strided outputs are smaller than x: give the padding as a number")
+        before = [r // 2 if padding == "same" else 0 for r in reach]
+        after = [r - b if padding == "same" else 0 for r, b in zip(reach, before)]
+    else:
+        before = after = _checks.int_list(_OP, "padding", padding, len(kernel), 0)
+    own = tuple(0 if b > r else b for b, r in zip(before, reach))
+    border = [n for b, a, o in reversed(list(zip(before, after, own))) for n in (b - o, a - o)]
+    return own, border if any(border) else None
+
+
+def _check_output(x, weight, stride, padding, dilation) -> list[int]:
+    if 0 in x.shape[2:]:
+        _checks.fail(_OP, f"x has no pixels: shape {tuple(x.shape)}")
+    size = kernels.conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    if any(length <= 0 for length in size):
+        _checks.fail(_OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "The kernel is larger than x")
+    return size
