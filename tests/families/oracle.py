@@ -20,8 +20,8 @@ from tests.families.family import Family
 Results = dict[str, dict[str, Tensor | None]]  # kind -> name -> tensor
 
 # Beyond this the untouched network itself is too far from float64 for its error to judge another's: such a row needs other
-# inputs. The rows reach 7e-6 and 0.31.
-ILL = {torch.float32: 3e-5, torch.bfloat16: 0.4}
+# inputs. The rows reach 7e-6 and 0.47.
+ILL = {torch.float32: 3e-5, torch.bfloat16: 0.55}
 # Modules of fewer numbers, a PReLU's slope, have the common budget and their own, and set no one else's if there are others.
 FEW = 16
 
@@ -93,8 +93,9 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...], *, autocast: bool = False,
     results["gradient"] = dict(zip(targets, first))
     if second:
         slopes = torch.autograd.grad(sum(y.sum() for y in learning), list(sources.values()), create_graph=True, allow_unused=True)
-        penalty = sum(g.square().sum() for g in slopes if g is not None)
-        results["second"] = dict(zip(targets, torch.autograd.grad(penalty, list(targets.values()), allow_unused=True)))
+        squares = [g.square().sum() for g in slopes if g is not None]
+        seconds = torch.autograd.grad(sum(squares), list(targets.values()), allow_unused=True) if squares else [None] * len(targets)
+        results["second"] = dict(zip(targets, seconds))
     return results
 
 
@@ -130,10 +131,6 @@ def seed(row: Family, training: bool) -> int:
     return max(margins, key=margins.get)
 
 
-def inputs(row: Family, training: bool, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    return to(row.example(seed(row, training)), dtype)
-
-
 def how(row: Family, dtype: torch.dtype) -> tuple[torch.dtype, dict[str, bool]]:
     """(the dtype of the parameters, options of `run`). bfloat16's second order is not asked for."""
     autocast = dtype == torch.bfloat16 and row.half == "autocast"
@@ -141,12 +138,23 @@ def how(row: Family, dtype: torch.dtype) -> tuple[torch.dtype, dict[str, bool]]:
 
 
 @functools.lru_cache(maxsize=4)
-def untouched(row: Family, training: bool, dtype: torch.dtype) -> tuple[Results, Results]:
-    """(at dtype, in float64 from the same values)."""
+def untouched(row: Family, training: bool, dtype: torch.dtype) -> tuple[Results, Results, dict[str, float]]:
+    """(at dtype, in float64 from the same values, per kind the worst module's distance between the two). The rounding of bfloat16
+    moves many a pre-activation across its kink, how many hangs on the input: the worst is then of several inputs."""
     stored, options = how(row, dtype)
-    x = inputs(row, training, stored)
-    plain = run(network(row, training, stored), x, **options)
-    return plain, run(network(row, training, stored).double(), to(x, torch.float64), second=options["second"])
+    first = seed(row, training)
+    runs = []
+    worst: dict[str, float] = {}
+    for candidate in range(first, first + (6 if dtype == torch.bfloat16 else 1)):
+        x = to(row.example(candidate), stored)
+        plain = run(network(row, training, stored), x, **options)
+        reference = run(network(row, training, stored).double(), to(x, torch.float64), second=options["second"])
+        runs.append((plain, reference))
+        for kind in reference:
+            own, count = distances(plain[kind], reference[kind])
+            common = max((own[group] for group in own if count[group] >= FEW), default=max(own.values(), default=0.0))
+            worst[kind] = max(worst.get(kind, 0.0), common)
+    return *runs[0], worst
 
 
 def owner(name: str) -> str:
@@ -161,13 +169,15 @@ def distances(got: dict, reference: dict) -> tuple[dict[str, float], dict[str, i
     right: dict[str, float] = {}
     count: dict[str, int] = {}
     for name, want in reference.items():
+        if want is not None and not want.is_floating_point():
+            continue
         want = torch.zeros(1, dtype=torch.float64) if want is None else want.double()
         have = torch.zeros_like(want) if got[name] is None else got[name].double()
         group = owner(name)
         wrong[group] = wrong.get(group, 0.0) + (have - want).square().sum().item()
         right[group] = right.get(group, 0.0) + want.square().sum().item()
         count[group] = count.get(group, 0) + want.numel()
-    least = max(1e-6 * max(right.values()), 1e-300)
+    least = max(1e-6 * max(right.values(), default=0.0), 1e-300)
     return {group: (wrong[group] / max(right[group], least)) ** 0.5 for group in wrong}, count
 
 
@@ -186,27 +196,19 @@ def unlike(kind: str, got: dict, plain: dict) -> list[str]:
     return found
 
 
-def complaints(got: Results, plain: Results, reference: Results, dtype: torch.dtype) -> list[str]:
-    """What is wrong with `got`, which ran at dtype or under autocast to it; nothing for a pass."""
+def judge(row: Family, training: bool, dtype: torch.dtype, change: Callable[[nn.Module], nn.Module] = accelerate) -> list[str]:
+    """What is wrong with the row's network after `change`; nothing for a pass."""
+    plain, reference, worst = untouched(row, training, dtype)
+    stored, options = how(row, dtype)
+    got = run(change(network(row, training, stored)), to(row.example(seed(row, training)), stored), **options)
     if found := [line for kind in plain for line in unlike(kind, got[kind], plain[kind])]:
         return found
     for kind, expected in reference.items():
-        expected = {name: want for name, want in expected.items() if want is None or want.is_floating_point()}
-        if not expected:
-            continue
-        own, count = distances(plain[kind], expected)
+        assert worst[kind] < ILL[dtype], f"{kind}: the untouched network is {worst[kind]:.2g} off its float64 run; choose other inputs"
+        own, _ = distances(plain[kind], expected)
         wrong, _ = distances(got[kind], expected)
-        common = max((own[group] for group in own if count[group] >= FEW), default=max(own.values()))
-        assert common < ILL[dtype], f"{kind}: the untouched network is {common:.2g} off its float64 run; choose other inputs"
         for group in own:
-            allowed = 2 * max(own[group], common) + FLOORS[dtype] * torch.finfo(dtype).eps
+            allowed = 2 * max(own[group], worst[kind]) + FLOORS[dtype] * torch.finfo(dtype).eps
             if not wrong[group] <= allowed:
                 found.append(f"{kind} {group}: off by {wrong[group]:.3g} of its size, allowed {allowed:.3g}, untouched {own[group]:.3g}")
     return found
-
-
-def judge(row: Family, training: bool, dtype: torch.dtype, change: Callable[[nn.Module], nn.Module] = accelerate) -> list[str]:
-    """What is wrong with the row's network after `change`."""
-    stored, options = how(row, dtype)
-    got = run(change(network(row, training, stored)), inputs(row, training, stored), **options)
-    return complaints(got, *untouched(row, training, dtype), dtype)
