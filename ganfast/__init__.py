@@ -12,6 +12,7 @@ _LAZY = {
     "_quiet": "ganfast.nn.accelerated",
     "accelerate": "ganfast.nn.convert",
     "backends": "ganfast._backends",
+    "compare": "ganfast.nn.compare",
     "explain": "ganfast.nn.explain",
     "restore": "ganfast.nn.convert",
     "use_backend": "ganfast._backends",

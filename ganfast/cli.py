@@ -1,6 +1,7 @@
-"""The command `ganfast`: train, sample, doctor. A user's mistake is one line on stderr and exit code 2."""
+"""The command `ganfast`: train, sample, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import io
 import platform
@@ -15,10 +16,11 @@ from ganfast import _checks
 if TYPE_CHECKING:
     from ganfast.train.checkpoint import Sampler
 
-USAGE = """usage: ganfast {train,sample,doctor} [options]
+USAGE = """usage: ganfast {train,sample,compare,doctor} [options]
 
   train    train a DCGAN on the digits or on a folder of images
   sample   images from a checkpoint, by label and seed
+  compare  a model of your own, eager against ganfast: my_file.py:make_generator --shape 64,100,1,1
   doctor   versions, what is available on this machine, and why the rest is not
 
 `ganfast COMMAND --help` lists a command's options; `python -X dev -m ganfast COMMAND` shows the traceback of an error."""
@@ -127,6 +129,71 @@ def _version(package: str) -> str:
         return "not installed"
 
 
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.strip("()[] ").split(",")
+    if not all(size.strip().isdigit() for size in sizes):
+        _checks.fail("compare", f"shape is {text!r}, wants sizes such as 64,100,1,1")
+    return tuple(int(size) for size in sizes)
+
+
+def _made(target: str):
+    """What `file.py:name` or `package.module:name` gives: the module itself, or what calling it makes."""
+    import importlib.util
+
+    from torch import nn
+
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        _checks.fail("compare", f"model is {target!r}, wants file.py:name or package.module:name")
+    if where.endswith(".py"):
+        path = Path(where).resolve()
+        if not path.is_file():
+            _checks.fail("compare", f"there is no file {where}")
+        sys.path.insert(0, str(path.parent))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    else:
+        sys.path.insert(0, "")
+        module = importlib.import_module(where)
+    if not hasattr(module, name):
+        _checks.nearest("compare", f"a name in {where}", name, [n for n in dir(module) if not n.startswith("_")])
+    made = getattr(module, name)
+    if isinstance(made, nn.Module):
+        return made
+    if not callable(made):
+        _checks.fail("compare", f"{target} is a {type(made).__name__}, wants a model, or what makes one without arguments")
+    try:
+        return made()
+    except Exception as error:  # the user's own code
+        _checks.fail("compare", f"{target}() failed: {type(error).__name__}: {error}")
+
+
+def compare(args: list[str]) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        "ganfast compare", description="A model of your own, eager against ganfast: time, memory, errors, and what each layer became."
+    )
+    parser.add_argument("model", help="file.py:name or package.module:name, a model or what makes one without arguments")
+    parser.add_argument(
+        "--shape", action="append", required=True, help="sizes of an input, drawn from a normal distribution; once per input"
+    )
+    parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--seconds", type=float, default=15.0, help="about how long to measure")
+    parser.add_argument("--recompute", action="store_true", help="as accelerate(model, recompute=True)")
+    wanted = parser.parse_args(args)
+    shapes = [_shape(text) for text in wanted.shape]
+    import torch
+
+    import ganfast
+
+    device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = _made(wanted.model)
+    inputs = [torch.randn(shape, device=device) for shape in shapes]
+    print(ganfast.compare(model.to(device), *inputs, seconds=wanted.seconds, recompute=wanted.recompute))
+
+
 def doctor(args: list[str]) -> None:
     usage = (
         "usage: ganfast doctor [--tuning]\n\nVersions, what is available on this machine, and why the rest is not."
@@ -164,7 +231,7 @@ def doctor(args: list[str]) -> None:
         )
 
 
-COMMANDS = {"train": train, "sample": sample, "doctor": doctor}
+COMMANDS = {"train": train, "sample": sample, "compare": compare, "doctor": doctor}
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:
@@ -185,7 +252,7 @@ def main(args: list[str] | None = None) -> None:
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
         _stop(f"ganfast: {stop}", 130)
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if sys.flags.dev_mode:
             raise
         hint = "; pip install 'ganfast[train]'" if isinstance(error, ModuleNotFoundError) else ""

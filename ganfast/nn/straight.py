@@ -239,7 +239,7 @@ class _Function:
         if not path:
             self.refuse(node, "it calls itself")
         value = self.attribute(node, path)
-        if value is _MISSING or isinstance(value, (nn.Module, Tensor)):
+        if value is None or value is _MISSING or isinstance(value, (nn.Module, Tensor)):
             return
         owner = getattr(value, "__self__", None)
         if owner is self.reading.module and isinstance(value, types.MethodType) and len(path) == 1:

@@ -1,0 +1,277 @@
+"""`compare`: a user's own model, eager against ganfast, like for like."""
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ganfast import _checks, _memory
+from ganfast._timing import interleaved
+from ganfast.nn.convert import accelerate, check_model, restore
+from ganfast.nn.explain import Explanation, explain
+
+_OP = "compare"
+_TRAIN, _EVAL = "train: forward + backward", "eval: forward"
+
+
+class Measured(NamedTuple):
+    """One mode and one way to run it.
+
+    eager, ganfast: seconds, medians of rounds in which both took turns; eager_peak, ganfast_peak: bytes beyond the model and its
+    inputs; output_error, gradient_error: the largest difference from the reference over the largest value of the same tensor (see
+    `_worst`), of ganfast, with eager's own beside it (0 where eager is the reference).
+    """
+
+    mode: str
+    way: str
+    eager: float
+    ganfast: float
+    spread: float
+    eager_peak: int
+    ganfast_peak: int
+    output_error: float
+    eager_output_error: float
+    gradient_error: float | None
+    eager_gradient_error: float | None
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster ganfast is."""
+        return self.eager / self.ganfast
+
+
+class Comparison:
+    """What `compare` found; prints as a report.
+
+    like_for_like: Measured rows at the model's own dtype and layout; mixed: the same under bfloat16 autocast in channels_last, both
+    sides; default: {mode: seconds of eager as the model is}; reference: what errors are taken against; layers: `explain`'s answer;
+    notes: what could not be measured, and why.
+    """
+
+    def __init__(self, about: str, reference: str) -> None:
+        self.about, self.reference = about, reference
+        self.like_for_like: list[Measured] = []
+        self.mixed: list[Measured] = []
+        self.layers: Explanation | None = None
+        self.notes: list[str] = []
+        self.seconds = 0.0
+
+    @property
+    def default(self) -> dict[str, float]:
+        return {row.mode: row.eager for row in self.like_for_like}
+
+    def __str__(self) -> str:
+        lines = [self.about, ""]
+        head = ("", "eager", "ganfast", "ratio", "peak memory", "output error", "gradient error")
+        cells = [head]
+        for row in (*self.like_for_like, *self.mixed):
+            errors = [_pair(row.eager_output_error, row.output_error), "-"]
+            if row.gradient_error is not None:
+                errors[1] = _pair(row.eager_gradient_error, row.gradient_error)
+            noisy = " (noisy)" if row.spread > 0.3 else ""
+            times = (f"{row.eager * 1e3:.3g} ms", f"{row.ganfast * 1e3:.3g} ms", f"{row.ratio:.2f}x{noisy}")
+            peaks = f"{row.eager_peak / 2**20:.1f} -> {row.ganfast_peak / 2**20:.1f} MiB"
+            cells.append((f"{row.mode}, {row.way}", *times, peaks, *errors))
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        lines += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+        default = self.default
+        for row in self.mixed:
+            if row.mode in default:
+                lines.append(
+                    f"bfloat16 autocast + channels_last would add: {row.mode}: {default[row.mode] / row.ganfast:.2f}x over eager as the"
+                    f" model is ({default[row.mode] / row.eager:.2f}x of it without ganfast)"
+                )
+        lines.append(
+            f"errors: eager -> ganfast, against {self.reference}, over each tensor's largest value; where relu or leaky_relu meets a"
+        )
+        lines += ["value within rounding of 0, either may take the other side, and gradients differ by that one term", *self.notes]
+        return "\n".join([*lines, "", str(self.layers), "", f"took {self.seconds:.0f} s"])
+
+    __repr__ = __str__
+
+
+def _pair(eager: float | None, ours: float) -> str:
+    return f"{ours:.1e}" if not eager else f"{eager:.1e} -> {ours:.1e}"
+
+
+class _Side:
+    """One copy of the model with its own inputs: eager or ganfast, in one mode and one way to run."""
+
+    def __init__(self, model: nn.Module, inputs: tuple, training: bool, mixed: bool) -> None:
+        self.model = model.train(training)
+        self.training, self.mixed = training, mixed
+        self.inputs = pytree.tree_map_only(Tensor, lambda t: self._input(t), inputs)
+        self.wanted = [p for p in model.parameters() if p.requires_grad]
+        self.wanted += [t for t in pytree.tree_leaves(self.inputs) if isinstance(t, Tensor) and t.requires_grad]
+        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+        self.device = device.type
+        self.gy: list[Tensor] | None = None
+
+    def _input(self, t: Tensor) -> Tensor:
+        if self.mixed:
+            t = _channels_last(t)
+        return t.detach().clone().requires_grad_() if self.training and t.is_floating_point() else t.detach().clone()
+
+    def forward(self) -> list[Tensor]:
+        """The floating tensors of the output, in order."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=True) if self.mixed else contextlib.nullcontext():
+            y = self.model(*self.inputs)
+        found = [t for t in pytree.tree_leaves(y) if isinstance(t, Tensor) and t.is_floating_point()]
+        if not found:
+            _checks.fail(_OP, "the model gives no floating tensor", "A model whose output torch's pytree knows: tensors, tuples, dicts")
+        return found
+
+    def __call__(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        """(outputs, gradients of parameters and inputs)"""
+        if not self.training:
+            with torch.no_grad():
+                return self.forward(), []
+        outputs = self.forward()
+        learning = [t for t in outputs if t.requires_grad]
+        if not learning or not self.wanted:
+            return outputs, []
+        if self.gy is None:
+            generator = torch.Generator().manual_seed(1)
+            self.gy = [torch.randn(t.shape, generator=generator).to(t) for t in learning]
+        return outputs, list(torch.autograd.grad(learning, self.wanted, self.gy, allow_unused=True))
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return t.contiguous(memory_format=formats[t.dim()]) if t.dim() in formats and t.is_floating_point() else t
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy; torch's older weight_norm leaves a tensor with a graph on its module, which no copy can take and the next
+    forward makes anew."""
+    left = []
+    for module in model.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                left.append((module, name, module.__dict__.pop(name)))
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        _checks.fail(
+            _OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies, and leaves the model as it is"
+        )
+    finally:
+        for module, name, value in left:
+            module.__dict__[name] = value
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """The same random numbers for every run, and the caller's generator as it was."""
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        yield
+
+
+def _draws(model: nn.Module, inputs: tuple) -> bool:
+    """Whether a forward in train mode draws random numbers, which float64 would draw otherwise."""
+    with _seeded(), torch.no_grad():
+        before = torch.get_rng_state()
+        _Side(_copy(model), inputs, True, False)()
+        return not torch.equal(before, torch.get_rng_state())
+
+
+def _worst(got: list, reference: list) -> float:
+    """The largest difference over the tensor's largest value; over the largest of all tensors where the reference cancels to
+    nothing, as the gradient of a bias before a batch norm does."""
+    pairs = [(a.detach().double(), b.detach().double()) for a, b in zip(got, reference, strict=True) if a is not None and b is not None]
+    pairs = [(a, b, b.abs().max().item()) for a, b in pairs if b.numel()]
+    largest = max((scale for _, _, scale in pairs), default=0.0) or 1.0
+    return max(((a - b).abs().max().item() / (scale if scale > 1e-6 * largest else largest) for a, b, scale in pairs), default=0.0)
+
+
+def compare(model: nn.Module, *inputs, seconds: float = 15.0, recompute: bool = False) -> Comparison:
+    """Measures what ``accelerate`` would do for a model, on its own inputs; the model and its training mode stay as they are.
+
+    Like for like: eager and ganfast at the model's own dtype and layout, train (forward, and backward to parameters and inputs) and
+    eval; then both under bfloat16 autocast in channels_last. Rivals take turns in one process; the first calls, which the tuner uses,
+    are not timed. Errors are against eager in float64, or against eager as it is where the model draws random numbers.
+
+    Args:
+        model: an accelerated model or a plain one; inputs: what its forward takes, tensors or not, on the model's device.
+        seconds: about how long to measure; copying, tuning and first calls come on top.
+        recompute: as ``accelerate``.
+    Returns: a Comparison; ``print`` it.
+    Raises: TypeError for what is no module, and for scripted or compiled ones; ValueError where the model cannot be copied;
+        RuntimeError with the model's own words where it refuses the inputs.
+    """
+    check_model(_OP, model)
+    began = time.perf_counter()
+    plain = restore(_copy(model))
+    tensors = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)]
+    if not inputs:
+        _checks.fail(_OP, "no inputs were given", "compare(model, *inputs) runs the model on them")
+    with _seeded():
+        try:
+            one = time.perf_counter()
+            _Side(_copy(plain), inputs, True, False)()
+            one = time.perf_counter() - one
+            _Side(_copy(plain), inputs, False, False)()
+        except Exception as error:
+            _checks.fail(_OP, f"the model refuses these inputs: {type(error).__name__}: {error}", error=RuntimeError)
+    random = _draws(plain, inputs)
+    dtypes = {t.dtype for t in (*plain.parameters(), *tensors) if t.is_floating_point()}
+    exact = not random and dtypes <= {torch.float32} and 4 * one < seconds
+    shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
+    device = tensors[0].device if tensors else "cpu"
+    found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
+    deadline = began + seconds
+    for mixed in (False, True):
+        if mixed and (time.perf_counter() > deadline or not dtypes <= {torch.float32}):
+            found.notes.append("bfloat16 autocast + channels_last not measured: " + ("the time is up" if dtypes <= {torch.float32} else
+                                                                                     "the model is no float32 one"))  # fmt: skip
+            break
+        for mode in (_TRAIN, _EVAL):
+            left = max(0.5, (deadline - time.perf_counter()) / (2 if mode == _TRAIN else 1) / (2 if not mixed else 1))
+            row, fast = _measure(plain, inputs, mode, mixed, exact, left, recompute)
+            (found.mixed if mixed else found.like_for_like).append(row)
+            found.layers = found.layers or explain(fast)
+    found.seconds = time.perf_counter() - began
+    return found
+
+
+def _measure(plain, inputs, mode: str, mixed: bool, exact: bool, seconds: float, recompute: bool) -> tuple[Measured, nn.Module]:
+    training = mode == _TRAIN
+    eager_model, fast_model = _copy(plain), accelerate(_copy(plain), recompute=recompute)
+    if mixed:
+        eager_model, fast_model = (_module_channels_last(m) for m in (eager_model, fast_model))
+    sides = {"eager": _Side(eager_model, inputs, training, mixed), "ganfast": _Side(fast_model, inputs, training, mixed)}
+    results = {}
+    for name, side in sides.items():
+        with _seeded():
+            results[name] = side()
+    reference = results["eager"]
+    if exact:
+        with _seeded():
+            double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+            side = _Side(_copy(plain).double(), double, training, False)
+            side.gy = [t.double() for t in sides["eager"].gy] if sides["eager"].gy else None
+            reference = side()
+    errors = {name: (_worst(result[0], reference[0]), _worst(result[1], reference[1])) for name, result in results.items()}
+    del results, reference
+    timings = interleaved(dict(sides), repeats=50, warmup=1, seconds=seconds / 2, at_least=3)
+    peaks = {name: _memory.peak_bytes(side, side.device) for name, side in sides.items()}
+    way = "bfloat16 + channels_last" if mixed else "like for like"
+    gradients = (errors["ganfast"][1], errors["eager"][1]) if training and sides["eager"].gy else (None, None)
+    row = Measured(
+        mode, way, timings["eager"].median, timings["ganfast"].median, max(t.spread for t in timings.values()), peaks["eager"],
+        peaks["ganfast"], errors["ganfast"][0], errors["eager"][0], *gradients,
+    )  # fmt: skip
+    return row, fast_model
+
+
+def _module_channels_last(model: nn.Module) -> nn.Module:
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = _channels_last(tensor.data)
+    return model

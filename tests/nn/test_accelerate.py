@@ -1,0 +1,318 @@
+"""accelerate and restore: what they refuse, what they leave, and that a model keeps its meaning. The networks people build are in
+tests/families."""
+
+import copy
+import functools
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import ganfast
+from ganfast.nn import accelerated, convert
+
+
+def flat(norm=nn.BatchNorm2d) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.ConvTranspose2d(4, 8, 4, 2, 1, bias=False), norm(8), nn.ReLU(True),
+        nn.Conv2d(8, 6, 4, 2, 1), norm(6), nn.LeakyReLU(0.2, True),
+        nn.Conv2d(6, 2, 3, padding=1), nn.Tanh(),
+    )  # fmt: skip
+
+
+def x_for(model=None, size=8):
+    return torch.randn(3, 4, size, size, generator=torch.Generator().manual_seed(3))
+
+
+def both(make, *inputs):
+    """(the accelerated model's output, the untouched one's)"""
+    fast, plain = ganfast.accelerate(make()), make()
+    torch.manual_seed(5)
+    got = fast(*(x.clone() for x in inputs))
+    torch.manual_seed(5)
+    return got, plain(*(x.clone() for x in inputs))
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        (lambda: None, TypeError, "wants a torch.nn.Module"),
+        (lambda: nn.Conv2d, TypeError, "Pass an instance"),
+        (lambda: torch.jit.script(nn.ReLU()), TypeError, "scripted"),
+        (lambda: torch.compile(nn.ReLU()), TypeError, "torch.compile"),
+        (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, device="meta"), nn.ReLU()), ValueError, "0.weight is on the meta device"),
+    ],
+)
+def test_refuses(model, error, words):
+    model = model()
+    with pytest.raises(error, match=words):
+        ganfast.accelerate(model)
+    if isinstance(model, nn.Module) and error is TypeError:
+        for function in (ganfast.restore, ganfast.explain):
+            with pytest.raises(TypeError, match=words):
+                function(model)
+
+
+def test_an_exception_half_way_leaves_the_model_untouched(monkeypatch):
+    model = nn.ModuleDict({"a": flat(), "b": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), "c": flat()})
+    ganfast.accelerate(model["a"], recompute=True)
+    before = [(type(m), dict(m.__dict__)) for m in model.modules()]
+    real, calls = accelerated.accelerated_class, []
+
+    def failing(cls):
+        calls.append(cls)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(cls)
+
+    monkeypatch.setattr(convert, "accelerated_class", failing)
+    with pytest.raises(KeyboardInterrupt):
+        ganfast.accelerate(model)
+    assert len(calls) == 3
+    for module, (cls, state) in zip(model.modules(), before):
+        assert type(module) is cls
+        assert module.__dict__.keys() == state.keys()
+        assert all(module.__dict__[k] is v for k, v in state.items())
+
+
+def test_twice_is_once_and_restore_is_exact():
+    model = flat()
+    types, keys = [type(m) for m in model.modules()], list(model.state_dict())
+    parameters = list(model.parameters())
+    once = str(ganfast.explain(ganfast.accelerate(model)))
+    fused_types = [type(m) for m in model.modules()]
+    assert str(ganfast.explain(ganfast.accelerate(model))) == once
+    assert [type(m) for m in model.modules()] == fused_types
+    assert list(model.state_dict()) == keys
+    assert ganfast.restore(model) is model
+    assert [type(m) for m in model.modules()] == types
+    assert all(a is b for a, b in zip(model.parameters(), parameters))
+    assert not [k for m in model.modules() for k in m.__dict__ if k.startswith("_ganfast")]
+    assert not ganfast.explain(model).fused
+
+
+def test_slices_and_children_are_plain_layers():
+    model, plain = ganfast.accelerate(flat()), flat()
+    x = x_for()
+    torch.testing.assert_close(model[:3](x), plain[:3](x))
+    assert [type(m) for m in model] == [type(m) for m in plain]
+    y = x
+    for layer in model:
+        y = layer(y)
+    z = x
+    for layer in flat():
+        z = layer(z)
+    assert torch.equal(y, z)
+
+
+def test_changed_children_are_seen():
+    x = x_for()
+    model, plain = ganfast.accelerate(flat()), flat()
+    for m in (model, plain):
+        m[2] = nn.ELU(0.5)
+        m[5].negative_slope = 0.7
+        m.append(nn.Sigmoid())
+        del m[4]
+    torch.testing.assert_close(model(x), plain(x))
+    assert ganfast.explain(model).fused == [("0", "1", "2"), ("3", "4"), ("5", "6")]
+
+
+@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("kind", ["forward", "pre", "backward"])
+def test_hooks_added_later_see_what_they_would(which, kind):
+    seen = {}
+    for name, model in (("fast", ganfast.accelerate(flat())), ("plain", flat())):
+        layer, values = model[which], seen.setdefault(name, [])
+        if kind == "forward":
+            layer.register_forward_hook(lambda m, i, o, values=values: values.append(o.detach().clone()))
+        elif kind == "pre":
+            layer.register_forward_pre_hook(lambda m, i, values=values: values.append(i[0].detach().clone()))
+        else:
+            if which in (2, 5):
+                layer.inplace = False  # torch refuses a backward hook before an in-place activation
+            if which in (1, 4):
+                model[which + 1].inplace = False
+            layer.register_full_backward_hook(lambda m, gi, go, values=values: values.append(go[0].detach().clone()))
+        y = model(x_for())
+        y.square().sum().backward()
+        values.append(y.detach())
+    assert len(seen["fast"]) == len(seen["plain"]) == 2
+    for a, b in zip(seen["fast"], seen["plain"]):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+class Unet(nn.Module):
+    """The skip keeps what the in-place activation made of x."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.model = nn.Sequential(
+            nn.LeakyReLU(0.2, True), nn.Conv2d(4, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(True), nn.ConvTranspose2d(8, 4, 4, 2, 1),
+            nn.BatchNorm2d(4), nn.Dropout(0.5),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return torch.cat([x, self.model(x)], 1)
+
+
+def test_an_activation_before_the_convolution_works_in_place():
+    x = x_for()
+    got, wanted = both(Unet, x)
+    torch.testing.assert_close(got, wanted)
+    assert not torch.equal(got[:, :4], x)
+
+
+class Sized(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.down = nn.Conv2d(4, 8, 3, 2, 1)
+        self.up = nn.ConvTranspose2d(8, 4, 3, 2, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = F.relu(self.down(x), inplace=True)
+        return self.norm(self.up(y, output_size=x.size())).tanh()
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_output_size_at_call_time(size):
+    got, wanted = both(Sized, x_for(size=size))
+    assert got.shape[-1] == size
+    torch.testing.assert_close(got, wanted)
+    assert ganfast.explain(ganfast.accelerate(Sized())).fused == [("down", "relu()"), ("up", "norm", "tanh()")]
+    lone = ganfast.accelerate(nn.ConvTranspose2d(4, 4, 3, 2, 1))
+    plain = copy.deepcopy(lone)
+    x = x_for()
+    for options in ({}, {"output_size": (16, 16)}, {"output_size": (15, 16)}):
+        torch.testing.assert_close(lone(x, **options), ganfast.restore(plain)(x, **options))
+
+
+def test_eval_batch_norm_is_folded_without_touching_parameters():
+    def make():
+        model = nn.Sequential(
+            nn.Upsample(scale_factor=2), nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.BatchNorm2d(6), nn.SiLU(),
+            nn.Conv2d(6, 5, 4, 2, 1, bias=False), nn.BatchNorm2d(5), nn.ReLU(),
+            nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.BatchNorm2d(4, affine=False),
+        )  # fmt: skip
+        generator = torch.Generator().manual_seed(1)
+        for norm in (model[2], model[5], model[8]):
+            norm.running_mean.normal_(generator=generator)
+            norm.running_var.uniform_(0.3, 2, generator=generator)
+        return model.eval()
+
+    torch.manual_seed(0)
+    source = make()
+    model = ganfast.accelerate(copy.deepcopy(source))
+    before = copy.deepcopy(model.state_dict())
+    torch.testing.assert_close(model(x_for()), source(x_for()), rtol=1e-4, atol=1e-5)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    # Frozen norms in a model that trains: gradients pass, statistics stay.
+    for m in (model, source):
+        m.zero_grad()
+        m(x_for()).square().sum().backward()
+    for (name, a), b in zip(model.named_parameters(), source.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_transforms_and_tracers_get_the_plain_layers():
+    model, plain = ganfast.accelerate(flat(nn.InstanceNorm2d)), flat(nn.InstanceNorm2d)
+    x = x_for()
+    torch.testing.assert_close(
+        torch.func.vmap(lambda one: model(one[None])[0])(x), torch.func.vmap(lambda one: plain(one[None])[0])(x), rtol=1e-4, atol=1e-5
+    )
+    for a, b in zip(*(torch.func.jvp(m, (x,), (torch.ones_like(x),)) for m in (model, plain))):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.jit.trace(model, x)(x), plain(x))
+    torch.testing.assert_close(torch.export.export(model, (x,)).module()(x), plain(x))
+
+
+@pytest.mark.parametrize("make", [flat, Sized, lambda: nn.Sequential(Unet(), nn.Conv2d(8, 2, 1))], ids=["flat", "sized", "unet"])
+def test_compiles_whole(make):
+    torch._dynamo.reset()
+    model, plain = ganfast.accelerate(make()).eval(), make().eval()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x_for()), plain(x_for()), rtol=1e-4, atol=1e-5)
+
+
+def test_parametrized_after_it_was_accelerated():
+    conv = nn.Conv2d(4, 4, 3)
+    model = ganfast.accelerate(conv)
+    nn.utils.parametrizations.weight_norm(model)
+    assert model(x_for()).shape == (3, 4, 6, 6)
+    ganfast.restore(model)
+    assert not isinstance(model, accelerated.Accelerated)
+    assert model(x_for()).shape == (3, 4, 6, 6)
+    nn.utils.parametrize.remove_parametrizations(model, "weight")
+    assert type(model) is nn.Conv2d
+
+
+class Named(nn.Sequential):
+    """A subclass that adds nothing to the forward."""
+
+    def __init__(self, channels):
+        super().__init__(nn.Conv2d(4, channels, 1), nn.ReLU())
+
+
+class Doubling(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_subclasses():
+    torch.manual_seed(0)
+    model = nn.Sequential(Named(5), Doubling(5, 4, 1), nn.ReLU())
+    wanted = model(x_for())
+    ganfast.accelerate(model)
+    found = ganfast.explain(model)
+    assert found.fused == [("0.0", "0.1")]
+    assert "methods of its own" in found.stayed["1"]
+    torch.testing.assert_close(model(x_for()), wanted)
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x):
+        return F.relu(self.conv(x))
+
+
+def test_accelerate_takes_less_than_a_second():
+    from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
+
+    for model in (DCGANGenerator(64), DCGANDiscriminator(64), nn.Sequential(*(flat() for _ in range(20)))):
+        start = time.perf_counter()
+        ganfast.accelerate(model)
+        assert time.perf_counter() - start < 1
+
+
+def test_shared_layers_and_weights():
+    def make():
+        torch.manual_seed(0)
+        act, conv = nn.LeakyReLU(0.3, True), nn.Conv2d(4, 4, 3, padding=1)
+        up = nn.ConvTranspose2d(4, 4, 3, padding=1)
+        up.weight = conv.weight  # tied across layer types
+        return nn.Sequential(conv, act, conv, act, up, act)
+
+    fast, plain = ganfast.accelerate(make()), make()
+    assert fast[0].weight is fast[4].weight
+    grads = []
+    for model in (fast, plain):
+        model(x_for()).square().sum().backward()
+        grads.append([p.grad for p in model.parameters()])
+    for a, b in zip(*grads):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_class_names_stay():
+    """weights_init functions ask for them."""
+    model = ganfast.accelerate(nn.ModuleList([nn.Conv2d(1, 1, 1), flat(), Block()]))
+    assert [type(m).__name__ for m in model] == ["Conv2d", "Sequential", "Block"]
+    assert functools.reduce(lambda n, m: n + isinstance(m, nn.Conv2d), model.modules(), 0) == 4

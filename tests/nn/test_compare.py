@@ -1,0 +1,151 @@
+"""compare, from Python and from the shell: its rows, its errors, and that the model stays as it is."""
+
+import copy
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import ganfast
+from ganfast import cli
+from ganfast.nn import compare as module
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(True), nn.Conv2d(8, 2, 3), nn.Tanh())
+
+
+def test_rows_and_the_model_as_it_was():
+    net = model().eval()
+    state, types = copy.deepcopy(net.state_dict()), [type(m) for m in net.modules()]
+    x = torch.randn(2, 4, 6, 6)
+    rng = torch.get_rng_state()
+    found = ganfast.compare(net, x, seconds=20)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert [type(m) for m in net.modules()] == types
+    assert not net.training
+    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
+    assert [row.mode for row in found.like_for_like] == ["train: forward + backward", "eval: forward"]
+    for row in found.like_for_like:
+        assert row.eager > 0
+        assert row.ganfast > 0
+        assert row.eager_peak > 0
+        assert row.ganfast_peak > 0
+        assert row.output_error < 1e-5
+    assert found.like_for_like[0].gradient_error < 1e-4
+    assert found.layers.fused == [("0", "1", "2"), ("3", "4")]
+    text = str(found)
+    for words in ("eager in float64", "0 1 2", "conv_transpose_act + batch_norm_act", "ratio", "peak memory"):
+        assert words in text
+    assert len(found.mixed) == 2
+    assert "would add" in text
+
+
+def test_an_error_shows(monkeypatch):
+    """A wrong layer on the fast side must be seen in both errors."""
+    real = module.accelerate
+
+    def wrong(net, **options):
+        net[3].weight.data[0] *= 1.01
+        return real(net, **options)
+
+    monkeypatch.setattr(module, "accelerate", wrong)
+    row = ganfast.compare(model(), torch.randn(2, 4, 6, 6), seconds=0.2).like_for_like[0]
+    assert row.output_error > 1e-4 > 100 * row.eager_output_error
+    assert row.gradient_error > 1e-4 > 100 * row.eager_gradient_error
+
+
+class Random(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = model()
+
+    def forward(self, x, n, options=None):
+        y = self.net(x) + 0.1 * torch.randn(n, 2, 1, 1)
+        return {"images": y, "more": (y.mean(), 3)}
+
+
+def test_random_models_are_held_to_eager_itself():
+    found = ganfast.compare(Random(), torch.randn(2, 4, 6, 6), 2, seconds=0.2)
+    assert found.like_for_like[0].output_error < 1e-5
+    assert "against eager itself" in str(found)
+    assert "torch.randn" in str(found)
+
+
+def test_an_accelerated_model_is_compared_with_its_plain_self():
+    net = ganfast.accelerate(model())
+    types = [type(m) for m in net.modules()]
+    ganfast.compare(net, torch.randn(2, 4, 6, 6), seconds=0.2)
+    assert [type(m) for m in net.modules()] == types
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ganfast.compare(nn.Conv2d, torch.ones(1)), TypeError, "wants a torch.nn.Module"),
+        (lambda: ganfast.compare(model()), ValueError, "no inputs"),
+        (lambda: ganfast.compare(model(), torch.ones(1, 3, 8, 8)), RuntimeError, "refuses these inputs: RuntimeError: Given transposed"),
+        (lambda: ganfast.compare(model(), torch.ones(1, 4, 8, 8, dtype=torch.long)), RuntimeError, "refuses these inputs"),
+    ],
+)
+def test_refuses(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
+
+
+FILE = """
+from torch import nn
+
+WIDTH = 4
+broken = 3
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ConvTranspose2d(4, WIDTH, 4, 2, 1), nn.ReLU())
+
+made = Net()
+
+def fails():
+    raise KeyError("no weights here")
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path, monkeypatch):
+    path = tmp_path / "my_networks.py"
+    path.write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield path
+    sys.modules.pop("my_networks", None)
+
+
+@pytest.mark.parametrize("target", ["my_networks.py:Net", "my_networks.py:made", "my_networks:Net"])
+def test_the_command(target, own_file, capsys):
+    cli.main(["compare", target, "--shape", "2,4,6,6", "--seconds", "0.2", "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "like for like" in said
+    assert "conv_transpose_act" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["my_networks.py:Nat", "--shape", "2,4,6,6"], "Did you mean 'Net'"),
+        (["nothing.py:Net", "--shape", "2,4,6,6"], "no file nothing.py"),
+        (["my_networks.py", "--shape", "2"], "file.py:name"),
+        (["my_networks.py:Net", "--shape", "2,x"], "wants sizes"),
+        (["my_networks.py:broken", "--shape", "2"], "is a int"),
+        (["my_networks.py:fails", "--shape", "2"], "KeyError: 'no weights here'"),
+        (["my_networks.py:Net", "--shape", "2,3,6,6"], "refuses these inputs"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words, own_file, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["compare", *arguments, "--device", "cpu"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert words in said
+    assert said.count("\n") == 1
