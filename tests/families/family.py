@@ -1,7 +1,7 @@
 """What a row of the families' table says."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from ganfast.testing import Case
 Chains = list[tuple[str, ...]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)  # Case compares names: what is remembered for a row is remembered by its name
 class Family(Case):
     """One network. `make` takes the global seed as it finds it; so does `inputs`, which is asked for a batch of `batch`.
 
@@ -24,6 +24,9 @@ class Family(Case):
     fused: Chains
     batch: int = 3
     half: str = "cast"
+
+    def variant(self, name: str, **changes) -> "Family":
+        return replace(self, name=f"{self.name} {name}", **changes)
 
     def build(self, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():
