@@ -1,0 +1,55 @@
+"""What a row of the families' table says."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ganfast.testing import Case
+
+Chains = list[tuple[str, ...]]
+
+
+@dataclass(frozen=True, eq=False)  # Case compares names: what is remembered for a row is remembered by its name
+class Family(Case):
+    """One network. `make` takes the global seed as it finds it; so does `inputs`, which is asked for a batch of `batch`.
+
+    `fused`: the chains by name, derived by hand from the rules of `accelerate`, in the order of the modules. `half`: how people
+    run it in bfloat16, by "cast" of the whole model or by "autocast".
+    """
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    fused: Chains
+    batch: int = 3
+    half: str = "cast"
+
+    def variant(self, name: str, **changes) -> "Family":
+        return replace(self, name=f"{self.name} {name}", **changes)
+
+    def build(self, seed: int = 0) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return self.make()
+
+    def example(self, seed: int = 0) -> tuple[Tensor, ...]:
+        with torch.random.fork_rng():
+            torch.manual_seed(1000 + seed)
+            return self.inputs(self.batch)
+
+
+def noise(*size: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """A generator's latents, or anything normal, of this size per sample."""
+    return lambda batch: (torch.randn(batch, *size),)
+
+
+def images(*size: int) -> Callable[[int], tuple[Tensor, ...]]:
+    """Pictures or volumes in [-1, 1]; neighbouring values differ, as noise does."""
+    return lambda batch: (torch.rand(batch, *size) * 2 - 1,)
+
+
+def numbered(prefix: str, *groups: str) -> Chains:
+    """numbered("main", "0 1 2", "3 4") -> [("main.0", "main.1", "main.2"), ("main.3", "main.4")]; "relu()" stays as it is."""
+    name = lambda part: part if part.endswith("()") else f"{prefix}.{part}"
+    return [tuple(name(part) for part in group.split()) for group in groups]

@@ -1,0 +1,29 @@
+"""The table: every row of every family."""
+
+from ganfast.testing import named
+from tests.families import (
+    bigvgan,
+    conditional_bn,
+    context_encoder,
+    cyclegan,
+    dcgan,
+    gan3d,
+    hifigan,
+    lsgan,
+    pix2pix,
+    sngan,
+    srgan,
+    stackgan,
+    vae,
+    wgan_gp,
+)
+
+FAMILIES = named(
+    *(
+        row
+        for family in (
+            dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, gan3d, vae, conditional_bn, stackgan,
+        )
+        for row in family.ROWS
+    )
+)  # fmt: skip
