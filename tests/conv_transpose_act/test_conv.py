@@ -10,7 +10,7 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from ganfast._checks import int_list
 from ganfast._tune import choose
 from ganfast.functional import conv_act
-from ganfast.ops.conv_transpose_act import choice
+from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.conv import _check_padding
 from ganfast.ops.conv_transpose_act.reference import CONV
 from ganfast.testing import assert_close_to_reference, named, nan_filled
@@ -271,3 +271,25 @@ def test_padding_past_the_kernels_reach_is_made_of_zeros_first():
     """No kernel of a gradient is asked for what only some of them take."""
     assert _check_padding((1, 2), (3, 2), (1, 1), (1, 2)) == ((1, 2), None)
     assert _check_padding((3, 2), (3, 2), (1, 1), (1, 1)) == ((0, 0), [2, 2, 3, 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("act", ["linear", "leaky_relu", "prelu", "silu"])
+def test_bias_and_activation_as_one_pass(monkeypatch, act, channels_last, dtype):
+    """What runs on a GPU, by the CPU's kernel: the convolution without its bias, then bias_act in place."""
+    used = []
+    monkeypatch.setattr(kernels, "_epilogue", lambda x: used.append(x) or "cpu")
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(5, 7, 3, 2, 1).to(dtype)
+    x = torch.randn(2, 5, 9, 8, dtype=dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    alpha = {"leaky_relu": 0.2, "prelu": torch.rand(7)}.get(act)
+    run = lambda backend: conv_act(x, conv.weight, conv.bias, stride=2, padding=1, act=act, alpha=alpha, backend=backend)
+    leaves = [conv.weight, conv.bias]
+    got = run("torch")
+    assert len(used) == (act != "silu")  # silu keeps the pre-activation, bias included
+    exact = run("reference")
+    torch.testing.assert_close(got, exact, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2 if dtype == torch.bfloat16 else 1e-6)
+    for a, b in zip(*(torch.autograd.grad(y.float().square().sum(), leaves) for y in (got, exact))):
+        torch.testing.assert_close(a, b, rtol=5e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-1 if dtype == torch.bfloat16 else 1e-4)

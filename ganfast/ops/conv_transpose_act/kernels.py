@@ -9,6 +9,7 @@ import torch
 from ganfast import _backends, _native
 from ganfast._layout import memory_format
 from ganfast._statistics import merge_partials
+from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import reference, torch_backend
 
 _FWD = (
@@ -110,23 +111,31 @@ def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, cha
 
 
 def _conv(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend):
-    """The ordinary convolution: torch's own but on `cpu`, whose GEMM over patches is the data gradient of a transposed one."""
+    """The ordinary convolution: torch's own but on `cpu`, whose GEMM over patches is the data gradient of a transposed one. On a GPU
+    torch's convolution adds its bias in a pass of its own: there bias and activation are one pass over its fresh output."""
     _backends.ran["conv_act"] = backend
     backend, _, layout = backend.partition("/")
     alpha = None if alpha is None else alpha.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
+    fmt = memory_format(x.dim(), channels_last)
+    if backend == "reference":
+        y, z = reference.conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z)
+        return y.contiguous(memory_format=fmt), z.contiguous(memory_format=fmt) if save_z else z
+    epilogue = None if save_z or (bias is None and act == "linear") else _epilogue(x)
     if backend == "cpu":
         size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
         z = torch.ops.ganfast.conv_transpose_act_data_grad_native(x, weight, stride, padding, dilation, groups, size, channels_last)
         z = z if bias is None else z.add_(bias.to(z.dtype).view(-1, *[1] * len(size)))
-        y, z = torch_backend.finish_conv(z, act, alpha, alpha_value, save_z)
-    elif backend == "reference":
-        y, z = reference.conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z)
     else:
-        y, z = torch_backend.conv_act_fwd_torch(
-            x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z, layout
-        )  # fmt: skip
-    fmt = memory_format(y.dim(), channels_last)
-    return y.contiguous(memory_format=fmt), z.contiguous(memory_format=fmt) if save_z else z
+        z = torch_backend.conv_torch(x, weight, None if epilogue else bias, stride, padding, dilation, groups, layout)
+    z = z.contiguous(memory_format=fmt)
+    if epilogue:
+        return bias_act.fwd_(z, bias, alpha, act, alpha_value, 1.0, None, channels_last, epilogue), z.new_empty(0)
+    return torch_backend.finish_conv(z, act, alpha, alpha_value, save_z)
+
+
+def _epilogue(x: torch.Tensor) -> str | None:
+    """The backend that adds bias and activates after torch's convolution; None where torch does both."""
+    return _backends.first_fused(x) if x.is_cuda and _backends.first_fused(x) != "torch" else None
 
 
 def _conv_fake(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend):

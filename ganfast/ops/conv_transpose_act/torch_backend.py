@@ -64,12 +64,9 @@ def conv_transpose_act_fwd_torch(
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
-def conv_act_fwd_torch(
-    x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z, layout=""
-) -> tuple[Tensor, Tensor]:
+def conv_torch(x, weight, bias, stride, padding, dilation, groups, layout="") -> Tensor:
     x, weight = _in_layout(layout, x, weight)
-    bias = None if bias is None else bias.to(x.dtype)
-    return finish_conv(CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups), act, alpha, alpha_value, save_z)
+    return CONV[weight.dim() - 2](x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
 
 
 def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, save_z: bool) -> tuple[Tensor, Tensor]:
