@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import nn
 
 from ganfast.nn import patterns
@@ -108,12 +109,18 @@ def _weight_note(chain: Chain, layers: list[nn.Module | None]) -> str:
         note = "weight summed over the upsampled taps at each call"
     elif patterns.hooked(conv) or nn.utils.parametrize.is_parametrized(conv):
         note = "weight made anew at each call by its normalisation"
+    elif any(name.startswith("triton") for name in chain.ran) and not _is_channels_last(conv.weight):
+        note = "weight copied to channels_last at each call; model.to(memory_format=torch.channels_last) spares that"
     else:
         note = "weight used as it is"
     norm = layers[chain.at["norm"]] if "norm" in chain.at else None
     if norm is not None and chain.bases[chain.at["norm"]] in patterns.BATCH_NORMS and not norm.training and norm.running_mean is not None:
         note += ", times the batch norm's factor at each call where that pays"
     return note
+
+
+def _is_channels_last(weight: torch.Tensor) -> bool:
+    return weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def _why_it_stayed(module: nn.Module, accelerated: bool) -> str:
