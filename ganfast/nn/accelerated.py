@@ -208,7 +208,7 @@ def accelerated_class(cls: type) -> type:
     """The accelerated subclass of a Sequential's, a layer's or a user's class."""
     if issubclass(cls, nn.Sequential) and cls.forward is nn.Sequential.forward:
         mixin = _Sequential
-    elif issubclass(cls, patterns.LAYERS):
+    elif any(issubclass(cls, base) and cls.forward is base.forward for base in patterns.LAYERS):
         mixin = _Layer
     else:
         mixin = _Written

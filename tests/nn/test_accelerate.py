@@ -263,6 +263,23 @@ class Doubling(nn.Conv2d):
         return 2 * super().forward(x)
 
 
+class WithAChild(nn.Conv2d):
+    def __init__(self):
+        super().__init__(4, 4, 1)
+        self.extra = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        return F.relu(self.extra(x))
+
+
+def test_a_layers_subclass_with_layers_of_its_own():
+    torch.manual_seed(0)
+    model = WithAChild()
+    wanted = model(x_for())
+    assert ganfast.explain(ganfast.accelerate(model)).fused == [("extra", "relu()")]
+    torch.testing.assert_close(model(x_for()), wanted)
+
+
 def test_subclasses():
     torch.manual_seed(0)
     model = nn.Sequential(Named(5), Doubling(5, 4, 1), nn.ReLU())
