@@ -1,4 +1,7 @@
-"""One DCGAN-64 training step (a D and a G update, Adam): plain torch against the fused layers."""
+"""One DCGAN-64 training step (a D and a G update, Adam) as a user writes it: plain torch against the same after accelerate.
+
+Both run the same losses and fused Adam; `default` is eager as it comes: float32, contiguous, Adam's own choice.
+"""
 
 import copy
 
@@ -6,30 +9,34 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import ganfast.functional as GF
+import ganfast
+from benchmarks.case_types import NetworkCase
 from benchmarks.cases import STEP
 from benchmarks.harness import check_oracle, first_results, plain_result
 from benchmarks.machine import DEVICE
-from benchmarks.rivals import DTYPES, layouts, who_and_layout
+from benchmarks.rivals import DEFAULT, DTYPES, layouts, who_and_layout
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 
 
-class _Step:
+class Step:
     """Owns its networks and optimizers; calling it does one D and one G update."""
 
-    def __init__(self, networks, inputs, fused: bool, dtype: torch.dtype, fmt: torch.memory_format, compiled: dict | None = None) -> None:
+    def __init__(
+        self, networks, inputs, dtype: torch.dtype, fmt: torch.memory_format, *, fast=False, compiled: dict | None = None, fused_adam=True
+    ) -> None:  # fmt: skip
         self.networks = [network.to(DEVICE, memory_format=fmt) for network in copy.deepcopy(networks)]
+        if fast:
+            self.networks = [ganfast.accelerate(network) for network in self.networks]
         self.generator, self.discriminator = self.networks
         if compiled is not None:
             self.generator, self.discriminator = (torch.compile(network, dynamic=False, **compiled) for network in self.networks)
         self.real, self.z = inputs[0].to(DEVICE).contiguous(memory_format=fmt), inputs[1].to(DEVICE)
-        self.fused, self.dtype = fused, dtype
+        self.dtype = dtype
         capturable = {"capturable": True} if DEVICE == "cuda" else {}  # or a CUDA graph of the step cannot be taken
-        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **capturable) for m in reversed(self.networks)]
+        options = capturable | ({"fused": True} if fused_adam else {})
+        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **options) for m in reversed(self.networks)]
 
     def _loss(self, real, fake):
-        if self.fused:
-            return GF.discriminator_loss(real, fake) if real is not None else GF.generator_loss(fake)
         real, fake = (t if t is None or t.dtype == torch.float64 else t.float() for t in (real, fake))
         return F.softplus(-real).mean() + F.softplus(fake).mean() if real is not None else F.softplus(-fake).mean()
 
@@ -71,38 +78,47 @@ class _Step:
         return d_loss.detach(), g_loss.detach()
 
 
-def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, _Step], _Step]:
-    """(the rivals, the same in float64)"""
+def networks_and_inputs(case: NetworkCase, norm: bool = True):
+    """([generator, discriminator], (real images, latents))"""
     torch.manual_seed(0)
-    inputs = torch.randn(STEP.batch, 3, 64, 64), torch.randn(STEP.batch, STEP.latent)
-    networks = {}
-    for who, fused in (("eager", False), ("ganfast", True)):
-        networks[who] = [DCGANGenerator(64, STEP.latent, STEP.width, fused=fused), DCGANDiscriminator(64, STEP.width, fused=fused)]
-    for source, target in zip(networks["eager"], networks["ganfast"], strict=True):
-        target.load_state_dict(source.state_dict())
+    size = case.image_size
+    inputs = torch.randn(case.batch, 3, size, size), torch.randn(case.batch, case.latent)
+    return [DCGANGenerator(size, case.latent, case.width), DCGANDiscriminator(size, case.width, norm=norm)], inputs
+
+
+def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, Step], Step]:
+    """(the rivals, the same in float64)"""
+    networks, inputs = networks_and_inputs(STEP)
     formats = layouts(2)
     steps = {
-        f"{who}-{layout}": _Step(networks[who], inputs, who == "ganfast", dtype, fmt)
+        f"{who}-{layout}": Step(networks, inputs, dtype, fmt, fast=who == "ganfast")
         for layout, fmt in formats.items()
-        for who in networks
+        for who in ("eager", "ganfast")
         if who in ("ganfast", *rivals)
     }
+    if "eager" in rivals:
+        steps[f"{DEFAULT}-nchw"] = Step(networks, inputs, torch.float32, formats["nchw"], fused_adam=False)
     for who, options in (("compile", {}), ("max-autotune", {"mode": "max-autotune-no-cudagraphs"})):
         if who in rivals:
-            steps[f"{who}-nhwc"] = _Step(networks["eager"], inputs, False, dtype, formats["nhwc"], options)
-    double = [network.double() for network in copy.deepcopy(networks["eager"])]
-    return steps, _Step(double, [t.double() for t in inputs], False, torch.float64, torch.contiguous_format)
+            steps[f"{who}-nhwc"] = Step(networks, inputs, dtype, formats["nhwc"], compiled=options)
+    double = [network.double() for network in copy.deepcopy(networks)]
+    return steps, Step(double, [t.double() for t in inputs], torch.float64, torch.contiguous_format, fused_adam=False)
+
+
+def check_gradients(name: str, steps: dict[str, Step], exact: Step) -> None:
+    """No step of ganfast's is timed before its losses and gradients passed the oracle."""
+    reference = exact.gradients()
+    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
+    for rival, got in results.items():
+        who, layout = who_and_layout(rival)
+        if who == "ganfast":
+            check_oracle(f"{name} {layout}", got, plain_result(results, layout, reference, got), reference)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dcgan64(bench, dtype):
     steps, exact = _steps(DTYPES[dtype], bench.settings.who(max_autotune=True))
-    reference = exact.gradients()
-    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
-    for name, got in results.items():
-        who, layout = who_and_layout(name)
-        if who == "ganfast":
-            check_oracle(f"step {layout}", got, plain_result(results, layout, reference, got), reference)
+    check_gradients("step", steps, exact)
     _, failed = first_results(steps)
     row = {"op": "step", "case": STEP.name, "batch": STEP.batch, "dtype": dtype, "mode": "D + G update", "source": STEP.source}
     bench.record({n: s for n, s in steps.items() if n not in failed}, row | {"bytes": None, "flops": None}, failed)

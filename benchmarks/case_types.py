@@ -42,6 +42,40 @@ class ConvTransposeCase(NamedTuple):
         )
 
 
+class ConvCase(NamedTuple):
+    """x [batch, c_in, *size] -> convolution with bias -> act."""
+
+    name: str
+    batch: int
+    c_in: int
+    c_out: int
+    size: tuple[int, ...]
+    kernel: int
+    stride: int
+    padding: int
+    act: str
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def _outputs(self) -> int:
+        return math.prod((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
+
+    def elements(self) -> tuple[int, int, int]:
+        """Of x, weight and y."""
+        weight = self.c_in * self.c_out * self.kernel ** len(self.size)
+        return self.batch * self.c_in * math.prod(self.size), weight, self.batch * self.c_out * self._outputs()
+
+    def flops(self) -> int:
+        return 2 * self.batch * self._outputs() * self.c_in * self.c_out * self.kernel ** len(self.size)
+
+    def tiny(self) -> "ConvCase":
+        return self._replace(
+            name="tiny", source="", batch=1, c_in=min(self.c_in, 16), c_out=min(self.c_out, 16), size=tuple(min(n, 4) for n in self.size),
+            cpu_batch=None, gpu_batches=(),
+        )  # fmt: skip
+
+
 class UpsampleCase(NamedTuple):
     """x [batch, c_in, *size] -> nearest x2 -> 3x3 convolution, padding 1 -> act."""
 
@@ -68,7 +102,7 @@ class UpsampleCase(NamedTuple):
 
 
 class NormCase(NamedTuple):
-    """Batch norm in train mode + act over [batch, channels, *size]."""
+    """Batch norm in train mode, or instance norm, + act over [batch, channels, *size]."""
 
     name: str
     batch: int
@@ -84,6 +118,29 @@ class NormCase(NamedTuple):
 
     def tiny(self) -> "NormCase":
         return self._replace(name="tiny", source="", batch=2, channels=16, size=(2, 2), cpu_batch=None, gpu_batches=())
+
+
+class BiasCase(NamedTuple):
+    """x [batch, channels, *size] + bias -> act -> gain -> clamp."""
+
+    name: str
+    batch: int
+    channels: int
+    size: tuple[int, ...]
+    act: str
+    gain: float
+    clamp: float | None
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return self.batch * self.channels * math.prod(self.size)
+
+    def tiny(self) -> "BiasCase":
+        return self._replace(
+            name="tiny", source="", batch=2, channels=16, size=tuple(min(n, 2) for n in self.size), cpu_batch=None, gpu_batches=()
+        )
 
 
 class LossCase(NamedTuple):

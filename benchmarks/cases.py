@@ -1,13 +1,13 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
 _WGAN_GP = "Gulrajani et al. 2017, CIFAR-10 generator, width 128, kernel 5 with TensorFlow's SAME padding, batch 64"
 _PIX2PIX = "Isola et al. 2017, U-Net decoder for 256x256, input joined with the skip, batch 1"
-_CYCLEGAN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1; its instance norm left out"
+_CYCLEGAN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1; its instance norm apart"
 _SRGAN = "Ledig et al. 2017, x4 generator on 24x24 crops, batch 16"
 _SUBPIXEL = _SRGAN + "; 3x3 to 256 channels + PixelShuffle 2 as the transposed convolution it equals (Shi et al. 2016, 1609.07009)"
 _CONTEXT = "Pathak et al. 2016, context encoder: bottleneck of 4000 to 4x4, batch 64; the layers after it are dcgan64-2 to -rgb"
@@ -73,6 +73,23 @@ UPSAMPLE = [
     UpsampleCase("stylegan2-256", 32, 256, 128, (128, 128), "leaky_relu", _STYLEGAN2, cpu_batch=0, gpu_batches=(1, 16)),
 ]
 
+_DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope 0.2; without norm, as a gradient penalty wants it"
+_ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
+CONV = [
+    ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv2", 64, 64, 128, (32, 32), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv3", 64, 128, 256, (16, 16), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv4", 64, 256, 512, (8, 8), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("dcgan64-conv5", 64, 512, 1, (4, 4), 4, 1, 0, "linear", _DOWN, gpu_batches=(64, 512)),
+    ConvCase("pix2pix-down1", 1, 3, 64, (256, 256), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down2", 1, 64, 128, (128, 128), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down3", 1, 128, 256, (64, 64), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down4", 1, 256, 512, (32, 32), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down5", 1, 512, 512, (16, 16), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
+    ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
+]
+
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"
 NORM = [
     NormCase("dcgan64-bn1", 64, 512, (4, 4), "relu", _DCGAN),
@@ -87,6 +104,30 @@ NORM = [
     ),
     NormCase("pix2pix-bn7", 1, 64, (128, 128), "relu", _PIX2PIX, gpu_batches=(1, 64)),
 ]
+# Instance norms. CycleGAN's stand after its 7x7, its second strided and its residual convolutions, and its first transposed one.
+_CYCLEGAN_IN = "Zhu et al. 2017, ResNet generator for 256x256, batch 1"
+INSTANCE_NORM = [
+    NormCase("cyclegan-in1", 1, 64, (256, 256), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-in2", 1, 128, (128, 128), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-block", 1, 256, (64, 64), "relu", _CYCLEGAN_IN, gpu_batches=(1, 16)),
+    NormCase("cyclegan-d", 1, 128, (64, 64), "leaky_relu", "Zhu et al. 2017, 70x70 PatchGAN's second layer, slope 0.2, batch 1"),
+    NormCase("pix2pix-in7", 16, 512, (2, 2), "relu", "Isola et al. 2017, U-Net's innermost norm with instance statistics, batch 16"),
+]
+
+_STYLEGAN2_D = (
+    "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
+)
+BIAS = [
+    BiasCase(
+        "dcgan64-d1", 64, 64, (32, 32), "leaky_relu", 1.0, None, "Radford et al. 2016, discriminator's first layer: no norm, slope 0.2"
+    ),
+    BiasCase("stylegan2-b32", 32, 512, (32, 32), "leaky_relu", 2**0.5, 256.0, _STYLEGAN2_D, cpu_batch=4, gpu_batches=(32, 64)),
+    BiasCase("stylegan2-b256", 32, 128, (256, 256), "leaky_relu", 2**0.5, 256.0, _STYLEGAN2_D, cpu_batch=0),
+    BiasCase(
+        "hifigan-res3", 16, 64, (4096,), "leaky_relu", 1.0, None, "Kong et al. 2020, V1's residual blocks at 64 channels; slope 0.1 there"
+    ),
+    BiasCase("wgan-gp-d", 64, 64, (64, 64), "relu", 1.0, None, "Gulrajani et al. 2017, ResNet critic's first block, no norm", cpu_batch=16),
+]
 
 LOSS = [
     LossCase("logits-64", 64, "nonsaturating", "one logit an image, DCGAN's batch of 64"),
@@ -100,9 +141,12 @@ LOSS = [
 
 # Whole networks: sampling in eval mode, and a training step (its bf16 is autocast).
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
+PENALTY = NetworkCase("dcgan64-critic", 32, 64, 100, 64, "Radford et al. 2016 without the discriminator's norm, width 64, batch 32, Adam")
 STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, batch 64, Adam; bf16 is autocast")
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
-SECOND_ORDER = {"dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-bn3", "dcgan64-d2", "sngan32-1", "stylegan2-16"}
+SECOND_ORDER = {
+    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "cyclegan-d", "sngan32-1", "stylegan2-16",
+}  # fmt: skip
 # Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
 MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}

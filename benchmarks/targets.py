@@ -3,11 +3,14 @@
 from typing import NamedTuple
 
 from benchmarks.ratios import added_overhead, against_channels_last, best, geometric_mean, groups, known, ratio
+from benchmarks.rivals import DEFAULT
 
 LAYERS = ("conv_transpose_act", "upsample_conv_act")
 CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
 CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
 CPU_LEAST = 0.95
+CPU_STEP = {"fp32": 1.15, "bf16": 1.6}
+CPU_STEP_OVER_DEFAULT = 2.5
 OVERHEAD_US = 25.0
 GPU_LAYERS, GPU_MAX_AUTOTUNE, GPU_LEAST = 1.5, 1.2, 1.0
 GPU_MATRIX, GPU_MATRIX_FLOPS, GPU_MATRIX_C_IN = 75.0, 50e9, 256
@@ -52,6 +55,11 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         chosen = [r for r in rows if r["op"] in LAYERS and r["dtype"] == dtype and r["mode"] == "fwd+bwd"]
         found.append(_at_least(f"layers fwd+bwd {dtype}, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
         found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
+    steps = [r for r in rows if r["op"] == "step"]
+    for dtype, goal in CPU_STEP.items():
+        found.append(_at_least(f"accelerated step {dtype}, like for like", known([r for r in steps if r["dtype"] == dtype], ratio), goal))
+    over_default = known([r for r in steps if r["dtype"] == "bf16"], lambda r: ratio(r, DEFAULT))
+    found.append(_at_least("accelerated step in bf16 over eager's default (second column)", over_default, CPU_STEP_OVER_DEFAULT))
     return found
 
 
@@ -77,6 +85,18 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
     ]  # fmt: skip
 
 
+def penalties(rows: list[dict]) -> list[Finding]:
+    """What a gradient penalty makes a step cost, in steps without one that were timed in the same rounds."""
+    found = []
+    for row in rows:
+        costs = [best(row, who)[1]["median"] / best(row, f"plain-{who}")[1]["median"] for who in ("eager", "ganfast")
+                 if best(row, who) and best(row, f"plain-{who}")]  # fmt: skip
+        if len(costs) == 2:
+            value = f"{costs[1]:.2f} plain steps"
+            found.append(Finding(f"a step with {row['mode']}, {row['dtype']}", value, f"eager's {costs[0]:.2f}", costs[1] < costs[0]))
+    return found
+
+
 def findings(results: dict) -> list[Finding]:
     rows = results["rows"]
-    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + overhead(rows)
+    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + penalties(rows) + overhead(rows)

@@ -80,6 +80,27 @@ def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float
     raise AssertionError(act)
 
 
+_IN_PLACE = {"relu": torch.relu_, "tanh": torch.tanh_, "sigmoid": torch.sigmoid_, "selu": torch.selu_}
+
+
+def activate(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z), z itself where linear; one kernel of torch's where act_fwd's formula takes several."""
+    if act in ("leaky_relu", "prelu") and alpha is not None:
+        return torch.prelu(z, alpha.to(z.dtype))
+    return act_fwd(z, act, alpha, alpha_value)
+
+
+def activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
+    """f(z), overwriting z where torch has the in-place form; else a new tensor."""
+    if act in _IN_PLACE:
+        return _IN_PLACE[act](z)
+    if act in ("leaky_relu", "prelu") and alpha is None:
+        return F.leaky_relu_(z, alpha_value)
+    if act == "elu" and alpha is None:
+        return F.elu_(z, alpha_value)
+    return activate(z, act, alpha, alpha_value)
+
+
 _SELU_SCALE = 1.0507009873554804934193349852946
 _SELU_ALPHA = 1.6732632423543772848170429916717
 
@@ -133,3 +154,18 @@ def act_alpha_grad(z: Tensor, act: str, alpha: Tensor) -> Tensor:
         safe = torch.where(a == 0, torch.ones_like(a), a)
         return torch.where(a == 0, z * z, (z * torch.sin(2 * a * z) - torch.sin(a * z) ** 2 / safe) / safe)
     raise AssertionError(act)
+
+
+def one_kernel_grad(gy: Tensor, saved: Tensor, act: str, alpha_value: float, from_y: bool) -> Tensor | None:
+    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha. Where f' is
+    piecewise constant it is so for autograd too: torch's own formula hands zeros down, and a double backward would carry them through
+    every convolution before this one."""
+    if act == "relu":
+        return torch.ops.aten.threshold_backward(gy, saved.detach(), 0)
+    if act == "tanh" and from_y:
+        return torch.ops.aten.tanh_backward(gy, saved)
+    if act == "sigmoid" and from_y:
+        return torch.ops.aten.sigmoid_backward(gy, saved)
+    if act in ("leaky_relu", "prelu") and from_y:
+        return torch.ops.aten.leaky_relu_backward(gy, saved.detach(), alpha_value, True)
+    return None

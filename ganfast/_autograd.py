@@ -13,8 +13,13 @@ def differentiates() -> bool:
 
 
 class no_weight_gradients(contextlib.ContextDecorator):
-    """See ganfast.penalties. Kept in torch's own thread-local storage: the autograd engine hands that of the thread that called
-    backward to the threads it runs a GPU's nodes on, and no other thread sees it."""
+    """Context manager (or decorator): a backward inside leaves out the gradients of the weights, biases and alphas of ganfast's
+    convolutions, as an inner backward for the image's gradient alone wants; they come out None. What is built by create_graph=True
+    inside has every gradient when it is differentiated outside. Nests, restores on exceptions, and holds for the calling thread.
+
+    torch.autograd.grad(..., inputs=images) saves the same by itself; this is for a plain backward(). The state is in torch's own
+    thread-local storage: the autograd engine hands that of the thread that called backward to those that run a GPU's nodes.
+    """
 
     def __enter__(self) -> None:
         torch._C._stash_obj_in_tls(_SKIPS, _skips() + 1)

@@ -2,6 +2,7 @@
 
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.bias_act.op import bias_act
 from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
@@ -10,6 +11,7 @@ from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_los
 __all__ = [
     "LossStats",
     "batch_norm_act",
+    "bias_act",
     "conv_act",
     "conv_transpose_act",
     "discriminator_loss",

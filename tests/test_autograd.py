@@ -162,6 +162,7 @@ def test_another_thread_is_not_inside():
     assert found == [True]
 
 
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
 @pytest.mark.parametrize("skips", [True, False])
 def test_the_outer_backward_has_every_weight_gradient(skips):
     """A gradient penalty by backward(create_graph=True) and by autograd.grad, against torch's own convolutions."""

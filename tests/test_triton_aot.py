@@ -47,15 +47,17 @@ def few(shape, c_out, kernel, stride, padding, dtype, last, save_z=False, alpha=
         )
 
 
-def conv_bwd(shape, dtype, last, act, alpha=False, from_y=False):
-    gy = meta(*shape, dtype=dtype, channels_last=last)
-    op("conv_transpose_act").conv_transpose_act_bwd_triton(gy, gy, meta(shape[1]) if alpha else None, act, 0.2, from_y, last)
-
-
-def norm(shape, dtype, last, act, alpha=False):
+def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp=None):
     x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
+    a, op_triton = c if alpha else None, op("bias_act")
+    op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last)
+    op_triton.bias_act_bwd_triton(x, x, c, a, act, 0.2, gain, clamp, from_y, last)
+
+
+def norm(shape, dtype, last, act, alpha=False, per_image=False):
+    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1] * shape[0] if per_image else shape[1])
     a, bn = c if alpha else None, op("batch_norm_act")
-    bn.batch_norm_act_stats_triton(x, False, last)
+    bn.batch_norm_act_stats_triton(x, per_image, last)
     bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
     bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
 
@@ -100,10 +102,17 @@ CASES = {
     "few_exact": (lambda: few(RGB, 3, 4, 2, 1, FP32, False), "ieee", False, 0),
     "few_kernel_7": (lambda: few((1, 64, 256, 256), 3, 7, 1, 3, BF16, False), "tf32", True, 0),
     "few_1d": (lambda: few((16, 32, 4096), 1, 16, 8, 4, BF16, False), "tf32", True, 0),
-    "conv_bwd_bf16_last": (lambda: conv_bwd((64, 256, 16, 16), BF16, True, "gelu"), "tf32", False, 0),
-    "conv_bwd_alpha": (lambda: conv_bwd((64, 256, 16, 16), FP32, False, "prelu", alpha=True), "tf32", False, 0),
+    "bias_bf16_last": (lambda: epilogue((64, 256, 16, 16), BF16, True, "gelu"), "tf32", False, 0),
+    "bias_alpha": (lambda: epilogue((64, 256, 16, 16), FP32, False, "prelu", alpha=True), "tf32", False, 0),
+    "bias_clamp": (lambda: epilogue((64, 256, 16, 16), FP32, False, "softplus", alpha=True, gain=0.5, clamp=1.0), "tf32", False, 0),
+    "bias_stylegan": (lambda: epilogue((8, 512, 32, 32), FP16, True, "leaky_relu", False, True, 2**0.5, 256.0), "tf32", False, 0),
+    "bias_snake_clamp": (lambda: epilogue((4, 96, 999), BF16, False, "snake", True, False, 2.0, 1.0), "tf32", False, SNAKE_STACK),
+    "bias_rows": (lambda: epilogue((64, 512), FP32, False, "tanh", from_y=True), "tf32", False, 0),
     "norm_bf16_last": (lambda: norm((64, 256, 16, 16), BF16, True, "relu"), "tf32", False, 0),
     "norm_alpha": (lambda: norm((64, 256, 16, 16), FP32, False, "softplus", alpha=True), "tf32", False, 0),
+    "instance_bf16_last": (lambda: norm((16, 256, 64, 64), BF16, True, "relu", per_image=True), "tf32", False, 0),
+    "instance_odd_last": (lambda: norm((16, 3, 64, 64), FP32, True, "silu", alpha=True, per_image=True), "tf32", False, 0),
+    "instance_alpha": (lambda: norm((16, 512, 2, 2), FP32, False, "softplus", alpha=True, per_image=True), "tf32", False, 0),
     "loss_bf16": (lambda: loss(64, "nonsaturating", BF16), "tf32", False, 0),
     "loss_average": (lambda: loss(1000, "relativistic_average", FP32), "tf32", False, 0),
     "loss_large": (lambda: loss(10**6, "hinge", FP32), "tf32", False, 0),
@@ -169,9 +178,9 @@ def test_copy_engine_compiles(name, architecture):
 def test_every_kernel_is_compiled():
     """A kernel that no case launches would be proved by nobody."""
     from ganfast import _triton
-    from ganfast.ops.conv_transpose_act import triton_bwd, triton_few, triton_fwd, triton_tma
+    from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    modules = (_triton, triton_fwd, triton_few, triton_bwd, triton_tma, op("batch_norm_act"), op("gan_loss"))
+    modules = (_triton, triton_fwd, triton_few, triton_tma, op("bias_act"), op("batch_norm_act"), op("gan_loss"))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}
     assert compiled | {tma_launch("first", (9, 0)).kernel.__name__} == every
@@ -195,7 +204,7 @@ def test_wide_offsets_compile(monkeypatch):
     from ganfast import _triton
 
     monkeypatch.setattr(_triton, "wide_from", 0)
-    for name in ("conv_bf16_last", "1x1_bf16", "conv_bwd_bf16_last", "norm_bf16_last"):
+    for name in ("conv_bf16_last", "1x1_bf16", "bias_bf16_last", "norm_bf16_last", "instance_bf16_last", "instance_alpha"):
         for launch in launches(name):
             assert launch.arguments.get("WIDE", True)
             assert not triton_aot.problems(triton_aot.compile_launch(launch, 90), False)

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from ganfast._activations import ACTIVATIONS
+
 
 @pytest.fixture(autouse=True)
 def interpreted(monkeypatch):
@@ -62,3 +64,24 @@ def assert_partials(stats, y):
     merged = (n * mean).sum(0) / n.sum(0)
     assert_close(merged.float(), values.mean(1), "mean")
     assert_close(((m2 + n * (mean - merged) ** 2).sum(0) / n.sum(0)).float(), values.var(1, correction=0), "variance")
+
+
+ALPHAS = {"leaky_relu": 0.2, "prelu": 0.3, "elu": 1.3, "softplus": 1.5, "snake": 0.7}
+# beyond softplus's threshold on both sides, where tanh saturates, at 0, and close to it
+VALUES = [-90.0, -30.0, -12.0, -4.0, -1.0, -0.6, -0.4, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 0.3, 0.6, 1.0, 4.0, 13.4, 20.5, 30.0, 90.0]
+ACTS = [(act, t) for act in ACTIVATIONS for t in (False, True) if not t or act in ALPHAS]
+
+
+def activation_input(act, tensor_alpha):
+    """z [1, 4, 4, 5] holding VALUES in every channel, and alpha [4], which for snake holds a 0."""
+    z = torch.tensor(VALUES).expand(4, -1).reshape(1, 4, 4, 5).contiguous()
+    if not tensor_alpha:
+        return z, None
+    return z, torch.tensor([0.25, 1.0, 1.75, 0.0 if act in ("snake", "prelu", "leaky_relu") else 3.0])
+
+
+def relative(got, want, what):
+    """Element by element: a small value must be right to its own digits."""
+    assert not got.isnan().any(), what
+    error = (got.double() - want).abs()
+    assert (error <= 1e-6 * want.abs() + 1e-12).all(), f"{what}: {(error / (want.abs() + 1e-12)).max().item():.3g}"

@@ -19,19 +19,9 @@ template <class A> struct Vectors {
 
   Vectors(const Rows& rows, const at::Tensor& mean_of, const at::Tensor& invstd_of, const MaybeTensor& weight, const MaybeTensor& bias,
           const MaybeTensor& alphas, double alpha_value)
-      : mean(columns(rows, mean_of, 0)), invstd(columns(rows, invstd_of, 0)), scale(columns(rows, weight, 1)), shift(columns(rows, bias, 0)),
-        alpha(columns(rows, alphas, alpha_value)) {
+      : mean(as_columns<A>(rows, mean_of, 0)), invstd(as_columns<A>(rows, invstd_of, 0)), scale(as_columns<A>(rows, weight, 1)),
+        shift(as_columns<A>(rows, bias, 0)), alpha(as_columns<A>(rows, alphas, alpha_value)) {
     for (int64_t i = 0; i < rows.columns(); ++i) scale[i] *= invstd[i];
-  }
-
-  static std::vector<A> columns(const Rows& rows, const MaybeTensor& vector, double value) {
-    std::vector<A> all(rows.columns(), static_cast<A>(value));
-    if (!vector || !vector->defined()) return all;
-    const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
-    const A *first = dense.template const_data_ptr<A>(), *last = first + dense.numel(), *from = first;
-    for (int64_t i = 0; i < rows.columns(); from = from + 1 < last ? from + 1 : first)
-      for (int64_t s = 0; s < rows.spread; ++s, ++i) all[i] = *from;
-    return all;
   }
 };
 
@@ -180,7 +170,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cp
   auto gx = at::empty_like(x);
   const Rows rows = Rows::spread_out(x, channels_last, mean.numel() > x.size(1));
   const bool with_alpha = alpha && alpha->defined();
-  const int64_t c = rows.channels();
+  const int64_t c = x.size(1), channels = rows.channels();
   at::Tensor gbias, gweight, galpha;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_bwd_cpu", [&] {
     using A = Acc<scalar_t>;
@@ -194,13 +184,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_bwd_cp
       });
       std::vector<A> means(2 * rows.columns(), A(0));
       if (training)
-        for (int64_t i = 0; i < 2 * rows.columns(); ++i) means[i] = sums[i / rows.spread] / static_cast<A>(rows.values());
+        for (int64_t i = 0, k = 0; k < 2 * channels; ++k)
+          for (int64_t s = 0; s < rows.spread; ++s) means[i++] = sums[k] / static_cast<A>(rows.values());
       each_block(rows, [&](int64_t b) {
         rows.channels_last ? write_block<scalar_t, true>(rows, b, g, in, v, means.data(), tag, out)
                            : write_block<scalar_t, false>(rows, b, g, in, v, means.data(), tag, out);
       });
-      gbias = as_tensor<A>(sums.data(), c, x.options()), gweight = as_tensor<A>(sums.data() + c, c, x.options());
-      galpha = as_tensor<A>(sums.data() + 2 * c, with_alpha ? c : 0, x.options());
+      std::vector<double> total(3 * c, 0);  // over the images, where each has its own
+      for (int64_t t = 0; t < 3; ++t)
+        for (int64_t first = 0; first < channels; first += c)
+          for (int64_t i = 0; i < c; ++i) total[t * c + i] += sums[t * channels + first + i];
+      gbias = as_tensor<A>(total.data(), c, x.options()), gweight = as_tensor<A>(total.data() + c, c, x.options());
+      galpha = as_tensor<A>(total.data() + 2 * c, with_alpha ? c : 0, x.options());
     });
   });
   return {gx, gweight, gbias, galpha};

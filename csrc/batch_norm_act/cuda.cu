@@ -23,11 +23,12 @@ __device__ __forceinline__ Affine load_affine(const ChannelGrid& g, int64_t chan
 }
 
 // partials[chunk][0..2][channel] = (n, mean, M2) of the block's items.
-template <class T> __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_stats_kernel(ChannelGrid g, const T* x, float* partials) {
+template <class T, bool kImages = false>
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_stats_kernel(ChannelGrid g, const T* x, float* partials) {
   GANFAST_SHARED(float, counts, kChannelThreads);
   GANFAST_SHARED(float, means, kVec * kChannelThreads);
   GANFAST_SHARED(float, m2s, kVec * kChannelThreads);
-  Walk walk(g);
+  Walk walk(g, kImages);
   float n = 0, mean[kVec] = {}, m2[kVec] = {};
   for_items<T, 1>(walk, {x}, [&](int64_t, const float (&v)[1][kVec]) {
     n += 1;
@@ -81,10 +82,10 @@ __global__ void __launch_bounds__(kFinishThreads) batch_norm_act_stats_finish_ke
   if (threadIdx.x % 32 == 0) mean[channel] = all.mean, var[channel] = all.m2 / all.n;
 }
 
-template <class T>
+template <class T, bool kImages = false>
 __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_fwd_kernel(ChannelGrid g, const T* x, const float* mean, const float* invstd, const float* weight,
                                                                              const float* bias, const float* alpha, Act act, float alpha_value, T* y) {
-  Walk walk(g);
+  Walk walk(g, kImages);
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec];
   load_channels(g, walk.channel, alpha, alpha_value, a);
@@ -98,12 +99,12 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_fwd_kernel(Cha
 }
 
 // partials[chunk][0..2][channel] = sums of g, g * (x - mean), gy * df/dalpha(z).
-template <class T>
+template <class T, bool kImages = false>
 __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_sums_kernel(ChannelGrid g, const T* gy, const T* x, const float* mean, const float* invstd,
                                                                                   const float* weight, const float* bias, const float* alpha, Act act,
                                                                                   float alpha_value, float* partials) {
   GANFAST_SHARED(float, shared, 3 * kVec * kChannelThreads);
-  Walk walk(g);
+  Walk walk(g, kImages);
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec], sums[3][kVec] = {};
   load_channels(g, walk.channel, alpha, alpha_value, a);
@@ -122,11 +123,11 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_sums_kerne
   write_channel_sums(g, walk, sums, shared, partials);
 }
 
-template <class T>
+template <class T, bool kImages = false>
 __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(ChannelGrid g, const T* gy, const T* x, const float* mean, const float* invstd,
                                                                              const float* weight, const float* bias, const float* alpha, Act act, float alpha_value,
                                                                              const float* gweight, const float* gbias, float inverse_count, T* gx) {
-  Walk walk(g);
+  Walk walk(g, kImages);
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec], offset[kVec], slope[kVec], inverse[kVec];
   load_channels(g, walk.channel, alpha, alpha_value, a);
@@ -158,7 +159,8 @@ void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void*
     using T = decltype(tag);
     const T* typed_x = static_cast<const T*>(x);
     const ChannelGrid g = grid_of(s, aligned(typed_x, kVec));
-    GANFAST_LAUNCH(batch_norm_act_stats_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, scratch);
+    auto kernel = g.images() ? &batch_norm_act_stats_kernel<T, true> : &batch_norm_act_stats_kernel<T>;
+    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_x, scratch);
     GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(g.c), kFinishThreads, stream, scratch, g.chunks, g.c, mean, var);
   });
 }
@@ -170,7 +172,8 @@ void batch_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x
     const T* typed_x = static_cast<const T*>(x);
     T* typed_y = static_cast<T*>(y);
     const ChannelGrid g = grid_of(s, aligned(typed_x, kVec) && aligned(typed_y, kVec));
-    GANFAST_LAUNCH(batch_norm_act_fwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value, typed_y);
+    auto kernel = g.images() ? &batch_norm_act_fwd_kernel<T, true> : &batch_norm_act_fwd_kernel<T>;
+    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value, typed_y);
   });
 }
 
@@ -183,10 +186,12 @@ void batch_norm_act_bwd_cuda(const BatchNormShape& s, Dtype dtype, const void* g
     T* typed_gx = static_cast<T*>(gx);
     const ChannelGrid g = grid_of(s, aligned(typed_gy, kVec) && aligned(typed_x, kVec) && aligned(typed_gx, kVec));
     const float inverse_count = training ? 1.0f / (g.n * g.l) : 0.0f;
-    GANFAST_LAUNCH(batch_norm_act_bwd_sums_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
+    auto sums = g.images() ? &batch_norm_act_bwd_sums_kernel<T, true> : &batch_norm_act_bwd_sums_kernel<T>;
+    auto kernel = g.images() ? &batch_norm_act_bwd_kernel<T, true> : &batch_norm_act_bwd_kernel<T>;
+    GANFAST_LAUNCH(sums, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
                    scratch);
     GANFAST_LAUNCH(channel_sums_kernel<3>, finish_blocks(g.c), kFinishThreads, stream, scratch, g.chunks, g.c, ChannelSums{{gbias, gweight, galpha}, invstd});
-    GANFAST_LAUNCH(batch_norm_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
+    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, mean, invstd, weight, bias, alpha, act, alpha_value,
                    gweight, gbias, inverse_count, typed_gx);
   });
 }

@@ -21,6 +21,7 @@ struct ChannelGrid {
   int64_t image;  // channels in an image: rows of it are that far apart where the channel is fastest
 
   int64_t blocks() const { return columns * chunks; }
+  bool images() const { return channels_last && image < c; }  // what a Walk wants to know
 };
 
 // per_image: each image's channels are channels of their own, n * c of one image's pixels each. A thread keeps to its columns for
@@ -48,7 +49,7 @@ inline ChannelGrid channel_grid(int64_t n, int64_t c, int64_t l, bool channels_l
 }
 
 // The most chunks the two alignments may need: what scratch is sized by.
-inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last, bool per_image) {
+inline int64_t max_chunks(int64_t n, int64_t c, int64_t l, bool channels_last, bool per_image = false) {
   const auto chunks = [&](bool vectors) { return channel_grid(n, c, l, channels_last, vectors, per_image).chunks; };
   return chunks(false) > chunks(true) ? chunks(false) : chunks(true);
 }
@@ -59,7 +60,8 @@ struct Walk {
   int64_t base;
   int width, step;
 
-  __device__ explicit Walk(const ChannelGrid& g) : width(g.width), step(kChannelThreads / g.lanes) {
+  // images: as the grid's, and a constant, as the kernels for one tensor have no register to spare for the question.
+  __device__ explicit Walk(const ChannelGrid& g, bool images = false) : width(g.width), step(kChannelThreads / g.lanes) {
     const int64_t column = blockIdx.x % g.columns;
     chunk = blockIdx.x / g.columns;
     channel = g.channels_last ? (column * g.lanes + threadIdx.x % g.lanes) * g.width : column;
@@ -67,9 +69,9 @@ struct Walk {
     end = (chunk + 1) * g.chunk_items < g.items ? (chunk + 1) * g.chunk_items : g.items;
     if (channel >= g.c) end = 0;
     inner_size = g.channels_last ? 1 : g.l / g.width;
-    outer = g.channels_last ? g.image : g.c * g.l;
+    outer = images ? g.image : g.channels_last ? g.c : g.c * g.l;
     base = g.channels_last ? channel : channel * g.l;
-    if (g.channels_last && g.image < g.c) base += channel / g.image * g.image * (g.l - 1);  // an image has image * l elements
+    if (images) base += channel / g.image * (g.image * (g.l - 1));  // an image before it has image * l elements, not image
     row = item / inner_size, inner = item % inner_size;
     row_step = step / inner_size, inner_step = step % inner_size;
   }

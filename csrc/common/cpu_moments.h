@@ -5,9 +5,10 @@
 
 namespace ganfast {
 
-// Sums term(i) over [0, count) in 32 lanes: as an explicit array, because GCC leaves these reductions scalar otherwise.
+inline constexpr int64_t kLanes = 32;
+
+// Sums term(i) over [0, count) in lanes: as an explicit array, because GCC leaves these reductions scalar otherwise.
 template <class A, class Term> A sum_lanes(int64_t count, Term term) {
-  constexpr int64_t kLanes = 32;
   A lanes[kLanes] = {};
   int64_t i = 0;
   for (; i + kLanes <= count; i += kLanes)
@@ -18,10 +19,32 @@ template <class A, class Term> A sum_lanes(int64_t count, Term term) {
   return sum;
 }
 
+// The same of up to kLanes planes, a lane each: for planes too short to fill lanes of their own.
+template <class T> void short_planes(const T* x, int64_t length, int64_t planes, Acc<T>* count, Acc<T>* mean, Acc<T>* m2) {
+  using A = Acc<T>;
+  A center[kLanes] = {}, rest[kLanes] = {}, square[kLanes] = {};
+  for (int64_t k = 0; k < length; ++k)
+    for (int64_t j = 0; j < planes; ++j) center[j] += static_cast<A>(x[j * length + k]);
+  for (int64_t j = 0; j < planes; ++j) center[j] /= length;
+  for (int64_t k = 0; k < length; ++k)
+    for (int64_t j = 0; j < planes; ++j) {
+      const A d = static_cast<A>(x[j * length + k]) - center[j];
+      rest[j] += d, square[j] += d * d;
+    }
+  for (int64_t j = 0; j < planes; ++j)
+    mean[j] = center[j] + rest[j] / length, m2[j] = square[j] - rest[j] * rest[j] / length, count[j] = static_cast<A>(length);
+}
+
 // moments [3, C] of one block of x.
 template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, int64_t block, Acc<T>* moments) {
   using A = Acc<T>;
   A *mean = moments + rows.c, *m2 = moments + 2 * rows.c;
+  if (!kLast && rows.p < kLanes) {
+    const int64_t image = rows.partial(block), part = block % rows.channel_blocks(), end = rows.edge(part + 1);
+    for (int64_t ch = rows.edge(part); ch < end; ch += kLanes)
+      short_planes(x + (image * rows.c + ch) * rows.p, rows.p, std::min(kLanes, end - ch), moments + ch, mean + ch, m2 + ch);
+    return;
+  }
   int64_t count = 0;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     if constexpr (kLast) {

@@ -37,6 +37,7 @@ struct Rows {
   // depends on the number of threads, so sums do not either.
   int64_t block_rows() const { return std::max<int64_t>(1, std::min<int64_t>(128, 65536 / c)); }
   int64_t channel_blocks() const { return std::min(c, (15 + n) / n); }  // of one image: sixteen blocks or more in all
+  int64_t edge(int64_t part) const { return c * part / channel_blocks(); }  // where a block of channels begins
   int64_t group_blocks() const { return channels_last ? (count() + block_rows() - 1) / block_rows() : n * channel_blocks(); }
   int64_t blocks() const { return groups * group_blocks(); }
   // Partial sums [terms, c] of one group, and the block's own among all of them: those of one contiguous image share, each fills its
@@ -48,13 +49,15 @@ struct Rows {
   int64_t count() const { return n * p; }
   int64_t channels() const { return columns() / spread; }
   int64_t values() const { return count() * spread; }  // of one channel
+  // The blocks worth waking a thread for: ATen's 32768 elements. Sums are per block, so the threads do not show in them.
+  int64_t grain() const { return std::max<int64_t>(1, 32768 * blocks() / (count() * c)); }
 
   // Planes too short to fill vectors as rows of C * P columns, P to a channel: sums are folded, vectors repeated.
   // per_image: N * C channels of one image each. Contiguous, that is one image of N * C channels.
   static Rows spread_out(const at::Tensor& x, bool last, bool per_image = false) {
     Rows rows(x, last);
     if (per_image) (last ? rows.groups : rows.c) *= rows.n, rows.n = 1;
-    if (!last && rows.p > 1 && rows.p <= 32 && rows.n > 1) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
+    if (!last && rows.p <= 32 && (rows.n > 1 || rows.p == 1)) rows.spread = rows.p, rows.c *= rows.p, rows.p = 1, rows.channels_last = true;
     return rows;
   }
 };
@@ -68,7 +71,7 @@ template <bool kLast, class Run> void visit_block(const Rows& rows, int64_t bloc
     for (int64_t r = top + first; r < top + last; ++r) run(r * rows.c, rows.c, 0);
   } else {
     const int64_t parts = rows.channel_blocks(), image = block / parts, part = block % parts;
-    for (int64_t ch = rows.c * part / parts; ch < rows.c * (part + 1) / parts; ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
+    for (int64_t ch = rows.edge(part); ch < rows.edge(part + 1); ++ch) run((image * rows.c + ch) * rows.p, rows.p, ch);
   }
 }
 
@@ -86,7 +89,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
   const int64_t width = terms * rows.c, columns = rows.columns(), each = rows.group_partials();
   std::vector<A> partial(rows.groups * each * width, A(0));
   std::vector<double> total(terms * columns, 0);
-  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows.blocks(), rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b, partial.data() + rows.partial(b) * width);
   });
   for (int64_t k = 0; k < rows.groups * each; ++k)
@@ -100,7 +103,7 @@ template <class A, class Body> std::vector<A> reduce_blocks(const Rows& rows, in
 }
 
 template <class Body> void each_block(const Rows& rows, Body body) {
-  at::parallel_for(0, rows.blocks(), 1, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, rows.blocks(), rows.grain(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) body(b);
   });
 }
@@ -137,6 +140,19 @@ template <class A> void act_run(Act act, A* z, int64_t count, const A* alphas, A
       for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(tag, z[i], alpha);
     }
   });
+}
+
+// A vector [C] of any float dtype as the columns of `rows`; `value` everywhere where there is none.
+template <class A> std::vector<A> as_columns(const Rows& rows, const std::optional<at::Tensor>& vector, double value) {
+  std::vector<A> all(rows.columns(), static_cast<A>(value));
+  if (!vector || !vector->defined()) return all;
+  const auto dense = vector->to(c10::CppTypeToScalarType<A>::value).contiguous();
+  const A* from = dense.template const_data_ptr<A>();
+  const int64_t size = dense.numel() * rows.spread;
+  for (int64_t i = 0; rows.spread > 1 && i < size; ++from)
+    for (int64_t s = 0; s < rows.spread; ++s) all[i++] = *from;
+  for (int64_t i = 0; rows.spread == 1 && i < rows.columns(); i += size) std::copy_n(from, size, all.begin() + i);
+  return all;
 }
 
 template <class A> const A* optional_ptr(const std::optional<at::Tensor>& t) { return t && t->defined() ? t->const_data_ptr<A>() : nullptr; }

@@ -32,14 +32,4 @@ bool conv_transpose_act_few_channels(const ConvTransposeShape& shape);
 void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
                                  Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream);
 
-// Floats of scratch for the backward of a dense [n, c, l] tensor.
-int64_t conv_transpose_act_bwd_scratch(int64_t n, int64_t c, int64_t l, bool channels_last);
-
-// gz = gy * f'(saved); gbias = sum of gz before it is rounded; galpha = sum of gy * df/dalpha.
-//   gy, saved, gz  dense [n, c, l], or [n, l, c] if channels_last, of `dtype`; saved is y if from_y, else z
-//   alpha          float32 [c], or null: alpha_value everywhere and no galpha
-//   gbias, galpha  float32 [c]; scratch float32, as many as the function above says
-void conv_transpose_act_bwd_cuda(int64_t n, int64_t c, int64_t l, bool channels_last, Dtype dtype, const void* gy, const void* saved, const float* alpha,
-                                 Act act, float alpha_value, bool from_y, void* gz, float* gbias, float* galpha, float* scratch, cudaStream_t stream);
-
 }  // namespace ganfast

@@ -1,65 +1,16 @@
-// CPU backward: the activation's derivative with its channel sums in one pass, and the two linear gradients as GEMMs
-// over patches of gz (an im2col at the forward's stride).
+// CPU backward: the two linear gradients as GEMMs over patches of gz (an im2col at the forward's stride).
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <cstring>
 
 #include "../common/cpu_gemm.h"
-#include "../common/cpu_rows.h"
 #include "cpu_geometry.h"
 
 namespace ganfast {
 namespace {
 
 constexpr int64_t kPatchBytes = 16 << 20;  // patches made at a time; glibc maps larger buffers anew, a page fault every 4 KiB
-
-template <class T, bool kLast> void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, const Acc<T>* alphas, Acc<T> alpha_value,
-                                              Act act, bool from_y, T* gz, Acc<T>* sums) {
-  using A = Acc<T>;
-  A *bias_sum = sums, *alpha_sum = sums + rows.c;
-  with_act(act, [&](auto tag) {
-    visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-      A total = 0, alpha_total = 0;
-      const A plane_alpha = alphas ? alphas[channel] : alpha_value;
-#pragma omp simd reduction(+ : total)
-      for (int64_t i = 0; i < length; ++i) {
-        const A alpha = kLast && alphas ? alphas[i] : plane_alpha;
-        const A g = static_cast<A>(gy[at + i]) * act_grad<A>(tag, static_cast<A>(saved[at + i]), alpha, from_y);
-        gz[at + i] = narrow<T>(g);
-        if constexpr (kLast) bias_sum[i] += g;
-        else total += g;
-      }
-      if (alphas)
-        for (int64_t i = 0; i < length; ++i) {
-          const A term = static_cast<A>(gy[at + i]) * act_alpha_grad<A>(tag, static_cast<A>(saved[at + i]), alphas[kLast ? i : channel]);
-          if constexpr (kLast) alpha_sum[i] += term;
-          else alpha_total += term;
-        }
-      if constexpr (!kLast) bias_sum[channel] += total, alpha_sum[channel] += alpha_total;
-    });
-  });
-}
-
-std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_bwd_cpu(
-    const at::Tensor& gy, const at::Tensor& saved, const std::optional<at::Tensor>& alpha, c10::string_view act, double alpha_value, bool from_y, bool channels_last) {
-  auto gz = at::empty_like(gy);
-  const bool with_alpha = alpha && alpha->defined();
-  const Rows rows = with_alpha ? Rows(gy, channels_last) : Rows::spread_out(gy, channels_last);
-  at::Tensor gbias, galpha;
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, gy.scalar_type(), "conv_transpose_act_bwd_cpu", [&] {
-    using A = Acc<scalar_t>;
-    const A* alphas = optional_ptr<A>(alpha);
-    const Act kind = parse_act(act);
-    const auto sums = reduce_blocks<A>(rows, 2, [&](int64_t block, A* into) {
-      auto run = rows.channels_last ? bwd_block<scalar_t, true> : bwd_block<scalar_t, false>;
-      run(rows, block, gy.const_data_ptr<scalar_t>(), saved.const_data_ptr<scalar_t>(), alphas, alpha_value, kind, from_y, gz.data_ptr<scalar_t>(), into);
-    });
-    const int64_t c = rows.channels();
-    gbias = as_tensor<A>(sums.data(), c, gy.options()), galpha = as_tensor<A>(sums.data() + c, with_alpha ? c : 0, gy.options());
-  });
-  return {gz, gbias, galpha};
-}
 
 // Patches [images * P_in, taps * Cg] of gz [N, P_out, Cout]: `images` from `first` on, kernel rows (k0, k1) of `rows`, one
 // group of channels.
@@ -175,7 +126,6 @@ at::Tensor conv_transpose_act_weight_grad_cpu(const at::Tensor& gz, const at::Te
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  m.impl("conv_transpose_act_bwd_native", conv_transpose_act_bwd_cpu);
   m.impl("conv_transpose_act_data_grad_native", conv_transpose_act_data_grad_cpu);
   m.impl("conv_transpose_act_weight_grad_native", conv_transpose_act_weight_grad_cpu);
 }

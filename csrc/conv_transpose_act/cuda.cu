@@ -1,7 +1,6 @@
 // Transposed convolution + bias + activation: one implicit GEMM per phase of the output (cuda_geometry.h), exact float32
 // accumulation. A block computes kM pixels of one phase by kN output channels of one group; its inner dimension runs over
 // (tap, input channel). Few output channels have a kernel of their own: cuda_few.cu.
-#include "../common/channel_grid.h"
 #include "cuda_few.h"
 
 namespace ganfast {
@@ -153,28 +152,6 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
   partials[0] = moments.n, partials[s.c_out] = moments.mean, partials[2 * s.c_out] = moments.m2;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kChannelThreads) conv_transpose_act_bwd_kernel(ChannelGrid g, const T* gy, const T* saved, const float* alpha, Act act,
-                                                                                 float alpha_value, bool from_y, T* gz, float* partials) {
-  GANFAST_SHARED(float, shared, 2 * kVec * kChannelThreads);
-  Walk walk(g);
-  float a[kVec], sums[2][kVec] = {};
-  load_channels(g, walk.channel, alpha, alpha_value, a);
-  with_act(act, [&](auto tag) {
-    for_items<T, 2>(walk, {gy, saved}, [&](int64_t at, const float (&v)[2][kVec]) {
-      float result[kVec];
-#pragma unroll
-      for (int i = 0; i < kVec; ++i) {
-        result[i] = v[0][i] * tag.grad(v[1][i], a[i], from_y);
-        sums[0][i] += result[i];
-        if (alpha) sums[1][i] += v[0][i] * tag.alpha_grad(v[1][i], a[i]);
-      }
-      store_item(gz + at, g.width, result);
-    });
-  });
-  write_channel_sums(g, walk, sums, shared, partials);
-}
-
 ConvTransposeTiles general_tiles(const ConvTransposeShape& shape) {
   bool large;
   const FwdPlan p = fwd_plan(shape, &large);
@@ -218,20 +195,6 @@ void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, c
   FewPlan few;
   if (few_plan(shape, &few)) return conv_transpose_act_fwd_few_cuda(few, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
   conv_transpose_act_fwd_general_cuda(shape, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
-}
-
-int64_t conv_transpose_act_bwd_scratch(int64_t n, int64_t c, int64_t l, bool channels_last) { return 2 * c * max_chunks(n, c, l, channels_last); }
-
-void conv_transpose_act_bwd_cuda(int64_t n, int64_t c, int64_t l, bool channels_last, Dtype dtype, const void* gy, const void* saved, const float* alpha,
-                                 Act act, float alpha_value, bool from_y, void* gz, float* gbias, float* galpha, float* scratch, cudaStream_t stream) {
-  with_dtype(dtype, [&](auto tag) {
-    using T = decltype(tag);
-    const T *typed_gy = static_cast<const T*>(gy), *typed_saved = static_cast<const T*>(saved);
-    T* typed_gz = static_cast<T*>(gz);
-    const ChannelGrid g = channel_grid(n, c, l, channels_last, aligned(typed_gy, kVec) && aligned(typed_saved, kVec) && aligned(typed_gz, kVec));
-    GANFAST_LAUNCH(conv_transpose_act_bwd_kernel<T>, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_saved, alpha, act, alpha_value, from_y, typed_gz, scratch);
-    GANFAST_LAUNCH(channel_sums_kernel<2>, finish_blocks(c), kFinishThreads, stream, scratch, g.chunks, c, ChannelSums{{gbias, galpha, nullptr}, nullptr});
-  });
 }
 
 }  // namespace ganfast

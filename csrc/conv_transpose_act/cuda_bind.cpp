@@ -35,23 +35,10 @@ Triple conv_transpose_act_fwd(const at::Tensor& x, const at::Tensor& weight, con
   return {y, z, stats};
 }
 
-Triple conv_transpose_act_bwd(const at::Tensor& gy, const at::Tensor& saved, const MaybeTensor& alpha, c10::string_view act, double alpha_value, bool from_y,
-                              bool channels_last) {
-  const Place place(gy);
-  const int64_t n = gy.size(0), c = gy.size(1), l = gy.numel() / (n * c);
-  at::Tensor gz = new_like(gy, gy.sizes(), channels_last), gbias = new_floats(gy, {c}), galpha = new_floats(gy, {alpha ? c : 0});
-  at::Tensor scratch = new_floats(gy, {conv_transpose_act_bwd_scratch(n, c, l, channels_last)});
-  conv_transpose_act_bwd_cuda(n, c, l, channels_last, dtype_of(gy), gy.const_data_ptr(), saved.const_data_ptr(), floats(alpha), act_of(act), alpha_value, from_y,
-                              gz.mutable_data_ptr(), gbias.mutable_data_ptr<float>(), alpha ? galpha.mutable_data_ptr<float>() : nullptr,
-                              scratch.mutable_data_ptr<float>(), place.stream);
-  return {gz, gbias, galpha};
-}
-
 }  // namespace
 
 TORCH_LIBRARY_IMPL(ganfast, CUDA, m) {
   m.impl("conv_transpose_act_fwd_native", &conv_transpose_act_fwd);
-  m.impl("conv_transpose_act_bwd_native", &conv_transpose_act_bwd);
 }
 
 }  // namespace ganfast

@@ -71,14 +71,24 @@ def _to_image(c_in: int, channels: int, fused: bool) -> nn.Module:
 
 
 def _down(c_in: int, c_out: int, norm: bool, fused: bool) -> nn.Module:
-    conv = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm)
-    if not norm:
-        return nn.Sequential(OrderedDict(conv=conv, act=nn.LeakyReLU(0.2)))
     if fused:
-        from ganfast.nn import BatchNormAct2d
+        from ganfast.nn import BatchNormAct2d, ConvAct2d
 
+        if not norm:
+            return nn.Sequential(OrderedDict(conv=ConvAct2d(c_in, c_out, 4, 2, 1, act="leaky_relu", alpha=0.2)))
+        conv = ConvAct2d(c_in, c_out, 4, 2, 1, bias=False)
         return nn.Sequential(OrderedDict(conv=conv, norm=BatchNormAct2d(c_out, act="leaky_relu", alpha=0.2)))
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), act=nn.LeakyReLU(0.2)))
+    conv = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm)
+    norms = {"norm": nn.BatchNorm2d(c_out)} if norm else {}
+    return nn.Sequential(OrderedDict(conv=conv, **norms, act=nn.LeakyReLU(0.2)))
+
+
+def _to_logits(c_in: int, c_out: int, fused: bool) -> nn.Module:
+    if fused:
+        from ganfast.nn import ConvAct2d
+
+        return ConvAct2d(c_in, c_out, 4)
+    return nn.Conv2d(c_in, c_out, 4)
 
 
 class DCGANGenerator(nn.Module):
@@ -123,7 +133,8 @@ class DCGANDiscriminator(nn.Module):
     """Images to logits (no sigmoid), one per image.
 
     The head gives 1 + condition_dim numbers h per image; logit = h[0] + <h[1:], condition> / sqrt(condition_dim): the
-    projection discriminator, with a head that also sees where in the image a feature lies.
+    projection discriminator, with a head that also sees where in the image a feature lies. norm=False: without batch norm, which
+    mixes the images and so has no place under a gradient penalty.
 
     Shapes: image [N, channels, image_size, image_size], condition [N, condition_dim] or None -> [N].
     Raises: ValueError for other shapes, or an image_size that is no power of two.
@@ -137,13 +148,14 @@ class DCGANDiscriminator(nn.Module):
         channels: int = 3,
         condition_dim: int | None = None,
         *,
+        norm: bool = True,
         fused: bool = False,
     ) -> None:
         super().__init__()
         self.image_shape, self.condition_dim = (channels, image_size, image_size), condition_dim
         c = [channels] + [width << i for i in range(_levels(image_size))]
-        self.blocks = nn.Sequential(*[_down(c_in, c_out, i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
-        self.head = nn.Conv2d(c[-1], 1 + (condition_dim or 0), 4)
+        self.blocks = nn.Sequential(*[_down(c_in, c_out, norm and i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
+        self.head = _to_logits(c[-1], 1 + (condition_dim or 0), fused)
         self.apply(_initialise)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:

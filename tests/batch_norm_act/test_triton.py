@@ -168,3 +168,52 @@ def test_fp16():
     assert_close(gx, want[0], "gx")
     assert_close(gweight, want[1], "gweight", floor=64.0)
     assert_close(gbias, want[2], "gbias", floor=64.0)
+
+
+# name: (shape, channels_last): every image's statistics its own. Columns of several images in one tile wherever C is no power of two.
+IMAGES = {
+    "odd": ((3, 5, 7, 11), False),
+    "odd_last": ((3, 5, 7, 11), True),
+    "2x2": ((4, 9, 2, 2), False),
+    "2x2_last": ((4, 9, 2, 2), True),
+    "wide_last": ((2, 70, 3, 3, 5), True),
+    "sequences": ((2, 3, 130), False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.usefixtures("plan")
+def test_instance_norm(name, dtype, monkeypatch):
+    """Through the public function: y and all gradients, the images' means far apart."""
+    from ganfast.functional import instance_norm_act
+
+    monkeypatch.setitem(CASES, name, IMAGES[name])
+    x, gy, weight, bias, alpha, channels_last = make(name, dtype)
+    x = x + 20 * torch.arange(len(x)).view(-1, *[1] * (x.dim() - 1)).to(dtype)
+    results = []
+    for cast in (None, torch.float64):
+        leaves = [t.detach().to(cast or t.dtype).requires_grad_() for t in (x, weight, bias, alpha)]
+        if cast is None:
+            y = instance_norm_act(*leaves[:3], act="prelu", alpha=leaves[3], backend="triton")
+            assert_layout(y, channels_last)
+        else:
+            z = torch.nn.functional.instance_norm(leaves[0], None, None, *leaves[1:3])
+            y = torch.where(z > 0, z, z * leaves[3].view(1, -1, *[1] * (z.dim() - 2)))
+        results.append([y.detach(), *torch.autograd.grad(y, leaves, gy.to(y.dtype))])
+    for got, want, what in zip(*results, ("y", "gx", "gweight", "gbias", "galpha"), strict=True):
+        assert_close(got, want, what, floor=128.0)
+
+
+def test_more_channels_than_one_axis_of_the_grid(monkeypatch):
+    """65535 blocks of channels are the most that an axis takes; images times channels are more."""
+    op = backend("batch_norm_act")
+    rows, inner, columns, image = op._plan(torch.empty(400_000, 3, 1, 2, device="meta"), True, False)[0]
+    grid = op._plan(torch.empty(400_000, 3, 1, 600, device="meta"), True, False)[1]
+    assert (rows, inner, columns, image) == (2, 2, 1_200_000, None) and max(grid) <= 65535 and grid[0] * grid[1] * 4 >= 1_200_000
+    monkeypatch.setattr(op, "tile_shape", lambda rows, c, last: (16, 4))
+    monkeypatch.setattr(op, "MOST_BLOCKS", 2)  # three rows of blocks, the last one half off the end
+    x = torch.randn(4, 5, 3, 3)
+    mean, var = op.batch_norm_act_stats_triton(x, True, False)
+    assert_close(mean, x.double().mean((2, 3)).flatten(), "mean")
+    assert_close(var, x.double().var((2, 3), correction=0).flatten(), "variance")

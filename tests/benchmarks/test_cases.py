@@ -10,7 +10,7 @@ from benchmarks.case_types import convolution_bytes, label, on
 from ganfast.models.dcgan import DCGANGenerator
 
 _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_EVERY = [cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.LOSS]
+_EVERY = [cases.CONV, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)
@@ -23,6 +23,18 @@ def test_a_transposed_convolutions_numbers_are_torchs(case):
     assert case.flops() == counter.get_total_flops()
     assert case.elements() == (x.numel(), layer.weight.numel(), y.numel())
     assert all(out == in_ * case.stride or in_ == 1 for out, in_ in zip(y.shape[2:], case.size)), "these layers double, or open a pixel"
+
+
+@pytest.mark.parametrize("case", cases.CONV, ids=lambda c: c.name)
+def test_a_convolutions_numbers_are_torchs(case):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        layer = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, case.padding)
+        x = torch.empty(case.batch, case.c_in, *case.size)
+        y = layer(x)
+    assert case.flops() == counter.get_total_flops()
+    assert case.elements() == (x.numel(), layer.weight.numel(), y.numel())
+    tiny = case.tiny()
+    assert (tiny.kernel, tiny.stride, tiny.act) == (case.kernel, case.stride, case.act) and tiny.flops() < 1e6
 
 
 @pytest.mark.parametrize("case", cases.UPSAMPLE, ids=lambda c: c.name)

@@ -51,6 +51,14 @@ def test_runs_of_several_parts_are_joined_and_those_of_two_devices_are_not(tmp_p
     assert "more than one device: Another; Stub 9000" in capsys.readouterr().err
 
 
+def test_a_penalty_is_told_in_plain_steps_of_the_same_rounds():
+    times = {"eager-nchw": 3.0, "eager-nhwc": 4.0, "ganfast-nchw": 2.0}
+    times |= {"plain-eager-nchw": 2.0, "plain-eager-nhwc": 1.0, "plain-ganfast-nchw": 1.6}
+    (found,) = targets.penalties([row(), row(times, op="penalty step", mode="R1")])
+    assert (found.text, found.value, found.goal, found.met) == ("a step with R1, fp32", "1.25 plain steps", "eager's 3.00", True)
+    assert ratios.ratio(row(times)) == pytest.approx(1.5), "baselines are no rivals"
+
+
 def test_ratios_take_each_sides_better_layout():
     r = row()
     assert ratios.best(r, "eager")[0] == "nchw" and ratios.best(r, "ganfast")[0] == "nhwc"

@@ -112,3 +112,37 @@ def test_a_named_backend_refuses_the_same(backend):
         if "backend" not in row.changes:
             with pytest.raises(row.error):
                 call({**row.changes, "backend": backend})
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"padding": "sane"}, "Did you mean 'same'"),
+        ({"padding": "same", "stride": 2}, r"padding is 'same', stride \(2, 2\)"),
+        ({"stride": 0}, "stride is 0, wants positive"),
+        ({"padding": -1}, "padding is -1, wants no negative"),
+        ({"dilation": 4}, r"no pixels: \(-3, -3\)"),
+        ({"groups": 5}, "weight expects Cin=20, x has 4"),
+        ({"act": "rely"}, "Did you mean 'relu'"),
+        ({"bias": torch.randn(4)}, r"bias has shape \(4,\), wants \(6,\)"),
+        ({"bias": torch.randn(6).bfloat16()}, "bias has dtype torch.bfloat16"),
+        ({"backend": "triton"}, "triton"),
+    ],
+)  # fmt: skip
+def test_bad_options_of_an_ordinary_convolution(options, words):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=words):
+        GF.conv_act(torch.randn(1, 4, 5, 5), torch.randn(6, 4, 3, 3), **options)
+
+
+def test_bad_tensors_of_an_ordinary_convolution():
+    weight = torch.randn(6, 4, 3, 3)
+    with pytest.raises(ValueError, match=r"weight expects Cin=4, x has 6 channels. Transposed weights are stored"):
+        GF.conv_act(torch.randn(1, 6, 5, 5), weight)
+    with pytest.raises(TypeError, match=r"x is a builtins.list"):
+        GF.conv_act([1.0], weight)
+    with pytest.raises(ValueError, match="x has 5 dimensions"):
+        GF.conv_act(torch.randn(1, 1, 4, 5, 5), weight)
+    with pytest.raises(TypeError, match=r"weight has dtype torch.float32, x has torch.float64"):
+        GF.conv_act(torch.randn(1, 4, 5, 5).double(), weight)
+    with pytest.raises(ValueError, match="x has no pixels"):
+        GF.conv_act(torch.randn(1, 4, 0, 5), weight)

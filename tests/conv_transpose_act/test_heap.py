@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import ganfast.functional as GF
 from ganfast.ops.conv_transpose_act import reference
@@ -63,10 +64,22 @@ def main(backend: str) -> None:
         got = two_orders(lambda x, w: GF.conv_transpose_act(x, w, **geometry, act="tanh", backend=backend), x.clone(), weight.clone())  # noqa: B023
         lists = (stride, padding, output_padding, dilation)
         exact = lambda x, w: reference.conv_transpose_act(x, w, None, *lists, 1, "tanh", None, 0.0)  # noqa: B023
-        for a, b in zip(got, two_orders(exact, x.double(), weight.double())):
-            error, scale = (a.double() - b).abs().max().item(), b.abs().max().item()
-            assert error <= 1e-4 * max(1.0, scale), f"error {error} of {scale} in {shape}"
+        compare(got, two_orders(exact, x.double(), weight.double()), shape)
+        # The convolution it is the data gradient of, and the same with padding past the kernel's reach.
+        images = torch.randn(got[0].shape)
+        for pads in (padding, [p + d * (k - 1) + 1 for p, d, k in zip(padding, dilation, weight_size[2:])]):
+            convolve = lambda x, w: GF.conv_act(x, w, stride=stride, padding=pads, dilation=dilation, act="tanh", backend=backend)  # noqa: B023
+            border = [p for p in reversed(pads) for _ in range(2)]
+            exact = lambda x, w: reference.CONV[len(stride)](F.pad(x, border), w, None, stride, 0, dilation).tanh()  # noqa: B023
+            got = two_orders(convolve, images.clone(), weight.clone())
+            compare(got, two_orders(exact, images.double(), weight.double()), (shape, pads))
     print("sound")
+
+
+def compare(got, want, shape) -> None:
+    for a, b in zip(got, want, strict=True):
+        error, scale = (a.double() - b).abs().max().item(), b.abs().max().item()
+        assert error <= 1e-4 * max(1.0, scale), f"error {error} of {scale} in {shape}"
 
 
 # What the checker must catch: one byte past a tensor.

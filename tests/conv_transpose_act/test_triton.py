@@ -5,7 +5,18 @@ import torch
 import torch.nn.functional as F
 
 from ganfast import _activations
-from tests.triton_interpreter import assert_close, assert_layout, assert_partials, backend, in_layout, interpreted  # noqa: F401
+from tests.triton_interpreter import (  # noqa: F401
+    ACTS,
+    ALPHAS,
+    activation_input,
+    assert_close,
+    assert_layout,
+    assert_partials,
+    backend,
+    in_layout,
+    interpreted,
+    relative,
+)
 
 # elu and selu take exp of large numbers in lanes that tl.where then drops; numpy, which interprets, says so.
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
@@ -127,29 +138,6 @@ def test_blocks_stay_inside_their_bounds():
                 assert names[0] == first.name and len(names) == len(set(names))
 
 
-ALPHAS = {"leaky_relu": 0.2, "prelu": 0.3, "elu": 1.3, "softplus": 1.5, "snake": 0.7}
-# beyond softplus's threshold on both sides, where tanh saturates, at 0, and close to it
-VALUES = [-90.0, -30.0, -12.0, -4.0, -1.0, -0.6, -0.4, -1e-3, -1e-6, 0.0, 1e-6, 1e-3, 0.3, 0.6, 1.0, 4.0, 13.4, 20.5, 30.0, 90.0]
-
-
-def activation_input(act, tensor_alpha):
-    """z [1, 4, 4, 5] holding VALUES in every channel, and alpha [4], which for snake holds a 0."""
-    z = torch.tensor(VALUES).expand(4, -1).reshape(1, 4, 4, 5).contiguous()
-    if not tensor_alpha:
-        return z, None
-    return z, torch.tensor([0.25, 1.0, 1.75, 0.0 if act in ("snake", "prelu", "leaky_relu") else 3.0])
-
-
-def relative(got, want, what):
-    """Element by element: a small value must be right to its own digits."""
-    assert not got.isnan().any(), what
-    error = (got.double() - want).abs()
-    assert (error <= 1e-6 * want.abs() + 1e-12).all(), f"{what}: {(error / (want.abs() + 1e-12)).max().item():.3g}"
-
-
-ACTS = [(act, t) for act in _activations.ACTIVATIONS for t in (False, True) if not t or act in ALPHAS]
-
-
 @pytest.mark.parametrize("act, tensor_alpha", ACTS)
 def test_activation_forward(act, tensor_alpha):
     """Through an identity convolution, exact in float32, so that z is known to the bit."""
@@ -171,65 +159,3 @@ def test_activation_forward(act, tensor_alpha):
         z, weight, None, alpha, [1, 1], [0, 0], [0, 0], [1, 1], 1, act, ALPHAS.get(act, 0.0), False, False, False
     )
     assert y[0, 0, 0, 0].isnan() and not y[0, :, 1:].isnan().any(), f"{act} swallowed a NaN"
-
-
-@pytest.mark.parametrize("act, tensor_alpha", ACTS)
-def test_activation_backward(act, tensor_alpha):
-    z, alpha = activation_input(act, tensor_alpha)
-    value = ALPHAS.get(act, 0.0)
-    gy = torch.linspace(-2, 3, z.numel()).view_as(z)
-    z64 = z.double().requires_grad_()
-    a64 = None if alpha is None else alpha.double().requires_grad_()
-    y64 = _activations.act_fwd(z64, act, a64, value)
-    gz, *galpha = torch.autograd.grad(y64, (z64,) if a64 is None else (z64, a64), gy.double())
-    zero = z64 == 0  # the one-sided kinks, where autograd of the formula and the table may pick different sides
-    from_y = _activations.saves_y(act, alpha, value)
-    for use_y in {False, from_y}:
-        saved = y64.detach().float() if use_y else z
-        got, gbias, got_alpha = backend("conv_transpose_act").conv_transpose_act_bwd_triton(gy, saved, alpha, act, value, use_y, False)
-        close = (got.double() - gz).abs() <= 2e-6 * gy.abs() + 3e-6 * gz.abs()
-        assert (close | zero).all(), (act, use_y, got, gz)
-        assert_close(gbias, got.double().sum((0, 2, 3)), "gbias")
-        if alpha is None:
-            assert got_alpha.shape == (0,)
-        else:
-            assert_close(got_alpha, galpha[0], "galpha", floor=32.0)
-
-
-TILES = {"2d": ((3, 5, 7, 11), False), "2d_last": ((3, 5, 7, 11), True), "1d": ((2, 3, 700), False), "3d_last": ((2, 70, 3, 3, 5), True)}
-
-
-@pytest.mark.parametrize("shape, channels_last", TILES.values(), ids=TILES)
-@pytest.mark.parametrize("looping", [False, True])
-def test_backward_reductions(shape, channels_last, looping, monkeypatch):
-    """Both layouts, tails in rows and channels; `looping`: several blocks a program, the last one wholly off the end, and more
-    partials than the finishing kernel takes at once ("1d")."""
-    from ganfast import _triton
-
-    op = backend("conv_transpose_act")
-    if looping:
-        monkeypatch.setattr(_triton, "tile_shape", lambda rows, c, last: (8, 2))
-        monkeypatch.setattr(_triton, "chunks", lambda rows, block, c_blocks: (-(-rows // (8 * 2)) + 1, 2))
-        monkeypatch.setattr(_triton, "wide_from", 0)
-    generator = torch.Generator().manual_seed(3)
-    gy, z = torch.randn(shape, generator=generator) + 1, torch.randn(shape, generator=generator)
-    alpha = torch.rand(shape[1], generator=generator)
-    a = alpha.double().view(1, -1, *[1] * (len(shape) - 2))
-    gz, gbias, galpha = op.conv_transpose_act_bwd_triton(
-        in_layout(gy, channels_last), in_layout(z, channels_last), alpha, "prelu", 0.0, False, channels_last
-    )
-    want = gy.double() * torch.where(z > 0, 1.0, a)
-    over = [d for d in range(len(shape)) if d != 1]
-    assert_layout(gz, channels_last)
-    assert_close(gz, want, "gz")
-    assert_close(gbias, want.sum(over), "gbias")
-    assert_close(galpha, (gy.double() * z.double().clamp(max=0)).sum(over), "galpha")
-
-
-def test_backward_sums_before_rounding():
-    """gbias in fp16: the float32 products are summed, not their rounded values."""
-    gy = torch.full((1, 1, 64, 64), 1.0, dtype=torch.float16)
-    saved = torch.full_like(gy, -1.0)
-    gz, gbias, _ = backend("conv_transpose_act").conv_transpose_act_bwd_triton(gy, saved, None, "leaky_relu", 0.2001, False, False)
-    assert_close(gbias, torch.tensor([0.2001 * 4096], dtype=torch.float64), "gbias", floor=2.0)
-    assert gz.dtype == torch.float16

@@ -5,19 +5,21 @@
 using namespace host_test;
 
 template <class T>
-void run(const char* name, int64_t n, int64_t c, int64_t l, bool channels_last, Act act, bool affine, bool with_alpha, bool training, double offset = 0, int shift = 0) {
+void run(const char* name, int64_t n, int64_t image, int64_t l, bool channels_last, Act act, bool affine, bool with_alpha, bool training, double offset = 0,
+         int shift = 0, bool per_image = false) {
   if (!wanted(name)) return;
-  const BatchNormShape claimed{n + overrun, c, l, channels_last};
-  Buffer<T> x(n * c * l, shift), gy(n * c * l), y(n * c * l), gx(n * c * l);
+  const BatchNormShape claimed{n + overrun, image, l, channels_last, per_image};
+  const int64_t c = per_image ? n * image : image, count = n * image * l / c;  // channels with statistics of their own, and their values
+  Buffer<T> x(c * count, shift), gy(c * count), y(c * count), gx(c * count);
   Buffer<float> mean(c), var(c), invstd(c), weight(c), bias(c), alpha(c), gweight(c), gbias(c), galpha(c), scratch(batch_norm_act_scratch(claimed));
   x.randomize(), gy.randomize(), weight.randomize(), bias.randomize(), alpha.randomize();
-  auto channel = [&](int64_t i) { return channels_last ? i % c : i / l % c; };
+  auto channel = [&](int64_t i) { return (channels_last ? i / (image * l) * image + i % image : i / l) % c; };
   for (int64_t i = 0; i < x.count; ++i) x.set(i, x[i] * (1 + channel(i) % 3) + offset * (1 + channel(i)));
 
   batch_norm_act_stats_cuda(claimed, dtype_of<T>(), x.data(), mean.data(), var.data(), scratch.data(), nullptr);
   std::vector<double> want_mean(c), want_var(c), size(c);
-  for (int64_t i = 0; i < x.count; ++i) want_mean[channel(i)] += x[i] / (n * l);
-  for (int64_t i = 0; i < x.count; ++i) want_var[channel(i)] += (x[i] - want_mean[channel(i)]) * (x[i] - want_mean[channel(i)]) / (n * l);
+  for (int64_t i = 0; i < x.count; ++i) want_mean[channel(i)] += x[i] / count;
+  for (int64_t i = 0; i < x.count; ++i) want_var[channel(i)] += (x[i] - want_mean[channel(i)]) * (x[i] - want_mean[channel(i)]) / count;
   for (int64_t i = 0; i < c; ++i) size[i] = std::fabs(want_mean[i]) + want_var[i];
   check("mean", mean, want_mean, size);
   check("var", var, want_var, size);
@@ -35,7 +37,7 @@ void run(const char* name, int64_t n, int64_t c, int64_t l, bool channels_last, 
   }
   for (int64_t i = 0; i < x.count; ++i) {
     const int64_t k = channel(i);
-    want_gx[i] = (affine ? weight[k] : 1) * invstd[k] * (g[i] - (training ? (sum_g[k] + centre[i] * sum_gx[k]) / (n * l) : 0));
+    want_gx[i] = (affine ? weight[k] : 1) * invstd[k] * (g[i] - (training ? (sum_g[k] + centre[i] * sum_gx[k]) / count : 0));
   }
   batch_norm_act_fwd_cuda(claimed, dtype_of<T>(), x.data(), mean.data(), invstd.data(), w, b, a, act, 0.4f, y.data(), nullptr);
   check("y", y, want_y, {4});
@@ -62,5 +64,11 @@ int main(int argc, char** argv) {
   run<Half>("rows, half", 13, 8, 1, false, Act::softplus, true, true, true);
   run<BFloat16>("nchw, bfloat16, selu", 1, 2, 33, false, Act::selu, false, false, false);
   run<float>("nhwc, 130 channels", 2, 132, 3, true, Act::prelu, true, true, true);
+  run<float>("images nchw", 3, 5, 24, false, Act::relu, true, true, true, 0, 0, true);
+  run<float>("images nchw, far mean", 2, 2, 300, false, Act::tanh, true, false, true, 300, 0, true);
+  run<float>("images nhwc, odd", 3, 5, 35, true, Act::snake, true, true, true, 20, 0, true);
+  run<float>("images nhwc, across blocks", 3, 100, 9, true, Act::elu, true, true, true, 0, 0, true);
+  run<BFloat16>("images nhwc, several chunks", 2, 36, 100, true, Act::leaky_relu, false, false, true, 0, 0, true);
+  run<Half>("images nhwc, half", 5, 8, 4, true, Act::silu, true, false, true, 0, 1, true);
   return finish();
 }

@@ -101,26 +101,6 @@ template <class T> void forward(const Case& c) {
   check("partials, unmerged", partials, {}, {});
 }
 
-template <class T> void backward(const char* name, int64_t n, int64_t c, int64_t l, bool channels_last, Act act, bool from_y, bool with_alpha, int shift = 0) {
-  if (!wanted(name)) return;
-  Buffer<T> gy(n * c * l, shift), saved(n * c * l), gz(n * c * l);
-  Buffer<float> alpha(c), gbias(c), galpha(c), scratch(conv_transpose_act_bwd_scratch(n + overrun, c, l, channels_last));
-  gy.randomize(), saved.randomize(), alpha.randomize();
-  std::vector<double> want(gz.count), bias_sum(c), alpha_sum(c), scale(c);
-  for (int64_t i = 0; i < gz.count; ++i) {
-    const int64_t channel = channels_last ? i % c : i / l % c;
-    const double a = with_alpha ? alpha[channel] : 0.7;
-    want[i] = gy[i] * act_grad<double>(act, saved[i], a, from_y);
-    const double slope = gy[i] * act_alpha_grad<double>(act, saved[i], a);
-    bias_sum[channel] += want[i], alpha_sum[channel] += slope, scale[channel] += std::fabs(want[i]) + std::fabs(slope);
-  }
-  conv_transpose_act_bwd_cuda(n + overrun, c, l, channels_last, dtype_of<T>(), gy.data(), saved.data(), with_alpha ? alpha.data() : nullptr, act, 0.7f, from_y,
-                              gz.data(), gbias.data(), with_alpha ? galpha.data() : nullptr, scratch.data(), nullptr);
-  check("gz", gz, want, {4});
-  check("gbias", gbias, bias_sum, scale);
-  if (with_alpha) check("galpha", galpha, alpha_sum, scale);
-}
-
 int main(int argc, char** argv) {
   options(argc, argv);
   //             n  in out g  input      kernel     stride     padding    out pad    dilation   cl wl z  p  alpha
@@ -152,14 +132,5 @@ int main(int argc, char** argv) {
   forward<float>({"few stride past kernel", 1, 5, 6, 1, {1, 3, 3}, {1, 2, 1}, {1, 3, 4}, {0, 0, 0}, {0, 2, 3}, {1, 1, 1}, 0, 0, 1, 1, 0, Act::softplus, 0, 1});
   forward<float>({"few dilation", 1, 6, 5, 1, {1, 4, 18}, {1, 3, 4}, {1, 3, 2}, {0, 2, 3}, {0, 1, 1}, {1, 2, 6}, 1, 0, 0, 1, 0, Act::selu, 0, 132});
   forward<Half>({"few 1d", 2, 5, 2, 1, {1, 1, 75}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::linear, 0, 132});
-
-  backward<float>("bwd nchw", 3, 5, 24, false, Act::prelu, false, true);
-  backward<float>("bwd nchw, odd rows", 2, 3, 35, false, Act::tanh, true, false);
-  backward<float>("bwd nchw, unaligned", 1, 2, 32, false, Act::elu, true, false, 1);
-  backward<float>("bwd nhwc", 3, 20, 49, true, Act::snake, false, true);
-  backward<float>("bwd nhwc, rgb, chunks", 2, 3, 4100, true, Act::softplus, true, false);
-  backward<BFloat16>("bwd nhwc, bfloat16", 2, 36, 9, true, Act::gelu, false, false);
-  backward<Half>("bwd nchw, half", 2, 3, 40, false, Act::selu, true, false);
-  backward<Half>("bwd one row", 7, 12, 1, false, Act::softplus, false, true);
   return finish();
 }

@@ -18,7 +18,7 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "batch_norm_act", "gan_loss"]
+OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss"]
 FLAGS = {
     "plain": ["-O1"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
@@ -36,10 +36,9 @@ RACE_CASES = {
         "fwd 3d, heap",
         "few slabs",
         "few nchw, vectors",
-        "bwd nhwc, bfl",
-        "bwd nchw, odd",
     ],
-    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half"],
+    "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
+    "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
 }
 # Barriers, and the case that has to notice that one is gone.
@@ -64,7 +63,12 @@ MUTATIONS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "(half ^ (chunk & 1))", "half"),
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "c_in - channel, kVectors", "c_in, kVectors"),
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
+    ("bias_act", "bias_act/cuda.cu", "from_y ? 1 / gain : 1", "1"),
+    ("bias_act", "bias_act/cuda.cu", "y >= limit || y <= -limit", "y >= limit"),
+    ("bias_act", "bias_act/cuda.cu", "value < -clamp ? -clamp : value", "value"),
+    ("bias_act", "bias_act/cuda.cu", "from_y ? nullptr : bias", "bias"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
+    ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
 ]
 
@@ -142,7 +146,9 @@ def test_every_barrier_is_missed(programs, op, where, case):
     [
         ("conv_transpose_act", "fwd small, rgb"),
         ("conv_transpose_act", "few rgb"),
+        ("bias_act", "nhwc, rgb"),
         ("batch_norm_act", "nhwc, rgb"),
+        ("batch_norm_act", "images nhwc, odd"),
         ("gan_loss", "hinge disc"),
     ],
 )

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from ganfast.functional import batch_norm_act, conv_transpose_act, discriminator_loss, generator_loss
+from ganfast.functional import batch_norm_act, bias_act, conv_transpose_act, discriminator_loss, generator_loss, instance_norm_act
+from ganfast.ops.bias_act import kernels as bias_kernels
+from ganfast.ops.bias_act import reference as bias_reference
 from ganfast.ops.conv_transpose_act import reference
 from ganfast.testing import assert_close_to_reference, nan_filled
 
@@ -132,6 +134,81 @@ def test_batch_norm_act(shape, backend, dtype, training, channels_last):
         got = run(fused)
     names = ("y", "running_mean", "running_var", "gx", "gweight", "gbias")
     assert_close_to_reference(*zip(names, got, run(plain), run(plain, torch.float64), strict=True))
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])
+@pytest.mark.parametrize(("act", "learned"), [("leaky_relu", False), ("tanh", False), ("silu", False), ("prelu", True), ("snake", True)])
+@pytest.mark.parametrize(("gain", "clamp"), [(1.0, None), (2**0.5, 1.0)], ids=["plain", "clamped"])
+@pytest.mark.parametrize("shape", [(3, 5, 7, 6), (16, 64, 32, 32), (2, 700, 3, 3)], ids=["small", "dcgan", "small wide"])
+def test_bias_act(shape, gain, clamp, act, learned, backend, dtype, channels_last):
+    x, gy = (torch.randn(shape, device="cuda").to(dtype) for _ in range(2))
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    vectors = [torch.randn(shape[1], device="cuda"), *([torch.rand(shape[1], device="cuda") + 0.5] if learned else [])]
+    column = vectors[0].double().view(1, -1, 1, 1)
+    alpha = vectors[1].double() if learned else None
+    value = 0.0 if learned else 0.01
+    exact_y = bias_reference.bias_act(x.double(), vectors[0].double(), alpha, act, value, gain, None)
+    near = 4 * torch.finfo(dtype).eps  # of a kink or the bound: the side an element falls on is nobody's error
+    edge = (x.double() + column).abs() < near * 4
+    gy = gy.masked_fill(edge | ((exact_y.abs() - (clamp or float("inf"))).abs() < near), 0)
+
+    def run(call, cast=None):
+        leaves = [v.detach().to(cast or v.dtype).requires_grad_() for v in (x, *vectors)]
+        y = call(*leaves)
+        return [y, *torch.autograd.grad(y, leaves, gy.to(y.dtype))]
+
+    def fused(x, bias, alpha=None):
+        return bias_act(x, bias, act=act, alpha=alpha, gain=gain, clamp=clamp, backend=backend)
+
+    def plain(x, bias, alpha=None):
+        return bias_reference.bias_act(x, bias, alpha, act, value, gain, clamp)
+
+    with nan_filled():
+        got = run(fused)
+    names = ("y", "gx", "gbias", "galpha")
+    assert_close_to_reference(*zip(names, got, run(plain), run(plain, torch.float64)))
+    overwritten = x.clone()
+    args = (vectors[0], vectors[1] if learned else None, act, value, gain, clamp, channels_last, backend)
+    assert torch.equal(bias_kernels.fwd_(overwritten, *args), got[0])
+
+
+INSTANCE = {"small": (3, 5, 7, 6), "small 2x2": (5, 36, 2, 2), "small one image": (1, 12, 9, 9), "cyclegan": (2, 64, 128, 128)}
+
+
+@pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", ["reference", "torch", "triton", "cuda"])
+@pytest.mark.parametrize("name", INSTANCE)
+def test_instance_norm_act(name, backend, dtype, channels_last):
+    """The images' means 5 apart; first order against the oracle, second against the float64 formula."""
+    shape = INSTANCE[name]
+    x = (torch.randn(shape, device="cuda") * 2 + 5 * torch.arange(shape[0], device="cuda").view(-1, 1, 1, 1)).to(dtype)
+    x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
+    vectors = [torch.rand(shape[1], device="cuda") + 0.5, torch.randn(shape[1], device="cuda")]
+    gy = torch.randn(shape, device="cuda").to(dtype)
+    plain = lambda x, w, b: torch.nn.functional.instance_norm(x, None, None, w, b).relu()
+    fused = lambda x, w, b: instance_norm_act(x, w, b, act="relu", backend=backend)
+
+    def run(call, cast=None):
+        leaves = [v.detach().to(cast or v.dtype).requires_grad_() for v in (x, *vectors)]
+        y = call(*leaves)
+        return [y, *torch.autograd.grad(y, leaves, gy.to(y.dtype))]
+
+    with nan_filled():
+        got = run(fused)
+    names = ("y", "gx", "gweight", "gbias")
+    assert_close_to_reference(*zip(names, got, run(plain), run(plain, torch.float64), strict=True))
+    assert got[0].is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    if dtype == torch.float32 and name.startswith("small"):
+        results = []
+        for call, cast in ((fused, None), (plain, torch.float64)):
+            leaves = [v.detach().to(cast or v.dtype).requires_grad_() for v in (x, *vectors)]
+            (gx,) = torch.autograd.grad(call(*leaves).square().sum(), leaves[0], create_graph=True)
+            results.append(torch.autograd.grad(gx.square().sum(), leaves[:2]))
+        for a, b in zip(*results, strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3 * b.abs().max().item())
 
 
 @pytest.mark.parametrize("count", [7, 900, 200_001], ids=["small", "patch", "many"])

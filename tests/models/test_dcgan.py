@@ -26,6 +26,15 @@ def test_the_canonical_generator(fused):
     assert DCGANGenerator().state_dict().keys() == generator.state_dict().keys()
 
 
+def test_a_critic_without_norm():
+    plain, fused = (DCGANDiscriminator(16, 4, norm=False, fused=f) for f in (False, True))
+    fused.load_state_dict(plain.state_dict())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in (*plain.modules(), *fused.modules()))
+    assert all(m.bias is not None for m in plain.modules() if isinstance(m, nn.Conv2d))
+    x = torch.randn(3, 3, 16, 16)
+    torch.testing.assert_close(fused(x), plain(x), rtol=1e-5, atol=1e-6)
+
+
 def test_the_canonical_discriminator():
     discriminator = DCGANDiscriminator()
     assert convolutions(discriminator, nn.Conv2d) == [

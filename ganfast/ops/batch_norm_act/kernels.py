@@ -80,7 +80,9 @@ def _fwd_fake(x, mean, invstd, weight, bias, alpha, act, alpha_value, channels_l
 def _bwd(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last, backend):
     weight, bias, alpha = _vectors(backend, x, mean, weight, bias, alpha)
     args = (gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last)
-    if backend in ("cpu", "cuda"):
+    if backend == "cpu":  # which sums over the images itself
+        return torch.ops.ganfast.batch_norm_act_bwd_native(*args)
+    if backend == "cuda":
         gx, *sums = torch.ops.ganfast.batch_norm_act_bwd_native(*args)
     elif backend == "triton":
         from ganfast.ops.batch_norm_act import triton

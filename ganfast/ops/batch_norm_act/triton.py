@@ -25,10 +25,12 @@ from ganfast._triton import (
     tile_shape,
 )
 
+MOST_BLOCKS = 65535  # along the second axis of a grid; images times channels may be more, so blocks of channels take two
+
 
 @triton.jit
 def channels_of(BLOCK_C: tl.constexpr):
-    """The channels of this program's tile. Two axes of the grid: one alone ends at 65535, and images times channels do not."""
+    """The channels of this program's tile."""
     return (tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * BLOCK_C + tl.arange(0, BLOCK_C)
 
 
@@ -188,7 +190,7 @@ def _plan(x: Tensor, per_image: bool, channels_last: bool) -> tuple[tuple, tuple
         "enable_fp_fusion": True,
     }
     sizes = (rows, inner, columns, c if per_image and channels_last else None)
-    return sizes, (min(blocks, 65535), cdiv(blocks, 65535)), blocks, constants
+    return sizes, (min(blocks, MOST_BLOCKS), cdiv(blocks, MOST_BLOCKS)), blocks, constants
 
 
 def batch_norm_act_stats_triton(x: Tensor, per_image: bool, channels_last: bool) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import act_alpha_grad, act_grad
+from ganfast._activations import act_alpha_grad, act_grad, one_kernel_grad
 from ganfast._autograd import differentiates, no_autocast, wanted_gradients
 from ganfast._layout import dense
-from ganfast.ops.conv_transpose_act import choice, kernels, torch_backend
+from ganfast.ops.bias_act import kernels as bias_act
+from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.choice import Spec
 
 
@@ -178,9 +179,11 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
         return gy, None, None
     gy = dense(gy, spec.channels_last)
     if not differentiates():
-        gz, gbias, galpha = kernels.bwd(gy, saved, alpha, spec.act, spec.alpha_value, from_y, spec.channels_last, spec.act_backend)
+        gz, gbias, galpha = bias_act.bwd(
+            gy, saved, None, alpha, spec.act, spec.alpha_value, 1.0, None, from_y, spec.channels_last, spec.act_backend
+        )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
-    if alpha is None and (gz := torch_backend.one_kernel_grad(gy, saved, spec.act, spec.alpha_value, from_y)) is not None:
+    if alpha is None and (gz := one_kernel_grad(gy, saved, spec.act, spec.alpha_value, from_y)) is not None:
         return gz, None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)

@@ -17,7 +17,8 @@ from ganfast.ops.conv_transpose_act import kernels, torch_backend
 
 class Spec(NamedTuple):
     """The constants of one call. The user's choice of backend is settled before autograd sees it (a CUDA backward runs on other
-    threads); a grad_backend of "auto" asks the tuner when the gradient is first wanted."""
+    threads); a grad_backend of "auto" asks the tuner when the gradient is first wanted. So does a backend of "auto", in the spec of an
+    ordinary convolution, whose data gradient this transposed convolution is."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -105,9 +106,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
 
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> str:
     """The backend of a transposed convolution that is the data gradient of an ordinary one: it is first asked in a backward."""
-    if torch.compiler.is_compiling() or x.shape[0] == 0:
-        return static_forward(x, weight, spec) if x.shape[0] else "torch"
-    key = ("T", _tune.off_reason(), x.shape, x.dtype, x.device, weight.shape, weight.stride(), spec)
+    if torch.compiler.is_compiling():
+        return static_forward(x, weight, spec)
+    # A tile for TF32 is none for exact float32, one for aligned memory none for any other.
+    kernels_of = (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else None
+    key = ("T", _tune.off_reason(), x.shape, x.dtype, x.device, kernels_of, weight.shape, weight.stride(), spec)
     if (known := _settled.get(key)) is not None:
         return known
     chosen, final = forward(x, weight, None, None, spec)

@@ -15,7 +15,6 @@ _FWD = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, int[] stride, int[] padding, int[] output_padding, int[] dilation,"
     " int groups, str act, float alpha_value, bool channels_last, bool save_z, bool partials{}) -> (Tensor, Tensor, Tensor)"
 )
-_BWD = "(Tensor gy, Tensor saved, Tensor? alpha, str act, float alpha_value, bool from_y, bool channels_last{}) -> (Tensor, Tensor, Tensor)"
 _DATA = (
     "(Tensor gz, Tensor weight, int[] stride, int[] padding, int[] dilation, int groups, SymInt[] input_size,"
     " bool channels_last{}) -> Tensor"
@@ -30,7 +29,6 @@ _CONV = (
 _BACKEND = ", str backend"
 
 _native.define("conv_transpose_act_fwd_native" + _FWD.format(""))
-_native.define("conv_transpose_act_bwd_native" + _BWD.format(""))
 _native.define("conv_transpose_act_data_grad_native" + _DATA.replace("SymInt", "int").format(""))
 _native.define("conv_transpose_act_weight_grad_native" + _WEIGHT.format(""))
 
@@ -80,27 +78,6 @@ def _fwd_fake(
     acc = torch.promote_types(x.dtype, torch.float32)
     stats = x.new_empty((1, 3, y.shape[1]) if partials else (0,), dtype=acc)
     return y, (torch.empty_like(y) if save_z else x.new_empty(0)), stats
-
-
-def _bwd(gy, saved, alpha, act, alpha_value, from_y, channels_last, backend):
-    alpha = None if alpha is None else alpha.to(torch.promote_types(gy.dtype, torch.float32)).contiguous()
-    args = (gy, saved, alpha, act, alpha_value, from_y, channels_last)
-    if backend in ("cpu", "cuda"):
-        return torch.ops.ganfast.conv_transpose_act_bwd_native(*args)
-    if backend == "triton":
-        from ganfast.ops.conv_transpose_act import triton
-
-        return triton.conv_transpose_act_bwd_triton(*args)
-    run = torch_backend.conv_transpose_act_bwd_torch if backend == "torch" else reference.conv_transpose_act_bwd_reference
-    gz, gbias, galpha = run(*args)
-    return gz.contiguous(memory_format=memory_format(gz.dim(), channels_last)), gbias, galpha
-
-
-def _bwd_fake(gy, saved, alpha, act, alpha_value, from_y, channels_last, backend):
-    acc = torch.promote_types(gy.dtype, torch.float32)
-    channels = gy.shape[1]
-    gz = torch.empty_like(gy).contiguous(memory_format=memory_format(gy.dim(), channels_last))
-    return gz, gy.new_empty(channels, dtype=acc), gy.new_empty(0 if alpha is None else channels, dtype=acc)
 
 
 def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channels_last, backend):
@@ -159,7 +136,6 @@ def _conv_fake(x, weight, bias, alpha, stride, padding, dilation, groups, act, a
 
 
 fwd = _native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
-bwd = _native.register("conv_transpose_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
 data_grad = _native.register("conv_transpose_act_data_grad" + _DATA.format(_BACKEND), _data_grad, _data_grad_fake)
 weight_grad = _native.register("conv_transpose_act_weight_grad" + _WEIGHT.format(_BACKEND), _weight_grad, _weight_grad_fake)
 conv = _native.register("conv_transpose_act_conv" + _CONV, _conv, _conv_fake)

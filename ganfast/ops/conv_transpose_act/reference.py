@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._activations import act_fwd
 from ganfast._statistics import partials_of
 
 CONV = (None, F.conv1d, F.conv2d, F.conv3d)
@@ -58,12 +58,3 @@ def conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, gr
     z = CONV[weight.dim() - 2](x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
     y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
     return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0))
-
-
-def conv_transpose_act_bwd_reference(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
-    acc = torch.promote_types(gy.dtype, torch.float32)
-    dims = [0, *range(2, gy.dim())]
-    gy_acc, saved_acc = gy.to(acc), saved.to(acc)
-    gz = gy_acc * act_grad(saved_acc, act, alpha, alpha_value, from_y)
-    galpha = gy.new_empty(0, dtype=acc) if alpha is None else (gy_acc * act_alpha_grad(saved_acc, act, alpha)).sum(dims)
-    return gz.to(gy.dtype), gz.sum(dims), galpha

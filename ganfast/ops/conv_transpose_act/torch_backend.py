@@ -7,18 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._activations import activate, activate_
 from ganfast._layout import memory_format
 from ganfast._statistics import partials_of
 from ganfast.ops.conv_transpose_act.reference import CONV
 
 _CONV_TRANSPOSE = (None, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_IN_PLACE = {
-    "relu": torch.relu_,
-    "tanh": torch.tanh_,
-    "sigmoid": torch.sigmoid_,
-    "selu": torch.selu_,
-}
 
 
 def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -26,24 +20,6 @@ def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     if not layout:
         return tensors
     return tuple(t.contiguous(memory_format=memory_format(t.dim(), layout == "nhwc")) for t in tensors)
-
-
-def _activate_(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
-    """f(z), overwriting z where torch has the in-place form."""
-    if act in _IN_PLACE:
-        return _IN_PLACE[act](z)
-    if act in ("leaky_relu", "prelu") and alpha is None:
-        return F.leaky_relu_(z, alpha_value)
-    if act == "elu" and alpha is None:
-        return F.elu_(z, alpha_value)
-    return _activate(z, act, alpha, alpha_value)
-
-
-def _activate(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> Tensor:
-    """f(z) as a new tensor; one kernel of torch's where act_fwd's formula takes several."""
-    if act in ("leaky_relu", "prelu") and alpha is not None:
-        return torch.prelu(z, alpha.to(z.dtype))
-    return act_fwd(z, act, alpha, alpha_value)
 
 
 def can_shuffle(x_size, kernel, stride, padding, output_padding, dilation, groups: int) -> bool:
@@ -83,33 +59,9 @@ def conv_transpose_act_fwd_torch(
     else:
         x, weight = _in_layout(layout, x, weight)
         z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
-    y = _activate(z, act, alpha, alpha_value) if save_z else _activate_(z, act, alpha, alpha_value)
+    y = activate(z, act, alpha, alpha_value) if save_z else activate_(z, act, alpha, alpha_value)
     acc = torch.promote_types(x.dtype, torch.float32)
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
-
-
-def one_kernel_grad(gy: Tensor, saved: Tensor, act: str, alpha_value: float, from_y: bool) -> Tensor | None:
-    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha."""
-    if act == "relu":
-        return torch.ops.aten.threshold_backward(gy, saved, 0)
-    if act == "tanh" and from_y:
-        return torch.ops.aten.tanh_backward(gy, saved)
-    if act == "sigmoid" and from_y:
-        return torch.ops.aten.sigmoid_backward(gy, saved)
-    if act in ("leaky_relu", "prelu") and from_y:
-        return torch.ops.aten.leaky_relu_backward(gy, saved, alpha_value, True)
-    return None
-
-
-def conv_transpose_act_bwd_torch(gy, saved, alpha, act, alpha_value, from_y, channels_last) -> tuple[Tensor, Tensor, Tensor]:
-    dims = [0, *range(2, gy.dim())]
-    acc = torch.promote_types(gy.dtype, torch.float32)
-    empty = gy.new_empty(0, dtype=acc)
-    gz = one_kernel_grad(gy, saved, act, alpha_value, from_y)
-    if gz is None:
-        gz = (gy.to(acc) * act_grad(saved.to(acc), act, alpha, alpha_value, from_y)).to(gy.dtype)
-    galpha = empty if alpha is None else (gy.to(acc) * act_alpha_grad(saved.to(acc), act, alpha)).sum(dims)
-    return gz, gz.sum(dims, dtype=acc), galpha
 
 
 def conv_act_fwd_torch(
@@ -123,8 +75,8 @@ def conv_act_fwd_torch(
 def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, save_z: bool) -> tuple[Tensor, Tensor]:
     """(y, z or an empty tensor) of a fresh convolution z, which y overwrites unless z is saved."""
     if save_z:
-        return _activate(z, act, alpha, alpha_value), z
-    return _activate_(z, act, alpha, alpha_value), z.new_empty(0)
+        return activate(z, act, alpha, alpha_value), z
+    return activate_(z, act, alpha, alpha_value), z.new_empty(0)
 
 
 def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size, layout: str = "") -> Tensor:

@@ -1,7 +1,7 @@
 """conv_transpose_act in Triton: which kernel a call gets, and how it is launched.
 
 Kernels: triton_fwd.py (pointers, for every call; a GEMM for 1x1 inputs), triton_tma.py (Hopper), triton_few.py (RGB); block shapes
-and their names: triton_configs.py; the fused backward: triton_bwd.py.
+and their names: triton_configs.py.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ganfast import _checks, _triton
 from ganfast._triton import cdiv
-from ganfast.ops.conv_transpose_act.triton_bwd import conv_transpose_act_bwd_triton
 from ganfast.ops.conv_transpose_act.triton_configs import (
     OP,
     Blocks,
@@ -35,7 +34,7 @@ from ganfast.ops.conv_transpose_act.triton_few import (
 from ganfast.ops.conv_transpose_act.triton_fwd import conv_transpose_act_fwd_1x1_kernel, conv_transpose_act_fwd_kernel
 from ganfast.ops.conv_transpose_act.triton_tma import conv_transpose_act_fwd_tma, tma_refusal
 
-__all__ = ["configurations", "conv_transpose_act_bwd_triton", "conv_transpose_act_fwd_triton"]
+__all__ = ["configurations", "conv_transpose_act_fwd_triton"]
 
 
 class _Plan(NamedTuple):

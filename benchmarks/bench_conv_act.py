@@ -1,0 +1,41 @@
+"""Convolution + activation, a discriminator's layer, against eager's two modules in both layouts."""
+
+import pytest
+import torch
+from torch import nn
+
+import ganfast.nn as gnn
+from benchmarks.bench_conv_transpose_act import ACTS, ALPHA, same_parameters
+from benchmarks.case_types import ConvCase, convolution_bytes, label, on
+from benchmarks.cases import CONV, SECOND_ORDER
+from benchmarks.machine import DEVICE
+from benchmarks.rivals import DTYPES, Subject, takes_max_autotune
+
+_CASES = on(DEVICE, CONV)
+
+
+def _layer(case: ConvCase) -> Subject:
+    sizes = (case.c_in, case.c_out, case.kernel, case.stride, case.padding)
+    eager = nn.Sequential(nn.Conv2d(*sizes), ACTS[case.act]())
+    fused = gnn.ConvAct2d(*sizes, act=case.act, alpha=ALPHA.get(case.act))
+    same_parameters(eager, fused)
+    return Subject(eager, fused, torch.randn(case.batch, case.c_in, *case.size))
+
+
+def _measure(bench, case, dtype, mode):
+    item = torch.finfo(DTYPES[dtype]).bits // 8
+    flops = {"fwd": case.flops(), "fwd+bwd": 3 * case.flops()}.get(mode)
+    row = {"op": "conv_act", "c_in": case.c_in, "bytes": convolution_bytes(case.elements(), mode, item), "flops": flops}
+    bench.modules(_layer, case, dtype, mode, row, dims=2, tiny=case.tiny(), max_autotune=takes_max_autotune(case, dtype, mode))
+
+
+@pytest.mark.parametrize("mode", ["fwd", "fwd+bwd"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", _CASES, ids=label)
+def test_layer(bench, case, dtype, mode):
+    _measure(bench, case, dtype, mode)
+
+
+@pytest.mark.parametrize("case", [case for case in _CASES if case.name in SECOND_ORDER], ids=label)
+def test_second_order(bench, case):
+    _measure(bench, case, "fp32", "second order")

@@ -1,0 +1,115 @@
+"""Registration of the passes: one signature for every backend, picked by the last argument. Other ops may use these: the one place
+where an op does, as this is the pointwise end of every layer."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from ganfast import _native
+from ganfast._layout import memory_format
+from ganfast.ops.bias_act import reference, torch_backend
+
+_NUMBERS = "Tensor? bias, Tensor? alpha, str act, float alpha_value, float gain"
+_FWD = f"(Tensor x, {_NUMBERS}, float? clamp, bool channels_last{{}}) -> Tensor"
+_FWD_ = f"(Tensor(a!) x, {_NUMBERS}, float? clamp, bool channels_last{{}}) -> ()"
+_BWD = f"(Tensor gy, Tensor saved, {_NUMBERS}, float? %s, bool from_y, bool channels_last{{}}) -> (Tensor, Tensor, Tensor)"
+_BACKEND = ", str backend"
+
+_native.define("bias_act_fwd_native" + _FWD.format(""))
+_native.define("bias_act_fwd_native_" + _FWD_.format(""))
+_native.define("bias_act_bwd_native" + (_BWD % "limit").format(""))
+
+
+def _vectors(backend, x, *vectors):
+    """bias and alpha as the kernels read them: contiguous, in the accumulation dtype. `cpu` does that itself."""
+    if backend == "cpu":
+        return vectors
+    acc = torch.promote_types(x.dtype, torch.float32)
+    return tuple(None if v is None else v.to(acc).contiguous() for v in vectors)
+
+
+@functools.lru_cache(maxsize=256)
+def limit(clamp: float | None, from_y: bool, dtype: torch.dtype) -> float | None:
+    """From which |y| on a backward takes an element as clamped: where y was saved, the bound as y's dtype rounds it, else the first
+    number of the kernels' own past it, as torch.clamp lets the bound itself pass."""
+    if clamp is None:
+        return None
+    if from_y:
+        return torch.tensor(clamp, dtype=dtype).item()
+    bound = torch.tensor(clamp, dtype=torch.promote_types(dtype, torch.float32))
+    return torch.nextafter(bound, torch.full_like(bound, math.inf)).item()
+
+
+def _fwd(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+    bias, alpha = _vectors(backend, x, bias, alpha)
+    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last)
+    if backend in ("cpu", "cuda"):
+        return torch.ops.ganfast.bias_act_fwd_native(*args)
+    if backend == "triton":
+        from ganfast.ops.bias_act import triton
+
+        return triton.bias_act_fwd_triton(*args)
+    run = torch_backend.bias_act_fwd_torch if backend == "torch" else reference.bias_act_fwd_reference
+    return run(*args).contiguous(memory_format=memory_format(x.dim(), channels_last))
+
+
+def _fwd_fake(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+    return torch.empty_like(x).contiguous(memory_format=memory_format(x.dim(), channels_last))
+
+
+def _fwd_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+    bias, alpha = _vectors(backend, x, bias, alpha)
+    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last)
+    if backend == "torch":
+        return torch_backend.bias_act_fwd_torch_(*args)
+    if backend == "reference":
+        x.copy_(reference.bias_act_fwd_reference(*args))
+        return None
+    if backend == "triton":
+        from ganfast.ops.bias_act import triton
+
+        triton.bias_act_fwd_triton_(*args)
+    else:
+        torch.ops.ganfast.bias_act_fwd_native_(*args)
+    if not x.is_inference():
+        torch.autograd.graph.increment_version(x)  # whoever saved the old values has to hear of it
+    return None
+
+
+def _fwd_fake_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+    return None
+
+
+def _bwd(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels_last, backend):
+    bias, alpha = _vectors(backend, gy, bias, alpha)
+    bound = limit(clamp, from_y, gy.dtype)
+    args = (gy, saved, bias, alpha, act, alpha_value, gain, bound, from_y, channels_last)
+    if backend in ("cpu", "cuda"):
+        return torch.ops.ganfast.bias_act_bwd_native(*args)
+    if backend == "triton":
+        from ganfast.ops.bias_act import triton
+
+        return triton.bias_act_bwd_triton(*args)
+    run = torch_backend.bias_act_bwd_torch if backend == "torch" else reference.bias_act_bwd_reference
+    gx, gbias, galpha = run(*args)
+    return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last)), gbias, galpha
+
+
+def _bwd_fake(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels_last, backend):
+    acc = torch.promote_types(gy.dtype, torch.float32)
+    channels = gy.shape[1]
+    gx = torch.empty_like(gy).contiguous(memory_format=memory_format(gy.dim(), channels_last))
+    return gx, gy.new_empty(channels, dtype=acc), gy.new_empty(0 if alpha is None else channels, dtype=acc)
+
+
+fwd = _native.register("bias_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+_overwrite = _native.register("bias_act_fwd_" + _FWD_.format(_BACKEND), _fwd_, _fwd_fake_)
+bwd = _native.register("bias_act_bwd" + (_BWD % "clamp").format(_BACKEND), _bwd, _bwd_fake)
+
+
+def fwd_(x: Tensor, *args) -> Tensor:
+    """`fwd` that overwrites x and gives it back: for fresh results of another op that no backward saved."""
+    _overwrite(x, *args)
+    return x

@@ -1,0 +1,128 @@
+"""`bias_act`: checks, choice of backend, autograd."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganfast import _backends, _checks, _native
+from ganfast._layout import dense, is_channels_last, memory_format
+from ganfast._memo import Memo
+from ganfast.ops.bias_act.autograd import BiasAct, Spec, forward_op, what_is_saved
+
+_OP = "bias_act"
+
+
+def bias_act(
+    x: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    gain: float = 1.0,
+    clamp: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """y = act(x + bias) * gain, limited to [-clamp, clamp] where ``clamp`` is given, in one pass.
+
+    Shapes:
+        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha a float, [1] or [C]; y as x.
+    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y as x; bias and alpha any floating dtype. Sums are
+        float32 (float64 for float64). Autocast casts nothing.
+    Layout: with ``dim`` 1 contiguous and channels_last in, the same out; with any other dim y is contiguous, and so should x be: it
+        is copied where not.
+    Grads: x, bias, alpha, to any order; zero where y is clamped. A value at the very bound counts as clamped where y was saved
+        (README.md in this folder), else not, as in torch.clamp.
+    Raises: TypeError, ValueError for what the shapes above forbid, a gain that is not finite and a clamp that is not positive;
+        RuntimeError where a named backend cannot run.
+    Source: Karras et al. 2019 and 2020, whose networks end every layer this way: leaky_relu 0.2, gain sqrt(2), clamp 256 in 16 bits.
+    """
+    key = plan = None
+    if _native.is_plain(x):
+        try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, None if bias is None else (bias.shape, bias.dtype, bias.device), dim, type(dim),
+                act, (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, type(alpha), gain, type(gain), clamp,
+                type(clamp), _backends.requested(_OP, backend),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError):
+            key = None
+    if plan is None:
+        plan = _plan(x, bias, dim, act, alpha, gain, clamp, backend)
+        if key is not None:
+            _plans[key] = plan
+    spec = plan.spec
+    if isinstance(alpha, Tensor):
+        alpha = _checks.per_channel(alpha, plan.channels)
+    else:
+        alpha = None
+    if x.numel() == 0:
+        return x + sum((v.to(x.dtype).sum() * 0 for v in (bias, alpha) if v is not None), x.new_zeros(()))
+    arranged = x if plan.view is None else x.reshape(plan.view)
+    if not plan.dense:
+        arranged = dense(arranged, spec.channels_last)
+    if torch.is_grad_enabled() and (
+        x.requires_grad or (bias is not None and bias.requires_grad) or (alpha is not None and alpha.requires_grad)
+    ):
+        y = BiasAct.apply(arranged, bias, alpha, spec)
+    else:
+        y = forward_op(arranged, bias, alpha, spec)
+    return y if plan.view is None else y.view(x.shape)
+
+
+class _Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec
+    channels: int
+    view: tuple[int, int, int] | None  # [before, C, after], where the passes could not take x as it is
+    dense: bool
+
+
+_plans = Memo()  # key -> _Plan
+
+
+def _plan(x, bias, dim, act, alpha, gain, clamp, backend) -> _Plan:
+    """Every check, then every decision."""
+    _checks.check_tensor(_OP, "x", x)
+    _checks.check_floating(_OP, "x", x)
+    rank = x.dim()
+    if rank == 0:
+        _checks.fail(_OP, "x has no dimensions, wants one or more")
+    if isinstance(dim, bool) or not isinstance(dim, int):
+        _checks.fail(_OP, f"dim is {dim!r}, wants an int", error=TypeError)
+    if not -rank <= dim < rank:
+        cause = "dim is 1 unless given; channels last of all are dim=-1" if dim == 1 else ""
+        _checks.fail(_OP, f"dim is {dim}, x has shape {tuple(x.shape)} and wants one from {-rank} to {rank - 1}", cause)
+    dim %= rank
+    channels = x.shape[dim]
+    if bias is not None:
+        _checks.check_vector(_OP, "bias", bias, channels, x, f"entries of x along dim {dim}")
+    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    gain = _number("gain", gain)
+    if clamp is not None and (clamp := _number("clamp", clamp)) <= 0:
+        _checks.fail(_OP, f"clamp is {clamp}, wants a positive number, the bound on |y|, or None", "For no clamp pass None")
+    wanted = _backends.requested(_OP, backend)
+    chosen = _backends.first_fused(x) if wanted == "auto" else _backends.named(_OP, wanted, x)
+
+    view, channels_last = None, False
+    if dim == 1 and rank <= 5:
+        channels_last = is_channels_last(x)
+        is_dense = x.is_contiguous(memory_format=memory_format(rank, channels_last))
+    else:
+        view = (math.prod(x.shape[:dim]), channels, math.prod(x.shape[dim + 1 :]))
+        is_dense = x.is_contiguous()
+    spec = Spec(act, alpha_value, gain, clamp, what_is_saved(act, alpha, alpha_value, gain, clamp), channels_last, chosen)
+    return _Plan(spec, channels, view, is_dense)
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        cause = "A gain that learns is a multiplication of its own" if isinstance(value, Tensor) and name == "gain" else ""
+        _checks.fail(_OP, f"{name} is {value!r}, wants a float", cause, TypeError)
+    if not math.isfinite(value):
+        _checks.fail(_OP, f"{name} is {value}, wants a finite number")
+    return float(value)

@@ -1,0 +1,140 @@
+"""Gradient penalties for discriminators: R1, R2, WGAN-GP; and `no_weight_gradients` for penalties of one's own."""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import _checks
+from ganfast._autograd import autocast_dtype, no_autocast, no_weight_gradients
+
+__all__ = ["gradient_penalty", "no_weight_gradients", "r1_penalty", "r2_penalty"]
+
+_FLOAT16_SCALE = 2.0**10
+
+_SHARED = """
+    Shapes: {images} [N, ...]; the discriminator gives [N], [N, 1], a map [N, 1, H, W] or [N, L] of logits an image, which are summed.
+        ``args`` (labels, embeddings) go to the discriminator after the images. A scalar comes back, without a weight; with
+        ``return_logits=True`` (penalty, logits), the logits of the same forward for the loss: a pass less than asking again.
+    Dtypes: any floating images; gradients are squared in float32 (float64 for float64), and so is the result. The discriminator runs
+        under the caller's autocast, its gradient as recorded. float16 loses small gradients: they are multiplied by ``scale`` on the
+        way, by 1024 unless given, and divided in float32; larger ones than 65504/scale become inf, a step that GradScaler skips.
+        Scale the sum of loss and penalty by GradScaler as usual.
+    Layout: any; the images keep theirs.
+    Grads: the discriminator's parameters, by the double backward; none for the images, which are detached. Parameters that the gradient
+        does not depend on (the last bias; with relu-like activations in ganfast's layers every bias) get None, as unused ones do: under
+        DistributedDataParallel take penalty and loss in one backward. Without grad mode: the number, for a log.
+    Raises: TypeError for what are no tensors or floats, for a discriminator that gives a tuple; ValueError for wrong sizes;
+        RuntimeError for a compiled discriminator (torch has no double backward through a compiled region).
+    Source: {source}
+    """
+
+
+def r1_penalty(
+    discriminator: Callable[..., Tensor], real: Tensor, *args, return_logits: bool = False, scale: float | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    return _squared("r1_penalty", "real", discriminator, real, args, return_logits, scale)
+
+
+r1_penalty.__doc__ = "E |d D(x) / dx|^2 over the real images. Usual: ``loss + gamma / 2 * r1_penalty(D, real)``.\n" + _SHARED.format(
+    images="real", source="Mescheder, Geiger & Nowozin 2018, equation 9 without gamma / 2."
+)
+
+
+def r2_penalty(
+    discriminator: Callable[..., Tensor], fake: Tensor, *args, return_logits: bool = False, scale: float | None = None
+) -> Tensor | tuple[Tensor, Tensor]:
+    return _squared("r2_penalty", "fake", discriminator, fake, args, return_logits, scale)
+
+
+r2_penalty.__doc__ = "E |d D(x) / dx|^2 over the generated images.\n" + _SHARED.format(
+    images="fake", source="Mescheder, Geiger & Nowozin 2018, equation 10 without gamma / 2."
+)
+
+
+def gradient_penalty(
+    discriminator: Callable[..., Tensor],
+    real: Tensor,
+    fake: Tensor,
+    *args,
+    generator: torch.Generator | None = None,
+    return_logits: bool = False,
+    scale: float | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    op = "gradient_penalty"
+    _check_images(op, "real", real)
+    _check_images(op, "fake", fake)
+    if real.shape != fake.shape:
+        cause = "Draw as many fake images as the batch has real ones; the last batch of a loader is often smaller"
+        _checks.fail(op, f"fake has shape {tuple(fake.shape)}, real {tuple(real.shape)}; both must be the same", cause)
+    _checks.check_device(op, "fake", fake, real, "real")
+    with torch.no_grad():
+        device = real.device if generator is None else generator.device
+        epsilon = torch.rand(len(real), generator=generator, device=device).to(real.device).view(-1, *[1] * (real.dim() - 1))
+        acc = torch.promote_types(real.dtype, torch.float32)
+        images = torch.lerp(fake.to(acc), real.to(acc), epsilon.to(acc)).to(real.dtype)
+    gradient, logits = _image_gradient(op, discriminator, images, args, scale)
+    penalty = (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
+    return (penalty, logits) if return_logits else penalty
+
+
+gradient_penalty.__doc__ = """E (|d D(x) / dx| - 1)^2 at x = epsilon real + (1 - epsilon) fake, one epsilon for each image, uniform in
+    [0, 1], drawn by ``generator`` or torch's own. Usual: ``loss + 10 * gradient_penalty(D, real, fake)``. The discriminator wants no
+    batch norm, which mixes the images.
+""" + _SHARED.format(images="real and fake, of equal shapes,", source="Gulrajani et al. 2017, equation 3 without lambda.")
+
+
+def _squared(op, argument, discriminator, images, args, return_logits, scale):
+    _check_images(op, argument, images)
+    gradient, logits = _image_gradient(op, discriminator, images, args, scale)
+    penalty = gradient.square().sum() / len(images)
+    return (penalty, logits) if return_logits else penalty
+
+
+def _check_images(op: str, argument: str, images: object) -> None:
+    _checks.check_tensor(op, argument, images)
+    _checks.check_floating(op, argument, images)
+    if images.dim() < 2 or images.shape[0] == 0:
+        _checks.fail(op, f"{argument} has shape {tuple(images.shape)}, wants [N, ...] with at least one image")
+
+
+def _image_gradient(op: str, discriminator, images: Tensor, args: tuple, scale: float | None) -> tuple[Tensor, Tensor]:
+    """(d sum(logits) / d images in float32 or float64, logits), both differentiable where grad mode is on."""
+    if _is_compiled(discriminator):
+        cause = "Pass the module that was compiled, which shares its parameters (compiled._orig_mod), and compile what needs no penalty"
+        _checks.fail(op, "the discriminator is compiled, and torch has no double backward through a compiled region", cause, RuntimeError)
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        images = images.detach().requires_grad_()
+        logits = discriminator(images, *args)
+        _check_logits(op, logits, images)
+        if scale is None:
+            half = torch.float16 in (logits.dtype, images.dtype, autocast_dtype(images))
+            scale = _FLOAT16_SCALE if half else 1.0
+        # Under autocast the recorded graph would be differentiated in other dtypes than it was made.
+        with no_autocast(images):
+            (gradient,) = torch.autograd.grad(logits, images, torch.full_like(logits, scale), create_graph=differentiable)
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    return (gradient if scale == 1 else gradient / scale), (logits if differentiable else logits.detach())
+
+
+def _check_logits(op: str, logits: object, images: Tensor) -> None:
+    if isinstance(logits, (tuple, list, dict)):
+        cause = "Wrap it: lambda images, *args: discriminator(images, *args)[0] gives the logits alone"
+        _checks.fail(op, f"the discriminator gives a {type(logits).__name__}, wants a tensor of logits", cause, TypeError)
+    _checks.check_tensor(op, "the discriminator's result", logits)
+    if logits.dim() == 0 or logits.shape[0] != images.shape[0]:
+        cause = "Logits of single images are wanted, before any mean"
+        _checks.fail(op, f"the discriminator gives shape {tuple(logits.shape)}, wants [N, ...] with N={images.shape[0]}", cause)
+    if not logits.requires_grad:
+        _checks.fail(op, "the logits do not depend on the images differentiably", "The discriminator runs under no_grad or detaches")
+
+
+def _is_compiled(discriminator: object) -> bool:
+    """True for what torch.compile gave, or a module that holds such a part. Asks without importing torch's compiler."""
+    if isinstance(discriminator, nn.Module):
+        dynamo = sys.modules.get("torch._dynamo.eval_frame")
+        optimized = () if dynamo is None else (dynamo.OptimizedModule,)
+        return any(isinstance(m, optimized) or m._compiled_call_impl is not None for m in discriminator.modules())
+    return hasattr(discriminator, "_torchdynamo_orig_callable")
