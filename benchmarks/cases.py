@@ -146,7 +146,8 @@ STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, b
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
 SECOND_ORDER = {
-    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "cyclegan-d", "sngan32-1", "stylegan2-16",
+    "dcgan64-3", "dcgan64-rgb", "wgan-gp-2", "dcgan64-conv1", "dcgan64-conv3", "dcgan64-bn3", "dcgan64-d2", "cyclegan-d", "sngan32-1",
+    "stylegan2-16",
 }  # fmt: skip
 # Layers, beside whole networks, that torch.compile's max-autotune also takes part in (bf16, fwd+bwd): it may need a minute each.
 MAX_AUTOTUNE = {"dcgan64-3", "dcgan128-4", "pix2pix-6", "sngan32-2"}
