@@ -77,7 +77,7 @@ class UpsampleGenerator(nn.Module):
             nn.SiLU(),
             nn.Upsample(scale_factor=(1, 2, 2)),
             nn.Conv3d(f_dim, 1, 3, padding=1),
-            nn.Softplus(),
+            nn.Softplus(beta=1.5),
         )
 
     def forward(self, z):

@@ -1,5 +1,7 @@
 """LSGAN (Mao et al. 2017) in the manner of collections of GANs: Linear, then Upsample and Conv; a critic with dropout."""
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tests.families.family import Family, images, noise, numbered
@@ -89,8 +91,51 @@ class BilinearGenerator(nn.Module):
         return self.body(self.start(z)).sigmoid()
 
 
+class FunctionalDiscriminator(nn.Module):
+    """Every activation by a function, with its own defaults or by position."""
+
+    def __init__(self, c=4):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, c, 3, padding=1)
+        self.conv2 = nn.Conv2d(c, c, 3, padding=1)
+        self.conv3 = nn.Conv2d(c, 2 * c, 4, 2, 1)
+        self.norm3 = nn.InstanceNorm2d(2 * c, affine=True)
+        self.conv4 = nn.Conv2d(2 * c, 2 * c, 3, padding=1)
+        self.norm4 = nn.BatchNorm2d(2 * c)
+        self.conv5 = nn.Conv2d(2 * c, 2 * c, 3, padding=1)
+        self.conv6 = nn.Conv2d(2 * c, 2 * c, 3, padding=1)
+        self.slope = nn.Parameter(torch.full((2 * c,), 0.3))
+        self.conv7 = nn.Conv2d(2 * c, 2 * c, 3, padding=1)
+        self.conv8 = nn.Conv2d(2 * c, 1, 8)
+
+    def forward(self, x):
+        x = F.leaky_relu(self.conv1(x))
+        x = F.elu(self.conv2(x), 0.5)
+        x = F.silu(self.norm3(self.conv3(x)))
+        x = F.softplus(self.norm4(self.conv4(x)), beta=2)
+        x = F.gelu(self.conv5(x))
+        x = F.prelu(self.conv6(x), self.slope)
+        x = F.elu(F.selu(self.conv7(x)))
+        return torch.sigmoid(self.conv8(x)).flatten(1)
+
+
 ROWS = [
     Family("lsgan-g", Generator, noise(latent_dim), numbered("conv_blocks", "0 1 2 3", "4 5 6 7", "8 9")),
     Family("lsgan-d", Discriminator, images(channels, 32, 32), numbered("model", "0 1", "3 4", "6", "7 8", "10")),
+    Family(
+        "functional-d",
+        FunctionalDiscriminator,
+        images(channels, 16, 16),
+        [
+            ("conv1", "leaky_relu()"),
+            ("conv2", "elu()"),
+            ("conv3", "norm3", "silu()"),
+            ("conv4", "norm4", "softplus()"),
+            ("conv5", "gelu()"),
+            ("conv6", "prelu()"),
+            ("conv7", "selu()"),
+            ("conv8", "sigmoid()"),
+        ],
+    ),
     Family("resize-g", BilinearGenerator, noise(latent_dim), numbered("body", "1 2", "4 5 6", "8 9", "12 13 14", "15")),
 ]
