@@ -126,14 +126,14 @@ class Chain:
         if "conv" not in at:
             return self._noted(normalise(norm, x, act, alpha))
         conv, scale = modules[at["conv"]], None
-        if not called:
-            for hook in conv._forward_pre_hooks.values():  # those that make the weight anew
-                hook(conv, (x,))
         if "upsample" in at:
             member, up = self.members[at["upsample"]], modules[at["upsample"]]
             scale = member.read(self.dims) if up is None else member.read(up, self.dims)
             if scale is None or not patterns.upsamples_into(scale, conv):
                 return self._one_by_one(0, modules, x, extra)
+        if not called:
+            for hook in conv._forward_pre_hooks.values():  # those that make the weight anew
+                hook(conv, (x,))
         options = {"scale": scale, "output_size": extra[0] if self.members[at["conv"]].extra else None, "recompute": self.recompute}
         if norm is not None:
             return self._noted(conv_norm_act(conv, norm, x, act, alpha, **options))

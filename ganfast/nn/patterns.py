@@ -143,7 +143,7 @@ def padding(conv: nn.Module) -> tuple[int, ...] | None:
 
 
 # Functions and methods that are activations: name -> (ganfast's name, the argument that is alpha, its default).
-_FUNCTIONS = {
+FUNCTIONS = {
     "relu": ("relu", None, None),
     "relu_": ("relu", None, None),
     "leaky_relu": ("leaky_relu", "negative_slope", 0.01),
@@ -184,9 +184,9 @@ def function_activation(target, args: tuple, kwargs: dict) -> tuple[str, str, ob
     """(function's name, ganfast's name, alpha) for a call of an activation on `args[0]`, a method's name or a function as `target`;
     alpha a number, or whatever stands for a tensor in the arguments. None for anything else."""
     name = target if isinstance(target, str) else _function_name(target)
-    if name not in _FUNCTIONS:
+    if name not in FUNCTIONS:
         return None
-    act, alpha_name, default = _FUNCTIONS[name]
+    act, alpha_name, default = FUNCTIONS[name]
     given = dict(zip(_ORDER.get(name, ()), args[1:])) | kwargs
     given.pop("inplace", None)  # nobody else sees the value that would be overwritten
     if len(args) - 1 > len(_ORDER.get(name, ())):

@@ -11,18 +11,23 @@ import builtins
 import functools
 import inspect
 import math
+import re
 import textwrap
 import types
 from collections.abc import Callable
 from typing import NoReturn
 
 import torch
+import torch.nn.functional as F
 import torch.overrides
 from torch import Tensor, nn
+
+from ganfast.nn import patterns
 
 _CONSTANTS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
 _BUILTINS = (
     "range", "len", "zip", "enumerate", "reversed", "list", "tuple", "dict", "sum", "min", "max", "abs", "slice", "int", "float", "round",
+    "str",
 )  # fmt: skip
 _STATEMENTS = (
     ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Pass, ast.Assert, ast.Raise, ast.Continue,
@@ -38,9 +43,44 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 
 
 @functools.cache
-def _overridable() -> frozenset:
+def _traceable() -> frozenset:
     """torch's functions that a stand-in for a tensor can follow; no factory, no query of a global mode is among them."""
-    return frozenset(f for functions in torch.overrides.get_overridable_functions().values() for f in functions)
+    found = {f for functions in torch.overrides.get_overridable_functions().values() for f in functions}
+    found |= {getattr(torch, name) for name in dir(torch) if name.endswith("_like")}
+    return frozenset(found | {getattr(F, name) for name in patterns.FUNCTIONS if hasattr(F, name)})
+
+
+def _is_function(value: object) -> bool:
+    """A function, and no method of an object."""
+    builtin = isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, (types.ModuleType, type, type(None)))
+    return builtin or isinstance(value, types.FunctionType)
+
+
+def _spelt(node: ast.AST) -> str | None:
+    """A regular expression of all that an f-string, a sum, a % or a .format of strings may spell; None for other expressions."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.escape(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_spelt(part) or ".*" for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = [_spelt(node.left), _spelt(node.right)]
+        return None if parts == [None, None] else "".join(part or ".*" for part in parts)
+    template = None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
+        template = node.left
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
+        template = node.func.value
+    if isinstance(template, ast.Constant) and isinstance(template.value, str):
+        return ".*".join(re.escape(part) for part in re.split(r"%[sd]|\{\w*\}", template.value))
+    return None
+
+
+def _named_layers(module: nn.Module, pattern: str) -> tuple[str, ...]:
+    """The layers whose names match; raises NotStraight where something else of the module's does."""
+    names = {*module.__dict__, *module._parameters, *module._buffers, *dir(type(module))}
+    if any(re.fullmatch(pattern, name) for name in names):
+        raise NotStraight(f"a name like {pattern} may be another attribute's")
+    return tuple(name for name, layer in module._modules.items() if layer is not None and re.fullmatch(pattern, name))
 
 
 class NotStraight(Exception):
@@ -55,6 +95,8 @@ def fingerprint(value: object) -> object:
         return "tensor"
     if isinstance(value, _CONSTANTS):
         return (type(value), value)
+    if _is_function(value):
+        return value
     if isinstance(value, (list, tuple)):
         return (type(value), tuple(fingerprint(v) for v in value))
     if isinstance(value, dict):
@@ -69,6 +111,7 @@ class Reading:
         self.module = module
         self.attributes: dict[tuple[str, ...], object] = {}
         self.globals: dict[tuple[int, str], tuple[dict, str, object]] = {}
+        self.named: dict[str, tuple[str, ...]] = {}  # by pattern, layers fetched with getattr
         self._seen: set[int] = set()
         self.read(forward, bound=True)
 
@@ -80,6 +123,8 @@ class Reading:
                 value = getattr(value, name, _MISSING)
             if (value if value is _MISSING else fingerprint(value)) != before:
                 return False
+        if any(_named_layers(module, pattern) != names for pattern, names in self.named.items()):
+            return False
         return all(fingerprint(space.get(name)) == before for space, name, before in self.globals.values())
 
     def read(self, function: Callable, bound: bool) -> None:
@@ -156,7 +201,9 @@ class _Function:
         if path[0] == self.own:
             if len(path) == 1:
                 self.refuse(node, f"it hands {self.own} on")
-            self.attribute(node, path[1:])
+            value = self.attribute(node, path[1:])
+            if callable(value) and not isinstance(value, nn.Module) and not _is_function(value):
+                self.refuse(node, f"it reads the method self.{'.'.join(path[1:])}")
         elif path[0] not in self.locals:
             self.outside(node, path)
 
@@ -177,7 +224,9 @@ class _Function:
                 if not registered:
                     self.refuse(node, f"self.{'.'.join(path[: i + 1])} is a tensor, but no parameter or buffer")
                 return value
-        if callable(value) and not isinstance(value, nn.Module):
+        if _is_function(value):  # an activation kept as self.act
+            self.function_used(node, value, f"self.{'.'.join(path)}")
+        elif callable(value) and not isinstance(value, nn.Module):
             return value
         try:
             self.reading.attributes[tuple(path)] = fingerprint(value)
@@ -199,7 +248,14 @@ class _Function:
             self.refuse(node, f"it uses {value.__name__}")
         for part in path[1:]:
             value = getattr(value, part, None)
-        if isinstance(value, (types.ModuleType, type)) or callable(value):
+        if isinstance(value, types.ModuleType):
+            return value
+        if isinstance(value, type) and value.__module__.split(".")[0] in ("torch", "builtins"):
+            return value
+        if _is_function(value):
+            self.function_used(node, value, ".".join(path))
+            if len(path) == 1:
+                self.reading.globals[id(space), name] = (space, name, value)
             return value
         if space is closure or (len(path) > 1 and not isinstance(space[name], types.ModuleType)):
             self.refuse(node, f"it reads {'.'.join(path)} from outside")
@@ -211,7 +267,25 @@ class _Function:
             self.reading.globals[id(space), name] = (space, name, seen)
         return value
 
+    def fetches_a_layer(self, node: ast.Call) -> bool:
+        """getattr(self, f"block{i}"), where nothing but layers has such a name."""
+        path = self.path(node.func)
+        by_method, by_function = path == [self.own, "__getattr__"], path == ["getattr"]
+        if node.keywords or len(node.args) != 1 + by_function or not (by_method or by_function):
+            return False
+        pattern = _spelt(node.args[-1])
+        if pattern is None or (by_function and self.path(node.args[0]) != [self.own]):
+            return False
+        self.visit(node.args[-1])
+        try:
+            self.reading.named[pattern] = _named_layers(self.reading.module, pattern)
+        except NotStraight as why:
+            self.refuse(node, str(why))
+        return True
+
     def call(self, node: ast.Call) -> None:
+        if self.fetches_a_layer(node):
+            return
         for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
             self.visit(argument)
         path = self.path(node.func)
@@ -223,23 +297,23 @@ class _Function:
             self.method(node, path[1:])
             return
         function = self.outside(node, path)
-        if getattr(function, "__module__", "") == "math" or function in _overridable():
+        if not _is_function(function) and not (len(path) == 1 and function is getattr(builtins, path[0], self)):
+            self.refuse(node, f"it calls {'.'.join(path)}")
+
+    def function_used(self, node: ast.AST, function: Callable, name: str) -> None:
+        """A function by name, called now or later: torch's own that leave a trace, or a user's own that is straight itself."""
+        if function in _traceable() or function.__module__ == "math":
             return
-        if len(path) == 1 and function is getattr(builtins, path[0], self):
-            return
-        if getattr(function, "__module__", "").split(".")[0] == "torch":
-            self.refuse(node, f"it calls {'.'.join(path)}, which leaves no trace")
-        if isinstance(function, types.FunctionType):
-            self.reading.read(function, bound=False)
-            return
-        self.refuse(node, f"it calls {'.'.join(path)}")
+        if (function.__module__ or "").split(".")[0] == "torch" or not isinstance(function, types.FunctionType):
+            self.refuse(node, f"it uses {name}, which leaves no trace")
+        self.reading.read(function, bound=False)
 
     def method(self, node: ast.Call, path: list[str]) -> None:
         """self.a.b(...): a layer, a helper method of the class, a method of a parameter or of a container of layers."""
         if not path:
             self.refuse(node, "it calls itself")
         value = self.attribute(node, path)
-        if value is None or value is _MISSING or isinstance(value, (nn.Module, Tensor)):
+        if value is None or value is _MISSING or isinstance(value, (nn.Module, Tensor)) or _is_function(value):
             return
         owner = getattr(value, "__self__", None)
         if owner is self.reading.module and isinstance(value, types.MethodType) and len(path) == 1:

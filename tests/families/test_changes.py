@@ -132,7 +132,6 @@ def test_what_is_changed_later_counts(name, training):
     assert [type(module).__name__ for module in restore(model).modules()] == names
 
 
-@pytest.mark.xfail(strict=True, reason="the hooks that make the weight run before it is known that the layers have to be called one by one")
 def test_a_weight_is_made_once_per_call():
     """Old spectral norm takes a step of its iteration each time."""
     networks = []

@@ -10,15 +10,6 @@ from tests.families.family import Family
 from tests.families.registry import FAMILIES
 
 rows = pytest.mark.parametrize("row", FAMILIES, ids=str)
-# Forwards that `accelerate` leaves as they are written, though nothing but their spelling is in the way; their layers run alone.
-LEFT = {
-    "sngan-functional-d": "calls F.leaky_relu_",
-    "srgan-nearest-g": "fetches its blocks by names made with str()",
-    "vae-functional": "calls torch.randn_like",
-    "conditional-bn-g": "fetches its blocks by getattr(self, ...); its blocks call an activation kept in an attribute",
-    "conditional-bn-bilinear-g": "the same",
-    "projection-d": "calls an activation kept in an attribute",
-}
 modes = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
@@ -44,9 +35,7 @@ def test_same_results_and_gradients_in_bfloat16(row, training):
 
 
 @rows
-def test_finds_the_chains(row, request):
-    if row.name in LEFT:
-        request.applymarker(pytest.mark.xfail(reason=LEFT[row.name], strict=True))
+def test_finds_the_chains(row):
     model = ganfast.accelerate(row.build())
     assert aliases(model, ganfast.explain(model).fused) == aliases(model, row.fused)
 

@@ -38,7 +38,8 @@ class Base(nn.Module):
         self.sizes = [1, 2]
         self.thing = object()
         self.down = None
-        self.calls = 0
+        self.calls, self.act, self.copy = 0, F.relu, None
+        self.stage0, self.stage1 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         for name, value in flags.items():
             setattr(self, name, value)
 
@@ -87,6 +88,24 @@ def global_function(self, x):
     return ACT(self.conv(x))
 
 
+def fetched(self, x):
+    for i in range(2):
+        x = self.act(getattr(self, f"stage{i}")(x))
+        x = getattr(self, "stage" + str(i))(x) + getattr(self, "stage%d" % i)(x) + getattr(self, "stage{}".format(i))(x)  # noqa: UP031, UP032
+    act = self.act
+    return act(x) + torch.randn_like(x)
+
+
+def keeps_a_function(self, x):
+    act = noisy
+    return act(F.relu(self.conv(x)))
+
+
+def keeps_a_method(self, x):
+    norm = self.helper
+    return F.relu(norm(x))
+
+
 def mode(self, x):
     x = F.relu(self.conv(x))
     return F.dropout(x, 0.5, self.training) if self.training else x
@@ -112,6 +131,7 @@ def twice_the_same_norm(self, x):
         ("flags", [("conv", "norm", "relu()")]),
         ("global_function", [("conv", "elu()")]),
         ("mode", [("conv", "relu()")]),
+        ("fetched", [("stage0", "relu()"), *[("stage0",)] * 3, ("stage1", "relu()"), *[("stage1",)] * 3]),
         ("used_twice", [("conv",)]),
         ("twice_the_same_norm", [("conv",), ("other", "norm", "relu()"), ("norm", "relu()")]),
     ],
@@ -284,7 +304,12 @@ def through_the_back_door(self, x):
 
 
 def dynamic_names(self, x):
-    return F.relu(getattr(self, "co" + "nv")(x))
+    name = "conv"
+    return F.relu(getattr(self, name)(x))
+
+
+def names_of_more_than_layers(self, x):
+    return F.relu(getattr(self, f"co{'nv'}")(x))
 
 
 def makes_a_layer(self, x):
@@ -322,6 +347,9 @@ def decorated(self, x):
         ("defines", "a `lambda`"),
         ("through_the_back_door", "calls self.conv.forward"),
         ("dynamic_names", "hands self on"),
+        ("names_of_more_than_layers", "may be another attribute's"),
+        ("keeps_a_function", "it uses random"),
+        ("keeps_a_method", "reads the method"),
         ("makes_a_layer", "nn.ReLU"),
         ("decorated", "decorated"),
     ],
@@ -390,3 +418,16 @@ def test_what_only_looks_like_snake_is_not():
     for layer in (NotSnake(4), Snake(4, eps=0.1)):
         module = ganfast.accelerate(nn.Sequential(nn.Conv1d(2, 4, 3), layer))
         assert ganfast.explain(module).fused == [("0",)]
+
+
+def test_an_activation_kept_on_the_module_is_compared_at_every_call():
+    module, plain = ganfast.accelerate(build("fetched")), build("fetched")
+    x = torch.randn(2, 3, 5, 5)
+    for act in (F.relu, torch.tanh, noisy, F.silu):
+        results = []
+        for m in (module, plain):
+            m.act = act
+            torch.manual_seed(0)
+            random.seed(0)
+            results.append(m(x))
+        torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
