@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ganfast.nn import patterns, tracing
+from ganfast.nn.fingerprints import NotStraight
 from ganfast.nn.fusion import Chain, look_up
-from ganfast.nn.straight import NotStraight
 
 _MISSING = (
     "This model was accelerated by ganfast, which is not installed here: it is loaded as the plain model. `pip install ganfast`"

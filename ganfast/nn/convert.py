@@ -6,8 +6,8 @@ from torch import nn
 from ganfast import _checks
 from ganfast.nn import patterns, tracing
 from ganfast.nn.accelerated import Accelerated, SequentialPlan, accelerated_class, chains_of, is_sequential, plain_class
+from ganfast.nn.fingerprints import NotStraight
 from ganfast.nn.fusion import look_up
-from ganfast.nn.straight import NotStraight
 
 _OWN_STATE = ("_ganfast", "_ganfast_recompute", "_ganfast_note")
 

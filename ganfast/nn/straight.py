@@ -8,7 +8,6 @@ compared (randomness that needs no tensor, changed attributes, contexts, prints)
 
 import ast
 import builtins
-import functools
 import inspect
 import math
 import re
@@ -17,14 +16,10 @@ import types
 from collections.abc import Callable
 from typing import NoReturn
 
-import torch
-import torch.nn.functional as F
-import torch.overrides
 from torch import Tensor, nn
 
-from ganfast.nn import patterns
+from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_function, named_layers, traceable
 
-_CONSTANTS = (int, float, bool, str, bytes, complex, type(None), torch.dtype, torch.device, torch.memory_format, torch.Size)
 _BUILTINS = (
     "range", "len", "zip", "enumerate", "reversed", "list", "tuple", "dict", "sum", "min", "max", "abs", "slice", "int", "float", "round",
     "str",
@@ -38,22 +33,6 @@ _EXPRESSIONS = (
     ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice,
     ast.JoinedStr, ast.FormattedValue,
 )  # fmt: skip
-_MISSING = "missing"
-_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
-
-
-@functools.cache
-def _traceable() -> frozenset:
-    """torch's functions that a stand-in for a tensor can follow; no factory, no query of a global mode is among them."""
-    found = {f for functions in torch.overrides.get_overridable_functions().values() for f in functions}
-    found |= {getattr(torch, name) for name in dir(torch) if name.endswith("_like")}
-    return frozenset(found | {getattr(F, name) for name in patterns.FUNCTIONS if hasattr(F, name)})
-
-
-def _is_function(value: object) -> bool:
-    """A function, and no method of an object."""
-    builtin = isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, (types.ModuleType, type, type(None)))
-    return builtin or isinstance(value, types.FunctionType)
 
 
 def _spelt(node: ast.AST) -> str | None:
@@ -75,35 +54,6 @@ def _spelt(node: ast.AST) -> str | None:
     return None
 
 
-def _named_layers(module: nn.Module, pattern: str) -> tuple[str, ...]:
-    """The layers whose names match; raises NotStraight where something else of the module's does."""
-    names = {*module.__dict__, *module._parameters, *module._buffers, *dir(type(module))}
-    if any(re.fullmatch(pattern, name) for name in names):
-        raise NotStraight(f"a name like {pattern} may be another attribute's")
-    return tuple(name for name, layer in module._modules.items() if layer is not None and re.fullmatch(pattern, name))
-
-
-class NotStraight(Exception):
-    """Why a forward may not be replaced by its trace; the text goes into `explain`."""
-
-
-def fingerprint(value: object) -> object:
-    """What must be equal at the next call; raises NotStraight for what cannot be compared."""
-    if isinstance(value, nn.Module):
-        return ("layers", tuple(value._modules)) if isinstance(value, _CONTAINERS) else "module"
-    if isinstance(value, Tensor):
-        return "tensor"
-    if isinstance(value, _CONSTANTS):
-        return (type(value), value)
-    if _is_function(value):
-        return value
-    if isinstance(value, (list, tuple)):
-        return (type(value), tuple(fingerprint(v) for v in value))
-    if isinstance(value, dict):
-        return tuple((k, fingerprint(v)) for k, v in value.items())
-    raise NotStraight(f"it reads a {type(value).__name__}, which may change")
-
-
 class Reading:
     """All that a forward takes from its module, and from the globals of its file."""
 
@@ -120,10 +70,10 @@ class Reading:
         for path, before in self.attributes.items():
             value = module
             for name in path:
-                value = getattr(value, name, _MISSING)
-            if (value if value is _MISSING else fingerprint(value)) != before:
+                value = getattr(value, name, MISSING)
+            if (value if value is MISSING else fingerprint(value)) != before:
                 return False
-        if any(_named_layers(module, pattern) != names for pattern, names in self.named.items()):
+        if any(named_layers(module, pattern) != names for pattern, names in self.named.items()):
             return False
         return all(fingerprint(space.get(name)) == before for space, name, before in self.globals.values())
 
@@ -202,7 +152,7 @@ class _Function:
             if len(path) == 1:
                 self.refuse(node, f"it hands {self.own} on")
             value = self.attribute(node, path[1:])
-            if callable(value) and not isinstance(value, nn.Module) and not _is_function(value):
+            if callable(value) and not isinstance(value, nn.Module) and not is_function(value):
                 self.refuse(node, f"it reads the method self.{'.'.join(path[1:])}")
         elif path[0] not in self.locals:
             self.outside(node, path)
@@ -217,14 +167,14 @@ class _Function:
             try:
                 value = getattr(owner, name)
             except AttributeError:  # in a branch that this module does not take
-                self.reading.attributes[tuple(path[: i + 1])] = _MISSING
-                return _MISSING
+                self.reading.attributes[tuple(path[: i + 1])] = MISSING
+                return MISSING
             if isinstance(value, Tensor):
                 registered = isinstance(owner, nn.Module) and (name in owner._parameters or name in owner._buffers)
                 if not registered:
                     self.refuse(node, f"self.{'.'.join(path[: i + 1])} is a tensor, but no parameter or buffer")
                 return value
-        if _is_function(value):  # an activation kept as self.act
+        if is_function(value):  # an activation kept as self.act
             self.function_used(node, value, f"self.{'.'.join(path)}")
         elif callable(value) and not isinstance(value, nn.Module):
             return value
@@ -252,7 +202,7 @@ class _Function:
             return value
         if isinstance(value, type) and value.__module__.split(".")[0] in ("torch", "builtins"):
             return value
-        if _is_function(value):
+        if is_function(value):
             self.function_used(node, value, ".".join(path))
             if len(path) == 1:
                 self.reading.globals[id(space), name] = (space, name, value)
@@ -278,7 +228,7 @@ class _Function:
             return False
         self.visit(node.args[-1])
         try:
-            self.reading.named[pattern] = _named_layers(self.reading.module, pattern)
+            self.reading.named[pattern] = named_layers(self.reading.module, pattern)
         except NotStraight as why:
             self.refuse(node, str(why))
         return True
@@ -297,12 +247,12 @@ class _Function:
             self.method(node, path[1:])
             return
         function = self.outside(node, path)
-        if not _is_function(function) and not (len(path) == 1 and function is getattr(builtins, path[0], self)):
+        if not is_function(function) and not (len(path) == 1 and function is getattr(builtins, path[0], self)):
             self.refuse(node, f"it calls {'.'.join(path)}")
 
     def function_used(self, node: ast.AST, function: Callable, name: str) -> None:
         """A function by name, called now or later: torch's own that leave a trace, or a user's own that is straight itself."""
-        if function in _traceable() or function.__module__ == "math":
+        if function in traceable() or function.__module__ == "math":
             return
         if (function.__module__ or "").split(".")[0] == "torch" or not isinstance(function, types.FunctionType):
             self.refuse(node, f"it uses {name}, which leaves no trace")
@@ -313,7 +263,7 @@ class _Function:
         if not path:
             self.refuse(node, "it calls itself")
         value = self.attribute(node, path)
-        if value is None or value is _MISSING or isinstance(value, (nn.Module, Tensor)) or _is_function(value):
+        if value is None or value is MISSING or isinstance(value, (nn.Module, Tensor)) or is_function(value):
             return
         owner = getattr(value, "__self__", None)
         if owner is self.reading.module and isinstance(value, types.MethodType) and len(path) == 1:
@@ -321,7 +271,7 @@ class _Function:
                 self.refuse(node, f"it calls self.{path[0]}")
             self.reading.read(value.__func__, bound=True)
             return
-        if isinstance(owner, _CONTAINERS) and path[-1] in ("items", "keys", "values", "children"):
+        if isinstance(owner, CONTAINERS) and path[-1] in ("items", "keys", "values", "children"):
             self.reading.attributes[tuple(path[:-1])] = fingerprint(owner)
             return
         self.refuse(node, f"it calls self.{'.'.join(path)}")

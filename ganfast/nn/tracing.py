@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ganfast.nn import patterns
+from ganfast.nn.fingerprints import NotStraight
 from ganfast.nn.fusion import Chain, look_up
 from ganfast.nn.patterns import Member
-from ganfast.nn.straight import NotStraight, Reading
+from ganfast.nn.straight import Reading
 
 _PLAIN = (int, float, bool, str, type(None))
 Key = tuple  # (name, None for a tensor, else (its value,)) of every argument given
