@@ -1,0 +1,48 @@
+"""A user's own snake activation is found by what it computes."""
+
+import pytest
+import torch
+from torch import nn
+
+import ganfast
+
+
+class Snake(nn.Module):
+    def __init__(self, channels, log=False, eps=1e-9):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.rand(channels) if log else 0.5 + torch.rand(channels))
+        self.log, self.eps = log, eps
+
+    def forward(self, x):
+        alpha = self.alpha.unsqueeze(0).unsqueeze(-1)
+        if self.log:
+            alpha = torch.exp(alpha)
+        return x + (1.0 / (alpha + self.eps)) * torch.pow(torch.sin(x * alpha), 2)
+
+
+class NotSnake(Snake):
+    def forward(self, x):
+        alpha = self.alpha.unsqueeze(0).unsqueeze(-1)
+        return x + (1.0 / (alpha + self.eps)) * torch.pow(torch.sin(x * alpha), 4)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_snake_is_found_by_what_it_computes(log):
+    torch.manual_seed(0)
+    make = lambda: nn.Sequential(nn.Conv1d(2, 4, 3), Snake(4, log), nn.Conv1d(4, 2, 3))
+    torch.manual_seed(0)
+    module = ganfast.accelerate(make())
+    torch.manual_seed(0)
+    plain = make()
+    assert ganfast.explain(module).fused[0] == ("0", "1")
+    x = torch.randn(2, 2, 20)
+    torch.testing.assert_close(module(x), plain(x), rtol=1e-4, atol=1e-5)
+    for m in (module, plain):
+        m[1].eps = 0.5  # now it is another function
+    torch.testing.assert_close(module(x), plain(x), rtol=1e-4, atol=1e-5)
+
+
+def test_what_only_looks_like_snake_is_not():
+    for layer in (NotSnake(4), Snake(4, eps=0.1)):
+        module = ganfast.accelerate(nn.Sequential(nn.Conv1d(2, 4, 3), layer))
+        assert ganfast.explain(module).fused == [("0",)]
