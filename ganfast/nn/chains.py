@@ -142,6 +142,9 @@ def conv_transpose_batch_norm_act(conv: _ConvTransposeAct, norm: _BatchNormAct, 
     """
     if conv.act != "linear":
         _checks.fail("conv_transpose_batch_norm_act", f"conv has act={conv.act!r}, wants linear", "The activation belongs to the norm")
+    if norm.training or norm.running_mean is None:
+        z, partials = conv(x, return_partials=True)
+        return norm(z, partials=partials)
     if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2:
         return norm(conv(x))
     return conv_norm_act(conv, norm, x, norm.act, norm.alpha)

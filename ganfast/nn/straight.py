@@ -54,6 +54,18 @@ def _spelt(node: ast.AST) -> str | None:
     return None
 
 
+def _is_code_of(definition: ast.FunctionDef, code: types.CodeType) -> bool:
+    """Whether the source is what runs: a file may have changed since, and a private name (self.__x) is another one than it reads."""
+    module = compile(ast.Module([definition], []), "<source>", "exec")
+    return _gist(next(const for const in module.co_consts if isinstance(const, types.CodeType))) == _gist(code)
+
+
+def _gist(code: types.CodeType) -> tuple:
+    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    constants = [repr(const) for const in code.co_consts if not isinstance(const, types.CodeType)]
+    return code.co_varnames, sorted({*code.co_names, *code.co_freevars}), constants, [_gist(part) for part in inner]
+
+
 class Reading:
     """All that a forward takes from its module, and from the globals of its file."""
 
@@ -90,6 +102,8 @@ class Reading:
         definition = tree.body[0]
         if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
             raise NotStraight(f"{function.__name__} is decorated or no plain function")
+        if not _is_code_of(definition, function.__code__):
+            raise NotStraight("its source is not what was imported")
         arguments = definition.args
         if arguments.vararg or arguments.kwarg:
             raise NotStraight("it takes *args or **kwargs")

@@ -20,6 +20,14 @@ def noisy(x):
     return x + random.random()
 
 
+class Private:
+    def private(self, x):
+        return F.relu(self.conv(x)) * self.__factor
+
+
+private = Private.private
+
+
 class Base(nn.Module):
     def __init__(self, **flags):
         super().__init__()
@@ -34,6 +42,7 @@ class Base(nn.Module):
         self.thing = object()
         self.down = None
         self.calls, self.act, self.copy = 0, F.relu, None
+        self._Private__factor = 2.0
         self.stage0, self.stage1 = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
         for name, value in flags.items():
             setattr(self, name, value)

@@ -1,5 +1,6 @@
 """Which forwards are traced, which are left as written and with what words, and that a trace holds only while what it read does."""
 
+import importlib
 import random
 import re
 
@@ -131,6 +132,7 @@ def test_endless_settings_are_not_all_traced():
         ("names_of_more_than_layers", "may be another attribute's"),
         ("keeps_a_function", "it uses random"),
         ("keeps_a_method", "reads the method"),
+        ("private", "not what was imported"),
         ("makes_a_layer", "nn.ReLU"),
         ("decorated", "decorated"),
     ],
@@ -151,6 +153,19 @@ def test_what_cannot_be_compared_is_left_as_written(name, words):
                 torch.manual_seed(seed)
                 results.append(m(x))
             torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)
+
+
+def test_a_source_that_has_changed_since_it_was_imported(tmp_path, monkeypatch):
+    """What inspect finds is then not what runs."""
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "import torch\nfrom torch import nn\nclass Net(nn.Module):\n def __init__(self):\n"
+    source += "  super().__init__()\n  self.conv = nn.Conv2d(3, 3, 1)\n"
+    path = tmp_path / "changing_network.py"
+    path.write_text(source + " def forward(self, x):\n  return torch.relu(self.conv(x))\n")
+    network = importlib.import_module("changing_network").Net
+    assert ganfast.explain(ganfast.accelerate(network())).fused == [("conv", "relu()")]
+    path.write_text(source + " def forward(self, x):\n  return torch.tanh(self.conv(x))\n")
+    assert "not what was imported" in ganfast.explain(ganfast.accelerate(network())).unseen[""]
 
 
 def test_a_source_that_is_not_at_hand():
