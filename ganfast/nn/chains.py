@@ -145,6 +145,6 @@ def conv_transpose_batch_norm_act(conv: _ConvTransposeAct, norm: _BatchNormAct, 
     if norm.training or norm.running_mean is None:
         z, partials = conv(x, return_partials=True)
         return norm(z, partials=partials)
-    if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2:
+    if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2 or _outputs(conv, x, None) < conv.weight.numel():
         return norm(conv(x))
     return conv_norm_act(conv, norm, x, norm.act, norm.alpha)
