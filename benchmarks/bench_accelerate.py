@@ -22,7 +22,7 @@ from tests.families.registry import FAMILIES
 
 TRAIN = "train"
 NETWORKS = [row for row in FAMILIES if row.real is not None]
-_SECONDS = 0.15  # per rival: seventy rows are to take two minutes
+_SECONDS = 0.1  # per rival: seventy rows are to take two minutes
 
 
 class Pass:
