@@ -55,6 +55,8 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         chosen = [r for r in rows if r["op"] in LAYERS and r["dtype"] == dtype and r["mode"] == "fwd+bwd"]
         found.append(_at_least(f"layers fwd+bwd {dtype}, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
         found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
+    families = known([r for r in rows if r["op"] == "accelerate"], ratio)
+    found.append(_at_least("accelerated families, slowest", families, CPU_LEAST, of=min))
     steps = [r for r in rows if r["op"] == "step"]
     for dtype, goal in CPU_STEP.items():
         found.append(_at_least(f"accelerated step {dtype}, like for like", known([r for r in steps if r["dtype"] == dtype], ratio), goal))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ganfast._activations import ACTIVATIONS, act_alpha_grad, act_fwd, act_grad, saves_y
+from ganfast._activations import ACTIVATIONS, act_alpha_grad, act_fwd, act_grad, activate, saves_y
 from ganfast.testing import assert_close_to_reference
 
 CSRC = Path(__file__).parents[1] / "csrc"
@@ -231,3 +231,13 @@ def test_the_cpp_table_passes_nan_and_infinities(compiled, real):
 def test_the_cpp_table_at_alpha_zero(compiled, real):
     f, grad, by_alpha = compiled(real, [("snake", 0.0, v, False) for v in (0.5, -2.0)])
     assert f.tolist() == [0.5, -2.0] and grad.tolist() == [1, 1] and by_alpha.tolist() == [0.25, 4.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_snakes_short_form_is_the_formula_at_zero_frequency_too(dtype):
+    z = torch.randn(2, 3, 5, dtype=torch.float64).to(dtype)
+    alpha = torch.tensor([0.0, 0.7, -1.3], dtype=dtype)
+    want = act_fwd(z.double(), "snake", alpha.double())
+    got = activate(z, "snake", alpha, 0.0)
+    assert got.dtype == dtype and torch.equal(got[:, 0], z[:, 0])
+    torch.testing.assert_close(got.double(), want, rtol=4 * torch.finfo(dtype).eps, atol=8 * torch.finfo(dtype).eps)

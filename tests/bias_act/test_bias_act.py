@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from ganfast import _backends
 from ganfast._activations import ACTIVATIONS
 from ganfast.functional import bias_act
 from ganfast.ops.bias_act import autograd, kernels, reference
@@ -266,3 +267,9 @@ def test_the_planted_mistakes_are_caught(monkeypatch):
         monkeypatch.setattr(autograd.kernels, "bwd", wrong)
         with pytest.raises(AssertionError):
             test_against_the_oracle(row, "reference", torch.float32)
+
+
+def test_snake_takes_torchs_sines_on_a_cpu():
+    """The fused pass computes them one at a time; a name still runs it."""
+    x = torch.ones(1)
+    assert kernels.automatic(x, "snake") == "torch" and kernels.automatic(x, "silu") == _backends.first_fused(x)

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import Parameter
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.families.family import Family, noise, numbered
+from tests.families.family import Family, Real, noise, numbered
 
 
 class Snake(nn.Module):
@@ -83,7 +83,15 @@ class AMPBlock1(nn.Module):
 
 class BigVGAN(nn.Module):
     def __init__(
-        self, num_mels=8, initial=16, rates=(2, 2), kernels=(4, 4), resblock_kernels=(3, 5), snake_logscale=False, activation=Snake
+        self,
+        num_mels=8,
+        initial=16,
+        rates=(2, 2),
+        kernels=(4, 4),
+        resblock_kernels=(3, 5),
+        dilation=(1, 3),
+        snake_logscale=False,
+        activation=Snake,
     ):
         super().__init__()
         self.num_kernels = len(resblock_kernels)
@@ -97,7 +105,7 @@ class BigVGAN(nn.Module):
         for i in range(len(self.ups)):
             ch = initial // (2 ** (i + 1))
             for k in resblock_kernels:
-                self.resblocks.append(AMPBlock1(ch, k, snake_logscale=snake_logscale, activation=activation))
+                self.resblocks.append(AMPBlock1(ch, k, dilation, snake_logscale=snake_logscale, activation=activation))
         self.activation_post = activation(ch, alpha_logscale=snake_logscale)
         self.conv_post = weight_norm(nn.Conv1d(ch, 1, 7, 1, padding=3))
 
@@ -178,7 +186,18 @@ def chains(snake: bool = True) -> list[tuple[str, ...]]:
 _UNITS = [chain for i in (2, 3) for chain in numbered(f"model.1.block.{i}.block", "1 2", "3")]
 
 ROWS = [
-    Family("bigvgan-g", BigVGAN, noise(8, 12), chains()),
+    Family(
+        "bigvgan-g",
+        BigVGAN,
+        noise(8, 12),
+        chains(),
+        real=Real(
+            lambda: BigVGAN(100, 512, (8, 8, 2, 2), (16, 16, 4, 4), (3, 7, 11), (1, 3, 5)),
+            noise(100, 4),
+            1,
+            "BigVGAN (Lee et al. 2023), base_24khz_100band without its filters: 512 channels; 1024 samples, there 8192, batch 32",
+        ),
+    ),
     Family("bigvgan-log-g", lambda: BigVGAN(snake_logscale=True), noise(8, 12), chains()),
     Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), chains(snake=False)),
     Family("codec-decoder", CodecDecoder, noise(8, 12), [("model.0",), ("model.1.block.1",), *_UNITS, ("model.3", "model.4")]),

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tests.families.family import Chains, Family
+from tests.families.family import Chains, Family, Real
 
 n_class = 5
 
@@ -57,12 +57,12 @@ class Block(nn.Module):
 
 
 class ResNetGenerator(nn.Module):
-    def __init__(self, num_features=8, dim_z=12, bottom_width=4, upsample="nearest"):
+    def __init__(self, num_features=8, dim_z=12, bottom_width=4, upsample="nearest", num_classes=n_class):
         super().__init__()
         self.num_features, self.dim_z, self.bottom_width = num_features, dim_z, bottom_width
         self.l1 = nn.Linear(dim_z, 2 * num_features * bottom_width**2)
-        self.block2 = Block(num_features * 2, num_features, upsample=upsample)
-        self.block3 = Block(num_features, num_features, upsample=upsample)
+        self.block2 = Block(num_features * 2, num_features, upsample=upsample, num_classes=num_classes)
+        self.block3 = Block(num_features, num_features, upsample=upsample, num_classes=num_classes)
         self.b4 = nn.BatchNorm2d(num_features)
         self.conv4 = nn.Conv2d(num_features, 3, 3, 1, 1)
 
@@ -111,7 +111,18 @@ def labelled(*size: int):
 
 
 ROWS = [
-    Family("conditional-bn-g", ResNetGenerator, labelled(12), generator_chains(True)),
+    Family(
+        "conditional-bn-g",
+        ResNetGenerator,
+        labelled(12),
+        generator_chains(True),
+        real=Real(
+            lambda: ResNetGenerator(128, 128, num_classes=1000),
+            lambda n: (torch.randn(n, 128), torch.randint(0, 1000, (n,))),
+            8,
+            "cGANs with projection (Miyato & Koyama 2018), blocks of 256 and 128 channels, 1000 classes, 16x16; batch 64 there",
+        ),
+    ),
     Family("conditional-bn-bilinear-g", lambda: ResNetGenerator(upsample=True), labelled(12), generator_chains(False)),
     Family(
         "projection-d",

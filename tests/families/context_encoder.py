@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from tests.families.family import Family, images, numbered
+from tests.families.family import Family, Real, images, numbered
 
 
 class Generator(nn.Module):
-    def __init__(self, channels=3, width=8):
+    def __init__(self, channels=3, width=8, bottleneck=100):
         super().__init__()
 
         def downsample(in_feat, out_feat, normalize=True):
@@ -27,8 +27,8 @@ class Generator(nn.Module):
             *downsample(channels, width, normalize=False),
             *downsample(width, width * 2),
             *downsample(width * 2, width * 4),
-            nn.Conv2d(width * 4, 100, 1),
-            *upsample(100, width * 4),
+            nn.Conv2d(width * 4, bottleneck, 1),
+            *upsample(bottleneck, width * 4),
             *upsample(width * 4, width * 2),
             nn.Conv2d(width * 2, channels, 3, 1, 1),
             nn.Tanh(),
@@ -67,6 +67,12 @@ ROWS = [
         Generator,
         images(3, 32, 32),
         numbered("model", "0 1", "2 3 4", "5 6 7", "8", "9 10 11", "12 13 14", "15 16"),
+        real=Real(
+            lambda: Generator(width=64, bottleneck=4000),
+            images(3, 32, 32),
+            4,
+            "Context encoder (Pathak et al. 2016) as in PyTorch-GAN: 64 to 256 channels and 4000 between; 32x32, there 128x128, batch 8",
+        ),
     ),
     Family("context-encoder-d", Discriminator, images(3, 16, 16), numbered("model", "0 1", "2 3 4", "5 6 7", "8")),
 ]

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Family, images, numbered
+from tests.families.family import Family, Real, images, numbered
 
 
 class ResidualBlock(nn.Module):
@@ -87,6 +87,12 @@ ROWS = [
         images(3, 32, 32),
         [*numbered("model", "1 2 3", "4 5 6", "7 8 9"), *_BLOCKS, *numbered("model", "12 13 14", "15 16 17", "19 20")],
         batch=2,
+        real=Real(
+            lambda: Generator(n_residual_blocks=6, ngf=64),
+            images(3, 64, 64),
+            1,
+            "CycleGAN (Zhu et al. 2017), 64 to 256 channels, 6 blocks, batch 1; 64x64 instead of 128x128",
+        ),
     ),
     Family("cyclegan-d", Discriminator, images(3, 32, 32), numbered("model", "0 1", "2 3 4", "5 6 7", "8")),
 ]

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.families.family import Family, images, noise, numbered
+from tests.families.family import Family, Real, images, noise, numbered
 
 nc = 3
 nz = 16
@@ -21,7 +21,7 @@ def weights_init(m):
 
 
 class Generator(nn.Module):
-    def __init__(self):
+    def __init__(self, nz=nz, ngf=ngf):
         super().__init__()
         self.main = nn.Sequential(
             # latent -> 4x4
@@ -46,7 +46,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    def __init__(self):
+    def __init__(self, ndf=ndf):
         super().__init__()
         self.main = nn.Sequential(
             nn.Conv2d(nc, ndf, 4, 2, 1, bias=False),
@@ -136,9 +136,29 @@ class FunctionalGenerator(nn.Module):
 
 
 ROWS = [
-    Family("dcgan-flat-g", lambda: Generator().apply(weights_init), noise(nz, 1, 1), numbered("main", "0 1 2", "3 4 5", "6 7 8", "9 10")),
     Family(
-        "dcgan-flat-d", lambda: Discriminator().apply(weights_init), images(nc, 32, 32), numbered("main", "0 1", "2 3 4", "5 6 7", "8 9")
+        "dcgan-flat-g",
+        lambda: Generator().apply(weights_init),
+        noise(nz, 1, 1),
+        numbered("main", "0 1 2", "3 4 5", "6 7 8", "9 10"),
+        real=Real(
+            lambda: Generator(100, 128).apply(weights_init),
+            noise(100, 1, 1),
+            8,
+            "DCGAN (Radford et al. 2015), figure 1 from its 512 channels on: 100 latents, 512 to 128 channels, 32x32; batch 128 there",
+        ),
+    ),
+    Family(
+        "dcgan-flat-d",
+        lambda: Discriminator().apply(weights_init),
+        images(nc, 32, 32),
+        numbered("main", "0 1", "2 3 4", "5 6 7", "8 9"),
+        real=Real(
+            lambda: Discriminator(128).apply(weights_init),
+            images(nc, 32, 32),
+            8,
+            "DCGAN (Radford et al. 2015), its critic to 512 channels: 128 to 512, 32x32; batch 128 there",
+        ),
     ),
     Family("dcgan-blocks-g", BlockGenerator, noise(nz, 1, 1), numbered("net", "0.0 0.1 0.2", "1.0 1.1 1.2", "2.0 2.1 2.2", "3 4")),
     Family("dcgan-blocks-d", BlockDiscriminator, images(nc, 32, 32), numbered("disc", "0 1", "2.0 2.1 3", "4.0 4.1 5", "6")),

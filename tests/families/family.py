@@ -11,6 +11,16 @@ from ganfast.testing import Case
 Chains = list[tuple[str, ...]]
 
 
+@dataclass(frozen=True)
+class Real:
+    """The size at which people train a row's network: what a benchmark runs. `source`: who published it, and what is smaller here."""
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[int], tuple[Tensor, ...]]
+    batch: int
+    source: str
+
+
 @dataclass(frozen=True, eq=False)  # Case compares names: what is remembered for a row is remembered by its name
 class Family(Case):
     """One network. `make` takes the global seed as it finds it; so does `inputs`, which is asked for a batch of `batch`.
@@ -24,9 +34,14 @@ class Family(Case):
     fused: Chains
     batch: int = 3
     half: str = "cast"
+    real: Real | None = None
 
     def variant(self, name: str, **changes) -> "Family":
         return replace(self, name=f"{self.name} {name}", **changes)
+
+    def at_size(self) -> "Family":
+        """The row with its network and inputs as people train them."""
+        return replace(self, make=self.real.make, inputs=self.real.inputs, batch=self.real.batch)
 
     def build(self, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():

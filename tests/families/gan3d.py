@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.families.family import Family, images, noise
+from tests.families.family import Family, Real, images, noise
 
 cube_len = 16
 z_dim = 12
@@ -11,9 +11,10 @@ f_dim = 8
 
 
 class net_G(nn.Module):
-    def __init__(self, out_activation="sigmoid"):
+    def __init__(self, out_activation="sigmoid", z_dim=z_dim, f_dim=f_dim):
         super().__init__()
         self.out_dim = cube_len
+        self.z_dim = z_dim
         self.layer1 = self.conv_layer(z_dim, f_dim * 4, kernel_size=2, stride=2, padding=0, bias=False)
         self.layer2 = self.conv_layer(f_dim * 4, f_dim * 2, kernel_size=4, stride=2, padding=(1, 1, 1), bias=False)
         self.layer3 = self.conv_layer(f_dim * 2, f_dim, kernel_size=4, stride=2, padding=(1, 1, 1), bias=False)
@@ -31,7 +32,7 @@ class net_G(nn.Module):
         return layer
 
     def forward(self, x):
-        out = x.view(-1, z_dim, 1, 1, 1)
+        out = x.view(-1, self.z_dim, 1, 1, 1)
         out = self.layer1(out)
         out = self.layer2(out)
         out = self.layer3(out)
@@ -89,7 +90,18 @@ def layers(*ends: int) -> list[tuple[str, ...]]:
 
 
 ROWS = [
-    Family("gan3d-g", net_G, noise(z_dim), layers(3, 3, 3, 2)),
+    Family(
+        "gan3d-g",
+        net_G,
+        noise(z_dim),
+        layers(3, 3, 3, 2),
+        real=Real(
+            lambda: net_G(z_dim=200, f_dim=128),
+            noise(200),
+            4,
+            "3D-GAN (Wu et al. 2016): 200 latents, 512 to 128 channels; 16^3 voxels instead of 64^3, batch 100 there",
+        ),
+    ),
     Family("gan3d-d", net_D, images(cube_len, cube_len, cube_len), layers(3, 3, 3, 2)),
     Family(
         "gan3d-upsample-g", UpsampleGenerator, noise(z_dim), [tuple(f"decode.{i}" for i in range(4)), ("decode.4", "decode.5", "decode.6")]

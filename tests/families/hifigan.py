@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import spectral_norm
 from torch.nn.utils.parametrizations import weight_norm as new_weight_norm
 
-from tests.families.family import Family, images, noise, numbered
+from tests.families.family import Family, Real, images, noise, numbered
 
 LRELU_SLOPE = 0.1
 
@@ -68,7 +68,9 @@ class ResBlock2(nn.Module):
 
 
 class Generator(nn.Module):
-    def __init__(self, resblock, weight_norm, mels=8, width=16, rates=(4, 2), kernels=(8, 4), resblock_kernels=(3, 5)):
+    def __init__(
+        self, resblock, weight_norm, mels=8, width=16, rates=(4, 2), kernels=(8, 4), resblock_kernels=(3, 5), dilations=((1, 3), (1, 3))
+    ):
         super().__init__()
         self.num_kernels = len(resblock_kernels)
         self.num_upsamples = len(rates)
@@ -79,8 +81,8 @@ class Generator(nn.Module):
         self.resblocks = nn.ModuleList()
         for i in range(len(self.ups)):
             ch = width // (2 ** (i + 1))
-            for k in resblock_kernels:
-                self.resblocks.append(resblock(ch, k, weight_norm=weight_norm))
+            for k, d in zip(resblock_kernels, dilations):
+                self.resblocks.append(resblock(ch, k, d, weight_norm=weight_norm))
         self.conv_post = weight_norm(nn.Conv1d(ch, 1, 7, 1, padding=3))
         self.ups.apply(init_weights)
         self.conv_post.apply(init_weights)
@@ -202,7 +204,18 @@ _S = ("convs.0 leaky_relu()", "convs.1 leaky_relu()", "convs.2 leaky_relu()", "c
 ROWS = [
     Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_chains(*_BLOCKS1), half="autocast"),
     Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_chains(*_BLOCKS1)),
-    Family("hifigan-v3-g", lambda: Generator(ResBlock2, old_weight_norm), noise(8, 12), generator_chains(*_BLOCKS2)),
+    Family(
+        "hifigan-v3-g",
+        lambda: Generator(ResBlock2, old_weight_norm),
+        noise(8, 12),
+        generator_chains(*_BLOCKS2),
+        real=Real(
+            lambda: Generator(ResBlock2, old_weight_norm, 80, 256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12))),
+            noise(80, 32),
+            1,
+            "HiFi-GAN (Kong et al. 2020), config_v3.json: 80 mels, 256 channels, segments of 8192 samples; batch 16 there",
+        ),
+    ),
     # Its forward branches on a size, so it cannot be traced: its convolutions stand alone.
     Family("hifigan-period-d", lambda: DiscriminatorP(3), images(1, 100), [("convs.0",), ("convs.1",), ("convs.2",), ("conv_post",)]),
     Family(

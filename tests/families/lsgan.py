@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Family, images, noise, numbered
+from tests.families.family import Family, Real, images, noise, numbered
 
 img_size = 32
 latent_dim = 16
@@ -12,27 +12,28 @@ channels = 1
 
 
 class Generator(nn.Module):
-    def __init__(self):
+    def __init__(self, latent_dim=latent_dim, width=16):
         super().__init__()
+        self.width = width
         self.init_size = img_size // 4
-        self.l1 = nn.Sequential(nn.Linear(latent_dim, 16 * self.init_size**2))
+        self.l1 = nn.Sequential(nn.Linear(latent_dim, width * self.init_size**2))
 
         self.conv_blocks = nn.Sequential(
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(16, 16, 3, stride=1, padding=1),
-            nn.BatchNorm2d(16, 0.8),
+            nn.Conv2d(width, width, 3, stride=1, padding=1),
+            nn.BatchNorm2d(width, 0.8),
             nn.LeakyReLU(0.2, inplace=True),
             nn.Upsample(scale_factor=2),
-            nn.Conv2d(16, 8, 3, stride=1, padding=1),
-            nn.BatchNorm2d(8, 0.8),
+            nn.Conv2d(width, width // 2, 3, stride=1, padding=1),
+            nn.BatchNorm2d(width // 2, 0.8),
             nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(8, channels, 3, stride=1, padding=1),
+            nn.Conv2d(width // 2, channels, 3, stride=1, padding=1),
             nn.Tanh(),
         )
 
     def forward(self, z):
         out = self.l1(z)
-        out = out.view(out.shape[0], 16, self.init_size, self.init_size)
+        out = out.view(out.shape[0], self.width, self.init_size, self.init_size)
         img = self.conv_blocks(out)
         return img
 
@@ -120,7 +121,18 @@ class FunctionalDiscriminator(nn.Module):
 
 
 ROWS = [
-    Family("lsgan-g", Generator, noise(latent_dim), numbered("conv_blocks", "0 1 2 3", "4 5 6 7", "8 9")),
+    Family(
+        "lsgan-g",
+        Generator,
+        noise(latent_dim),
+        numbered("conv_blocks", "0 1 2 3", "4 5 6 7", "8 9"),
+        real=Real(
+            lambda: Generator(100, 128),
+            noise(100),
+            8,
+            "LSGAN (Mao et al. 2017) as in PyTorch-GAN (lsgan.py): 100 latents, 128 and 64 channels, 32x32; batch 64 there",
+        ),
+    ),
     Family("lsgan-d", Discriminator, images(channels, 32, 32), numbered("model", "0 1", "3 4", "6", "7 8", "10")),
     Family(
         "functional-d",

@@ -5,7 +5,7 @@ import functools
 import torch
 from torch import nn
 
-from tests.families.family import Family, images, numbered
+from tests.families.family import Family, Real, images, numbered
 
 
 class UnetSkipConnectionBlock(nn.Module):
@@ -133,12 +133,30 @@ def deep_unet_chains() -> list[tuple[str, ...]]:
 instance_norm = functools.partial(nn.InstanceNorm2d, affine=False, track_running_stats=False)
 
 ROWS = [
-    Family("pix2pix-unet", lambda: UnetGenerator(3, 3, 5, use_dropout=True), images(3, 64, 64), deep_unet_chains(), batch=2),
+    Family(
+        "pix2pix-unet",
+        lambda: UnetGenerator(3, 3, 5, use_dropout=True),
+        images(3, 64, 64),
+        deep_unet_chains(),
+        batch=2,
+        real=Real(
+            lambda: UnetGenerator(3, 3, 6, ngf=64, use_dropout=True),
+            images(3, 128, 128),
+            1,
+            "pix2pix (Isola et al. 2017), U-Net of 64 channels and more, batch 1; 256 at most, there 512; 128x128, there 256x256",
+        ),
+    ),
     Family("pix2pix-unet-instance", lambda: UnetGenerator(3, 1, 4, norm_layer=instance_norm), images(3, 32, 32), unet_chains(), batch=2),
     Family(
         "pix2pix-patchgan",
         lambda: NLayerDiscriminator(6),
         lambda n: (torch.rand(n, 3, 32, 32) * 2 - 1, torch.rand(n, 3, 32, 32) * 2 - 1),
         numbered("model", "0 1", "2 3 4", "5 6 7", "8 9 10", "11"),
+        real=Real(
+            lambda: NLayerDiscriminator(6, ndf=64),
+            lambda n: (torch.rand(n, 3, 128, 128) * 2 - 1, torch.rand(n, 3, 128, 128) * 2 - 1),
+            1,
+            "pix2pix (Isola et al. 2017), PatchGAN of 64 channels and more, batch 1; 256 at most, there 512; 128x128, there 256x256",
+        ),
     ),
 ]

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as new_spectral_norm
 
-from tests.families.family import Chains, Family, images, noise
+from tests.families.family import Chains, Family, Real, images, noise
 
 GEN_SIZE = 8
 DISC_SIZE = 8
@@ -46,25 +46,26 @@ class ResBlockGenerator(nn.Module):
 
 
 class Generator(nn.Module):
-    def __init__(self, z_dim=16):
+    def __init__(self, z_dim=16, size=GEN_SIZE):
         super().__init__()
+        self.size = size
         self.z_dim = z_dim
-        self.dense = nn.Linear(self.z_dim, 4 * 4 * GEN_SIZE)
-        self.final = nn.Conv2d(GEN_SIZE, 3, 3, stride=1, padding=1)
+        self.dense = nn.Linear(self.z_dim, 4 * 4 * size)
+        self.final = nn.Conv2d(size, 3, 3, stride=1, padding=1)
         nn.init.xavier_uniform_(self.dense.weight.data, 1.0)
         nn.init.xavier_uniform_(self.final.weight.data, 1.0)
         self.model = nn.Sequential(
-            ResBlockGenerator(GEN_SIZE, GEN_SIZE),
-            ResBlockGenerator(GEN_SIZE, GEN_SIZE, upsample=False),
-            ResBlockGenerator(GEN_SIZE, GEN_SIZE),
-            nn.BatchNorm2d(GEN_SIZE),
+            ResBlockGenerator(size, size),
+            ResBlockGenerator(size, size, upsample=False),
+            ResBlockGenerator(size, size),
+            nn.BatchNorm2d(size),
             nn.ReLU(),
             self.final,
             nn.Tanh(),
         )
 
     def forward(self, z):
-        return self.model(self.dense(z).view(-1, GEN_SIZE, 4, 4))
+        return self.model(self.dense(z).view(-1, self.size, 4, 4))
 
 
 def block_chains(path: str, upsample: bool = True) -> Chains:
@@ -107,19 +108,20 @@ class ResBlockDiscriminator(nn.Module):
 class Discriminator(nn.Module):
     """Every convolution has two names, an attribute's and its place in the Sequential; the attribute's comes first."""
 
-    def __init__(self, spectral_norm=nn.utils.spectral_norm):
+    def __init__(self, spectral_norm=nn.utils.spectral_norm, size=DISC_SIZE):
         super().__init__()
+        self.size = size
         self.model = nn.Sequential(
-            ResBlockDiscriminator(3, DISC_SIZE, stride=2, spectral_norm=spectral_norm),
-            ResBlockDiscriminator(DISC_SIZE, DISC_SIZE, stride=2, spectral_norm=spectral_norm),
-            ResBlockDiscriminator(DISC_SIZE, DISC_SIZE, spectral_norm=spectral_norm),
+            ResBlockDiscriminator(3, size, stride=2, spectral_norm=spectral_norm),
+            ResBlockDiscriminator(size, size, stride=2, spectral_norm=spectral_norm),
+            ResBlockDiscriminator(size, size, spectral_norm=spectral_norm),
             nn.ReLU(),
             nn.AvgPool2d(8),
         )
-        self.fc = spectral_norm(nn.Linear(DISC_SIZE, 1))
+        self.fc = spectral_norm(nn.Linear(size, 1))
 
     def forward(self, x):
-        return self.fc(self.model(x).view(-1, DISC_SIZE))
+        return self.fc(self.model(x).view(-1, self.size))
 
 
 class FunctionalDiscriminator(nn.Module):
@@ -155,8 +157,26 @@ ROWS = [
             ("model.3", "model.4"),
             ("model.5", "model.6"),
         ],
+        real=Real(
+            lambda: Generator(128, 256),
+            noise(128),
+            4,
+            "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 latents, 256 channels; 16x16, there 32x32, batch 64",
+        ),
     ),
-    Family("sngan-resnet-old-d", Discriminator, images(3, 32, 32), [*_D_CHAINS, *_D_BYPASS], half="autocast"),
+    Family(
+        "sngan-resnet-old-d",
+        Discriminator,
+        images(3, 32, 32),
+        [*_D_CHAINS, *_D_BYPASS],
+        half="autocast",
+        real=Real(
+            lambda: Discriminator(size=128),
+            images(3, 32, 32),
+            4,
+            "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 channels, 32x32; one block of three at 8x8, batch 64 there",
+        ),
+    ),
     Family("sngan-resnet-new-d", lambda: Discriminator(new_spectral_norm), images(3, 32, 32), [*_D_CHAINS, *_D_BYPASS], half="autocast"),
     Family(
         "sngan-functional-d",

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.families.family import Family, images, numbered
+from tests.families.family import Family, Real, images, numbered
 
 
 class ResidualBlock(nn.Module):
@@ -98,11 +98,11 @@ class NearestGenerator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    def __init__(self, input_shape=(3, 32, 32)):
+    def __init__(self, input_shape=(3, 32, 32), filters=(8, 16)):
         super().__init__()
         self.input_shape = input_shape
         in_channels, in_height, in_width = self.input_shape
-        patch_h, patch_w = int(in_height / 2**2), int(in_width / 2**2)
+        patch_h, patch_w = int(in_height / 2 ** len(filters)), int(in_width / 2 ** len(filters))
         self.output_shape = (1, patch_h, patch_w)
 
         def discriminator_block(in_filters, out_filters, first_block=False):
@@ -118,7 +118,7 @@ class Discriminator(nn.Module):
 
         layers = []
         in_filters = in_channels
-        for i, out_filters in enumerate([8, 16]):
+        for i, out_filters in enumerate(filters):
             layers.extend(discriminator_block(in_filters, out_filters, first_block=(i == 0)))
             in_filters = out_filters
         layers.append(nn.Conv2d(out_filters, 1, kernel_size=3, stride=1, padding=1))
@@ -164,6 +164,12 @@ ROWS = [
             ("upsampling.4", "upsampling.5"),
             ("conv3.0", "conv3.1"),
         ],
+        real=Real(
+            lambda: GeneratorResNet(n_residual_blocks=16, width=64),
+            images(3, 24, 24),
+            1,
+            "SRGAN (Ledig et al. 2017): 16 blocks of 64 channels, 24x24 to 96x96; batch 16 there",
+        ),
     ),
     Family(
         "srgan-nearest-g",
@@ -171,6 +177,17 @@ ROWS = [
         images(3, 8, 8),
         [("conv_first",), *_FUNCTIONAL_RES, ("interpolate()", "conv_up1", "lrelu"), ("conv_hr", "lrelu"), ("conv_last",)],
     ),
-    Family("srgan-d", Discriminator, images(3, 32, 32), numbered("model", "0 1", "2 3 4", "5 6 7", "8 9 10", "11")),
+    Family(
+        "srgan-d",
+        Discriminator,
+        images(3, 32, 32),
+        numbered("model", "0 1", "2 3 4", "5 6 7", "8 9 10", "11"),
+        real=Real(
+            lambda: Discriminator((3, 96, 96), (64, 128, 256, 512)),
+            images(3, 96, 96),
+            1,
+            "SRGAN (Ledig et al. 2017): 64 to 512 channels, 96x96, ends in a convolution as in PyTorch-GAN; batch 16 there",
+        ),
+    ),
     Family("srgan-pooled-d", PooledDiscriminator, images(3, 16, 16), numbered("net", "0 1", "2 3 4", "6 7", "8")),
 ]

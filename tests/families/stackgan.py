@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.families.family import Chains, Family, numbered
+from tests.families.family import Chains, Family, Real, numbered
 
 GF_DIM = 8
 DF_DIM = 8
@@ -64,10 +64,10 @@ class ResBlock(nn.Module):
 
 
 class CA_NET(nn.Module):
-    def __init__(self):
+    def __init__(self, t_dim=TEXT_DIM, c_dim=EMBEDDING_DIM):
         super().__init__()
-        self.t_dim = TEXT_DIM
-        self.c_dim = EMBEDDING_DIM
+        self.t_dim = t_dim
+        self.c_dim = c_dim
         self.fc = nn.Linear(self.t_dim, self.c_dim * 2, bias=True)
         self.relu = nn.ReLU()
 
@@ -89,13 +89,13 @@ class CA_NET(nn.Module):
 
 
 class STAGE1_G(nn.Module):
-    def __init__(self, up=upBlock):
+    def __init__(self, up=upBlock, gf_dim=GF_DIM, t_dim=TEXT_DIM, c_dim=EMBEDDING_DIM, z_dim=Z_DIM):
         super().__init__()
-        self.gf_dim = GF_DIM * 4
+        self.gf_dim = gf_dim * 4
         ngf = self.gf_dim
-        self.ca_net = CA_NET()
+        self.ca_net = CA_NET(t_dim, c_dim)
         self.fc = nn.Sequential(
-            nn.Linear(Z_DIM + EMBEDDING_DIM, ngf * 4 * 4, bias=False),
+            nn.Linear(z_dim + c_dim, ngf * 4 * 4, bias=False),
             nn.BatchNorm1d(ngf * 4 * 4),
             nn.ReLU(True),
         )
@@ -218,7 +218,18 @@ _STAGE2 = [
 ]
 
 ROWS = [
-    Family("stackgan-stage1-g", STAGE1_G, text_and_noise, stage1_chains()),
+    Family(
+        "stackgan-stage1-g",
+        STAGE1_G,
+        text_and_noise,
+        stage1_chains(),
+        real=Real(
+            lambda: STAGE1_G(gf_dim=128, t_dim=1024, c_dim=128, z_dim=100),
+            lambda n: (torch.randn(n, 1024), torch.randn(n, 100)),
+            8,
+            "StackGAN (Zhang et al. 2017), stage 1: 1024 text features, 512 to 128 channels; 16x16, there 64x64, batch 64",
+        ),
+    ),
     Family("stackgan-gated-g", lambda: STAGE1_G(gatedUpBlock), text_and_noise, stage1_chains(gated=True)),
     Family("stackgan-stage2-g", lambda: STAGE2_G(STAGE1_G()), text_and_noise, [*stage1_chains("STAGE1_G."), *_STAGE2]),
     Family(

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tests.families.family import Family, images, noise, numbered
+from tests.families.family import Family, Real, images, noise, numbered
 
 
 class VanillaVAE(nn.Module):
@@ -29,6 +29,7 @@ class VanillaVAE(nn.Module):
 
         modules = []
         self.decoder_input = nn.Linear(latent_dim, hidden_dims[-1] * 4)
+        self.last = hidden_dims[-1]
         hidden_dims = hidden_dims[::-1]
         for i in range(len(hidden_dims) - 1):
             modules.append(
@@ -54,7 +55,7 @@ class VanillaVAE(nn.Module):
 
     def decode(self, z):
         result = self.decoder_input(z)
-        result = result.view(-1, 32, 2, 2)
+        result = result.view(-1, self.last, 2, 2)
         result = self.decoder(result)
         return self.final_layer(result)
 
@@ -126,6 +127,12 @@ ROWS = [
             *numbered("decoder", "0.0 0.1 0.2", "1.0 1.1 1.2"),
             *numbered("final_layer", "0 1 2", "3 4"),
         ],
+        real=Real(
+            lambda: VanillaVAE(latent_dim=128, hidden_dims=[32, 64, 128, 256, 512]),
+            images(3, 64, 64),
+            8,
+            "PyTorch-VAE's vae.yaml: 128 latents, 32 to 512 channels, 64x64; batch 64 there",
+        ),
     ),
     Family("vae-decoder", Decoder, noise(8), numbered("net", "1 2", "3 4", "5 6", "7 8 9", "10 11")),
     Family(

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from tests.families.family import Family, images, noise, numbered
+from tests.families.family import Family, Real, images, noise, numbered
 
 DIM = 8
 LATENT = 16
@@ -46,22 +46,23 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    def __init__(self):
+    def __init__(self, dim=DIM):
         super().__init__()
+        self.dim = dim
         main = nn.Sequential(
-            nn.Conv2d(3, DIM, 3, 2, padding=1),
+            nn.Conv2d(3, dim, 3, 2, padding=1),
             nn.LeakyReLU(),
-            nn.Conv2d(DIM, 2 * DIM, 3, 2, padding=1),
+            nn.Conv2d(dim, 2 * dim, 3, 2, padding=1),
             nn.LeakyReLU(),
-            nn.Conv2d(2 * DIM, 4 * DIM, 3, 2, padding=1),
+            nn.Conv2d(2 * dim, 4 * dim, 3, 2, padding=1),
             nn.LeakyReLU(),
         )
         self.main = main
-        self.linear = nn.Linear(4 * 4 * 4 * DIM, 1)
+        self.linear = nn.Linear(4 * 4 * 4 * dim, 1)
 
     def forward(self, input):
         output = self.main(input)
-        output = output.view(-1, 4 * 4 * 4 * DIM)
+        output = output.view(-1, 4 * 4 * 4 * self.dim)
         output = self.linear(output)
         return output
 
@@ -101,7 +102,15 @@ ROWS = [
         noise(LATENT),
         [("preprocess.1", "preprocess.2"), *numbered("block1", "0 1 2"), *numbered("block2", "0 1 2"), ("deconv_out", "tanh")],
     ),
-    Family("wgan-gp-d", Critic, images(3, 32, 32), numbered("main", "0 1", "2 3", "4 5")),
+    Family(
+        "wgan-gp-d",
+        Critic,
+        images(3, 32, 32),
+        numbered("main", "0 1", "2 3", "4 5"),
+        real=Real(
+            lambda: Critic(128), images(3, 32, 32), 16, "WGAN-GP (Gulrajani et al. 2017) for CIFAR-10: 128 to 512 channels; batch 64 there"
+        ),
+    ),
     Family(
         "wgan-gp-conditional-d",
         InstanceNormCritic,

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ganfast import _native
+from ganfast import _backends, _native
 from ganfast._layout import memory_format
 from ganfast.ops.bias_act import reference, torch_backend
 
@@ -20,6 +20,13 @@ _BACKEND = ", str backend"
 _native.define("bias_act_fwd_native" + _FWD.format(""))
 _native.define("bias_act_fwd_native_" + _FWD_.format(""))
 _native.define("bias_act_bwd_native" + (_BWD % "limit").format(""))
+
+
+def automatic(x: Tensor, act: str) -> str:
+    """What `auto` runs: the fused pass; for snake on a CPU torch's kernels, whose sines are vectorised: the fused pass takes one number
+    at a time and 5 times as long (README.md in this folder)."""
+    backend = _backends.first_fused(x)
+    return "torch" if backend == "cpu" and act == "snake" else backend
 
 
 def _vectors(backend, x, *vectors):

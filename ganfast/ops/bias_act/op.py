@@ -9,6 +9,7 @@ from torch import Tensor
 from ganfast import _backends, _checks, _native
 from ganfast._layout import dense, is_channels_last, memory_format
 from ganfast._memo import Memo
+from ganfast.ops.bias_act import kernels
 from ganfast.ops.bias_act.autograd import BiasAct, Spec, forward_op, what_is_saved
 
 _OP = "bias_act"
@@ -106,7 +107,7 @@ def _plan(x, bias, dim, act, alpha, gain, clamp, backend) -> _Plan:
     if clamp is not None and (clamp := _number("clamp", clamp)) <= 0:
         _checks.fail(_OP, f"clamp is {clamp}, wants a positive number, the bound on |y|, or None", "For no clamp pass None")
     wanted = _backends.requested(_OP, backend)
-    chosen = _backends.first_fused(x) if wanted == "auto" else _backends.named(_OP, wanted, x)
+    chosen = kernels.automatic(x, act) if wanted == "auto" else _backends.named(_OP, wanted, x)
 
     view, channels_last = None, False
     if dim == 1 and rank <= 5:
