@@ -1,4 +1,4 @@
-"""Memory formats: channels_last in, channels_last out; where x does not say (one pixel, one channel), the weight does."""
+"""Memory formats: channels_last in, channels_last out; a channels_last weight makes its output so, as torch's convolutions do."""
 
 import torch
 from torch import Tensor
@@ -7,15 +7,26 @@ _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_channels_last(x: Tensor, weight: Tensor | None = None) -> bool:
-    """True where the output should be channels_last; 3-D tensors [N, C, L] have no such format."""
+    """True where the output should be channels_last: where x or a convolution's weight is, as torch has it; 3-D tensors [N, C, L]
+    have no such format."""
     fmt = _CHANNELS_LAST.get(x.dim())
     if fmt is None:
         return False
-    if x.is_contiguous():
-        if not x.is_contiguous(memory_format=fmt):
+    if weight is not None and _strides_are_channels_last(weight):
+        return True
+    return not x.is_contiguous() and (x.is_contiguous(memory_format=fmt) or x.stride(1) == 1)
+
+
+def _strides_are_channels_last(t: Tensor) -> bool:
+    """torch's own test, which tells formats apart by strides alone: a 1x1 kernel is contiguous in both."""
+    if t.stride(1) == 0 or t.numel() == 0:
+        return False
+    least = 0
+    for d in (1, *range(t.dim() - 1, 1, -1), 0):
+        if t.stride(d) < least or (d == 0 and least == t.stride(1)):
             return False
-        return weight is not None and not weight.is_contiguous() and weight.is_contiguous(memory_format=fmt)
-    return x.is_contiguous(memory_format=fmt) or x.stride(1) == 1
+        least = t.stride(d) * max(t.shape[d], 1)
+    return True
 
 
 def memory_format(dim: int, channels_last: bool) -> torch.memory_format:

@@ -11,6 +11,7 @@ from ganfast._activations import saves_y
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
+from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.autograd import ConvAct, conv_act_op
 from ganfast.ops.conv_transpose_act.choice import Spec
@@ -139,8 +140,6 @@ def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backen
     size = _check_output(x, weight, stride, padding, dilation)
 
     channels_last = is_channels_last(x, weight)
-    if dims > 1 and not weight.is_contiguous():
-        channels_last |= weight.is_contiguous(memory_format=memory_format(weight.dim(), True))
     x_dense, weight_dense = x.is_contiguous(memory_format=memory_format(x.dim(), channels_last)), dense_weight(weight) is weight
     wanted = _backends.requested(_OP, backend)
     if wanted != "auto":
@@ -148,7 +147,7 @@ def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backen
     # What the strided windows leave over at the end is the output padding of the gradient that leads back.
     covered = kernels.output_size(size, weight.shape[2:], stride, padding, (0,) * dims, dilation)
     left_over = tuple(i - c for i, c in zip(x.shape[2:], covered))
-    act_backend = _backends.first_fused(x) if wanted == "auto" else wanted
+    act_backend = bias_act.automatic(x, act) if wanted == "auto" else wanted
     spec = Spec(
         stride, padding, left_over, dilation, groups, act, alpha_value, channels_last, not saves_y(act, alpha, alpha_value), False,
         wanted, act_backend, wanted,

@@ -10,6 +10,7 @@ from ganfast._activations import saves_y
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
+from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, forward_op
 from ganfast.ops.conv_transpose_act.choice import Spec
@@ -40,7 +41,7 @@ def conv_transpose_act(
         With ``return_partials``: (y, partials), partials [T, 3, Cout] = count, mean, M2 of y, for ``batch_norm_act``.
     Dtypes: float32, bfloat16, float16; float64 on reference, torch and cpu. x, weight and bias share it, or autocast casts them.
         Sums are float32 (float64 for float64). float32 on a GPU follows torch's TF32 switch for convolutions.
-    Layout: contiguous and channels_last in, the same out; where x is both (one pixel), the weight's.
+    Layout: channels_last out where x or the weight is channels_last, as torch's; else contiguous.
     Grads: x, weight, bias, alpha, to any order; partials carry none.
     Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
     Source: Dumoulin & Visin 2016, sections 4 and 5; README.md in this folder for the phases.
@@ -150,7 +151,7 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
     wanted = _backends.requested(_OP, backend)
     if wanted != "auto":
         _backends.named(_OP, wanted, x)
-    act_backend = _backends.first_fused(x) if wanted == "auto" else wanted
+    act_backend = bias_act.automatic(x, act) if wanted == "auto" else wanted
     spec = Spec(
         stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, bool(return_partials),
         wanted, act_backend, wanted,
