@@ -7,11 +7,13 @@ its class, as much code asks for class names. Plans live in the module's `_ganfa
 import copyreg
 import functools
 import importlib.util
+import threading
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ganfast.nn import patterns, tracing
 from ganfast.nn.fingerprints import NotStraight
@@ -57,16 +59,21 @@ class Accelerated:
     def __reduce_ex__(self, protocol):
         """Loads anywhere: accelerated where ganfast is, as the plain model with a warning where it is not."""
         make, args, state, *rest = super().__reduce_ex__(max(protocol, 2))
-        if make is not copyreg.__newobj__ or not isinstance(state, dict):
+        if make is not copyreg.__newobj__:
             return make, args, state, *rest  # a way of the user's own
         found = _Evaluated(getattr, _Evaluated(importlib.util.find_spec, "ganfast"), "name", "builtins")
         home = _Evaluated(importlib.import_module, found)  # ganfast, or a module that has none of the names below
-        state = {key: value for key, value in state.items() if key != "_ganfast"}
-        state["_ganfast_note"] = _Evaluated(_Evaluated(getattr, home, "_quiet", warnings.warn), _MISSING)
+        if isinstance(state, dict):
+            state = {key: value for key, value in state.items() if key != "_ganfast"}
+            state["_ganfast_note"] = _Evaluated(_Evaluated(getattr, home, "_quiet", warnings.warn), _MISSING)
         return _Evaluated(getattr, home, "_loaded", copyreg.__newobj__), (self._ganfast_class,), state
 
+    def __init_subclass__(cls, **_: object) -> None:
+        """A user's own hook on subclasses, a registry or a check, is not meant for the classes made here."""
+
     def __setstate__(self, state):
-        state.pop("_ganfast_note", None)
+        if isinstance(state, dict):
+            state.pop("_ganfast_note", None)
         super().__setstate__(state)
 
 
@@ -89,6 +96,9 @@ class SequentialPlan:
                 if member is None or (members and not tracing.follows(members, member, layers)):
                     break
                 members.append(member)
+            ends_open = i + len(members) == len(paths) and module.__dict__.get("_ganfast_overwritten") and members
+            if ends_open and tracing.saves_its_output(members) and patterns.keeps_its_input(look_up(module, members[-1].path)):
+                members.pop()  # what its backward would keep is changed by the caller
             if tracing.complete(members):
                 self.steps.append(Chain(members, recompute))
                 i += len(members)
@@ -99,7 +109,7 @@ class SequentialPlan:
     def _flat(self, module: nn.Sequential, path: tuple[str, ...]) -> list[tuple[str, ...]]:
         paths = []
         for name, child in module._modules.items():
-            if is_sequential(child) and not patterns.hooked(child):
+            if is_sequential(child) and _is_open(child):
                 self.nested.append((*path, name))
                 paths += self._flat(child, (*path, name))
             else:
@@ -112,7 +122,7 @@ class SequentialPlan:
         for path in self.nested:
             inner = look_up(module, path)
             children = inner._modules
-            found += [path and patterns.hooked(inner), *children, *map(type, children.values())]
+            found += [path != () and not _is_open(inner), *children, *map(type, children.values())]
         return found
 
     @property
@@ -128,11 +138,13 @@ class SequentialPlan:
 class _Sequential(Accelerated):
     def _ganfast_plan(self) -> SequentialPlan:
         plan = self.__dict__.get("_ganfast")
-        if plan is None or (not torch.compiler.is_compiling() and plan.look != plan.looks(self)):
+        if plan is None or plan.look != plan.looks(self):
             plan = self.__dict__["_ganfast"] = SequentialPlan(self)
         return plan
 
     def forward(self, input):
+        if _has_any_global_hook():
+            return self._ganfast_class.forward(self, input)
         return self._ganfast_plan()(self, input)
 
 
@@ -151,6 +163,8 @@ class Traces:
                 return traced
         if torch.compiler.is_compiling():
             return "it is being compiled"  # and torch.compile cannot follow torch.fx
+        if threading.current_thread() is not threading.main_thread():
+            return "it was called in another thread"  # torch.fx patches nn.Module for all threads while it traces
         if sum(map(len, self.made.values())) >= _MOST_TRACES:
             return f"its forward depends on more than {_MOST_TRACES} different settings"
         try:
@@ -169,6 +183,8 @@ class _Written(Accelerated):
         return traces
 
     def forward(self, *args, **kwargs):
+        if _has_any_global_hook():
+            return self._ganfast_class.forward(self, *args, **kwargs)
         traces = self._ganfast_traces()
         key = tracing.call_key(traces.names, args, kwargs)
         traced = None if key is None else traces.of(self, key)
@@ -194,13 +210,19 @@ class _Layer(Accelerated):
         return self._ganfast_class.forward(self, input, *args, **kwargs) if y is None else y
 
 
+def _is_open(module: nn.Sequential) -> bool:
+    """Whether a Sequential inside another may be run layer by layer, its own call left out."""
+    return not patterns.hooked(module) and "forward" not in module.__dict__
+
+
 def plain_class(module: nn.Module) -> type:
     return getattr(type(module), "_ganfast_class", type(module))
 
 
 def is_sequential(module: nn.Module) -> bool:
     cls = plain_class(module)
-    return isinstance(module, nn.Sequential) and cls.forward is nn.Sequential.forward and "forward" not in module.__dict__
+    same = isinstance(module, nn.Sequential) and cls.forward is nn.Sequential.forward and cls.__iter__ is nn.Sequential.__iter__
+    return same and "forward" not in module.__dict__
 
 
 @functools.cache

@@ -83,7 +83,7 @@ def conv_norm_act(conv: nn.Module, norm: nn.Module, x: Tensor, act: str, alpha: 
     if batch and not norm.training and norm.running_mean is not None and _outputs(conv, x, options.get("scale")) >= weight.numel():
         folded, shift = _fold(weight, bias, norm, conv.groups if transposed else None)
         return convolve(conv, x, folded, shift, act, alpha, **options)
-    if not (batch and transposed):
+    if not (batch and transposed and (norm.training or norm.running_mean is None)):
         return normalise(norm, convolve(conv, x, weight, bias, **options), act, alpha)
     z, partials = convolve(conv, x, weight, bias, return_partials=True, **options)
     return normalise(norm, z, act, alpha, partials)
@@ -115,9 +115,12 @@ def rebuilt(x: Tensor):
     """Inside, an op that saves x, a fused norm's output, keeps what the norm saved instead and normalises again in its backward:
     one pass over memory more, one activation of the layer less in memory. Other tensors go to the user's own hooks, if any."""
     node = x.grad_fn
-    if torch.compiler.is_compiling() or not isinstance(node, BatchNormAct._backward_cls):
+    if torch.compiler.is_compiling() or not isinstance(node, BatchNormAct._backward_cls) or x._version:
         return contextlib.nullcontext()
     outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    # Checkpointing counts what is saved and asked for; and hooks may be forbidden.
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (outer and outer[0].__module__ == "torch.utils.checkpoint"):
+        return contextlib.nullcontext()
     pointer, shape = x.data_ptr(), x.shape
 
     def pack(t: Tensor) -> tuple:

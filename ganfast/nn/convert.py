@@ -9,7 +9,7 @@ from ganfast.nn.accelerated import Accelerated, SequentialPlan, accelerated_clas
 from ganfast.nn.fingerprints import NotStraight
 from ganfast.nn.fusion import look_up
 
-_OWN_STATE = ("_ganfast", "_ganfast_recompute", "_ganfast_note")
+_OWN_STATE = ("_ganfast", "_ganfast_overwritten", "_ganfast_recompute", "_ganfast_note")
 
 
 def check_model(op: str, model: object) -> None:
@@ -51,7 +51,10 @@ def accelerate(model: nn.Module, *, recompute: bool = False) -> nn.Module:
     try:
         restore(model)
         for module in _found(model):
-            module.__class__ = accelerated_class(type(module))
+            try:
+                module.__class__ = accelerated_class(type(module))
+            except TypeError:  # a class that allows no subclass, or no change of an instance's class
+                continue
             if recompute:
                 module.__dict__["_ganfast_recompute"] = True
             chains_of(module)  # plans it before the first call: torch.compile cannot follow torch.fx
@@ -77,7 +80,9 @@ def restore(model: nn.Module) -> nn.Module:
         if "_ganfast_class" in cls.__dict__:
             module.__class__ = cls._ganfast_class
         else:  # a class that torch's parametrizations made of the accelerated one
-            cls.__bases__ = tuple(getattr(base, "_ganfast_class", base) for base in cls.__bases__)
+            bases = tuple(getattr(base, "_ganfast_class", base) for base in cls.__bases__)
+            own = {name: value for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
+            module.__class__ = type(cls.__name__, bases, own)  # a copy of the model may have the same class
         _forget(module)
     return model
 
@@ -122,6 +127,11 @@ def chains_in(module: nn.Module) -> list | str:
     if torch.nn.utils.parametrize.is_parametrized(module):
         return "it is parametrized"
     try:
-        return tracing.trace(module, cls.forward, tracing.first_key(cls.forward)).chains
+        traced = tracing.trace(module, cls.forward, tracing.first_key(cls.forward))
     except NotStraight as why:
         return str(why)
+    for path in traced.overwritten:
+        layer = look_up(module, path)
+        if is_sequential(layer):
+            layer.__dict__["_ganfast_overwritten"] = True
+    return traced.chains

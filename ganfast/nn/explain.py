@@ -102,6 +102,9 @@ def _chain_row(chain: Chain, layers: list[nn.Module | None], names: dict[int, st
 
 
 def _weight_note(chain: Chain, layers: list[nn.Module | None]) -> str:
+    apart = [m.label for i, (m, layer) in enumerate(zip(chain.members, layers)) if layer is not None and not chain.is_free(i, layer)]
+    if apart:
+        return f"called as layers, with a hook or changed since: {', '.join(apart)}"
     if "conv" not in chain.at:
         return ""
     conv = layers[chain.at["conv"]]

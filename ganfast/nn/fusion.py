@@ -10,8 +10,13 @@ from ganfast.nn import patterns
 from ganfast.nn.chains import conv_norm_act, convolve, normalise
 from ganfast.nn.patterns import Member
 
-# Autocast on a GPU runs these in float32, and gives float32, where the fused pass would give the convolution's dtype.
-_FLOAT32_UNDER_AUTOCAST = ("softplus", "snake")
+
+def _widens(act: str, alpha: float | Tensor | None, x: Tensor) -> bool:
+    """Whether torch's activation gives a wider dtype than the convolution's, which the fused pass gives: autocast on a GPU runs
+    softplus in float32, and snake, a user's own formula, follows the dtype of its alpha."""
+    if act == "softplus":
+        return x.is_cuda and autocasts(x)
+    return act == "snake" and isinstance(alpha, Tensor) and (autocasts(x) or alpha.dtype != x.dtype)
 
 
 def look_up(root: nn.Module, path: tuple[str, ...]) -> nn.Module:
@@ -52,7 +57,7 @@ class Chain:
         modules = [None if member.path is None else look_up(root, member.path) for member in self.members]
         if not ordinary(x) or not self._takes(x):
             return self._one_by_one(0, modules, x, extra)
-        together = [module is None or self._free(i, module) for i, module in enumerate(modules)]
+        together = [module is None or self.is_free(i, module) for i, module in enumerate(modules)]
         if all(together):
             return self._run(modules, x, extra)
         return self._in_parts(together, modules, x, extra)
@@ -66,7 +71,7 @@ class Chain:
             return x.is_floating_point() and x.dim() in (2, 3)
         return x.is_floating_point() and x.dim() == self.dims + 2
 
-    def _free(self, i: int, module: nn.Module) -> bool:
+    def is_free(self, i: int, module: nn.Module) -> bool:
         """Nothing watches the module, and it is still of the kind it was."""
         base, kin = self.bases[i], self._kin[i]
         if base is not None and type(module) not in kin:
@@ -117,8 +122,8 @@ class Chain:
         """`called`: the module's own call has run its hooks."""
         at = self.at
         reading = self._activation(modules, extra)
-        if reading is None or (reading[0] in _FLOAT32_UNDER_AUTOCAST and x.is_cuda and autocasts(x)):
-            return self._one_by_one(0, modules, x, extra)
+        if reading is None or _widens(*reading, x):
+            return self._in_parts([member.role != "act" for member in self.members], modules, x, extra)
         act, alpha = reading
         norm = modules[at["norm"]] if "norm" in at else None
         if norm is not None and self.bases[at["norm"]] in patterns.INSTANCE_NORMS and norm.running_mean is not None:
@@ -141,7 +146,7 @@ class Chain:
 
     def _noted(self, y: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            self.ran = tuple(_backends.ran.get(op, "") for op in self.ops)
+            self.ran = tuple(_backends.ran.get("batch_norm_act" if op == "instance_norm_act" else op, "") for op in self.ops)
         return y
 
     @property

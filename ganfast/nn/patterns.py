@@ -142,6 +142,16 @@ def padding(conv: nn.Module) -> tuple[int, ...] | None:
     return conv.padding
 
 
+# torch's activations whose backward uses their output; the others keep their input unless they work in place.
+_OUTPUT_SAVED = (nn.ReLU, nn.Tanh, nn.Sigmoid)
+SAVE_THEIR_OUTPUT = ("relu()", "relu_()", "tanh()", "tanh_()", "sigmoid()", "sigmoid_()", "leaky_relu_()", "elu_()", "selu_()")
+IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod", "iand", "ior", "ixor", "ilshift", "irshift")
+
+
+def keeps_its_input(activation: nn.Module) -> bool:
+    return not isinstance(activation, _OUTPUT_SAVED) and not getattr(activation, "inplace", False)
+
+
 # Functions and methods that are activations: name -> (ganfast's name, the argument that is alpha, its default).
 FUNCTIONS = {
     "relu": ("relu", None, None),
@@ -172,7 +182,7 @@ _ORDER = {  # what may come after x by position
     "softplus": ("beta", "threshold"),
     "silu": ("inplace",),
 }
-_HOMES = (torch, F, torch.nn.functional, torch.special, torch._C._nn)
+_HOMES = (torch, F, torch.special, torch._C._nn)
 
 
 def _function_name(target) -> str | None:

@@ -28,7 +28,7 @@ class Traced(NamedTuple):
     run: Callable
     chains: list[Chain]
     reading: Reading
-    tensors: tuple[str, ...]
+    overwritten: list[tuple[str, ...]]  # layers whose output the forward changes in place
 
 
 class _Tracer(fx.Tracer):
@@ -91,6 +91,7 @@ def trace(module: nn.Module, forward: Callable, key: Key, recompute: bool = Fals
     reading = Reading(module, forward)
     graph = _graph(module, forward, key)
     chains = []
+    overwritten = [tuple(node.target.split(".")) for node in graph.nodes if node.op == "call_module" and _overwritten(node)]
     for nodes, members in _chains(module, graph):
         chains.append(Chain(members, recompute))
         _replace(graph, nodes, chains)
@@ -100,7 +101,7 @@ def trace(module: nn.Module, forward: Callable, key: Key, recompute: bool = Fals
     source = re.sub(r"(\w*_ganfast_chain_\d+)\(", r"\1(self, ", code.src)
     space = dict(code.globals)
     exec(source, space)
-    return Traced(space["forward"], chains, reading, tuple(name for name, look in key if look is None))
+    return Traced(space["forward"], chains, reading, overwritten)
 
 
 def _replace(graph: fx.Graph, nodes: list[fx.Node], chains: list[Chain]) -> None:
@@ -194,7 +195,10 @@ def _chains(module: nn.Module, graph: fx.Graph) -> list[tuple[list[fx.Node], lis
             user = next(iter(last.users)) if len(last.users) == 1 else None
             joins = user is not None and user.args and user.args[0] is last and user.all_input_nodes.count(last) == 1
             member = _member(module, user) if joins else None
-            if member is None or not follows(members, member, layers) or not _in_order(graph, nodes[0], user):
+            saves = member is not None and saves_its_output([*members, member])
+            if saves and _overwritten(user) and _keeps_its_input(module, member):
+                break
+            if member is None or not follows(members, member, layers) or not _in_order(nodes[0], user, nodes, member.role):
                 break
             nodes.append(user)
             members.append(member)
@@ -204,11 +208,35 @@ def _chains(module: nn.Module, graph: fx.Graph) -> list[tuple[list[fx.Node], lis
     return found
 
 
-def _in_order(graph: fx.Graph, first: fx.Node, last: fx.Node) -> bool:
-    """Whether `last` may run as early as `first`: a norm called twice must see its batches in their order."""
+def saves_its_output(members: list[Member]) -> bool:
+    """A convolution and an activation keep the output for the backward; with a norm between them, the norm's input."""
+    return members[-1].role == "act" and all(member.role != "norm" for member in members)
+
+
+def _overwritten(node: fx.Node) -> bool:
+    """Whether a later step changes the node's value in place."""
+    for user in node.users:
+        name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
+        method = user.op == "call_method" and name.endswith("_") and not name.endswith("__")
+        operation = user.op == "call_function" and (name in patterns.IN_PLACE or name.endswith("_") or user.kwargs.get("inplace") is True)
+        if (method or operation) and user.args and user.args[0] is node:
+            return True
+    return False
+
+
+def _keeps_its_input(module: nn.Module, member: Member) -> bool:
+    """Whether torch's activation saves its input: its output may then be overwritten, the fused one's, which is saved, not."""
+    if member.path is None:
+        return member.label not in patterns.SAVE_THEIR_OUTPUT
+    return patterns.keeps_its_input(look_up(module, member.path))
+
+
+def _in_order(first: fx.Node, last: fx.Node, chain: list[fx.Node], role: str) -> bool:
+    """Whether `last` may run as early as `first`. A norm moves its running statistics: nothing may come between that could see
+    them or use it; an activation has nothing that anybody could see."""
     node = first.next
     while node is not last:
-        if node.op == "call_module" and node.target == last.target:
+        if role == "norm" and node not in chain:
             return False
         node = node.next
     return True

@@ -106,3 +106,25 @@ def test_the_users_own_hooks_still_see_what_is_saved():
         got = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     for a, b in zip(got, wanted):
         torch.testing.assert_close(a, b)
+
+
+def test_checkpointing_and_a_change_without_gradients():
+    x = torch.randn(2, 20, 2, 2)
+    model = ganfast.accelerate(generator(), recompute=True)
+    wanted = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    for reentrant in (False, True):
+        y = torch.utils.checkpoint.checkpoint(model, x.clone().requires_grad_(), use_reentrant=reentrant)
+        for a, b in zip(torch.autograd.grad(y.square().sum(), list(model.parameters())) if not reentrant else wanted, wanted):
+            torch.testing.assert_close(a, b)
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        blocks = [
+            ganfast.accelerate(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.ReLU()), recompute=recompute) for _ in range(2)
+        ]
+        y = blocks[0](torch.ones(2, 3, 4, 4).cumsum(2))
+        with torch.no_grad():
+            y.mul_(3)
+        results.append(torch.autograd.grad(blocks[1](y).square().sum(), list(blocks[1].parameters())))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)

@@ -109,22 +109,23 @@ class ConvTransposeAct(Function):
     def forward(ctx, x, weight, bias, alpha, spec):
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
         ctx.spec = spec
-        ctx.bias_dtype = None if bias is None else bias.dtype
         linear = spec.act == "linear"
-        ctx.save_for_backward(x, weight, alpha, None if linear else (z if spec.save_z else y))
+        ctx.save_for_backward(x, weight, alpha, None if linear else (z if spec.save_z else y), bias)
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
 
     @staticmethod
     def backward(ctx, gy, gz_direct, _):
-        x, weight, alpha, saved = ctx.saved_tensors
+        x, weight, alpha, saved, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, _ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
         if upstream is None:
             return None, None, None, None, None
         with no_autocast(upstream):
-            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, bias.dtype if needs_bias else None)
+            if ctx.needs_input_grad[2] and ctx.spec.act in _PIECEWISE_LINEAR and differentiates():
+                gz = _Reaches.apply(gz, bias)
             linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
             gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
@@ -139,26 +140,45 @@ class ConvAct(Function):
     def forward(ctx, x, weight, bias, alpha, spec, way):
         y, z = conv_act_op(x, weight, bias, alpha, spec, way)
         ctx.spec = spec
-        ctx.bias_dtype = None if bias is None else bias.dtype
         saved = None if spec.act == "linear" else (z if spec.save_z else y)
         # x is for the weight's gradient alone: a frozen discriminator keeps no images.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, alpha, saved)
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, alpha, saved, bias)
         ctx.set_materialize_grads(False)
         return y, z
 
     @staticmethod
     def backward(ctx, gy, gz_direct):
-        x, weight, alpha, saved = ctx.saved_tensors
+        x, weight, alpha, saved, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
         if upstream is None:
             return None, None, None, None, None, None
         with no_autocast(upstream):
-            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, bias.dtype if needs_bias else None)
+            if ctx.needs_input_grad[2] and ctx.spec.act in _PIECEWISE_LINEAR and differentiates():
+                gz = _Reaches.apply(gz, bias)
             linear = ctx.spec.linear()
             gx = conv_transpose(gz, weight, linear) if needs_x else None
             gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
         return gx, gweight, gbias, galpha if needs_alpha else None, None, None
+
+
+_PIECEWISE_LINEAR = ("relu", "leaky_relu", "prelu")
+
+
+class _Reaches(Function):
+    """gz as it is; a double backward hands zeros to the bias, as torch's does through the saved output of a piecewise linear
+    activation: an optimizer or DDP that waits for every gradient gets one. Torch's zeros run through every earlier convolution;
+    these do not."""
+
+    @staticmethod
+    def forward(ctx, gz, bias):
+        ctx.save_for_backward(bias)
+        return gz.view_as(gz)
+
+    @staticmethod
+    def backward(ctx, u):
+        return u, torch.zeros_like(ctx.saved_tensors[0])
 
 
 def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
