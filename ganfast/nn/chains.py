@@ -18,6 +18,7 @@ from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 
 Alpha = float | Tensor | None
+_FOLDING = 2**18  # values that a norm's pass takes in the time of the fold's operations on vectors
 _TRANSPOSED = tuple(CONV_TRANSPOSES)
 _BATCH = tuple(BATCH_NORMS)
 
@@ -80,13 +81,18 @@ def conv_norm_act(conv: nn.Module, norm: nn.Module, x: Tensor, act: str, alpha: 
     """
     weight, bias = conv.weight, conv.bias
     transposed, batch = isinstance(conv, _TRANSPOSED), isinstance(norm, _BATCH)
-    if batch and not norm.training and norm.running_mean is not None and _outputs(conv, x, options.get("scale")) >= weight.numel():
+    if batch and not norm.training and norm.running_mean is not None and _folds(conv, x, weight, options.get("scale")):
         folded, shift = _fold(weight, bias, norm, conv.groups if transposed else None)
         return convolve(conv, x, folded, shift, act, alpha, **options)
     if not (batch and transposed and (norm.training or norm.running_mean is None)):
         return normalise(norm, convolve(conv, x, weight, bias, **options), act, alpha)
     z, partials = convolve(conv, x, weight, bias, return_partials=True, **options)
     return normalise(norm, z, act, alpha, partials)
+
+
+def _folds(conv: nn.Module, x: Tensor, weight: Tensor, scale: tuple[int, ...] | None) -> bool:
+    """Whether the fold, a pass over the weight and some ten operations on vectors, is less work than the norm's pass."""
+    return _outputs(conv, x, scale) >= weight.numel() + _FOLDING
 
 
 def _outputs(conv: nn.Module, x: Tensor, scale: tuple[int, ...] | None) -> float:
@@ -148,6 +154,6 @@ def conv_transpose_batch_norm_act(conv: _ConvTransposeAct, norm: _BatchNormAct, 
     if norm.training or norm.running_mean is None:
         z, partials = conv(x, return_partials=True)
         return norm(z, partials=partials)
-    if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2 or _outputs(conv, x, None) < conv.weight.numel():
+    if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2 or not _folds(conv, x, conv.weight, None):
         return norm(conv(x))
     return conv_norm_act(conv, norm, x, norm.act, norm.alpha)

@@ -1,7 +1,6 @@
 """`compare`: a user's own model, eager against ganfast, like for like."""
 
 import contextlib
-import copy
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from ganfast import _checks, _memory
 from ganfast._timing import interleaved
 from ganfast.nn.convert import accelerate, check_model, restore
 from ganfast.nn.explain import Explanation, explain
+from ganfast.nn.pays import copied
 
 _OP = "compare"
 _TRAIN, _EVAL = "train: forward + backward", "eval: forward"
@@ -147,22 +147,10 @@ def _channels_last(t: Tensor) -> Tensor:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """A deep copy; torch's older weight_norm leaves a tensor with a graph on its module, which no copy can take and the next
-    forward makes anew."""
-    left = []
-    for module in model.modules():
-        for name, value in list(module.__dict__.items()):
-            if isinstance(value, Tensor) and not value.is_leaf:
-                left.append((module, name, module.__dict__.pop(name)))
     try:
-        return copy.deepcopy(model)
+        return copied(model)
     except Exception as error:
-        _checks.fail(
-            _OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies, and leaves the model as it is"
-        )
-    finally:
-        for module, name, value in left:
-            module.__dict__[name] = value
+        _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
 
 
 @contextlib.contextmanager
@@ -191,7 +179,7 @@ def _worst(got: list, reference: list) -> float:
     return max(((a - b).abs().max().item() / (scale if scale > 1e-6 * largest else largest) for a, b, scale in pairs), default=0.0)
 
 
-def compare(model: nn.Module, *inputs, seconds: float = 15.0, recompute: bool = False) -> Comparison:
+def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = False) -> Comparison:
     """Measures what ``accelerate`` would do for a model, on its own inputs; the model and its training mode stay as they are.
 
     Like for like: eager and ganfast at the model's own dtype and layout, train (forward, and backward to parameters and inputs) and

@@ -6,9 +6,11 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from ganfast import _backends, _native
 from ganfast._autograd import autocasts
+from ganfast._memo import Memo
 from ganfast.nn import patterns
 from ganfast.nn.chains import conv_norm_act, convolve, normalise
 from ganfast.nn.patterns import Member
+from ganfast.nn.pays import fused_pays
 
 
 def _widens(act: str, alpha: float | Tensor | None, x: Tensor) -> bool:
@@ -47,6 +49,7 @@ class Chain:
         self._kin = [{base} for base in self.bases]  # classes found to have the base's arithmetic
         self.extras = sum(member.extra for member in members)
         self.ran: tuple[str, ...] = ()  # backends, of the last call
+        self.settled = Memo()  # looks of x -> whether running it as one pays
         self._parts: dict[tuple[int, int], Chain] = {}
 
     @property
@@ -56,15 +59,16 @@ class Chain:
     def __call__(self, root: nn.Module, x: Tensor, *extra) -> Tensor:
         modules = [None if member.path is None else look_up(root, member.path) for member in self.members]
         if not ordinary(x) or not self._takes(x):
-            return self._one_by_one(0, modules, x, extra)
+            return self.one_by_one(0, modules, x, extra)
         together = [module is None or self.is_free(i, module) for i, module in enumerate(modules)]
         if all(together):
-            return self._run(modules, x, extra)
+            return self._best(modules, x, extra)
         return self._in_parts(together, modules, x, extra)
 
     def alone(self, module: nn.Module, x: Tensor, *extra) -> Tensor | None:
         """The chain of one module, called from within the module's own forward; None where torch has to do it."""
-        return self._run([module], x, extra, called=True) if ordinary(x) and self._takes(x) else None
+        runs = ordinary(x) and self._takes(x) and fused_pays(self, [module], x, extra if extra and extra[0] is not None else ())
+        return self.run([module], x, extra, called=True) if runs else None
 
     def _takes(self, x: Tensor) -> bool:
         if "conv" not in self.at and self.bases[0] is nn.BatchNorm1d:
@@ -82,7 +86,7 @@ class Chain:
             return False
         return not patterns.hooked(module) or (self.members[i].role == "conv" and patterns.makes_weight(module))
 
-    def _one_by_one(self, first: int, modules: list, x: Tensor, extra: tuple) -> Tensor:
+    def one_by_one(self, first: int, modules: list, x: Tensor, extra: tuple) -> Tensor:
         for i, module in enumerate(modules, first):
             member = self.members[i]
             own, extra = extra[: member.extra], extra[member.extra :]
@@ -99,7 +103,7 @@ class Chain:
             taken = sum(member.extra for member in self.members[i:end])
             own, extra = extra[:taken], extra[taken:]
             part = self._part(i, end) if together[i] else None
-            x = self._one_by_one(i, modules[i:end], x, own) if part is None else part._run(modules[i:end], x, own)
+            x = self.one_by_one(i, modules[i:end], x, own) if part is None else part._best(modules[i:end], x, own)
             i = end
         return x
 
@@ -118,7 +122,13 @@ class Chain:
         name, alpha = member.read
         return name, extra[-1] if member.extra else alpha
 
-    def _run(self, modules: list, x: Tensor, extra: tuple, called: bool = False) -> Tensor:
+    def _best(self, modules: list, x: Tensor, extra: tuple) -> Tensor:
+        if fused_pays(self, modules, x, extra):
+            return self.run(modules, x, extra)
+        self.ran = ("torch's layers",)
+        return self.one_by_one(0, modules, x, extra)
+
+    def run(self, modules: list, x: Tensor, extra: tuple, called: bool = False) -> Tensor:
         """`called`: the module's own call has run its hooks."""
         at = self.at
         reading = self._activation(modules, extra)
@@ -127,7 +137,7 @@ class Chain:
         act, alpha = reading
         norm = modules[at["norm"]] if "norm" in at else None
         if norm is not None and self.bases[at["norm"]] in patterns.INSTANCE_NORMS and norm.running_mean is not None:
-            return self._one_by_one(0, modules, x, extra)
+            return self.one_by_one(0, modules, x, extra)
         if "conv" not in at:
             return self._noted(normalise(norm, x, act, alpha))
         conv, scale = modules[at["conv"]], None
@@ -135,7 +145,7 @@ class Chain:
             member, up = self.members[at["upsample"]], modules[at["upsample"]]
             scale = member.read(self.dims) if up is None else member.read(up, self.dims)
             if scale is None or not patterns.upsamples_into(scale, conv):
-                return self._one_by_one(0, modules, x, extra)
+                return self.one_by_one(0, modules, x, extra)
         if not called:
             for hook in conv._forward_pre_hooks.values():  # those that make the weight anew
                 hook(conv, (x,))

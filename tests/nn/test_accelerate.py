@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ganfast
-from ganfast.nn import accelerated, convert
+from ganfast.nn import accelerated, chains, convert
 
 
 def flat(norm=nn.BatchNorm2d) -> nn.Sequential:
@@ -142,7 +142,9 @@ def test_output_size_at_call_time(size):
         torch.testing.assert_close(lone(x, **options), ganfast.restore(plain)(x, **options))
 
 
-def test_eval_batch_norm_is_folded_without_touching_parameters():
+def test_eval_batch_norm_is_folded_without_touching_parameters(monkeypatch):
+    monkeypatch.setattr(chains, "_FOLDING", 0)
+
     def make():
         model = nn.Sequential(
             nn.Upsample(scale_factor=2), nn.Conv2d(4, 6, 3, padding=1, groups=2), nn.BatchNorm2d(6), nn.SiLU(),

@@ -1,0 +1,85 @@
+"""Whether a chain is run as one or layer by layer: small layers on a CPU can be faster as torch's own calls, so the two are measured."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import _tune
+from ganfast._autograd import autocast_dtype
+from ganfast._layout import is_channels_last
+
+
+def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) -> bool:
+    """The tuner's answer, once for each look of x, on copies of the layers: running statistics and powers of weights stay as they are.
+    True where nothing may be measured, and on a GPU, where every layer less is a launch less."""
+    if extra or chain.recompute or x.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    off = _tune.off_reason()
+    training = tuple(module.training for module in modules if module is not None)
+    key = (
+        x.shape,
+        x.stride(),
+        x.dtype,
+        x.requires_grad,
+        torch.is_grad_enabled(),
+        training,
+        autocast_dtype(x),
+        torch.get_num_threads(),
+        off,
+    )
+    known = chain.settled.get(key)
+    if known is None:
+        known, final = (True, True) if off or x.numel() == 0 else _measured(chain, modules, x, key)
+        if final:
+            chain.settled[key] = known
+    return known
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _measured(chain, modules: list[nn.Module | None], x: Tensor, key: tuple) -> tuple[bool, bool]:
+    """(whether the fused way is the faster, whether that is final)"""
+    own = [None if module is None else _plain(copied(module)) for module in modules]
+    learns = torch.is_grad_enabled()
+    inputs = [p for module in own if module is not None for p in module.parameters() if p.requires_grad]
+    mine = x.detach().requires_grad_(x.requires_grad and learns)
+    inputs += [mine] if mine.requires_grad else []
+
+    def run(fused: bool) -> None:
+        # The user's own hooks (checkpointing, offloading) must not see what is saved here.
+        with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            y = chain.run(own, mine, ()) if fused else chain.one_by_one(0, own, mine, ())
+            if learns and inputs:
+                torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+
+    layout = "nhwc" if is_channels_last(x) else "nchw"
+    layers = " + ".join(
+        m.label if module is None else f"{type(module).__name__}({module.extra_repr()})" for m, module in zip(chain.members, own)
+    )
+    family = f"chain {layers} {layout} {x.dtype} {key[3:8]}".replace("torch.", "")
+    candidates = {"fused": lambda: run(True), "layers": lambda: run(False)}
+    name, final = _tune.choose(f"{family} x {tuple(x.shape)}", candidates, x, family)
+    return name == "fused", final
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. torch's older weight_norm and spectral_norm leave a tensor with a graph on its module, which no copy can take and
+    the next forward makes anew."""
+    left = []
+    for module in model.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                left.append((module, name, module.__dict__.pop(name)))
+    try:
+        return copy.deepcopy(model)
+    finally:
+        for module, name, value in left:
+            module.__dict__[name] = value
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    module.__class__ = getattr(type(module), "_ganfast_class", type(module))
+    return module

@@ -1,0 +1,72 @@
+"""Chains that are measured faster as torch's layers run so, and measuring leaves no mark."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import ganfast
+from ganfast import _tune
+from tests.nn.test_accelerate import x_for
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    conv = nn.utils.spectral_norm(nn.Conv2d(4, 6, 3))
+    return nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(True), nn.Upsample(scale_factor=2), nn.Conv2d(6, 4, 3, padding=1), nn.Tanh())
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The tuner's questions; its answer is `asked.answer`, after every candidate ran twice."""
+
+    class Asked(list):
+        answer = "fused"
+
+    found = Asked()
+
+    def choose(question, candidates, x, family):
+        if set(candidates) != {"fused", "layers"}:
+            return next(iter(candidates)), True
+        found.append(question)
+        for call in (*candidates.values(), *candidates.values()):
+            call()
+        return found.answer, True
+
+    monkeypatch.setattr(_tune, "choose", choose)
+    monkeypatch.setattr(_tune, "off_reason", lambda: "")
+    return found
+
+
+@pytest.mark.parametrize("answer", ["fused", "layers"])
+def test_measuring_leaves_no_mark(asked, answer):
+    asked.answer = answer
+    fast, plain = ganfast.accelerate(network()), network()
+    for step in range(3):
+        for model in (fast, plain):
+            model.zero_grad()
+            model(x_for() + step).square().sum().backward()
+        assert len(asked) == 2  # once a chain
+    for (name, a), b in zip(fast.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+    for (name, a), b in zip(fast.named_buffers(), plain.buffers()):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+    assert ("torch's layers" in str(ganfast.explain(fast))) == (answer == "layers")
+
+
+def test_a_lone_layer_and_new_looks(asked):
+    asked.answer = "layers"
+    layer = ganfast.accelerate(nn.Conv2d(4, 4, 1))
+    plain = ganfast.restore(copy.deepcopy(layer))
+    for x in (x_for(), x_for(size=6), x_for()):
+        torch.testing.assert_close(layer(x), plain(x))
+    with torch.no_grad():
+        layer(x_for())
+    assert len(asked) == 3
+
+
+def test_memory_asked_for_is_kept(asked):
+    asked.answer = "layers"
+    ganfast.accelerate(network(), recompute=True)(x_for())
+    assert not asked
