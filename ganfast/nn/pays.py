@@ -50,7 +50,7 @@ def _measured(chain, modules: list[nn.Module | None], x: Tensor, key: tuple) -> 
 
     def run(fused: bool) -> None:
         # The user's own hooks (checkpointing, offloading) must not see what is saved here.
-        with torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+        with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             y = chain.run(own, mine, ()) if fused else chain.one_by_one(0, own, mine, ())
             if learns and inputs:
                 torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
@@ -60,7 +60,8 @@ def _measured(chain, modules: list[nn.Module | None], x: Tensor, key: tuple) -> 
         m.label if module is None else f"{type(module).__name__}({module.extra_repr()})" for m, module in zip(chain.members, own)
     )
     family = f"chain {layers} {layout} {x.dtype} {key[3:8]}".replace("torch.", "")
-    candidates = {"fused": lambda: run(True), "layers": lambda: run(False)}
+    # The first wins ties: warm from repetition, a chain's own Python costs less here than between other layers.
+    candidates = {"layers": lambda: run(False), "fused": lambda: run(True)}
     name, final = _tune.choose(f"{family} x {tuple(x.shape)}", candidates, x, family)
     return name == "fused", final
 

@@ -30,8 +30,9 @@ def asked(monkeypatch):
         if set(candidates) != {"fused", "layers"}:
             return next(iter(candidates)), True
         found.append(question)
-        for call in (*candidates.values(), *candidates.values()):
-            call()
+        with torch.no_grad():  # as the tuner
+            for call in (*candidates.values(), *candidates.values()):
+                call()
         return found.answer, True
 
     monkeypatch.setattr(_tune, "choose", choose)
