@@ -23,8 +23,8 @@ _SHARED = """
         Scale the sum of loss and penalty by GradScaler as usual.
     Layout: any; the images keep theirs.
     Grads: the discriminator's parameters, by the double backward; none for the images, which are detached. Parameters that the gradient
-        does not depend on (the last bias; with relu-like activations in ganfast's layers every bias) get None, as unused ones do: under
-        DistributedDataParallel take penalty and loss in one backward. Without grad mode: the number, for a log.
+        does not depend on (the last bias) get None, as unused ones do: under DistributedDataParallel take penalty and loss in one
+        backward. Without grad mode: the number, for a log.
     Raises: TypeError for what are no tensors or floats, for a discriminator that gives a tuple; ValueError for wrong sizes;
         RuntimeError for a compiled discriminator (torch has no double backward through a compiled region).
     Source: {source}
