@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ganfast.nn import patterns
-from ganfast.nn.fingerprints import NotStraight
+from ganfast.nn.fingerprints import NotStraight, constant_key
 from ganfast.nn.fusion import Chain, look_up
 from ganfast.nn.patterns import Member
 from ganfast.nn.straight import Reading
 
 _PLAIN = (int, float, bool, str, type(None))
-Key = tuple  # (name, None for a tensor, else (its value,)) of every argument given
+Key = tuple  # (name, None for a tensor, else (its value, what tells it from equal ones)) of every argument given
 
 
 class Traced(NamedTuple):
@@ -31,11 +31,56 @@ class Traced(NamedTuple):
     tensors: tuple[str, ...]
 
 
+_IN_PLACE = ("add", "and", "floordiv", "lshift", "mod", "mul", "matmul", "or", "pow", "rshift", "sub", "truediv", "xor")
+
+
+def _in_place(name: str) -> Callable:
+    """`a += b` as a step of its own: fx would write an addition, and written as a statement it would rename what `a` was."""
+    step = getattr(operator, f"i{name}")
+
+    def apply(a, b):
+        return step(a, b)
+
+    apply.__name__ = apply.__qualname__ = f"_ganfast_i{name}"
+    return apply
+
+
+class _StandIn:
+    """What fx's stand-ins lack: statements in place, attributes read when they are read, no text to decide by."""
+
+    def __getattr__(self, name: str):
+        if callable(getattr(Tensor, name, None)):
+            return _Attribute(self, name)
+        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
+
+    def __repr__(self) -> str:
+        raise NotStraight("it makes text of a tensor or of its size")
+
+
+IN_PLACE = {name: _in_place(name) for name in _IN_PLACE}
+for _name, _step in IN_PLACE.items():
+    setattr(_StandIn, f"__i{_name}__", lambda self, other, step=_step: self.tracer.create_proxy("call_function", step, (self, other), {}))
+
+
+class _Proxy(_StandIn, fx.Proxy):
+    pass
+
+
+class _Attribute(_StandIn, fx.proxy.Attribute):
+    pass
+
+
 class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         return True
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def getattr(self, name: str, value: object, cache: dict) -> object:
+        return super().getattr(name, value, {})  # a layer may set its buffer anew between two reads
 
 
 def first_names(forward: Callable) -> list[str]:
@@ -44,31 +89,39 @@ def first_names(forward: Callable) -> list[str]:
 
 def first_key(forward: Callable) -> Key:
     """How the forward is most likely called: tensors for what has no default, nothing else."""
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    try:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
+    except (TypeError, ValueError):  # no function: `trace` says so
+        return ()
     return tuple((p.name, None) for p in parameters if p.default is p.empty)
 
 
 def call_key(names: tuple[str, ...], args: tuple, kwargs: dict) -> Key | None:
     """What a call looks like to a trace; None for arguments that no trace is made for."""
-    given = [*zip(names, args), *kwargs.items()]
-    key = tuple((name, None if isinstance(v, Tensor) else (v,) if isinstance(v, _PLAIN) else v) for name, v in given)
-    plain = all(look is None or (isinstance(look, tuple) and len(look) == 1 and isinstance(look[0], _PLAIN)) for _, look in key)
-    return key if plain and len(args) <= len(names) else None
+    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+        return None
+    key = []
+    for name, value in (*zip(names, args), *kwargs.items()):
+        if not isinstance(value, Tensor) and type(value) not in _PLAIN:
+            return None
+        key.append((name, None if isinstance(value, Tensor) else (value, *constant_key(value))))
+    return tuple(key)
 
 
 def _graph(module: nn.Module, forward: Callable, key: Key) -> fx.Graph:
-    """The trace of the module's own forward, every child a leaf; the module itself is not touched."""
+    """The trace of the module's own forward, every child a leaf; the module itself is not touched, and no class is made of its own."""
     names = [name for name, look in key if look is None]
     constants = {name: look[0] for name, look in key if look is not None}
-    space = {"_forward": forward, "_constants": constants}
     arguments = ", ".join(names)
-    exec(f"def forward(self, {arguments}):\n return _forward(self, {', '.join(f'{n}={n}' for n in names)}, **_constants)", space)
-    cls = type(module.__class__.__name__, (type(module),), {"forward": space["forward"]})
-    twin = cls.__new__(cls)
-    twin.__dict__.update(module.__dict__)  # fx leaves constants on what it traces
-    tracer = _Tracer(param_shapes_constant=False)
     try:
-        graph = tracer.trace(twin)
+        twin = object.__new__(type(module))
+        root = nn.Module.__new__(nn.Module)
+        for copy in (twin, root):
+            copy.__dict__.update(module.__dict__)  # fx leaves constants on what it traces
+        space = {"_forward": forward, "_twin": twin, "_constants": constants}
+        exec(f"def forward(self, {arguments}):\n return _forward(_twin, {', '.join(f'{n}={n}' for n in names)}, **_constants)", space)
+        root.__class__ = type("Root", (nn.Module,), {"forward": space["forward"]})
+        graph = _Tracer(param_shapes_constant=False).trace(root)
     except NotStraight:
         raise
     except Exception as error:  # whatever a forward does to a stand-in that it cannot take
@@ -253,20 +306,25 @@ def snake_of(layer: nn.Module) -> Callable[[nn.Module], patterns.Reading] | None
 
 @torch.no_grad()
 def _is_snake(layer: nn.Module, forward: Callable, name: str, logarithmic: bool) -> bool:
-    """By value, in float64, with another alpha."""
+    """By value, in float64, with other alphas: of both signs, and small, middling and large."""
     parameter = layer._parameters[name]
     generator = torch.Generator().manual_seed(0)
-    alpha = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-    twin = type(layer).__new__(type(layer))
+    channels = parameter.numel()
+    sizes = ((2, max(channels, 3) if channels == 1 else channels, 5), (2, channels, 4, 3))
+    alphas = []
+    for scale in (0.05, 1.0, 20.0):
+        alpha = scale * (0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64))
+        alphas += [alpha] if logarithmic else [alpha, -alpha]
+    return any(all(_gives_snake(layer, forward, name, a, logarithmic, size, generator) for a in alphas) for size in sizes)
+
+
+def _gives_snake(layer, forward, name, alpha, logarithmic, size, generator) -> bool:
+    twin = object.__new__(type(layer))
     twin.__dict__.update(layer.__dict__)
     twin._parameters = {name: nn.Parameter(alpha.log() if logarithmic else alpha)}
-    channels = parameter.numel()
-    for size in ((2, max(channels, 3) if channels == 1 else channels, 5), (2, channels, 4, 3)):
-        x = 3 * torch.randn(size, generator=generator, dtype=torch.float64)
-        a = alpha.reshape(1, -1, *[1] * (x.dim() - 2))
-        try:
-            if torch.allclose(forward(twin, x), x + torch.sin(a * x) ** 2 / a, rtol=1e-6, atol=1e-7):
-                return True
-        except (RuntimeError, IndexError, ValueError):
-            continue
-    return False
+    x = 3 * torch.randn(size, generator=generator, dtype=torch.float64)
+    a = alpha.reshape(1, -1, *[1] * (x.dim() - 2))
+    try:
+        return torch.allclose(forward(twin, x.clone()), x + torch.sin(a * x) ** 2 / a, rtol=1e-6, atol=1e-7)
+    except Exception:  # a size that it does not take, or whatever else a user's layer does
+        return False
