@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_constant, is_function, named_layers, traceable
 from ganfast.nn.reach import Reach, attribute_path, has_code, outside_space
+from ganfast.nn.record import CALLED, Record, tied
 from ganfast.nn.source import definition_of, hidden_by_comprehensions, spelt
 
 _BUILTINS = (
@@ -39,54 +40,19 @@ _TAKE_LAYERS = ("len", "zip", "enumerate", "reversed", "list", "tuple", "dict") 
 _KINDS = (torch.dtype, torch.memory_format, torch.layout)  # what torch's modules hold that is constant
 
 
-class Reading:
+class Reading(Record):
     """All that a forward takes from its module, and from the globals of its file."""
 
     def __init__(self, module: nn.Module, forward: Callable) -> None:
-        self.module = module
-        self.forward = forward
-        self.attributes: dict[tuple[str, ...], object] = {}
-        self.methods: dict[str, Callable] = {}
-        self.globals: dict[tuple, tuple[dict, tuple[str, ...], object]] = {}
-        self.functions: list[tuple] = []  # (function, code, defaults, keyword defaults) of all that was read
-        self.named: dict[str, tuple[str, ...]] = {}  # by pattern, layers fetched with getattr
+        super().__init__(module, forward)
         self._seen: set[int] = set()
         try:
             self.read(forward, bound=True)
-            self.tied = _tied(module)
+            self.tied = tied(module)
         except NotStraight:
             raise
         except Exception as error:  # whatever an object of the user's own does when it is looked at
             raise NotStraight(f"it cannot be read: {type(error).__name__}: {error}") from None
-
-    def unchanged(self, module: nn.Module) -> bool:
-        """Whether a trace made when this was read still holds for the module."""
-        try:
-            return self._unchanged(module)
-        except Exception:  # a value that can no longer be compared
-            return False
-
-    def _unchanged(self, module: nn.Module) -> bool:
-        if getattr(type(module), "_ganfast_class", type(module)).forward is not self.forward:
-            return False
-        for function, code, defaults, named in self.functions:
-            if (function.__code__, function.__defaults__, function.__kwdefaults__) != (code, defaults, named):
-                return False
-        for path, before in self.attributes.items():
-            value = _at(module, path)
-            if (value if value is MISSING else fingerprint(value) if before != "called" else _called(value)) != before:
-                return False
-        if any(getattr(getattr(module, name, None), "__func__", None) is not function for name, function in self.methods.items()):
-            return False
-        if any(named_layers(module, pattern) != names for pattern, names in self.named.items()):
-            return False
-        if any(_at(module, first) is not _at(module, again) for first, again in self.tied):
-            return False
-        for space, path, before in self.globals.values():
-            value = _at(space.get(path[0], MISSING), path[1:])
-            if value is not before and fingerprint(value) != before:
-                return False
-        return True
 
     def read(self, function: Callable, bound: bool) -> None:
         if id(function) in self._seen:
@@ -95,28 +61,6 @@ class Reading:
         definition = definition_of(function)
         self.functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
         _Function(self, function, definition, bound).check()
-
-
-def _at(value: object, path: tuple[str, ...]) -> object:
-    for name in path:
-        value = getattr(value, name, MISSING)
-    return value
-
-
-def _called(value: object) -> str:
-    """What a layer that is only called must stay: it is looked up at every call."""
-    return "called" if isinstance(value, nn.Module) else "other"
-
-
-def _tied(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Names of one layer or tensor: a trace has the first for both."""
-    first, tied = {}, []
-    everything = (module.named_modules, module.named_parameters, module.named_buffers)
-    for name, held in (pair for names in everything for pair in names(remove_duplicate=False)):
-        path = tuple(name.split("."))
-        if first.setdefault(id(held), path) != path:
-            tied.append((first[id(held)], path))
-    return tied
 
 
 class _Function:
@@ -232,7 +176,7 @@ class _Function:
             return value
         try:
             only = called and isinstance(value, nn.Module)
-            self.reading.attributes.setdefault(tuple(path), "called") if only else self.note(tuple(path), value)
+            self.reading.attributes.setdefault(tuple(path), CALLED) if only else self.note(tuple(path), value)
         except NotStraight as why:
             self.refuse(node, str(why))
         return value

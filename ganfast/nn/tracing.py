@@ -3,6 +3,7 @@
 The children stay the layers they are: the new forward looks each up by its path, at every call.
 """
 
+import abc
 import inspect
 import operator
 import re
@@ -16,6 +17,7 @@ from ganfast.nn import patterns
 from ganfast.nn.fingerprints import NotStraight, constant_key
 from ganfast.nn.fusion import Chain, look_up
 from ganfast.nn.patterns import Member
+from ganfast.nn.standins import graph_of
 from ganfast.nn.straight import Reading
 
 _PLAIN = (int, float, bool, str, type(None))
@@ -29,58 +31,6 @@ class Traced(NamedTuple):
     chains: list[Chain]
     reading: Reading
     tensors: tuple[str, ...]
-
-
-_IN_PLACE = ("add", "and", "floordiv", "lshift", "mod", "mul", "matmul", "or", "pow", "rshift", "sub", "truediv", "xor")
-
-
-def _in_place(name: str) -> Callable:
-    """`a += b` as a step of its own: fx would write an addition, and written as a statement it would rename what `a` was."""
-    step = getattr(operator, f"i{name}")
-
-    def apply(a, b):
-        return step(a, b)
-
-    apply.__name__ = apply.__qualname__ = f"_ganfast_i{name}"
-    return apply
-
-
-class _StandIn:
-    """What fx's stand-ins lack: statements in place, attributes read when they are read, no text to decide by."""
-
-    def __getattr__(self, name: str):
-        if callable(getattr(Tensor, name, None)):
-            return _Attribute(self, name)
-        return self.tracer.create_proxy("call_function", getattr, (self, name), {})
-
-    def __repr__(self) -> str:
-        raise NotStraight("it makes text of a tensor or of its size")
-
-
-IN_PLACE = {name: _in_place(name) for name in _IN_PLACE}
-for _name, _step in IN_PLACE.items():
-    setattr(_StandIn, f"__i{_name}__", lambda self, other, step=_step: self.tracer.create_proxy("call_function", step, (self, other), {}))
-
-
-class _Proxy(_StandIn, fx.Proxy):
-    pass
-
-
-class _Attribute(_StandIn, fx.proxy.Attribute):
-    pass
-
-
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return True
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def getattr(self, name: str, value: object, cache: dict) -> object:
-        return super().getattr(name, value, {})  # a layer may set its buffer anew between two reads
 
 
 def first_names(forward: Callable) -> list[str]:
@@ -108,41 +58,17 @@ def call_key(names: tuple[str, ...], args: tuple, kwargs: dict) -> Key | None:
     return tuple(key)
 
 
-def _graph(module: nn.Module, forward: Callable, key: Key) -> fx.Graph:
-    """The trace of the module's own forward, every child a leaf; the module itself is not touched, and no class is made of its own."""
-    names = [name for name, look in key if look is None]
-    constants = {name: look[0] for name, look in key if look is not None}
-    arguments = ", ".join(names)
-    try:
-        twin = object.__new__(type(module))
-        root = nn.Module.__new__(nn.Module)
-        for copy in (twin, root):
-            copy.__dict__.update(module.__dict__)  # fx leaves constants on what it traces
-        space = {"_forward": forward, "_twin": twin, "_constants": constants}
-        exec(f"def forward(self, {arguments}):\n return _forward(_twin, {', '.join(f'{n}={n}' for n in names)}, **_constants)", space)
-        root.__class__ = type("Root", (nn.Module,), {"forward": space["forward"]})
-        graph = _Tracer(param_shapes_constant=False).trace(root)
-    except NotStraight:
-        raise
-    except Exception as error:  # whatever a forward does to a stand-in that it cannot take
-        said = " ".join(str(error).split())
-        raise NotStraight(f"torch.fx cannot trace it: {type(error).__name__}: {said[:120]}") from None
-    for node in graph.nodes:
-        if node.op == "get_attr" and not _registered(module, node.target):
-            raise NotStraight("it makes a tensor that does not depend on its input")
-    return graph
-
-
-def _registered(module: nn.Module, target: str) -> bool:
-    *path, name = target.split(".")
-    owner = look_up(module, tuple(path))
-    return name in owner._parameters or name in owner._buffers
+def _acts_on_subclasses(cls: type) -> bool:
+    own = (base for base in cls.__mro__ if base is not object and base.__module__ != "typing")
+    return type(cls) not in (type, abc.ABCMeta) or any("__init_subclass__" in vars(base) for base in own)
 
 
 def trace(module: nn.Module, forward: Callable, key: Key, recompute: bool = False) -> Traced:
     """Raises NotStraight with the reason where the forward cannot be replaced."""
+    if _acts_on_subclasses(type(module)):
+        raise NotStraight("its class has code of its own for subclasses, and an accelerated module's class is one")
     reading = Reading(module, forward)
-    graph = _graph(module, forward, key)
+    graph = graph_of(module, forward, key)
     chains = []
     for nodes, members in _chains(module, graph):
         chains.append(Chain(members, recompute))
@@ -283,7 +209,7 @@ def snake_of(layer: nn.Module) -> Callable[[nn.Module], patterns.Reading] | None
         return None
     try:
         reading = Reading(layer, forward)
-        graph = _graph(layer, forward, first_key(forward))
+        graph = graph_of(layer, forward, first_key(forward))
     except (NotStraight, TypeError, ValueError):
         return None
     steps = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
