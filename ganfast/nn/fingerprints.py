@@ -97,9 +97,10 @@ def is_function(value: object) -> bool:
     return builtin or isinstance(value, types.FunctionType)
 
 
-def named_layers(module: nn.Module, pattern: str) -> tuple[str, ...]:
-    """The layers whose names match; raises NotStraight where something else of the module's does."""
+def named_layers(module: nn.Module, pattern: str) -> tuple[tuple[str, object], ...]:
+    """The layers whose names match, with what is in them; raises NotStraight where something else of the module's does."""
     names = {*module.__dict__, *module._parameters, *module._buffers, *dir(type(module))}
     if any(re.fullmatch(pattern, name) for name in names):
         raise NotStraight(f"a name like {pattern} may be another attribute's")
-    return tuple(name for name, layer in module._modules.items() if layer is not None and re.fullmatch(pattern, name))
+    found = ((name, layer) for name, layer in module._modules.items() if layer is not None and re.fullmatch(pattern, name))
+    return tuple((name, _layers(layer)) for name, layer in found)

@@ -154,8 +154,6 @@ class Reach:
         known = self.value(node)
         if known is not None:
             return not holds_constants(known[0]) and self.kept(node)
-        if isinstance(node, ast.Call) and self.builtin(node) not in _REGROUP and not self._children(node):
-            return False
         return self.kept(node)
 
 

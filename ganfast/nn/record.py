@@ -16,8 +16,8 @@ class Record:
         self.attributes: dict[tuple[str, ...], object] = {}
         self.methods: dict[str, Callable] = {}
         self.globals: dict[tuple, tuple[dict, tuple[str, ...], object]] = {}
-        self.functions: list[tuple] = []  # (function, code, defaults, keyword defaults) of all that was read
-        self.named: dict[str, tuple[str, ...]] = {}  # by pattern, layers fetched with getattr
+        self.functions: list[tuple[Callable, list]] = []  # of all that was read, what each is made of
+        self.named: dict[str, tuple] = {}  # by pattern, layers fetched with getattr
         self.tied: list[tuple[tuple[str, ...], tuple[str, ...]]] = []
 
     def unchanged(self, module: nn.Module) -> bool:
@@ -30,8 +30,8 @@ class Record:
     def _unchanged(self, module: nn.Module) -> bool:
         if getattr(type(module), "_ganfast_class", type(module)).forward is not self.forward:
             return False
-        for function, code, defaults, named in self.functions:
-            if (function.__code__, function.__defaults__, function.__kwdefaults__) != (code, defaults, named):
+        for function, parts in self.functions:
+            if any(now is not before for now, before in zip(made_of(function), parts)):
                 return False
         for path, before in self.attributes.items():
             value = _at(module, path)
@@ -53,6 +53,12 @@ class Record:
         return True
 
 
+def made_of(function: Callable) -> list:
+    """Its code, defaults and what it closes over: any of them can be set anew."""
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    return [function.__code__, function.__defaults__, function.__kwdefaults__, *cells]
+
+
 def _at(value: object, path: tuple[str, ...]) -> object:
     for name in path:
         value = getattr(value, name, MISSING)
@@ -61,10 +67,13 @@ def _at(value: object, path: tuple[str, ...]) -> object:
 
 def tied(module: nn.Module) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
     """Names of one layer or tensor: a trace has the first for both."""
-    first, found = {}, []
+    first, found, known = {}, [], {}
     everything = (module.named_modules, module.named_parameters, module.named_buffers)
     for name, held in (pair for names in everything for pair in names(remove_duplicate=False)):
         path = tuple(name.split("."))
-        if first.setdefault(id(held), path) != path:
-            found.append((first[id(held)], path))
+        one = first.setdefault(id(held), path)
+        if one != path:
+            known[path] = one
+            if known.get(path[:-1]) != one[:-1]:  # else it is in a layer that has two names itself
+                found.append((one, path))
     return found

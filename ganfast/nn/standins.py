@@ -22,11 +22,14 @@ def _in_place(name: str) -> Callable:
     return apply
 
 
+_CALLS = (nn.Module.__call__, nn.ParameterList.__call__, nn.ParameterDict.__call__)  # the latter two raise
+
+
 class _StandIn:
     """What fx's stand-ins lack: statements in place, attributes read when they are read, no text to decide by."""
 
     def __getattr__(self, name: str):
-        if callable(getattr(Tensor, name, None)):
+        if not hasattr(Tensor, name) or callable(getattr(Tensor, name)):
             return _Attribute(self, name)
         return self.tracer.create_proxy("call_function", getattr, (self, name), {})
 
@@ -62,6 +65,9 @@ class _Tracer(fx.Tracer):
 
 def graph_of(module: nn.Module, forward: Callable, key: tuple) -> fx.Graph:
     """The trace of the module's own forward, every child a leaf; the module itself is not touched, and no class is made of its own."""
+    for layer in module.modules():
+        if type(layer).__call__ not in _CALLS:
+            raise NotStraight(f"a {type(layer).__name__} in it has a __call__ of its own, which torch.fx would look into")
     names = [name for name, look in key if look is None]
     constants = {name: look[0] for name, look in key if look is not None}
     arguments = ", ".join(names)

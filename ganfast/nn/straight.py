@@ -16,9 +16,9 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_constant, is_function, named_layers, traceable
+from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_fixed, is_function, named_layers, traceable
 from ganfast.nn.reach import Reach, attribute_path, has_code, outside_space
-from ganfast.nn.record import CALLED, Record, tied
+from ganfast.nn.record import CALLED, Record, made_of, tied
 from ganfast.nn.source import definition_of, hidden_by_comprehensions, spelt
 
 _BUILTINS = (
@@ -59,7 +59,7 @@ class Reading(Record):
             return
         self._seen.add(id(function))
         definition = definition_of(function)
-        self.functions.append((function, function.__code__, function.__defaults__, function.__kwdefaults__))
+        self.functions.append((function, made_of(function)))
         _Function(self, function, definition, bound).check()
 
 
@@ -118,7 +118,7 @@ class _Function:
                 self.refuse(node, "it computes with a layer or a list that the module keeps")
         elif isinstance(node, ast.Compare):
             sides = [node.left, *node.comparators]
-            if any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+            if len(sides) == 2 and any(isinstance(side, ast.Constant) and side.value is None for side in sides):
                 return
             if any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
                 self.refuse(node, "it compares with `is`")
@@ -186,7 +186,8 @@ class _Function:
 
     def fixed_in(self, owner: nn.Module, value: object) -> bool:
         """What torch's own layers hold besides tensors does not change while they run."""
-        return type(owner).__module__.startswith("torch.nn.modules.") and (is_constant(value) or callable(value) or type(value) is tuple)
+        torchs = type(owner).__module__.startswith("torch.nn.modules.")
+        return isinstance(value, types.MethodType) or (torchs and is_fixed(value))  # methods are refused elsewhere
 
     def outside(self, node: ast.AST, path: list[str]) -> object:
         """A global of the function's file, what it closes over, or a builtin."""
@@ -228,7 +229,8 @@ class _Function:
         if node.keywords or len(node.args) != 1 + by_function or not (by_method or by_function):
             return False
         pattern = spelt(node.args[-1])
-        if pattern is None or (by_function and attribute_path(node.args[0]) != [self.own]):
+        shadowed = by_function and self.reach.builtin(node) != "getattr"
+        if pattern is None or shadowed or has_code(self.reading.module, "") or (by_function and attribute_path(node.args[0]) != [self.own]):
             return False
         self.visit(node.args[-1])
         try:

@@ -23,6 +23,12 @@ class Block(nn.Module):
         return self.conv(x) * self.scale
 
 
+class Calls(Block):
+    def __call__(self, x):
+        self.n += 1
+        return super().__call__(x) * self.n
+
+
 class Own(nn.ModuleList):
     def __iter__(self):
         return iter(list(self._modules.values())[: self.most])
@@ -48,6 +54,7 @@ class Base(nn.Module):
         self.deep = nn.ModuleList([nn.ModuleList([nn.Conv2d(3, 3, 1)]), nn.ModuleList([nn.Conv2d(3, 3, 1)])])
         self.own = Own([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)])
         self.own.most = 1
+        self.stage0 = nn.ModuleList([nn.Conv2d(3, 3, 1)])
         self.weights = nn.ParameterList([torch.full((1,), 2.0), torch.full((1,), 3.0)])
         self.named = nn.ParameterDict({"a": torch.full((1,), 2.0)})
         self.extra = nn.Parameter(torch.ones(1))
@@ -148,6 +155,12 @@ def parameters(self, x):
 
 def helped(self, x):
     return self.helper(x) * 2
+
+
+def fetched(self, x):
+    for layer in getattr(self, f"stage{0}"):
+        x = F.relu(layer(x))
+    return x
 
 
 def tied(self, x):
@@ -261,6 +274,10 @@ def backend_flag(self, x):
 def odd_global(self, x):
     TEXT.append(1)
     return F.relu(self.conv(x))
+
+
+def fetched_attribute(self, x):
+    return F.relu(self.conv(x)) if getattr(self, f"stage{0}").training else x
 
 
 def spelt_size(self, x):

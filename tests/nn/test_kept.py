@@ -59,6 +59,11 @@ def swap_layers(m):
     m.deep[0], m.deep[1] = nn.ModuleList(), m.deep[0]
 
 
+def add_a_stage(m):
+    torch.manual_seed(1)
+    m.stage0.append(nn.Conv2d(3, 3, 1))
+
+
 def own_helper(m):
     m.helper = lambda x: x + 1
 
@@ -69,6 +74,11 @@ def class_helper(m):
 
 def class_forward(m):
     getattr(type(m), "_ganfast_class", type(m)).forward = lambda self, x: x + 3
+
+
+def counted(x):
+    kept.LIST.append(1)
+    return x * (len(kept.LIST) + 1 >> 1)  # the module and its plain twin are called in turn
 
 
 def untie(m):
@@ -84,7 +94,8 @@ CHANGES = {
     ],
     "helped": [own_helper, class_helper, class_forward],
     "tied": [untie],
-    "functions": [lambda m: m.acts.append(torch.sigmoid), lambda m: m.acts.append(lambda x: x * len(kept.LIST))],
+    "fetched": [add_a_stage],
+    "functions": [lambda m: m.acts.append(torch.sigmoid), lambda m: m.acts.append(counted)],
     "numbered": [lambda m: setattr(m, "number", np.float32(3)), lambda m: setattr(m, "number", -0.0), lambda m: setattr(m, "number", 2)],
 }
 
@@ -137,6 +148,7 @@ def test_one_and_one_point_and_true_are_told_apart():
         ("hidden_global", "comprehension's variable"),
         ("backend_flag", "torch.backends.cudnn.benchmark"),
         ("odd_global", "reads TEXT.append from outside"),
+        ("fetched_attribute", "reads training of a layer"),
         ("spelt_size", "makes text of a tensor"),
     ],
 )
@@ -184,6 +196,39 @@ def test_a_class_that_acts_on_its_subclasses_has_none():
     module = ganfast.accelerate(Registered())
     assert "for subclasses" in ganfast.explain(module).unseen[""]
     assert Registry.known == ["a"]
+
+
+def test_a_layer_with_a_call_of_its_own_is_not_looked_into():
+    made = []
+    for _ in range(2):
+        made.append(build("helped"))
+        made[-1].conv = kept.Calls()
+    module, plain = ganfast.accelerate(made[0]), made[1]
+    assert "__call__ of its own" in ganfast.explain(module).unseen[""]
+    for _ in range(3):
+        same(module, plain, torch.randn(2, 3, 4, 4))
+
+
+def factory(act):
+    def forward(self, x):
+        return act(self.conv(x))
+
+    def change(value):
+        nonlocal act
+        act = value
+
+    return forward, change
+
+
+def test_what_a_function_closes_over_is_compared():
+    (mine, change_mine), (its, change_its) = factory(F.relu), factory(F.relu)
+    module, plain = (type("M", (Base,), {"forward": forward})() for forward in (mine, its))
+    assert ("conv", "relu()") in ganfast.explain(ganfast.accelerate(module)).fused
+    x = torch.randn(2, 3, 4, 4)
+    same(module, plain, x)
+    change_mine(torch.tanh)
+    change_its(torch.tanh)
+    same(module, plain, x)
 
 
 def test_a_class_made_with_arguments_is_traced():
