@@ -67,10 +67,18 @@ def _inner(value: object) -> object:
     return fingerprint(value)
 
 
+@functools.cache
+def _container(cls: type) -> type | None:
+    """Which of torch's containers the class loops over its layers as, nn.Module for none; None where it has a way of its own."""
+    base = next((base for base in CONTAINERS if issubclass(cls, base)), nn.Module)
+    own = any(getattr(cls, name, None) is not getattr(base, name, None) for name in _LOOKS_INSIDE)
+    return None if own else base
+
+
 def _layers(module: nn.Module) -> object:
     """A layer that may be looped over or looked into: by the names in it, as deep as torch's containers go."""
-    base = next((base for base in CONTAINERS if isinstance(module, base)), nn.Module)
-    if any(getattr(type(module), name, None) is not getattr(base, name, None) for name in _LOOKS_INSIDE):
+    base = _container(type(module))
+    if base is None:
         raise NotStraight(f"it reads a {type(module).__name__}, a container of its own kind")
     if base is nn.Module:
         return "module"

@@ -268,7 +268,8 @@ class _Function:
             return
         function = self.reach.value(node.func)
         torchs = function is not None and is_function(function[0]) and function[0] in traceable()
-        method = isinstance(node.func, ast.Attribute) and function is None
+        called = node.func.attr if isinstance(node.func, ast.Attribute) and function is None else ""
+        method = hasattr(Tensor, called) and not any(hasattr(kind, called) for kind in (list, dict, set))
         if self.reach.kept_in(argument) or not (torchs or method or self.reach.builtin(node)):
             self.refuse(node, "it hands a layer or a list that the module keeps on")
 

@@ -48,7 +48,7 @@ def first_key(forward: Callable) -> Key:
 
 def call_key(names: tuple[str, ...], args: tuple, kwargs: dict) -> Key | None:
     """What a call looks like to a trace; None for arguments that no trace is made for."""
-    if len(args) > len(names) or not kwargs.keys().isdisjoint(names[: len(args)]):
+    if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
         return None
     key = []
     for name, value in (*zip(names, args), *kwargs.items()):
