@@ -8,17 +8,18 @@ compared (randomness that needs no tensor, changed attributes, contexts, prints)
 
 import ast
 import builtins
-import inspect
 import math
-import re
-import textwrap
 import types
 from collections.abc import Callable
 from typing import NoReturn
 
+import torch
 from torch import Tensor, nn
 
-from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_function, named_layers, traceable
+from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_fixed, is_function, named_layers, traceable
+from ganfast.nn.reach import Reach, attribute_path, has_code, outside_space
+from ganfast.nn.record import CALLED, Record, made_of, tied
+from ganfast.nn.source import definition_of, hidden_by_comprehensions, spelt
 
 _BUILTINS = (
     "range", "len", "zip", "enumerate", "reversed", "list", "tuple", "dict", "sum", "min", "max", "abs", "slice", "int", "float", "round",
@@ -35,78 +36,30 @@ _EXPRESSIONS = (
 )  # fmt: skip
 
 
-def _spelt(node: ast.AST) -> str | None:
-    """A regular expression of all that an f-string, a sum, a % or a .format of strings may spell; None for other expressions."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return re.escape(node.value)
-    if isinstance(node, ast.JoinedStr):
-        return "".join(_spelt(part) or ".*" for part in node.values)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts = [_spelt(node.left), _spelt(node.right)]
-        return None if parts == [None, None] else "".join(part or ".*" for part in parts)
-    template = None
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mod):
-        template = node.left
-    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "format":
-        template = node.func.value
-    if isinstance(template, ast.Constant) and isinstance(template.value, str):
-        return ".*".join(re.escape(part) for part in re.split(r"%[sd]|\{\w*\}", template.value))
-    return None
+_TAKE_LAYERS = ("len", "zip", "enumerate", "reversed", "list", "tuple", "dict")  # of the builtins
+_KINDS = (torch.dtype, torch.memory_format, torch.layout)  # what torch's modules hold that is constant
 
 
-def _is_code_of(definition: ast.FunctionDef, code: types.CodeType) -> bool:
-    """Whether the source is what runs: a file may have changed since, and a private name (self.__x) is another one than it reads."""
-    module = compile(ast.Module([definition], []), "<source>", "exec")
-    return _gist(next(const for const in module.co_consts if isinstance(const, types.CodeType))) == _gist(code)
-
-
-def _gist(code: types.CodeType) -> tuple:
-    inner = [const for const in code.co_consts if isinstance(const, types.CodeType)]
-    constants = [repr(const) for const in code.co_consts if not isinstance(const, types.CodeType)]
-    return code.co_varnames, sorted({*code.co_names, *code.co_freevars}), constants, [_gist(part) for part in inner]
-
-
-class Reading:
+class Reading(Record):
     """All that a forward takes from its module, and from the globals of its file."""
 
     def __init__(self, module: nn.Module, forward: Callable) -> None:
-        self.module = module
-        self.attributes: dict[tuple[str, ...], object] = {}
-        self.globals: dict[tuple[int, str], tuple[dict, str, object]] = {}
-        self.named: dict[str, tuple[str, ...]] = {}  # by pattern, layers fetched with getattr
+        super().__init__(module, forward)
         self._seen: set[int] = set()
-        self.read(forward, bound=True)
-
-    def unchanged(self, module: nn.Module) -> bool:
-        """Whether a trace made when this was read still holds for the module."""
-        for path, before in self.attributes.items():
-            value = module
-            for name in path:
-                value = getattr(value, name, MISSING)
-            if (value if value is MISSING else fingerprint(value)) != before:
-                return False
-        if any(named_layers(module, pattern) != names for pattern, names in self.named.items()):
-            return False
-        return all(fingerprint(space.get(name)) == before for space, name, before in self.globals.values())
+        try:
+            self.read(forward, bound=True)
+            self.tied = tied(module)
+        except NotStraight:
+            raise
+        except Exception as error:  # whatever an object of the user's own does when it is looked at
+            raise NotStraight(f"it cannot be read: {type(error).__name__}: {error}") from None
 
     def read(self, function: Callable, bound: bool) -> None:
         if id(function) in self._seen:
             return
         self._seen.add(id(function))
-        if not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__"):
-            raise NotStraight(f"{getattr(function, '__name__', 'it')} is decorated or no plain function")
-        try:
-            tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        except (OSError, TypeError, SyntaxError):
-            raise NotStraight("its source is not at hand") from None
-        definition = tree.body[0]
-        if not isinstance(definition, ast.FunctionDef) or definition.decorator_list:
-            raise NotStraight(f"{function.__name__} is decorated or no plain function")
-        if not _is_code_of(definition, function.__code__):
-            raise NotStraight("its source is not what was imported")
-        arguments = definition.args
-        if arguments.vararg or arguments.kwarg:
-            raise NotStraight("it takes *args or **kwargs")
+        definition = definition_of(function)
+        self.functions.append((function, made_of(function)))
         _Function(self, function, definition, bound).check()
 
 
@@ -120,6 +73,9 @@ class _Function:
         self.locals = set(names) | stored
         if self.own in stored:
             raise NotStraight(f"it assigns to {self.own}")
+        for name in hidden_by_comprehensions(definition):
+            raise NotStraight(f"{name} is a comprehension's variable and something else in {function.__name__}")
+        self.reach = Reach(reading.module, function, definition, self.own, self.locals)
 
     def check(self) -> None:
         for statement in self.definition.body:
@@ -140,21 +96,43 @@ class _Function:
             if isinstance(node, ast.Call):
                 self.call(node)
                 return
-            if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store) and self.path(node.value) is not None:
-                self.refuse(node, "it changes an attribute")
+        self.keeps(node)
         for child in ast.iter_child_nodes(node):
             self.visit(child)
 
-    def path(self, node: ast.AST) -> list[str] | None:
-        """["self", "a", "b"] for self.a.b, ["F", "relu"] for F.relu; None where the chain starts at an expression."""
-        names = []
-        while isinstance(node, ast.Attribute):
-            names.append(node.attr)
-            node = node.value
-        return [node.id, *reversed(names)] if isinstance(node, ast.Name) else None
+    def keeps(self, node: ast.AST) -> None:
+        """Refuses what would change, compare, hand on or spell out something that the module keeps."""
+        kept = self.reach.kept
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store):
+            root = node.value
+            while isinstance(root, ast.Subscript):
+                root = root.value
+            if kept(root) or self.reach.value(root) is not None:
+                self.refuse(node, "it changes an attribute")
+        elif isinstance(node, ast.AugAssign) and (kept(node.target) or kept(node.value)):
+            self.refuse(node, "it changes an attribute or a list of layers")
+        elif isinstance(node, ast.Return) and node.value is not None and kept(node.value):
+            self.refuse(node, "it returns a layer or a list that the module keeps")
+        elif isinstance(node, (ast.BinOp, ast.UnaryOp, ast.FormattedValue)):
+            if not (isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)) and any(map(kept, ast.iter_child_nodes(node))):
+                self.refuse(node, "it computes with a layer or a list that the module keeps")
+        elif isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if len(sides) == 2 and any(isinstance(side, ast.Constant) and side.value is None for side in sides):
+                return
+            if any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
+                self.refuse(node, "it compares with `is`")
+            inside = len(sides) == 2 and isinstance(node.ops[0], (ast.In, ast.NotIn))
+            if any(map(kept, sides[:1] if inside else sides)):
+                self.refuse(node, "it compares layers")
 
     def name(self, node: ast.Attribute | ast.Name) -> None:
-        path = self.path(node)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("__"):
+            self.refuse(node, f"it reads {node.attr}")
+        path = attribute_path(node)
+        local = path is None or (path[0] in self.locals and path[0] != self.own)
+        if local and isinstance(node, ast.Attribute) and self.reach.kept(node.value):
+            self.refuse(node, f"it reads {node.attr} of a layer that it keeps under a name or in a list")
         if path is None:
             self.visit(node.value)
             return
@@ -171,13 +149,14 @@ class _Function:
         elif path[0] not in self.locals:
             self.outside(node, path)
 
-    def attribute(self, node: ast.AST, path: list[str]) -> object:
+    def attribute(self, node: ast.AST, path: list[str], called: bool = False) -> object:
         """Notes what self.a.b is now; stops at a tensor, whose own attributes follow it."""
         value: object = self.reading.module
+        spelled = lambda i: f"self.{'.'.join(path[: i + 1])}"
         for i, name in enumerate(path):
             owner = value
-            if isinstance(getattr(type(owner), name, None), property):  # code of its own: a parametrized weight, for one
-                self.refuse(node, f"it reads the property {name}")
+            if has_code(owner, name):
+                self.refuse(node, f"it reads the property {name}, or another attribute with code of its own")
             try:
                 value = getattr(owner, name)
             except AttributeError:  # in a branch that this module does not take
@@ -186,59 +165,72 @@ class _Function:
             if isinstance(value, Tensor):
                 registered = isinstance(owner, nn.Module) and (name in owner._parameters or name in owner._buffers)
                 if not registered:
-                    self.refuse(node, f"self.{'.'.join(path[: i + 1])} is a tensor, but no parameter or buffer")
+                    self.refuse(node, f"{spelled(i)} is a tensor, but no parameter or buffer")
+                self.reading.attributes[tuple(path[: i + 1])] = "tensor"  # it may become None
                 return value
+            if i and isinstance(owner, nn.Module) and not isinstance(value, nn.Module) and not self.fixed_in(owner, value):
+                self.refuse(node, f"{spelled(i)} may change while {'.'.join(path[:i])} runs")
         if is_function(value):  # an activation kept as self.act
             self.function_used(node, value, f"self.{'.'.join(path)}")
         elif callable(value) and not isinstance(value, nn.Module):
             return value
         try:
-            self.reading.attributes[tuple(path)] = fingerprint(value)
+            only = called and isinstance(value, nn.Module)
+            self.reading.attributes.setdefault(tuple(path), CALLED) if only else self.note(tuple(path), value)
         except NotStraight as why:
             self.refuse(node, str(why))
         return value
 
+    def note(self, path: tuple[str, ...], value: object) -> None:
+        self.reading.attributes[path] = fingerprint(value)
+
+    def fixed_in(self, owner: nn.Module, value: object) -> bool:
+        """What torch's own layers hold besides tensors does not change while they run."""
+        torchs = type(owner).__module__.startswith("torch.nn.modules.")
+        return isinstance(value, types.MethodType) or (torchs and is_fixed(value))  # methods are refused elsewhere
+
     def outside(self, node: ast.AST, path: list[str]) -> object:
         """A global of the function's file, what it closes over, or a builtin."""
         name = path[0]
-        closure = inspect.getclosurevars(self.function).nonlocals
-        space = closure if name in closure else self.function.__globals__
+        space = outside_space(self.function, name)
         if name not in space:
             if name in _BUILTINS and len(path) == 1:
                 return getattr(builtins, name)
             self.refuse(node, f"it uses {name}")
-        value = space[name]
+        value = first = space[name]
         if isinstance(value, types.ModuleType) and not (value is math or value.__name__.split(".")[0] == "torch"):
             self.refuse(node, f"it uses {value.__name__}")
         for part in path[1:]:
             value = getattr(value, part, None)
         if isinstance(value, types.ModuleType):
             return value
-        if isinstance(value, type) and value.__module__.split(".")[0] in ("torch", "builtins"):
+        closed = space is not self.function.__globals__
+        note = lambda seen: None if closed else self.reading.globals.update({(id(space), *path): (space, tuple(path), seen)})
+        if isinstance(value, type) and (value.__module__ or "").split(".")[0] in ("torch", "builtins"):
             return value
         if is_function(value):
             self.function_used(node, value, ".".join(path))
-            if len(path) == 1:
-                self.reading.globals[id(space), name] = (space, name, value)
+            note(value)
             return value
-        if space is closure or (len(path) > 1 and not isinstance(space[name], types.ModuleType)):
+        if closed or (len(path) > 1 and not isinstance(first, types.ModuleType)):
             self.refuse(node, f"it reads {'.'.join(path)} from outside")
+        if isinstance(first, types.ModuleType) and first is not math and not isinstance(value, _KINDS):
+            self.refuse(node, f"it reads {'.'.join(path)}, which may change")
         try:
-            seen = fingerprint(value)
+            note(fingerprint(value))
         except NotStraight as why:
             self.refuse(node, str(why))
-        if len(path) == 1:
-            self.reading.globals[id(space), name] = (space, name, seen)
         return value
 
     def fetches_a_layer(self, node: ast.Call) -> bool:
         """getattr(self, f"block{i}"), where nothing but layers has such a name."""
-        path = self.path(node.func)
+        path = attribute_path(node.func)
         by_method, by_function = path == [self.own, "__getattr__"], path == ["getattr"]
         if node.keywords or len(node.args) != 1 + by_function or not (by_method or by_function):
             return False
-        pattern = _spelt(node.args[-1])
-        if pattern is None or (by_function and self.path(node.args[0]) != [self.own]):
+        pattern = spelt(node.args[-1])
+        shadowed = by_function and self.reach.builtin(node) != "getattr"
+        if pattern is None or shadowed or has_code(self.reading.module, "") or (by_function and attribute_path(node.args[0]) != [self.own]):
             return False
         self.visit(node.args[-1])
         try:
@@ -250,12 +242,18 @@ class _Function:
     def call(self, node: ast.Call) -> None:
         if self.fetches_a_layer(node):
             return
-        for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+        arguments = [*node.args, *(keyword.value for keyword in node.keywords)]
+        for argument in arguments:
             self.visit(argument)
-        path = self.path(node.func)
+        self.called(node)
+        for argument in arguments:
+            self.argument(node, argument)
+
+    def called(self, node: ast.Call) -> None:
+        path = attribute_path(node.func)
         if path is None or (path[0] in self.locals and path[0] != self.own):
             if not isinstance(node.func, ast.Name):
-                self.visit(node.func.value if isinstance(node.func, ast.Attribute) else node.func)
+                self.visit(node.func)
             return
         if path[0] == self.own:
             self.method(node, path[1:])
@@ -263,6 +261,17 @@ class _Function:
         function = self.outside(node, path)
         if not is_function(function) and not (len(path) == 1 and function is getattr(builtins, path[0], self)):
             self.refuse(node, f"it calls {'.'.join(path)}")
+
+    def argument(self, node: ast.Call, argument: ast.AST) -> None:
+        """Layers go to what only regroups them; lists of constants to torch's functions, which do not change them."""
+        if self.reach.builtin(node) in _TAKE_LAYERS or not self.reach.kept(argument):
+            return
+        function = self.reach.value(node.func)
+        torchs = function is not None and is_function(function[0]) and function[0] in traceable()
+        called = node.func.attr if isinstance(node.func, ast.Attribute) and function is None else ""
+        method = hasattr(Tensor, called) and not any(hasattr(kind, called) for kind in (list, dict, set))
+        if self.reach.kept_in(argument) or not (torchs or method or self.reach.builtin(node)):
+            self.refuse(node, "it hands a layer or a list that the module keeps on")
 
     def function_used(self, node: ast.AST, function: Callable, name: str) -> None:
         """A function by name, called now or later: torch's own that leave a trace, or a user's own that is straight itself."""
@@ -276,16 +285,17 @@ class _Function:
         """self.a.b(...): a layer, a helper method of the class, a method of a parameter or of a container of layers."""
         if not path:
             self.refuse(node, "it calls itself")
-        value = self.attribute(node, path)
+        value = self.attribute(node, path, called=True)
         if value is None or value is MISSING or isinstance(value, (nn.Module, Tensor)) or is_function(value):
             return
         owner = getattr(value, "__self__", None)
         if owner is self.reading.module and isinstance(value, types.MethodType) and len(path) == 1:
             if getattr(nn.Module, path[0], None) is not None or path[0] in self.reading.module.__dict__:
                 self.refuse(node, f"it calls self.{path[0]}")
+            self.reading.methods[path[0]] = value.__func__
             self.reading.read(value.__func__, bound=True)
             return
         if isinstance(owner, CONTAINERS) and path[-1] in ("items", "keys", "values", "children"):
-            self.reading.attributes[tuple(path[:-1])] = fingerprint(owner)
+            self.note(tuple(path[:-1]), owner)
             return
         self.refuse(node, f"it calls self.{'.'.join(path)}")

@@ -3,6 +3,7 @@
 The children stay the layers they are: the new forward looks each up by its path, at every call.
 """
 
+import abc
 import inspect
 import operator
 import re
@@ -13,13 +14,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from ganfast.nn import patterns
-from ganfast.nn.fingerprints import NotStraight
+from ganfast.nn.fingerprints import NotStraight, constant_key
 from ganfast.nn.fusion import Chain, look_up
 from ganfast.nn.patterns import Member
+from ganfast.nn.standins import graph_of
 from ganfast.nn.straight import Reading
 
 _PLAIN = (int, float, bool, str, type(None))
-Key = tuple  # (name, None for a tensor, else (its value,)) of every argument given
+Key = tuple  # (name, None for a tensor, else (its value, what tells it from equal ones)) of every argument given
 
 
 class Traced(NamedTuple):
@@ -31,65 +33,42 @@ class Traced(NamedTuple):
     overwritten: list[tuple[str, ...]]  # layers whose output the forward changes in place
 
 
-class _Tracer(fx.Tracer):
-    proxy_buffer_attributes = True
-
-    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        return True
-
-
 def first_names(forward: Callable) -> list[str]:
     return list(inspect.signature(forward).parameters)[1:]
 
 
 def first_key(forward: Callable) -> Key:
     """How the forward is most likely called: tensors for what has no default, nothing else."""
-    parameters = list(inspect.signature(forward).parameters.values())[1:]
+    try:
+        parameters = list(inspect.signature(forward).parameters.values())[1:]
+    except (TypeError, ValueError):  # no function: `trace` says so
+        return ()
     return tuple((p.name, None) for p in parameters if p.default is p.empty)
 
 
 def call_key(names: tuple[str, ...], args: tuple, kwargs: dict) -> Key | None:
     """What a call looks like to a trace; None for arguments that no trace is made for."""
-    given = [*zip(names, args), *kwargs.items()]
-    key = tuple((name, None if isinstance(v, Tensor) else (v,) if isinstance(v, _PLAIN) else v) for name, v in given)
-    plain = all(look is None or (isinstance(look, tuple) and len(look) == 1 and isinstance(look[0], _PLAIN)) for _, look in key)
-    return key if plain and len(args) <= len(names) else None
+    if len(args) > len(names) or any(name in kwargs for name in names[: len(args)]):
+        return None
+    key = []
+    for name, value in (*zip(names, args), *kwargs.items()):
+        if not isinstance(value, Tensor) and type(value) not in _PLAIN:
+            return None
+        key.append((name, None if isinstance(value, Tensor) else (value, *constant_key(value))))
+    return tuple(key)
 
 
-def _graph(module: nn.Module, forward: Callable, key: Key) -> fx.Graph:
-    """The trace of the module's own forward, every child a leaf; the module itself is not touched."""
-    names = [name for name, look in key if look is None]
-    constants = {name: look[0] for name, look in key if look is not None}
-    space = {"_forward": forward, "_constants": constants}
-    arguments = ", ".join(names)
-    exec(f"def forward(self, {arguments}):\n return _forward(self, {', '.join(f'{n}={n}' for n in names)}, **_constants)", space)
-    cls = type(module.__class__.__name__, (type(module),), {"forward": space["forward"]})
-    twin = cls.__new__(cls)
-    twin.__dict__.update(module.__dict__)  # fx leaves constants on what it traces
-    tracer = _Tracer(param_shapes_constant=False)
-    try:
-        graph = tracer.trace(twin)
-    except NotStraight:
-        raise
-    except Exception as error:  # whatever a forward does to a stand-in that it cannot take
-        said = " ".join(str(error).split())
-        raise NotStraight(f"torch.fx cannot trace it: {type(error).__name__}: {said[:120]}") from None
-    for node in graph.nodes:
-        if node.op == "get_attr" and not _registered(module, node.target):
-            raise NotStraight("it makes a tensor that does not depend on its input")
-    return graph
-
-
-def _registered(module: nn.Module, target: str) -> bool:
-    *path, name = target.split(".")
-    owner = look_up(module, tuple(path))
-    return name in owner._parameters or name in owner._buffers
+def _acts_on_subclasses(cls: type) -> bool:
+    own = (base for base in cls.__mro__ if base is not object and base.__module__ != "typing")
+    return type(cls) not in (type, abc.ABCMeta) or any("__init_subclass__" in vars(base) for base in own)
 
 
 def trace(module: nn.Module, forward: Callable, key: Key, recompute: bool = False) -> Traced:
     """Raises NotStraight with the reason where the forward cannot be replaced."""
+    if _acts_on_subclasses(type(module)):
+        raise NotStraight("its class has code of its own for subclasses, and an accelerated module's class is one")
     reading = Reading(module, forward)
-    graph = _graph(module, forward, key)
+    graph = graph_of(module, forward, key)
     chains = []
     overwritten = [tuple(node.target.split(".")) for node in graph.nodes if node.op == "call_module" and _overwritten(node)]
     for nodes, members in _chains(module, graph):
@@ -258,7 +237,7 @@ def snake_of(layer: nn.Module) -> Callable[[nn.Module], patterns.Reading] | None
         return None
     try:
         reading = Reading(layer, forward)
-        graph = _graph(layer, forward, first_key(forward))
+        graph = graph_of(layer, forward, first_key(forward))
     except (NotStraight, TypeError, ValueError):
         return None
     steps = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
@@ -281,20 +260,25 @@ def snake_of(layer: nn.Module) -> Callable[[nn.Module], patterns.Reading] | None
 
 @torch.no_grad()
 def _is_snake(layer: nn.Module, forward: Callable, name: str, logarithmic: bool) -> bool:
-    """By value, in float64, with another alpha."""
+    """By value, in float64, with other alphas: of both signs, and small, middling and large."""
     parameter = layer._parameters[name]
     generator = torch.Generator().manual_seed(0)
-    alpha = 0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-    twin = type(layer).__new__(type(layer))
+    channels = parameter.numel()
+    sizes = ((2, max(channels, 3) if channels == 1 else channels, 5), (2, channels, 4, 3))
+    alphas = []
+    for scale in (0.05, 1.0, 20.0):
+        alpha = scale * (0.5 + torch.rand(parameter.shape, generator=generator, dtype=torch.float64))
+        alphas += [alpha] if logarithmic else [alpha, -alpha]
+    return any(all(_gives_snake(layer, forward, name, a, logarithmic, size, generator) for a in alphas) for size in sizes)
+
+
+def _gives_snake(layer, forward, name, alpha, logarithmic, size, generator) -> bool:
+    twin = object.__new__(type(layer))
     twin.__dict__.update(layer.__dict__)
     twin._parameters = {name: nn.Parameter(alpha.log() if logarithmic else alpha)}
-    channels = parameter.numel()
-    for size in ((2, max(channels, 3) if channels == 1 else channels, 5), (2, channels, 4, 3)):
-        x = 3 * torch.randn(size, generator=generator, dtype=torch.float64)
-        a = alpha.reshape(1, -1, *[1] * (x.dim() - 2))
-        try:
-            if torch.allclose(forward(twin, x), x + torch.sin(a * x) ** 2 / a, rtol=1e-6, atol=1e-7):
-                return True
-        except (RuntimeError, IndexError, ValueError):
-            continue
-    return False
+    x = 3 * torch.randn(size, generator=generator, dtype=torch.float64)
+    a = alpha.reshape(1, -1, *[1] * (x.dim() - 2))
+    try:
+        return torch.allclose(forward(twin, x.clone()), x + torch.sin(a * x) ** 2 / a, rtol=1e-6, atol=1e-7)
+    except Exception:  # a size that it does not take, or whatever else a user's layer does
+        return False

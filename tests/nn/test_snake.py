@@ -42,7 +42,19 @@ def test_snake_is_found_by_what_it_computes(log):
     torch.testing.assert_close(module(x), plain(x), rtol=1e-4, atol=1e-5)
 
 
+class OfAbsolute(Snake):
+    def forward(self, x):
+        alpha = torch.pow(torch.square(self.alpha), 0.5).unsqueeze(-1)
+        return x + torch.pow(torch.sin(x * alpha), 2) * torch.reciprocal(alpha)
+
+
+class Rational(Snake):
+    def forward(self, x):
+        alpha = self.alpha.unsqueeze(-1)
+        return x + torch.pow(torch.sin(x * alpha), 2) * alpha * torch.reciprocal(torch.square(alpha) + 1e-7)
+
+
 def test_what_only_looks_like_snake_is_not():
-    for layer in (NotSnake(4), Snake(4, eps=0.1)):
+    for layer in (NotSnake(4), Snake(4, eps=0.1), OfAbsolute(4), Rational(4)):
         module = ganfast.accelerate(nn.Sequential(nn.Conv1d(2, 4, 3), layer))
         assert ganfast.explain(module).fused == [("0",)]
