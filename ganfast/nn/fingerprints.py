@@ -59,15 +59,23 @@ def fingerprint(value: object) -> object:
     raise NotStraight(f"it reads a {type(value).__name__}, which may change")
 
 
+def check_functions(value: object) -> None:
+    """Functions out of a list are called by no name that their source could be found under, so they must be torch's."""
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ():
+        if is_function(part) and part not in traceable():
+            raise NotStraight(f"it reads the function {part.__name__} from a container")
+        check_functions(part)
+
+
 def _inner(value: object) -> object:
     if isinstance(value, (nn.Module, Tensor)):
         raise NotStraight(f"it reads a {type(value).__name__} from a container that torch does not know")
-    if is_function(value) and value not in traceable():
-        raise NotStraight(f"it reads the function {value.__name__} from a container")
     return fingerprint(value)
 
 
-@functools.cache
+_KNOWN: dict[type, type | None] = {}  # torch.compile warns of functools.cache
+
+
 def _container(cls: type) -> type | None:
     """Which of torch's containers the class loops over its layers as, nn.Module for none; None where it has a way of its own."""
     base = next((base for base in CONTAINERS if issubclass(cls, base)), nn.Module)
@@ -77,7 +85,10 @@ def _container(cls: type) -> type | None:
 
 def _layers(module: nn.Module) -> object:
     """A layer that may be looped over or looked into: by the names in it, as deep as torch's containers go."""
-    base = _container(type(module))
+    cls = type(module)
+    if cls not in _KNOWN:
+        _KNOWN[cls] = _container(cls)
+    base = _KNOWN[cls]
     if base is None:
         raise NotStraight(f"it reads a {type(module).__name__}, a container of its own kind")
     if base is nn.Module:

@@ -16,7 +16,17 @@ from typing import NoReturn
 import torch
 from torch import Tensor, nn
 
-from ganfast.nn.fingerprints import CONTAINERS, MISSING, NotStraight, fingerprint, is_fixed, is_function, named_layers, traceable
+from ganfast.nn.fingerprints import (
+    CONTAINERS,
+    MISSING,
+    NotStraight,
+    check_functions,
+    fingerprint,
+    is_fixed,
+    is_function,
+    named_layers,
+    traceable,
+)
 from ganfast.nn.reach import Reach, attribute_path, has_code, outside_space
 from ganfast.nn.record import CALLED, Record, made_of, tied
 from ganfast.nn.source import definition_of, hidden_by_comprehensions, spelt
@@ -183,6 +193,7 @@ class _Function:
 
     def note(self, path: tuple[str, ...], value: object) -> None:
         self.reading.attributes[path] = fingerprint(value)
+        check_functions(value)
 
     def fixed_in(self, owner: nn.Module, value: object) -> bool:
         """What torch's own layers hold besides tensors does not change while they run."""
@@ -218,6 +229,7 @@ class _Function:
             self.refuse(node, f"it reads {'.'.join(path)}, which may change")
         try:
             note(fingerprint(value))
+            check_functions(value)
         except NotStraight as why:
             self.refuse(node, str(why))
         return value
