@@ -145,7 +145,6 @@ def padding(conv: nn.Module) -> tuple[int, ...] | None:
 # torch's activations whose backward uses their output; the others keep their input unless they work in place.
 _OUTPUT_SAVED = (nn.ReLU, nn.Tanh, nn.Sigmoid)
 SAVE_THEIR_OUTPUT = ("relu()", "relu_()", "tanh()", "tanh_()", "sigmoid()", "sigmoid_()", "leaky_relu_()", "elu_()", "selu_()")
-IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ipow", "ifloordiv", "imod", "iand", "ior", "ixor", "ilshift", "irshift")
 
 
 def keeps_its_input(activation: nn.Module) -> bool:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from ganfast.nn import patterns
+from ganfast.nn import patterns, standins
 from ganfast.nn.fingerprints import NotStraight, constant_key
 from ganfast.nn.fusion import Chain, look_up
 from ganfast.nn.patterns import Member
@@ -58,15 +58,10 @@ def call_key(names: tuple[str, ...], args: tuple, kwargs: dict) -> Key | None:
     return tuple(key)
 
 
-def _acts_on_subclasses(cls: type) -> bool:
-    own = (base for base in cls.__mro__ if base is not object and base.__module__ != "typing")
-    return type(cls) not in (type, abc.ABCMeta) or any("__init_subclass__" in vars(base) for base in own)
-
-
 def trace(module: nn.Module, forward: Callable, key: Key, recompute: bool = False) -> Traced:
     """Raises NotStraight with the reason where the forward cannot be replaced."""
-    if _acts_on_subclasses(type(module)):
-        raise NotStraight("its class has code of its own for subclasses, and an accelerated module's class is one")
+    if type(type(module)) not in (type, abc.ABCMeta):
+        raise NotStraight("its class has a metaclass of its own, and an accelerated module's class is a subclass")
     reading = Reading(module, forward)
     graph = graph_of(module, forward, key)
     chains = []
@@ -194,13 +189,15 @@ def saves_its_output(members: list[Member]) -> bool:
 
 def _overwritten(node: fx.Node) -> bool:
     """Whether a later step changes the node's value in place."""
-    for user in node.users:
-        name = user.target if isinstance(user.target, str) else getattr(user.target, "__name__", "")
-        method = user.op == "call_method" and name.endswith("_") and not name.endswith("__")
-        operation = user.op == "call_function" and (name in patterns.IN_PLACE or name.endswith("_") or user.kwargs.get("inplace") is True)
-        if (method or operation) and user.args and user.args[0] is node:
-            return True
-    return False
+    return any(user.args and user.args[0] is node and _in_place(user) for user in node.users)
+
+
+def _in_place(node: fx.Node) -> bool:
+    if node.op not in ("call_method", "call_function"):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    written = name.endswith("_") and not name.endswith("__")
+    return written or node.kwargs.get("inplace") is True or node.target in standins.IN_PLACE.values()
 
 
 def _keeps_its_input(module: nn.Module, member: Member) -> bool:
@@ -212,10 +209,10 @@ def _keeps_its_input(module: nn.Module, member: Member) -> bool:
 
 def _in_order(first: fx.Node, last: fx.Node, chain: list[fx.Node], role: str) -> bool:
     """Whether `last` may run as early as `first`. A norm moves its running statistics: nothing may come between that could see
-    them or use it; an activation has nothing that anybody could see."""
+    them or use it; an activation has nothing that anybody could see, but an alpha that somebody could change."""
     node = first.next
     while node is not last:
-        if role == "norm" and node not in chain:
+        if node not in chain and (role == "norm" or _in_place(node)):
             return False
         node = node.next
     return True
