@@ -9,6 +9,17 @@ from collections.abc import Callable
 
 from ganfast.nn.fingerprints import NotStraight, is_fixed
 
+# What a forward may be written in.
+STATEMENTS = (
+    ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Pass, ast.Assert, ast.Raise, ast.Continue,
+    ast.Break,
+)  # fmt: skip
+EXPRESSIONS = (
+    ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Dict, ast.Set, ast.ListComp, ast.GeneratorExp, ast.Compare, ast.Call,
+    ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice,
+    ast.JoinedStr, ast.FormattedValue,
+)  # fmt: skip
+
 
 def definition_of(function: Callable) -> ast.FunctionDef:
     """Raises NotStraight for what is no plain function, or has arguments that a trace cannot be made for."""

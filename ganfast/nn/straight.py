@@ -29,23 +29,12 @@ from ganfast.nn.fingerprints import (
 )
 from ganfast.nn.reach import Reach, attribute_path, has_code, outside_space
 from ganfast.nn.record import CALLED, Record, made_of, tied
-from ganfast.nn.source import definition_of, hidden_by_comprehensions, spelt
+from ganfast.nn.source import EXPRESSIONS, STATEMENTS, definition_of, hidden_by_comprehensions, spelt
 
 _BUILTINS = (
     "range", "len", "zip", "enumerate", "reversed", "list", "tuple", "dict", "sum", "min", "max", "abs", "slice", "int", "float", "round",
     "str",
 )  # fmt: skip
-_STATEMENTS = (
-    ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Return, ast.Expr, ast.If, ast.For, ast.Pass, ast.Assert, ast.Raise, ast.Continue,
-    ast.Break,
-)  # fmt: skip
-_EXPRESSIONS = (
-    ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.IfExp, ast.Dict, ast.Set, ast.ListComp, ast.GeneratorExp, ast.Compare, ast.Call,
-    ast.Constant, ast.Attribute, ast.Subscript, ast.Starred, ast.Name, ast.List, ast.Tuple, ast.Slice,
-    ast.JoinedStr, ast.FormattedValue,
-)  # fmt: skip
-
-
 _TAKE_LAYERS = ("len", "zip", "enumerate", "reversed", "list", "tuple", "dict")  # of the builtins
 _KINDS = (torch.dtype, torch.memory_format, torch.layout)  # what torch's modules hold that is constant
 
@@ -68,9 +57,8 @@ class Reading(Record):
         if id(function) in self._seen:
             return
         self._seen.add(id(function))
-        definition = definition_of(function)
+        _Function(self, function, definition_of(function), bound).check()
         self.functions.append((function, made_of(function)))
-        _Function(self, function, definition, bound).check()
 
 
 class _Function:
@@ -95,10 +83,10 @@ class _Function:
         raise NotStraight(f"{what} (line {getattr(node, 'lineno', 1)} of {self.function.__name__})")
 
     def visit(self, node: ast.AST) -> None:
-        if isinstance(node, ast.stmt) and not isinstance(node, _STATEMENTS):
+        if isinstance(node, ast.stmt) and not isinstance(node, STATEMENTS):
             self.refuse(node, f"it has a `{type(node).__name__.lower()}`")
         if isinstance(node, ast.expr):
-            if not isinstance(node, _EXPRESSIONS):
+            if not isinstance(node, EXPRESSIONS):
                 self.refuse(node, f"it has a `{type(node).__name__.lower()}`")
             if isinstance(node, (ast.Attribute, ast.Name)):
                 self.name(node)
@@ -140,8 +128,7 @@ class _Function:
         if isinstance(node, ast.Attribute) and node.attr.startswith("__"):
             self.refuse(node, f"it reads {node.attr}")
         path = attribute_path(node)
-        local = path is None or (path[0] in self.locals and path[0] != self.own)
-        if local and isinstance(node, ast.Attribute) and self.reach.kept(node.value):
+        if isinstance(node, ast.Attribute) and self.reach.value(node) is None and self.reach.kept(node.value):
             self.refuse(node, f"it reads {node.attr} of a layer that it keeps under a name or in a list")
         if path is None:
             self.visit(node.value)
@@ -162,9 +149,8 @@ class _Function:
     def attribute(self, node: ast.AST, path: list[str], called: bool = False) -> object:
         """Notes what self.a.b is now; stops at a tensor, whose own attributes follow it."""
         value: object = self.reading.module
-        spelled = lambda i: f"self.{'.'.join(path[: i + 1])}"
         for i, name in enumerate(path):
-            owner = value
+            owner, spelled = value, f"self.{'.'.join(path[: i + 1])}"
             if has_code(owner, name):
                 self.refuse(node, f"it reads the property {name}, or another attribute with code of its own")
             try:
@@ -175,18 +161,20 @@ class _Function:
             if isinstance(value, Tensor):
                 registered = isinstance(owner, nn.Module) and (name in owner._parameters or name in owner._buffers)
                 if not registered:
-                    self.refuse(node, f"{spelled(i)} is a tensor, but no parameter or buffer")
+                    self.refuse(node, f"{spelled} is a tensor, but no parameter or buffer")
                 self.reading.attributes[tuple(path[: i + 1])] = "tensor"  # it may become None
                 return value
             if i and isinstance(owner, nn.Module) and not isinstance(value, nn.Module) and not self.fixed_in(owner, value):
-                self.refuse(node, f"{spelled(i)} may change while {'.'.join(path[:i])} runs")
+                self.refuse(node, f"{spelled} may change while {'.'.join(path[:i])} runs")
         if is_function(value):  # an activation kept as self.act
             self.function_used(node, value, f"self.{'.'.join(path)}")
         elif callable(value) and not isinstance(value, nn.Module):
             return value
         try:
-            only = called and isinstance(value, nn.Module)
-            self.reading.attributes.setdefault(tuple(path), CALLED) if only else self.note(tuple(path), value)
+            if called and isinstance(value, nn.Module):
+                self.reading.attributes.setdefault(tuple(path), CALLED)
+            else:
+                self.note(tuple(path), value)
         except NotStraight as why:
             self.refuse(node, str(why))
         return value
@@ -196,9 +184,8 @@ class _Function:
         check_functions(value)
 
     def fixed_in(self, owner: nn.Module, value: object) -> bool:
-        """What torch's own layers hold besides tensors does not change while they run."""
-        torchs = type(owner).__module__.startswith("torch.nn.modules.")
-        return isinstance(value, types.MethodType) or (torchs and is_fixed(value))  # methods are refused elsewhere
+        """What torch's own layers hold besides tensors does not change while they run; methods are refused elsewhere."""
+        return isinstance(value, types.MethodType) or (type(owner).__module__.startswith("torch.nn.modules.") and is_fixed(value))
 
     def outside(self, node: ast.AST, path: list[str]) -> object:
         """A global of the function's file, what it closes over, or a builtin."""
@@ -264,8 +251,7 @@ class _Function:
     def called(self, node: ast.Call) -> None:
         path = attribute_path(node.func)
         if path is None or (path[0] in self.locals and path[0] != self.own):
-            if not isinstance(node.func, ast.Name):
-                self.visit(node.func)
+            self.visit(node.func)
             return
         if path[0] == self.own:
             self.method(node, path[1:])

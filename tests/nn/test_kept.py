@@ -137,6 +137,7 @@ def test_one_and_one_point_and_true_are_told_apart():
         ("subscript_method", "reads helper of a layer"),
         ("subscript_flag", "reads training of a layer"),
         ("alias_appended", "reads append of a layer"),
+        ("alias_of_the_last_turn", "reads append of a layer"),
         ("alias_added", "changes an attribute or a list"),
         ("handed_on", "hands a layer"),
         ("returned", "returns a layer"),
