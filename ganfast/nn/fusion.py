@@ -48,6 +48,8 @@ class Chain:
         self.bases = [member.base for member in members]
         self._kin = [{base} for base in self.bases]  # classes found to have the base's arithmetic
         self.extras = sum(member.extra for member in members)
+        self.ops = self._ops()
+        self._kernels = ["batch_norm_act" if op == "instance_norm_act" else op for op in self.ops]  # whose backends are noted
         self.ran: tuple[str, ...] = ()  # backends, of the last call
         self.settled = Memo()  # looks of x -> whether running it as one pays
         self._parts: dict[tuple[int, int], Chain] = {}
@@ -111,7 +113,9 @@ class Chain:
         roles = {member.role for member in self.members[first:end]}
         if not roles & {"conv", "norm"}:
             return None
-        return self._parts.setdefault((first, end), Chain(self.members[first:end], self.recompute))
+        if (first, end) not in self._parts:
+            self._parts[first, end] = Chain(self.members[first:end], self.recompute)
+        return self._parts[first, end]
 
     def _activation(self, modules: list, extra: tuple) -> patterns.Reading:
         if "act" not in self.at:
@@ -156,11 +160,10 @@ class Chain:
 
     def _noted(self, y: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
-            self.ran = tuple(_backends.ran.get("batch_norm_act" if op == "instance_norm_act" else op, "") for op in self.ops)
+            self.ran = tuple(_backends.ran.get(name, "") for name in self._kernels)
         return y
 
-    @property
-    def ops(self) -> tuple[str, ...]:
+    def _ops(self) -> tuple[str, ...]:
         """ganfast's ops that it runs on."""
         ops = []
         if "conv" in self.at:
