@@ -1,0 +1,209 @@
+"""`ganfast.capture`: a training step as CUDA graphs; on a CPU a pass-through with the same interface."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ganfast import _backends
+from ganfast.step.errors import CaptureError, line_of
+from ganfast.step.graph import CudaGraphs
+from ganfast.step.reach import Reached
+from ganfast.step.recording import LearningRates, Recording, check_outputs, refuse_read_and_replaced
+from ganfast.step.refusals import refuse
+from ganfast.step.state import Kept, Watch
+
+
+def capture(
+    step: Callable, *example: Any, state: tuple = (), warmup: int = 1, max_graphs: int = 8, static_outputs: bool = False
+) -> "Captured":
+    """A function that does what `step` does, with the same arguments, replayed as one CUDA graph: no launches, no Python in between.
+
+    Arguments:
+        step: any function, method or object with a call: forward and backward passes, optimizer steps, EMA. Networks, optimizers,
+            generators and plain values are found through its closure, its object's attributes and the globals that its code names.
+        example: arguments like those of later calls, by position; others, and those by keyword, are recorded when they come. Tensors
+            are copied to static memory at each call, also from the CPU (a pinned one must not change before the copy is done). Python
+            floats arrive in `step` as 0-d float32 tensors on the device, so they may change from call to call: an EMA decay, a
+            penalty's weight, an augmentation's probability. Ints, bools and strings are constants: each combination has its graph.
+        state: more objects that the step uses and that cannot be found from it.
+        warmup: trials on a side stream before each recording, beside two that are watched and one in which waiting for the device is
+            an error. Parameters, buffers (batch norm's statistics), optimizer states, gradients, random generators and all else that
+            they write to is put back; until then a copy of it takes memory.
+        max_graphs: recordings at most: one for each look of the arguments (shapes, dtypes, constants, autocast), and again where a
+            parameter moved or a plain value that the step reads has changed. Each has a memory pool of its own.
+        static_outputs: return the graph's own tensors, which the next call overwrites, instead of copies.
+
+    What a call sees as usual: a learning rate that is assigned or scheduled (it lives in a device tensor), `load_state_dict`, gradients
+    in `.grad`, tensors that the step assigns to attributes, generators advancing.
+
+    Shapes: any; a new one is recorded anew.
+    Returns: the step's outputs, detached; tensors and None, in any nesting.
+    Raises: CaptureError (a RuntimeError) with the line that waits for the device, the optimizer that is not capturable, the value that the
+        step changes in Python, what exceeds max_graphs; for DistributedDataParallel and other modules that talk to other processes.
+        TypeError for outputs or arguments that a graph cannot have.
+    Source: CUDA graphs as in torch.cuda.graph; the way of use is the one of its documentation.
+    """
+    if not callable(step):
+        raise TypeError(f"capture: step expects a function or an object with a call, got {type(step).__name__}.")
+    if warmup < 0 or max_graphs < 1:
+        raise ValueError(f"capture: warmup expects 0 or more and max_graphs 1 or more, got {warmup} and {max_graphs}.")
+    captured = Captured(step, state, warmup, max_graphs, static_outputs)
+    captured.prepare(*example)
+    return captured
+
+
+def graphs_for(reached: Reached, leaves: list) -> CudaGraphs | None:
+    """The graphs of the device that the step's tensors lie on; None where that is no GPU. Raises CaptureError for several."""
+    held = [*reached.parameters(), *reached.buffers(), *(s.get() for s in reached.slots), *leaves]
+    devices = {t.device for t in held if isinstance(t, Tensor) and t.is_cuda}
+    if len(devices) > 1:
+        raise CaptureError(f"capture: the step's tensors lie on {', '.join(sorted(map(str, devices)))}; a graph has one GPU.")
+    return CudaGraphs(devices.pop()) if devices else None
+
+
+_recording: list[Callable] = []  # the steps that are being tried or recorded
+
+
+class Captured:
+    """What `capture` returns. `graphs`: how many were recorded; `device`: theirs, None where the step simply runs."""
+
+    def __init__(self, step: Callable, state: tuple, warmup: int, max_graphs: int, static_outputs: bool) -> None:
+        self.step, self.max_graphs, self.static_outputs = step, max_graphs, static_outputs
+        self.graphs = 0
+        self._state, self._warmup = tuple(state), warmup
+        self._recordings: dict[tuple, list[Recording]] = {}
+        self._graphs: CudaGraphs | None = None
+        self._rates = LearningRates([], None)
+        functools.update_wrapper(self, step, updated=())
+
+    @property
+    def device(self) -> torch.device | None:
+        return self._graphs.device if self._graphs else None
+
+    def prepare(self, *args: Any, **kwargs: Any) -> None:
+        """Records for arguments like these, unless that was done; nothing that the step changes is different afterwards."""
+        leaves, structure = tree_flatten((args, kwargs))
+        self._graphs = self._graphs or graphs_for(Reached(self.step, *self._state), leaves)
+        if self._graphs is not None:
+            self._recording(leaves, structure)
+        else:
+            _looks(leaves)
+
+    def reached_through(self) -> tuple:
+        return self.step, self._state
+
+    def reset(self) -> None:
+        """Frees all graphs; the next call records anew."""
+        self._recordings.clear()
+        self.graphs = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        leaves, structure = tree_flatten((args, kwargs))
+        if self._graphs is None or _recording or self._graphs.busy():  # a recording has the step in it, not its graph
+            leaves = [torch.tensor(v, dtype=torch.float32, device=self.device) if type(v) is float else v for v in leaves]
+            args, kwargs = tree_unflatten(leaves, structure)
+            return check_outputs(self.step(*args, **kwargs))
+        return self._recording(leaves, structure).replay(leaves, self.static_outputs)
+
+    def _recording(self, leaves: list, structure: Any) -> Recording:
+        """The one for these arguments, made now where there is none."""
+        self._rates.follow()
+        recordings = self._recordings.setdefault((structure, _looks(leaves), _modes(self.device.type)), [])
+        why = "its arguments look different from all earlier ones"
+        for recording in recordings:
+            if (change := recording.outdated()) is None:
+                return recording
+            why = f"the last one was outdated: {change}"
+        if self.graphs >= self.max_graphs:
+            raise CaptureError(
+                f"capture: max_graphs={self.max_graphs} recordings were made, and one more is needed; {why}. Values that change often "
+                "belong into arguments (floats arrive as device tensors) or into tensors; batches of one size (drop_last=True) need one "
+                "graph."
+            )
+        recordings.append(recording := self._record(leaves, structure))
+        self.graphs += 1
+        return recording
+
+    def _record(self, leaves: list, structure: Any) -> Recording:
+        graphs, reached = self._graphs, Reached(self.step, *self._state)
+        refuse(reached, graphs.device)
+        rates = LearningRates(reached.optimizers, graphs.device)
+        kept = Kept(reached, graphs.device, [graphs.generator, *reached.generators])
+        recording = Recording(leaves, structure, graphs.device)
+        call = lambda: self.step(*recording.args, **recording.kwargs)
+        _recording.append(self.step)
+        try:
+            with graphs.aside():
+                watch = self._try(call, kept, recording, graphs)
+                kept.put_back()
+                recording.provide_gradients()
+            torch.clear_autocast_cache()
+            out, replay = graphs.record(call, kept.generators())
+            recording.finish(out, replay, watch, kept.slots(), Reached(self.step, *self._state))
+        except Exception as error:
+            rates.let_go()
+            if not isinstance(error, CaptureError) and graphs.waited(error):
+                where, why = line_of(error, graphs.files), str(error).splitlines()[0]
+                raise CaptureError(
+                    f"capture: the step waits for the device at {where}. A graph cannot: keep the value in a tensor on the device, or move "
+                    f"the line out of the step. ({why})"
+                ) from error
+            raise
+        finally:
+            _recording.pop()
+            kept.put_back()
+        self._rates = rates
+        return recording
+
+    def _try(self, call: Callable, kept: Kept, recording: Recording, graphs: CudaGraphs) -> Watch:
+        """Runs the step: watched, as optimizers and libraries now make what they keep; watched in the state that all later steps find;
+        as it will be recorded; and so that waiting for the device is an error."""
+        with Watch(kept) as watch:
+            call()
+        kept.refuse_python_state()
+        recording.note_read_gradients(watch, kept.gradients)
+        recording.provide_gradients()
+        slots = [(slot, slot.get()) for slot in Reached(self.step, *self._state).slots]
+        with Watch(kept) as watch:
+            call()
+        refuse_read_and_replaced(slots, watch)
+        recording.note_kept_gradients(watch)
+        for _ in range(self._warmup):
+            recording.provide_gradients()
+            call()
+        recording.provide_gradients()
+        with graphs.without_waiting():
+            call()
+        return watch
+
+
+def _looks(leaves: list) -> tuple:
+    """What two sets of arguments must share to share a graph. Raises TypeError for an argument that is no tensor or constant."""
+    looks = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            if leaf.requires_grad:
+                raise TypeError("capture: an argument requires grad, but arguments are copied: no gradient would reach it. Detach it.")
+            looks.append((leaf.shape, leaf.dtype))
+        elif type(leaf) is float:
+            looks.append(float)
+        elif leaf is None or isinstance(leaf, (bool, int, str, torch.dtype, torch.device)):
+            looks.append((type(leaf), leaf))
+        else:
+            raise TypeError(f"capture: an argument is a {type(leaf).__name__}; a graph takes tensors, numbers, strings and None.")
+    return tuple(looks)
+
+
+def _modes(kind: str) -> tuple:
+    """The switches of torch and ganfast that decide which kernels run. Raises CaptureError inside of autocast, whose cached weights a
+    graph would read for ever."""
+    if torch.is_autocast_enabled(kind) and torch.is_autocast_cache_enabled():
+        raise CaptureError("capture: called inside torch.autocast, whose copies of weights outlive the step: use autocast inside the step.")
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.enabled, cudnn.benchmark, cudnn.deterministic
+    grad = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.are_deterministic_algorithms_enabled()
+    return *switches, *grad, _backends.requested("capture", None)

@@ -1,0 +1,92 @@
+"""A step whose gradients are not finite leaves no trace: decided and done on the device, before the host looks."""
+
+import torch
+from torch import Tensor, nn
+
+from ganfast.step.ema import EMA
+
+
+class FiniteGuard:
+    """Around the body of a training step: skips the updates of one whose gradients are inf or NaN, without a wait for the device.
+
+        guard = ganfast.FiniteGuard(generator, discriminator)
+        with guard:
+            ...
+            loss_d.backward()
+            norm = guard.step(optimizer_d)
+            ...
+            loss_g.backward()
+            guard.step(optimizer_g, ema=ema, decay=0.999)
+
+    From the first update whose gradients are not finite to the end of the block, optimizers and EMAs stand still; on leaving, the
+    modules' buffers (batch norm's statistics) are as they were on entering. An update that came before in the block stays. Works under
+    `ganfast.capture`. Entering and leaving copy the buffers, an update reads the gradients once more.
+
+    Fields: skipped, a 0-d int64 tensor: blocks in which something was skipped; bad, a 0-d float32 tensor: 1 in and after such a block.
+    Dtypes: gradients of any floating dtype; their norms are float32, and a norm beyond its range counts as not finite.
+    Raises: TypeError for what is no module; ValueError for modules on several devices; RuntimeError outside of the block, and for an
+        optimizer that cannot be skipped on the device (torch's Adam, AdamW, SGD and Adagrad with fused=True can).
+    Source: found_inf, as torch.amp.GradScaler hands it to fused optimizers.
+    """
+
+    def __init__(self, *modules: nn.Module) -> None:
+        for module in modules:
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"FiniteGuard: modules expects torch.nn.Modules, got {type(module).__name__}.")
+        devices = {t.device for m in modules for t in (*m.parameters(), *m.buffers())}
+        if len(devices) != 1:
+            raise ValueError(f"FiniteGuard: modules expects networks on one device, got {sorted(map(str, devices)) or 'no parameters'}.")
+        self.modules, device = modules, devices.pop()
+        self.bad, self.skipped = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+        self._before: list[tuple[list[Tensor], Tensor]] | None = None
+
+    @torch.no_grad()
+    def __enter__(self) -> "FiniteGuard":
+        if self._before is not None:
+            raise RuntimeError("FiniteGuard: entered twice; each guard is for one step at a time.")
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in {id(b): b for m in self.modules for b in m.buffers()}.values():
+            groups.setdefault(buffer.dtype, []).append(buffer)
+        self._before = [(buffers, _flat(buffers)) for buffers in groups.values()]
+        self.bad.zero_()
+        return self
+
+    @torch.no_grad()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        before, self._before = self._before, None
+        if kind is not None:  # a trial of capture, or a mistake: the buffers tell how far it came
+            return
+        for buffers, flat in before:
+            kept = torch.where(self.bad.bool(), flat, _flat(buffers))
+            parts = kept.split([b.numel() for b in buffers])
+            torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(parts, buffers)])
+        self.skipped += self.bad.long()
+
+    @torch.no_grad()
+    def step(self, optimizer: torch.optim.Optimizer, *, ema: EMA | None = None, decay: float | Tensor | None = None) -> Tensor:
+        """optimizer.step(), then ema.update(decay), both skipped where a gradient is not finite. Returns the gradients' norm, 0-d
+        float32."""
+        if self._before is None:
+            raise RuntimeError("FiniteGuard: step is for use inside of `with guard:`.")
+        if not getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise RuntimeError(
+                f"FiniteGuard: step expects an optimizer that can be skipped on the device, got {type(optimizer).__name__} without fused: "
+                "make it with fused=True (Adam, AdamW, SGD, Adagrad)."
+            )
+        if (ema is None) != (decay is None):
+            raise ValueError("FiniteGuard: step expects ema and decay together.")
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, torch.float32))) if gradients else self.bad * 0
+        self.bad.copy_(torch.maximum(self.bad, (~norm.isfinite()).float()))
+        optimizer.grad_scale, optimizer.found_inf = None, self.bad
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.grad_scale, optimizer.found_inf
+        if ema is not None:
+            ema.update(decay, skip=self.bad)
+        return norm
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([t.reshape(-1) for t in tensors])

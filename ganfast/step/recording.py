@@ -1,0 +1,161 @@
+"""One recording: the memory of its arguments and outputs, and whether the world is still the one it was made in."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ganfast.step.errors import CaptureError
+from ganfast.step.reach import Reached, Slot, same
+from ganfast.step.state import Watch
+
+
+class LearningRates:
+    """The learning rates of optimizers as 0-d tensors on the device, for those groups whose implementation reads one from there."""
+
+    def __init__(self, optimizers: list[torch.optim.Optimizer], device: torch.device | None) -> None:
+        self._before = [(g, g["lr"]) for o in optimizers for g in o.param_groups if "lr" in g and (g.get("capturable") or g.get("fused"))]
+        self.tensors = []
+        for group, rate in self._before:
+            if not (isinstance(rate, Tensor) and rate.device == device):
+                group["lr"] = torch.tensor(float(rate), dtype=torch.float32, device=device)
+            self.tensors.append((group, group["lr"]))
+
+    def follow(self) -> None:
+        """Takes over what was assigned since."""
+        for group, tensor in self.tensors:
+            if (rate := group["lr"]) is not tensor:
+                tensor.copy_(rate) if isinstance(rate, Tensor) else tensor.fill_(rate)
+                group["lr"] = tensor
+
+    def let_go(self) -> None:
+        for group, rate in self._before:
+            group["lr"] = rate
+
+
+class Recording:
+    def __init__(self, leaves: list, structure: Any, device: torch.device) -> None:
+        self.inputs = [_static(leaf, device) for leaf in leaves]
+        self.args, self.kwargs = tree_unflatten(self.inputs, structure)
+        self._added: list[tuple[nn.Parameter, Tensor, bool]] = []  # gradients that the step adds to or reads; whether they were none
+
+    def note_read_gradients(self, watch: Watch, before: list[tuple[nn.Parameter, Tensor | None]]) -> None:
+        """After the first trial: those that lay there and that the step used. `before`: all parameters' gradients at the start."""
+        self._added = [(p, g, False) for p, g in before if g is not None and g.untyped_storage()._cdata in watch.touched]
+
+    def note_kept_gradients(self, watch: Watch) -> None:
+        """After a later trial: those that an earlier one left there and that the step used, so adds to."""
+        known = {id(p) for p, _, _ in self._added}
+        for p in watch.kept.parameters:
+            if id(p) not in known and p.grad is not None and p.grad.untyped_storage()._cdata in watch.touched:
+                self._added.append((p, p.grad, True))
+
+    def provide_gradients(self) -> None:
+        """Where the graph will look for them; to add to none is to add to zeros."""
+        for p, gradient, was_none in self._added:
+            if was_none:
+                gradient.zero_()
+            p.grad = gradient
+
+    def finish(self, out: Any, replay: Callable[[], None], watch: Watch, before: dict[tuple, Any], reached: Reached) -> None:
+        """`before`: what the slots held before the trials, by holder and key; `reached`: the world as the recorded call left it."""
+        outputs, self._structure = tree_flatten(check_outputs(out))
+        self._outputs = outputs
+        self._replay = replay
+        self._alive = list(watch.touched.values())  # memory that the graph reads must not be given to others
+        self._gradients = [(p, p.grad) for p in reached.parameters()]
+        values = [(slot, slot.get()) for slot in reached.slots]
+        is_assigned = lambda slot, value: isinstance(value, Tensor) and before.get(slot.place()) is not value
+        self._assigned = [(slot, value) for slot, value in values if is_assigned(slot, value)]
+        self._slots = [(slot, value) for slot, value in values if not is_assigned(slot, value)]
+        self._classes = [(module, type(module)) for module in reached.modules]
+        self._optimizers = [(o, o.state, list(o.param_groups)) for o in reached.optimizers]
+        options = [(g, key, f"{type(o).__name__}'s {key}") for o in reached.optimizers for g in o.param_groups for key in g]
+        self._slots += [(Slot(g, key, name), g[key]) for g, key, name in options if key != "params"]
+        state = [*reached.parameters(), *reached.buffers(), *reached.optimizer_tensors()]
+        self._memory = [(t, t.data_ptr(), t.requires_grad) for t in state]
+
+    def outdated(self) -> str | None:
+        """What has changed since the recording; None where it holds."""
+        for slot, value in self._slots:
+            if (now := slot.get()) is not value and not same(value, now):
+                what = lambda v: repr(v) if isinstance(v, (bool, int, float, str, tuple, type(None))) else f"another {type(v).__name__}"
+                return f"{slot.name} was {what(value)} and is {what(now)}"
+        for module, cls in self._classes:
+            if type(module) is not cls:
+                return f"a {cls.__name__} became another class"
+        for optimizer, state, groups in self._optimizers:
+            known = len(groups) == len(optimizer.param_groups) and all(a is b for a, b in zip(groups, optimizer.param_groups))
+            if optimizer.state is not state or not known:
+                return f"{type(optimizer).__name__} has another state or other groups (load_state_dict, add_param_group)"
+        for tensor, address, wanted in self._memory:
+            if tensor.data_ptr() != address or tensor.requires_grad is not wanted:
+                return f"a tensor of shape {tuple(tensor.shape)} moved, or its requires_grad changed"
+        return None
+
+    @torch.no_grad()
+    def replay(self, leaves: list, static_outputs: bool) -> Any:
+        self._load(leaves)
+        for p, gradient, _ in self._added:
+            if (now := p.grad) is not gradient:
+                gradient.zero_() if now is None else gradient.copy_(now)
+                p.grad = gradient
+        self._replay()
+        for p, gradient in self._gradients:
+            if p.grad is not gradient:
+                p.grad = gradient
+        for slot, value in self._assigned:
+            if slot.get() is not value:
+                slot.set(value)
+        if static_outputs:
+            return tree_unflatten(self._outputs, self._structure)
+        tensors = [t for t in self._outputs if t is not None]
+        copies = [torch.empty_like(t) for t in tensors]
+        if copies:
+            torch._foreach_copy_(copies, tensors)
+        rest = iter(copies)
+        return tree_unflatten([t if t is None else next(rest) for t in self._outputs], self._structure)
+
+    def _load(self, leaves: list) -> None:
+        to, of = [], []
+        for static, leaf in zip(self.inputs, leaves):
+            if type(leaf) is float:
+                static.fill_(leaf)
+            elif isinstance(leaf, Tensor) and leaf is not static:
+                if leaf.device == static.device:
+                    to.append(static)
+                    of.append(leaf)
+                else:
+                    static.copy_(leaf, non_blocking=True)
+        if to:
+            torch._foreach_copy_(to, of)
+
+
+def _static(leaf: Any, device: torch.device) -> Any:
+    if type(leaf) is float:
+        return torch.tensor(leaf, dtype=torch.float32, device=device)
+    return torch.empty_like(leaf, device=device).copy_(leaf) if isinstance(leaf, Tensor) else leaf
+
+
+def check_outputs(out: Any) -> Any:
+    """The outputs, detached. Raises TypeError for what a replay could not renew."""
+    leaves, structure = tree_flatten(out)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor) and leaf is not None:
+            raise TypeError(
+                f"capture: the step returns {leaf!r} ({type(leaf).__name__}), which a replay could not renew: return tensors, in any "
+                "nesting of tuples, lists and dicts."
+            )
+    return tree_unflatten([leaf if leaf is None else leaf.detach() for leaf in leaves], structure)
+
+
+def refuse_read_and_replaced(found: list[tuple[Slot, Any]], watch: Watch) -> None:
+    """`found`: what the slots held before a trial. Raises CaptureError for a tensor that the step reads and puts another in place of."""
+    for slot, value in found:
+        if isinstance(value, Tensor) and slot.get() is not value and value.untyped_storage()._cdata in watch.touched:
+            raise CaptureError(
+                f"capture: the step reads {slot.name} and then puts another tensor there, but a replay reads the same memory each time: "
+                f"write into it instead, {slot.name}.copy_(...)."
+            )

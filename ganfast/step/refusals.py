@@ -1,0 +1,40 @@
+"""What cannot be in a graph, told by name before anything is tried."""
+
+import torch
+from torch import nn
+
+from ganfast.step.errors import CaptureError
+from ganfast.step.reach import Reached
+
+_PARALLEL = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel", "FSDPModule", "DTensor")
+
+
+def refuse(reached: Reached, device: torch.device) -> None:
+    """Raises CaptureError for a module that talks to other processes, an optimizer that waits for the device or whose first step is
+    unlike the others."""
+    for module in reached.modules:
+        names = [cls.__name__ for cls in type(module).__mro__]
+        parallel = next((name for name in names if name in _PARALLEL), None)
+        if parallel is None and isinstance(module, nn.SyncBatchNorm) and _in_group():
+            parallel = "SyncBatchNorm in a process group"
+        if parallel:
+            raise CaptureError(
+                f"capture: {parallel} is not supported: its communication would have to be recorded by every process at the same time. "
+                "Run the step uncaptured, or capture in a run of one process."
+            )
+    for optimizer in reached.optimizers:
+        _refuse_optimizer(optimizer, device)
+
+
+def _refuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    name = type(optimizer).__name__
+    for group in optimizer.param_groups:
+        if device.type != "cpu" and not group.get("capturable", True):
+            raise CaptureError(f"capture: {name} counts its steps on the host: make it with capturable=True (and Adam with fused=True).")
+        first = any(not optimizer.state.get(p) for p in group["params"])
+        if first and group.get("momentum") and group.get("dampening"):
+            raise CaptureError(f"capture: the first step of {name} with dampening is unlike the others: take one before capture.")
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
