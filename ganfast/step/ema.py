@@ -30,7 +30,8 @@ class EMA:
         rate = 1 - decay
         groups, rest = {}, []
         for average, weight in self._pairs:
-            if average.is_floating_point() and average.stride() == weight.stride():  # the fused pass pairs memory, not indices
+            # The fused pass pairs memory, not indices; torch 2.13's on a CPU is wrong for 16-bit types.
+            if average.dtype in (torch.float32, torch.float64) and average.stride() == weight.stride():
                 averages, weights = groups.setdefault((average.dtype, average.device), ([], []))
                 averages.append(average)
                 weights.append(weight)

@@ -1,0 +1,158 @@
+"""A step whose gradients are not finite changes nothing that training keeps, and is counted; captured or not."""
+
+import pytest
+import torch
+from torch import nn
+
+import ganfast
+from tests.step.common import Gan, adam, equal, images
+
+
+class Guarded(Gan):
+    def __init__(self, device):
+        super().__init__(device)
+        self.guard = ganfast.FiniteGuard(self.generator, self.discriminator)
+
+    def step(self, real, spoil_d, spoil_g):
+        """`spoil_*` multiply the losses: 1, inf or nan."""
+        with self.guard:
+            fake = self.generator(torch.randn(len(real), 8, 1, 1, device=real.device))
+            loss_d = (self.discriminator(fake.detach()) - self.discriminator(real)).mean() * spoil_d
+            self.opt_d.zero_grad()
+            loss_d.backward()
+            norm_d = self.guard.step(self.opt_d)
+            loss_g = -self.discriminator(fake).mean() * spoil_g
+            self.opt_g.zero_grad()
+            loss_g.backward()
+            norm_g = self.guard.step(self.opt_g, ema=self.ema, decay=0.75)
+        return norm_d, norm_g
+
+    def changed(self, before) -> dict[str, bool]:
+        moved = [not torch.equal(a, b) for a, b in zip(self.tensors(), before)]
+        parts = [len(n.state_dict()) for n in self.networks()] + [
+            3 * len(list(n.parameters())) for n in (self.generator, self.discriminator)
+        ]
+        named = dict(zip(("generator", "discriminator", "ema", "opt_g", "opt_d"), torch.tensor(moved).split(parts)))
+        return {name: bool(part.any()) for name, part in named.items()}
+
+
+def make(device, captured):
+    gan = Guarded(device)
+    step = ganfast.capture(gan.step, images(device), 1.0, 1.0) if captured else gan.step
+    step(images(device), 1.0, 1.0)
+    return gan, step
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+@pytest.mark.parametrize("spoil", [float("nan"), float("inf")])
+def test_a_bad_step_leaves_no_trace(device, captured, spoil):
+    gan, step = make(device, captured)
+    before = gan.copies()
+    norm_d, _ = step(images(device), spoil, 1.0)
+    assert not any(gan.changed(before).values()) and gan.guard.skipped == 1 and gan.guard.bad == 1 and not norm_d.isfinite()
+    step(images(device), 1.0, 1.0)
+    assert all(gan.changed(before).values()) and gan.guard.skipped == 1 and gan.guard.bad == 0
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+def test_images_that_are_not_finite_do_not_reach_batch_norm(device, captured):
+    gan, step = make(device, captured)
+    before = gan.copies()
+    step(images(device) * float("nan"), 1.0, 1.0)
+    assert not any(gan.changed(before).values())
+
+
+@pytest.mark.parametrize("captured", [False, True], ids=["plain", "captured"])
+def test_an_update_before_the_bad_one_stays(device, captured):
+    gan, step = make(device, captured)
+    before = gan.copies()
+    step(images(device), 1.0, float("nan"))
+    names = [n for n, _ in gan.discriminator.named_buffers()]
+    assert gan.changed(before) == {"generator": False, "discriminator": True, "ema": False, "opt_g": False, "opt_d": True}
+    old = dict(zip([f"d.{n}" for n in gan.discriminator.state_dict()], before[len(gan.generator.state_dict()) :]))
+    assert all(torch.equal(gan.discriminator.state_dict()[n], old[f"d.{n}"]) for n in names)
+
+
+def test_as_without_where_all_is_finite(device):
+    ends = []
+    for with_guard in (False, True):
+        gan = Guarded(device)
+        if not with_guard:
+            gan.guard = type("Plain", (), {"__enter__": lambda s: s, "__exit__": lambda s, *a: None, "step": plain_update})()
+        torch.manual_seed(3)
+        for seed in range(3):
+            norms = gan.step(images(device, seed=seed), 1.0, 1.0)
+        ends.append(gan.copies())
+    equal(ends[1], ends[0])
+    want = torch.cat([p.grad.flatten() for p in gan.discriminator.parameters()]).norm()
+    assert norms[0] > 0 and want > 0
+
+
+def plain_update(self, optimizer, ema=None, decay=None):
+    optimizer.step()
+    if ema is not None:
+        ema.update(decay)
+
+
+def test_the_norm_is_that_of_all_gradients(device):
+    layer = nn.Linear(3, 2).to(device)
+    optimizer, guard = adam(layer), ganfast.FiniteGuard(layer)
+    with guard:
+        layer(torch.ones(4, 3, device=device)).square().sum().backward()
+        norm = guard.step(optimizer)
+    torch.testing.assert_close(norm, torch.cat([p.grad.flatten() for p in layer.parameters()]).norm())
+
+
+def test_half_precision_gradients_beyond_their_own_range_of_squares(device):
+    p = nn.Parameter(torch.ones(2, device=device, dtype=torch.bfloat16))
+    module = nn.ParameterList([p])
+    optimizer, guard = torch.optim.SGD([p], 2.0**-40, fused=True), ganfast.FiniteGuard(module)
+    with guard:
+        p.grad = torch.full_like(p, 2.0**40)
+        guard.step(optimizer)
+    assert guard.bad == 0 and p.tolist() == [0, 0]
+
+
+def test_with_a_scaler(device):
+    layer = nn.Linear(3, 2).to(device)
+    optimizer, guard, scaler = adam(layer), ganfast.FiniteGuard(layer), torch.amp.GradScaler(device, init_scale=4.0)
+    for factor in (1.0, float("inf")):
+        before = layer.weight.detach().clone()
+        optimizer.zero_grad()
+        with guard:
+            scaler.scale(layer(torch.ones(4, 3, device=device)).mean() * factor).backward()
+            scaler.unscale_(optimizer)
+            norm = guard.step(optimizer)
+            scaler.update()
+        assert torch.equal(before, layer.weight) is (factor != 1)
+    assert scaler.get_scale() == 2 and guard.skipped == 1 and not norm.isfinite()
+
+
+def test_bad_use():
+    layer = nn.Linear(2, 2)
+    guard = ganfast.FiniteGuard(layer)
+    with pytest.raises(RuntimeError, match="inside of `with guard:`"):
+        guard.step(adam(layer))
+    with guard, pytest.raises(RuntimeError, match="got Adam without fused"):
+        guard.step(torch.optim.Adam(layer.parameters()))
+    with guard, pytest.raises(RuntimeError, match="entered twice"), guard:
+        pass
+    with guard, pytest.raises(ValueError, match="ema and decay together"):
+        guard.step(adam(layer), ema=ganfast.EMA(layer))
+    with pytest.raises(TypeError, match="got Adam"):
+        ganfast.FiniteGuard(adam(layer))
+    with pytest.raises(ValueError, match="no parameters"):
+        ganfast.FiniteGuard()
+    with pytest.raises(ValueError, match=r"\['cpu', 'meta'\]"):
+        ganfast.FiniteGuard(layer, nn.Linear(1, 1, device="meta"))
+
+
+def test_an_exception_ends_the_block(device):
+    layer = nn.BatchNorm1d(2).to(device)
+    guard = ganfast.FiniteGuard(layer)
+    with pytest.raises(KeyError), guard:
+        layer(torch.randn(3, 2, device=device))
+        raise KeyError
+    with guard:
+        layer(torch.randn(3, 2, device=device))
+    assert layer.num_batches_tracked == 2
