@@ -1,4 +1,5 @@
-"""base < ops < nn < step < train < cli; an op never imports an op, bias_act's kernels apart; `testing` is for tests, benchmarks, compare, demo."""
+"""base < ops < nn < step < train < cli; an op never imports an op, bias_act's kernels apart; `testing` is for tests, benchmarks,
+compare, demo."""
 
 import ast
 import re
@@ -12,7 +13,8 @@ PACKAGE = Path(ganfast.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
-LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "step": 4, "train": 5, "cli": 6, "demo": 6, "__main__": 6}
+LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "step": 4, "train": 5}
+LAYERS |= {"cli": 6, "demo": 6, "__main__": 6}
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: the one op whose passes other ops may use
 USES_TESTING = {"testing", "report", "compare", "demo"}  # last part of a module's name
 

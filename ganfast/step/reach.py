@@ -1,6 +1,11 @@
 """What a step can get at from its closure, its object's attributes and the globals that its code names: networks, optimizers,
-random generators, and the plain Python values whose change a graph would not notice."""
+random generators, and the plain Python values whose change a graph would not notice.
 
+Read off the bytecode: `self.opt.step()` leads to the object's `opt` and there to `step`, to nothing else of that name. Where the
+beginning of such a chain is a local variable, its names are looked up in every object that the code hands around.
+"""
+
+import dis
 import functools
 import sys
 import types
@@ -15,6 +20,8 @@ _LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch", "nump
 _OURS = ("ganfast.ops", "ganfast.nn", "ganfast._")
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _MOST = 1000  # items of a list or dict that are looked at
+_BY_SYNTAX = ("__call__", "__enter__", "__exit__", "__iter__", "__next__", "__getitem__", "__len__")
+_KEEPS = ("CACHE", "COPY", "DUP_TOP", "EXTENDED_ARG", "NOP", "PUSH_NULL", "SWAP", "ROT_TWO")  # between a name and its attribute
 MISSING = object()
 
 
@@ -44,6 +51,8 @@ class Slot(NamedTuple):
 
 
 def same(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(same, a, b))
     return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)
 
 
@@ -58,16 +67,16 @@ class Reached:
         self.generators: list[torch.Generator] = []
         self.slots: list[Slot] = []
         self.lists: list[tuple[Any, str]] = []
-        self._names: set[str] = set()  # every name that a code reached so far mentions
-        self._objects: list[tuple[Any, str]] = []  # looked at again whenever names were added
-        self._seen: dict[int, Any] = {}
+        self._loose: set[str] = set(_BY_SYNTAX)  # attributes of values whose origin the code does not show
+        self._objects: list[tuple[Any, str]] = []  # those are looked up in
+        self._seen: dict[Any, Any] = {}
         for root in roots:
             self._visit(root, getattr(root, "__name__", type(root).__name__))
         known = -1
-        while known < len(self._names) + len(self._seen):
-            known = len(self._names) + len(self._seen)
+        while known < (known := len(self._loose) + len(self._seen)):
             for value, name in list(self._objects):
-                self._attributes(value, name)
+                for key in sorted(self._loose):
+                    self._follow(value, (key,), name)
 
     def parameters(self) -> list[nn.Parameter]:
         """Of the modules, and those only optimizers know."""
@@ -81,14 +90,19 @@ class Reached:
         states = [state for o in self.optimizers for state in o.state.values() if isinstance(state, dict)]
         return [value for state in states for value in state.values() if isinstance(value, Tensor)]
 
+    def _first_time(self, key: Any, value: Any) -> bool:
+        if key in self._seen:
+            return False
+        self._seen[key] = value  # alive, so that its id stays its own
+        return True
+
     def _visit(self, value: Any, name: str, slot: Slot | None = None) -> None:
         if isinstance(value, (*_PLAIN, Tensor)):
-            if slot is not None:
+            if slot is not None and self._first_time(("slot", *slot.place()), slot.holder):
                 self.slots.append(slot)
             return
-        if id(value) in self._seen:
+        if not self._first_time(id(value), value):
             return
-        self._seen[id(value)] = value
         if isinstance(value, nn.Module):
             self._module(value, name)
         elif isinstance(value, torch.optim.Optimizer):
@@ -101,8 +115,7 @@ class Reached:
             for part in (value.func, value.args, value.keywords):
                 self._visit(part, name)
         elif isinstance(value, types.MethodType):
-            self._visit(value.__func__, name)
-            self._visit(value.__self__, "self")
+            self._function(value.__func__, name, value.__self__)
         elif isinstance(value, types.FunctionType):
             self._function(value, name)
         elif hasattr(type(value), "reached_through"):  # another captured step
@@ -115,10 +128,8 @@ class Reached:
         elif isinstance(value, (tuple, set, frozenset)):
             for i, item in enumerate(value if len(value) <= _MOST else ()):
                 self._visit(item, f"{name}[{i}]")
-        elif not isinstance(value, type) and _is_theirs(value if isinstance(value, types.ModuleType) else type(value)):
+        elif not isinstance(value, (type, types.ModuleType)) and _is_theirs(type(value)):
             self._objects.append((value, name))
-            if not isinstance(value, types.ModuleType):
-                self._method(value, "__call__", name)
 
     def _module(self, module: nn.Module, name: str) -> None:
         self.modules.append(module)
@@ -130,43 +141,60 @@ class Reached:
                     self._visit(value, slot.name)
         self.slots.append(Slot(module.__dict__, "training", f"{name}.training"))
         if _is_theirs(type(module)):  # torch's own layers keep to their options
-            for key, value in list(module.__dict__.items()):
-                if not key.startswith("_") and key != "training":
-                    self._visit(value, f"{name}.{key}", Slot(module.__dict__, key, f"{name}.{key}"))
+            self._follow(module, ("forward",), name)
 
-    def _function(self, function: types.FunctionType, name: str) -> None:
-        for cell_name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            if (value := _cell(cell)) is not MISSING:
-                self._visit(value, cell_name, Slot(cell, None, cell_name))
-        self._visit(function.__defaults__, name)
-        self._visit(function.__kwdefaults__, name)
+    def _function(self, function: types.FunctionType, name: str, instance: Any = MISSING) -> None:
+        """What its code names; `instance`: of whom it is a method."""
+        if not isinstance(function, types.FunctionType) or not self._first_time((id(function), id(instance)), (function, instance)):
+            return
         self._visit(getattr(function, "__wrapped__", None), name)
         if not _is_theirs(function):
             return
-        for code in _codes(function.__code__):
-            self._names.update(code.co_names)
-            for key in code.co_names:
-                if (value := function.__globals__.get(key, MISSING)) is not MISSING:
-                    self._visit(value, key, Slot(function.__globals__, key, key))
+        code = function.__code__
+        cells = {key: (_cell(cell), Slot(cell, None, key)) for key, cell in zip(code.co_freevars, function.__closure__ or ())}
+        arguments = code.co_varnames[: code.co_argcount]
+        known = dict(zip(reversed(arguments), reversed(function.__defaults__ or ()))) | (function.__kwdefaults__ or {})
+        if instance is not MISSING and arguments:
+            known[arguments[0]] = instance
+        self._code(code, {key: (value, None) for key, value in known.items()} | cells, function.__globals__)
 
-    def _attributes(self, value: Any, name: str) -> None:
-        """What the code names of the object; other attributes may change as they like."""
-        held = vars(value) if hasattr(value, "__dict__") else {}
-        names = frozenset(self._names)
-        for key in names & held.keys():
-            if (id(held), key) not in self._seen:
-                self._seen[id(held), key] = held
-                self._visit(held[key], f"{name}.{key}", Slot(held, key, f"{name}.{key}"))
-        if not isinstance(value, types.ModuleType):
-            for key in names:
-                self._method(value, key, name)
+    def _code(self, code: types.CodeType, known: dict[str, tuple[Any, Slot | None]], names: dict[str, Any]) -> None:
+        """`known`: values of its variables, with their places; `names`: the globals."""
+        for first, *rest in _chains(code):
+            value, slot = known.get(first, (MISSING, None))
+            if value is MISSING and first not in code.co_varnames and first in names:
+                value, slot = names[first], Slot(names, first, first)
+            if value is MISSING:
+                self._loose.update(rest)
+            elif rest:
+                self._follow(value, rest, first, slot)
+            else:
+                self._visit(value, first, slot)
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                self._code(constant, known, names)
 
-    def _method(self, value: Any, key: str, name: str) -> None:
-        for cls in type(value).__mro__:
-            found = vars(cls).get(key)
-            found = found.fget if isinstance(found, property) else found
-            if isinstance(found, types.FunctionType):
-                return self._visit(found, f"{name}.{key}")
+    def _follow(self, value: Any, keys: tuple[str, ...] | list[str], name: str, slot: Slot | None = None) -> None:
+        """From the value along attributes, to where they end or torch begins."""
+        for i, key in enumerate(keys):
+            if isinstance(value, nn.Module):
+                self._visit(value, name)
+            is_module = isinstance(value, types.ModuleType)
+            if isinstance(value, (torch.optim.Optimizer, type)) or not _is_theirs(value if is_module else type(value)):
+                break
+            held = vars(value) if hasattr(value, "__dict__") else {}
+            if isinstance(value, nn.Module) and key not in held:
+                held = next((d for d in (value._modules, value._parameters, value._buffers) if key in d), {})
+            name = f"{name}.{key}"
+            if key in held:
+                value, slot = held[key], Slot(held, key, name)
+                continue
+            found = MISSING if is_module else next((vars(cls)[key] for cls in type(value).__mro__ if key in vars(cls)), MISSING)
+            if isinstance(found, (property, functools.cached_property)):
+                self._loose.update(keys[i + 1 :])
+                found = found.fget if isinstance(found, property) else found.func
+            return self._function(found, name, value)
+        self._visit(value, name, slot)
 
 
 def _cell(cell: types.CellType) -> Any:
@@ -176,11 +204,27 @@ def _cell(cell: types.CellType) -> Any:
         return MISSING
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+def _chains(code: types.CodeType) -> Iterator[list[str]]:
+    """["self", "opt", "step"] for `self.opt.step`: a variable and the attributes that are taken, or set, from there on; a chain that
+    begins elsewhere (`f(x).y`) begins with ""."""
+    chain: list[str] = []
+    for instruction in dis.get_instructions(code):
+        kind, name = instruction.opname, instruction.argval
+        if kind.startswith(("LOAD_FAST", "LOAD_DEREF", "LOAD_GLOBAL", "LOAD_NAME", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")):
+            *before, last = name if isinstance(name, tuple) else (name,)
+            yield from ([other] for other in before)
+            yield from [chain] if chain else []
+            chain = [last]
+        elif kind in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR"):
+            chain = [*(chain or [""]), name]
+            if kind == "STORE_ATTR":
+                yield chain
+                chain = []
+        elif kind not in _KEEPS:
+            yield from [chain] if chain else []
+            chain = []
+    if chain:
+        yield chain
 
 
 def _is_theirs(value: Any) -> bool:

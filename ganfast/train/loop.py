@@ -1,7 +1,6 @@
 """The loop: all that runs at every step stands in this file or in the networks."""
 
 import contextlib
-import copy
 import json
 import math
 import time
@@ -12,6 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 import ganfast.functional as GF
+from ganfast.step.capture import capture
+from ganfast.step.ema import EMA
+from ganfast.step.finite import FiniteGuard
 from ganfast.train import checkpoint, grids
 from ganfast.train.config import TrainConfig, to_dict
 from ganfast.train.data import class_vectors, load, to_float
@@ -37,11 +39,13 @@ class Trainer:
         layout = torch.channels_last if c.channels_last else torch.contiguous_format
         networks = checkpoint.networks(c, len(self.classes))
         self.generator, self.discriminator = (network.to(self.device, memory_format=layout) for network in networks)
-        self.ema = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.averages, self.sources = ([t for t in m.state_dict().values() if t.is_floating_point()] for m in (self.ema, self.generator))
-        self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), c.learning_rate, c.betas, fused=True) for m in networks)
+        self.average, self.guard = EMA(self.generator), FiniteGuard(self.generator, self.discriminator)
+        self.ema = self.average.module
+        adam = {"lr": c.learning_rate, "betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
+        self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), **adam) for m in networks)
         self.rng = torch.Generator(self.device).manual_seed(c.seed)
-        self.steps, self.seconds, self.sums = 0, 0.0, torch.zeros(4, device=self.device)
+        self.steps, self.seconds, self.sums = 0, 0.0, torch.zeros(5, device=self.device)
+        self.captured = None
         if state is not None:
             self.restore(state)
         self.logged_steps, self.logged_seconds = self.steps, self.seconds  # a log line precedes every checkpoint
@@ -63,36 +67,42 @@ class Trainer:
         return torch.add(images, noise, alpha=self.config.noise)
 
     def step(self) -> None:
-        """One update of the discriminator, one of the generator, on the same fakes; no transfer to the host."""
-        c = self.config
-        left = 1 - self.progress()
+        """One update of the discriminator, one of the generator; on a GPU a graph, recorded at the first."""
+        c, left = self.config, 1 - self.progress()
         rate = c.learning_rate * min(1.0, left / (1 - c.decay_from) if c.decay_from < 1 else 1.0)
         for optimizer in (self.opt_d, self.opt_g):
             optimizer.param_groups[0].update(lr=rate, betas=c.betas)
+        self.steps += 1
+        keep = min(c.ema, self.steps / (self.steps + 10))  # a short memory while the first steps still count
+        self.captured = self.captured or capture(self.updates, keep)
+        self.captured(keep)
+
+    def updates(self, keep: Tensor) -> None:
+        """Both updates, on the same fakes, on the device alone; one whose gradients are not finite is skipped."""
+        c = self.config
         index = torch.randint(len(self.images), (c.batch_size,), device=self.device, generator=self.rng)
         latent = torch.randn(c.batch_size, c.latent_dim, device=self.device, generator=self.rng)
         condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
-        with self.autocast():
-            fake = self.generator(latent, condition)
-            real_logits = self.discriminator(self.noisy(to_float(self.images[index])), condition)
-            fake_logits = self.discriminator(self.noisy(fake.detach()), condition)
         how = {"kind": c.loss, "backend": None if c.fused else "torch"}
-        loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, smoothing=c.smoothing, return_stats=True, **how)
-        self.opt_d.zero_grad()
-        loss_d.backward()
-        self.opt_d.step()
-        self.discriminator.requires_grad_(False)  # spares its weights' gradients
-        with self.autocast():
-            fake_logits = self.discriminator(self.noisy(fake), condition)
-        loss_g = GF.generator_loss(fake_logits, real_logits.detach(), **how)
-        self.opt_g.zero_grad()
-        loss_g.backward()
-        self.opt_g.step()
-        self.discriminator.requires_grad_(True)
-        self.sums += torch.stack([loss_d.detach(), loss_g.detach(), stats.real_accuracy, stats.fake_accuracy])
-        self.steps += 1
-        keep = min(c.ema, self.steps / (self.steps + 10))  # a short memory while the first steps still count
-        torch._foreach_lerp_(self.averages, self.sources, 1 - keep)
+        with self.guard:
+            with self.autocast():
+                fake = self.generator(latent, condition)
+                real_logits = self.discriminator(self.noisy(to_float(self.images[index])), condition)
+                fake_logits = self.discriminator(self.noisy(fake.detach()), condition)
+            loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, smoothing=c.smoothing, return_stats=True, **how)
+            self.opt_d.zero_grad()
+            loss_d.backward()
+            self.guard.step(self.opt_d)
+            self.discriminator.requires_grad_(False)  # spares its weights' gradients
+            with self.autocast():
+                fake_logits = self.discriminator(self.noisy(fake), condition)
+            loss_g = GF.generator_loss(fake_logits, real_logits.detach(), **how)
+            self.opt_g.zero_grad()
+            loss_g.backward()
+            self.guard.step(self.opt_g, ema=self.average, decay=keep)
+            self.discriminator.requires_grad_(True)
+        row = torch.stack([loss_d.detach(), loss_g.detach(), stats.real_accuracy, stats.fake_accuracy, torch.ones_like(stats.real_mean)])
+        self.sums += torch.where(self.guard.bad.bool(), torch.zeros_like(row), row)
 
     def fit(self, *, progress_bar: bool = True) -> None:
         """Trains; a log line, a grid and a checkpoint at the end."""
@@ -114,13 +124,14 @@ class Trainer:
     def log(self, bar: tqdm) -> None:
         """Means since the last line; the only wait for the device."""
         count, seconds = self.steps - self.logged_steps, self.seconds - self.logged_seconds
-        loss_d, loss_g, real, fake = (self.sums / count).tolist()
-        if not math.isfinite(loss_d + loss_g):
+        *sums, good = self.sums.tolist()
+        loss_d, loss_g, real, fake = (value / max(good, 1) for value in sums)
+        if not good or not math.isfinite(loss_d + loss_g):
             raise RuntimeError(f"train: the losses are no longer finite at step {self.steps}; the last checkpoint is untouched.")
         self.sums.zero_()
         self.logged_steps, self.logged_seconds = self.steps, self.seconds
         row = {"step": self.steps, "seconds": self.seconds, "images_per_second": count * self.config.batch_size / seconds}
-        row |= {"loss_d": loss_d, "loss_g": loss_g, "real_accuracy": real, "fake_accuracy": fake}
+        row |= {"loss_d": loss_d, "loss_g": loss_g, "real_accuracy": real, "fake_accuracy": fake, "skipped": count - round(good)}
         with open(self.run_dir / checkpoint.LOG, "a") as file:
             file.write(json.dumps(row) + "\n")
         bar.set_postfix_str(f"D {loss_d:.2f} G {loss_g:.2f}, D right on real {real:.0%} fake {fake:.0%}")

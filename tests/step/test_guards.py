@@ -6,7 +6,7 @@ from torch import nn
 
 import ganfast
 from ganfast.step.reach import Reached
-from tests.step.common import Gan, equal, images
+from tests.step.common import Gan, adam, equal, images
 
 
 class Scaled:
@@ -144,13 +144,64 @@ def test_what_a_step_reaches():
 
     def step(x, default=generator):
         optimizer.step()
-        return holder.use(outer_function(x))
+        return holder.use(outer_function(x)) + torch.rand(1, generator=default)
 
     found = Reached(step)
     names = {slot.name for slot in found.slots}
     assert {LAYER, holder.nets["d"]} == set(found.modules) and "GLOBAL_FACTOR" in names
     assert found.optimizers == [optimizer] and found.generators == [generator]
     assert len(found.parameters()) == 5
+
+
+class Net(nn.Module):
+    """Reads one number and one optimizer of its own; another trains it and counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.slope, self.epoch = nn.Linear(2, 2), 0.5, 0
+        self.opt = adam(self.layer)
+
+    def forward(self, x):
+        return nn.functional.leaky_relu(self.layer(x), self.slope)
+
+    def step(self, x):
+        self.opt.zero_grad()
+        for optimizer in [self.opt]:
+            self(x).sum().backward()
+            optimizer.step()
+
+    def fit(self):
+        self.epoch += 1
+
+
+def test_only_what_the_code_names():
+    net = Net()
+    found = Reached(net.step)
+    assert found.optimizers == [net.opt] and found.modules == [net, net.layer]
+    names = {slot.name for slot in found.slots}
+    assert "self.slope" in names and not any("epoch" in name for name in names)
+
+
+def test_the_same_name_elsewhere_is_another(device):
+    class Loop:
+        def __init__(self):
+            self.net, self.steps = nn.Linear(2, 1).to(device), 0
+            self.opt = adam(self.net)
+
+        def update(self, x):
+            self.opt.zero_grad()
+            self.net(x).mean().backward()
+            self.opt.step()
+
+        def step(self):
+            self.steps += 1
+
+    loop = Loop()
+    update = ganfast.capture(loop.update, torch.ones(3, 2, device=device))
+    for _ in range(3):
+        loop.step()
+        update(torch.ones(3, 2, device=device))
+    assert update.graphs == 1
 
 
 def test_a_name_that_is_set_later_and_cells():
