@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ganfast.step.errors import CaptureError
-from ganfast.step.reach import Reached, Slot, same
+from ganfast.step.reach import MISSING, Reached, Slot, same
 from ganfast.step.state import Watch
 
 
@@ -74,12 +74,13 @@ class Recording:
         self._optimizers = [(o, o.state, list(o.param_groups)) for o in reached.optimizers]
         options = [(g, key, f"{type(o).__name__}'s {key}") for o in reached.optimizers for g in o.param_groups for key in g]
         self._slots += [(Slot(g, key, name), g[key]) for g, key, name in options if key != "params"]
-        state = [*reached.parameters(), *reached.buffers(), *reached.optimizer_tensors()]
-        self._memory = [(t, t.data_ptr(), t.requires_grad) for t in state]
+        self._dicts = [(slot.holder, slot.key, value) for slot, value in self._slots if type(slot.holder) is dict]
+        self._memory = [(t, t.data_ptr(), t.requires_grad) for t in (*reached.parameters(), *reached.buffers())]
 
     def outdated(self) -> str | None:
-        """What has changed since the recording; None where it holds."""
-        for slot, value in self._slots:
+        """What has changed since the recording; None where it holds. Asked at every call: the common answer takes no detour."""
+        moved = any(holder.get(key, MISSING) is not value for holder, key, value in self._dicts) or len(self._dicts) < len(self._slots)
+        for slot, value in self._slots if moved else ():
             if (now := slot.get()) is not value and not same(value, now):
                 what = lambda v: repr(v) if isinstance(v, (bool, int, float, str, tuple, type(None))) else f"another {type(v).__name__}"
                 return f"{slot.name} was {what(value)} and is {what(now)}"

@@ -99,7 +99,7 @@ class Kept:
 
     def generators(self) -> list[torch.Generator]:
         """Those that a graph advances."""
-        return [g for g, _ in self._generators.values() if g.device == self._device]
+        return [g for g, _ in self._generators.values() if g.device.type == self._device.type]
 
     def put_back(self) -> None:
         """All as it was, but for optimizer states, which exist now, with the values of a first step: a graph holds no first step."""
@@ -151,7 +151,9 @@ class Kept:
                     f"capture: the step adds to or takes from {name} ({length} items became {len(holder)}), but a replay runs no "
                     "Python: return the tensors and collect them outside of the step."
                 )
-        hosts = [g for g, state in self._generators.values() if g.device != self._device and not torch.equal(state, g.get_state())]
+        hosts = [
+            g for g, state in self._generators.values() if g.device.type != self._device.type and not torch.equal(state, g.get_state())
+        ]
         if drawn := "a generator of the CPU" if hosts else self._host.changed():
             raise CaptureError(
                 f"capture: the step draws from {drawn}, on the host, but a replay runs no Python and would repeat the same numbers: "

@@ -122,7 +122,7 @@ def test_outputs_are_copies_unless_asked_for(device):
 
 
 def test_phases_with_intervals_share_what_they_train(device):
-    """D, its regulariser every second step, G: three graphs in turns."""
+    """D, its regulariser every second step, G, its regulariser every third: four graphs in turns."""
     ends = []
     for captured in (False, True):
         gan = Gan(device)
@@ -150,9 +150,13 @@ def test_phases_with_intervals_share_what_they_train(device):
             gan.discriminator.requires_grad_(True)
             return loss
 
-        phases = d_phase, r1_phase, g_phase
+        def g_reg_phase(weight, gan=gan):
+            return train(gan.generator, gan.opt_g, weight * fakes().square().mean())
+
+        phases = d_phase, r1_phase, g_phase, g_reg_phase
         if captured:
             phases = [ganfast.capture(d_phase, batch), ganfast.capture(r1_phase, batch, 5.0), ganfast.capture(g_phase)]
+            phases.append(ganfast.capture(g_reg_phase, 0.5))
         torch.manual_seed(3)
         losses = []
         for i in range(4):
@@ -160,9 +164,11 @@ def test_phases_with_intervals_share_what_they_train(device):
             if i % 2 == 0:
                 losses.append(phases[1](batch, 5.0))
             losses.append(phases[2]())
+            if i % 3 == 0:
+                losses.append(phases[3](0.5))
         ends.append([t.detach() for t in losses] + gan.copies())
         if captured:
-            assert [phase.graphs for phase in phases] == [1, 1, 1]
+            assert [phase.graphs for phase in phases] == [1, 1, 1, 1]
     equal(ends[1], ends[0])
 
 
@@ -191,6 +197,22 @@ def test_gradients_are_where_a_step_leaves_them_and_are_added_to(device):
         update()
         ends.append(gradients + gan.copies())
     equal(ends[1], ends[0])
+
+
+def test_gradients_of_the_last_call_lie_in_grad(device):
+    """Whichever of two graphs it was."""
+    layer = nn.Linear(2, 1).to(device)
+
+    def step(x):
+        layer.zero_grad()
+        layer(x).sum().backward()
+
+    captured = ganfast.capture(step, torch.ones(1, 2, device=device))
+    for rows in (1, 3, 1, 3):
+        captured(torch.full((rows, 2), 2.0, device=device))
+        assert layer.weight.grad.tolist() == [[2 * rows, 2 * rows]] and layer.bias.grad.tolist() == [rows]
+        layer.zero_grad()
+    assert captured.graphs == 2
 
 
 def test_random_generators_of_ones_own_advance(device):
