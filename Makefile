@@ -75,7 +75,7 @@ $(GPU_BUILT): $(SOURCES)
 	mkdir -p $(@D) && touch $@
 
 gpu-test: gpu-build
-	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu -m gpu -v
+	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu tests/step -m gpu -v
 
 # Without torch's pool of memory, each tensor is an allocation whose bounds memcheck knows.
 gpu-memcheck: gpu-build
