@@ -10,9 +10,11 @@ import torch
 from torch import nn
 
 import ganfast
+from ganfast.step.graph import CudaGraphs
 from ganfast.step.reach import Reached
 from ganfast.step.refusals import refuse
 from tests.step.common import Gan, adam, equal, images
+from tests.step.recorded import RecordedGraphs
 
 CUDA = torch.device("cuda", 0)
 
@@ -36,6 +38,13 @@ def test_the_line_that_waits_is_told_and_everything_put_back(device):
     equal(gan.copies(), before)
     assert gan.opt_d.param_groups[0]["lr"] == 2**-10 and isinstance(gan.opt_d.param_groups[0]["lr"], float)
     gan.step(batch)
+
+
+def test_waiting_is_noticed_before_anything_is_recorded(device, monkeypatch):
+    for graphs in (RecordedGraphs, CudaGraphs):
+        monkeypatch.setattr(graphs, "record", lambda *args: pytest.fail("recorded"))
+    with pytest.raises(ganfast.CaptureError, match=r"waits for the device at .*`.*x\.sum\(\)\.item\(\)"):
+        ganfast.capture(lambda x: x * x.sum().item(), torch.ones(2, device=device))
 
 
 def test_an_error_of_the_steps_own_comes_as_it_is(device):

@@ -1,0 +1,76 @@
+"""What only CUDA graphs can show: memory that comes back, streams, and the loop recorded against the loop run. The bookkeeping's own
+tests, tests/step, run on CUDA graphs as well where there is a GPU."""
+
+import gc
+
+import pytest
+import torch
+
+import ganfast
+from ganfast.train import Trainer, loop
+from tests.step.common import Gan, equal, images
+from tests.train.common import small
+
+pytestmark = pytest.mark.gpu
+
+
+def allocated() -> int:
+    gc.collect()
+    torch.cuda.synchronize()
+    return torch.cuda.memory_allocated()
+
+
+def test_reset_frees_the_pools():
+    gan = Gan("cuda")
+    gan.step(images("cuda"))
+    before = allocated()
+    step = ganfast.capture(gan.step, images("cuda", 256))
+    step(images("cuda", 256))
+    held = allocated()
+    step.reset()
+    for p in (*gan.generator.parameters(), *gan.discriminator.parameters()):
+        p.grad = None
+    assert held > before and allocated() <= before
+
+
+def test_a_replay_is_one_launch_beside_its_copies():
+    from torch.profiler import ProfilerActivity, profile
+
+    gan, batch = Gan("cuda"), images("cuda")
+    step = ganfast.capture(gan.step, batch, static_outputs=True)
+    step(batch)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step(batch)
+        torch.cuda.synchronize()
+    launches = [e.name for e in profiler.events() if e.name.startswith(("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch"))]
+    assert launches.count("cudaGraphLaunch") == 1 and len(launches) <= 8  # the input's copy, the generator's seed and offset
+
+
+def test_on_a_stream_of_ones_own():
+    ends = []
+    for captured in (False, True):
+        gan, batch = Gan("cuda"), images("cuda")
+        step = ganfast.capture(gan.step, batch) if captured else gan.step
+        torch.manual_seed(3)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+        ends.append(gan.copies())
+    equal(ends[1], ends[0])
+
+
+def test_the_loop_recorded_is_the_loop_run(tmp_path, monkeypatch):
+    runs = []
+    for name in ("plain", "recorded"):
+        if name == "plain":
+            monkeypatch.setattr(loop, "capture", lambda step, *example: lambda keep: step(torch.tensor(keep, device="cuda")))
+        else:
+            monkeypatch.undo()
+        trainer = Trainer(small(tmp_path / name, device="cuda", fused=True))
+        trainer.fit(progress_bar=False)
+        runs.append([t for part in loop.PARTS[:3] for t in getattr(trainer, part).state_dict().values()])
+    assert trainer.captured.graphs == 1
+    equal(runs[1], runs[0])
