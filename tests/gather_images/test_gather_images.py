@@ -157,7 +157,8 @@ def test_opcheck(backend, images_last, channels_last):
 @pytest.mark.parametrize("backend", [*BACKENDS, "auto"])
 def test_fullgraph_compile(backend):
     torch.compiler.reset()
-    call = lambda images, index, flip: gather_images(images, index, flip=flip, dtype=torch.bfloat16, channels_last=True, backend=backend) * 2
+    options = {"dtype": torch.bfloat16, "channels_last": True, "backend": backend}
+    call = lambda images, index, flip: gather_images(images, index, flip=flip, **options) * 2
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     for count in (7, 9):
         args = (dataset(count, (3, 4, 6)), *drawn(count, 4))
