@@ -14,7 +14,7 @@ from tqdm import tqdm
 import ganfast.functional as GF
 from ganfast.train import checkpoint, grids
 from ganfast.train.config import TrainConfig, to_dict
-from ganfast.train.data import class_vectors, load, to_float
+from ganfast.train.data import class_vectors, load
 
 PARTS = ("generator", "discriminator", "ema", "opt_g", "opt_d")
 NUMBERS = ("steps", "seconds", "classes", "conditions")
@@ -74,7 +74,8 @@ class Trainer:
         condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
         with self.autocast():
             fake = self.generator(latent, condition)
-            real_logits = self.discriminator(self.noisy(to_float(self.images[index])), condition)
+            real = GF.gather_images(self.images, index, backend=None if c.fused else "torch")
+            real_logits = self.discriminator(self.noisy(real), condition)
             fake_logits = self.discriminator(self.noisy(fake.detach()), condition)
         how = {"kind": c.loss, "backend": None if c.fused else "torch"}
         loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, smoothing=c.smoothing, return_stats=True, **how)
