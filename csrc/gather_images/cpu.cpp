@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "../common/cpu_rows.h"
@@ -38,9 +39,20 @@ void stage(const Images& s, const uint8_t* image, bool mirrored, int64_t r, uint
   else stage_row<0>(from, s.w, channels, step, channel_step, to);
 }
 
+template <class A> inline A scaled(uint8_t level) { return level / A(127.5) - A(1); }
+
 template <class T> void scale(const uint8_t* levels, int64_t length, T* to) {
+  if constexpr (std::is_same_v<T, at::Half>) {  // narrowing one by one takes three times as long as a table of all levels
+    static const auto table = [] {
+      std::array<T, 256> all;
+      for (int i = 0; i < 256; ++i) all[i] = scaled<float>(i);
+      return all;
+    }();
+    for (int64_t i = 0; i < length; ++i) to[i] = table[levels[i]];
+  } else {
 #pragma omp simd
-  for (int64_t i = 0; i < length; ++i) to[i] = narrow<T>(static_cast<Acc<T>>(levels[i]) / Acc<T>(127.5) - Acc<T>(1));
+    for (int64_t i = 0; i < length; ++i) to[i] = narrow<T>(scaled<Acc<T>>(levels[i]));
+  }
 }
 
 template <class T> void rows_of(const Images& s, const uint8_t* images, const int64_t* index, const bool* flip, int64_t begin, int64_t end, T* y) {
