@@ -20,7 +20,7 @@ def test_bit_for_bit(shape, images_last, channels_last):
     index, flip = torch.tensor([4, 0, -1, 2, 4, 5, 2**62]), torch.tensor([True, False, True, True, False, False, True])
     inside = (index >= 0) & (index < 5)
     for dtype, given, kind in ((torch.float32, None, torch.int64), (torch.float32, flip, torch.int64), (torch.float16, flip, torch.int32)):
-        asked = index.clamp(-(2**31), 2**31 - 1).to(kind)
+        asked = index if kind == torch.int64 else index.clamp(max=2**31 - 1).int()
         y = backend("gather_images").gather_images_fwd_triton(images, asked, given, dtype, images_last, channels_last)
         want = plain(images, index[inside], None if given is None else given[inside], dtype)
         assert y.dtype == dtype and torch.equal(y[inside], want)

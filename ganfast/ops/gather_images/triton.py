@@ -23,7 +23,7 @@ def gather_images_fwd_kernel(
     e = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     at = tl.load(index + b).to(tl.int64)
     inside = (at >= 0) & (at < count)
-    image = images + tl.where(inside, at, 0) * size
+    image = images + at * size
     mask = e < tl.where(inside, size, 0)  # outside, nothing is read
     if IMAGES_LAST == CHANNELS_LAST:
         source = e  # written so that the compiler sees neighbours, and moves 16 bytes at once
@@ -33,7 +33,7 @@ def gather_images_fwd_kernel(
         column = e // c % w
     else:
         source = e % pixels * c + e // pixels
-        column = e % pixels % w
+        column = e % w
     if flip is None:
         level = tl.load(image + source, mask=mask, other=0)
     else:
