@@ -154,6 +154,26 @@ class LossCase(NamedTuple):
     gpu_batches: tuple[int, ...] = ()
 
 
+class GatherCase(NamedTuple):
+    """A batch of images [channels, *size], half of them mirrored where `flip`, out of `count` that lie in memory."""
+
+    name: str
+    batch: int
+    count: int
+    channels: int
+    size: tuple[int, int]
+    flip: bool
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return self.batch * self.channels * math.prod(self.size)
+
+    def tiny(self) -> "GatherCase":
+        return self._replace(name="tiny", source="", batch=2, count=4, size=(2, 2), cpu_batch=None, gpu_batches=())
+
+
 class NetworkCase(NamedTuple):
     """DCGAN for images of `image_size`."""
 

@@ -1,7 +1,7 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, GatherCase, LossCase, NetworkCase, NormCase, UpsampleCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -137,6 +137,23 @@ LOSS = [
     LossCase("large", 1 << 22, "nonsaturating", "no network's: 4 or 32 million logits a side, for the bandwidth", gpu_batches=(1 << 25,)),
     LossCase("large-hinge", 1 << 22, "hinge", "as large", gpu_batches=(1 << 25,)),
     LossCase("relativistic-64", 64, "relativistic", "Jolicoeur-Martineau 2019, batch 64"),
+]
+
+# The datasets whole where they are small; else enough of one that no cache holds it.
+GATHER = [
+    GatherCase("celeba-64", 128, 20_000, 3, (64, 64), True, "CelebA, 202,599 images (Liu et al. 2015), at 64x64; Radford's batch of 128"),
+    GatherCase(
+        "ffhq-256",
+        16,
+        2_000,
+        3,
+        (256, 256),
+        True,
+        "FFHQ, 70,000 images (Karras et al. 2019), at 256x256, mirrored; batch 16",
+        gpu_batches=(16, 256),
+    ),
+    GatherCase("cifar-32", 64, 50_000, 3, (32, 32), True, "CIFAR-10, 50,000 images; SNGAN's batch of 64 (Miyato et al. 2018)"),
+    GatherCase("mnist-28", 64, 60_000, 1, (28, 28), False, "MNIST, 60,000 grey images, never mirrored; batch 64"),
 ]
 
 # Whole networks: sampling in eval mode, and a training step (its bf16 is autocast).

@@ -73,7 +73,7 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
     layers = [r for r in rows if r["op"] == "conv_transpose_act"]
     heavy = [r for r in layers if (r["flops"] or 0) >= GPU_MATRIX_FLOPS and r["c_in"] >= GPU_MATRIX_C_IN]
     # A tensor that the last-level cache holds is read faster than any copy: such rows would flatter.
-    streaming = [r for r in rows if (r["op"] == "batch_norm_act" or r.get("large")) and not r["fits_cache"]]
+    streaming = [r for r in rows if (r["op"] in ("batch_norm_act", "gather_images") or r.get("large")) and not r["fits_cache"]]
     small = [best(r, "ganfast")[1] for r in rows if r["case"] == "logits-128"]
     worst = max((r["median"] for r in small), default=0.0)
     return [
@@ -81,7 +81,7 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
         _at_least("conv_transpose_act over max-autotune", known(layers, lambda r: ratio(r, "max-autotune")), GPU_MAX_AUTOTUNE),
         _at_least("conv_transpose_act, slowest", known(layers, against_channels_last), GPU_LEAST, of=min),
         _at_least("matrix rate from 50 GFLOP and Cin >= 256, lowest", _percent(heavy, "percent_matrix"), GPU_MATRIX, " %", min),
-        _at_least("copy bandwidth of norms and large losses, lowest", _percent(streaming, "percent_copy"), GPU_COPY, " %", min),
+        _at_least("copy bandwidth of norms, batches and large losses, lowest", _percent(streaming, "percent_copy"), GPU_COPY, " %", min),
         Finding("loss of 128 logits with gradients", f"{worst * 1e6:.1f} us" if small else "not measured", f"{GPU_SMALL_LOSS * 1e6:g} us",
                 worst < GPU_SMALL_LOSS if small else None),
     ]  # fmt: skip

@@ -70,23 +70,25 @@ def requested(op: str, backend: str | None) -> str:
     return _name("GANFAST_BACKEND", os.environ.get("GANFAST_BACKEND", "auto"))
 
 
-def named(op: str, backend: str, x: torch.Tensor) -> str:
-    """A backend asked for by name: runs, or raises with the reason; nothing falls back in silence."""
-    why = reason(backend, x.device)
-    if why is None and backend in ("triton", "cuda") and x.dtype == torch.float64:
+def named(op: str, backend: str, x: torch.Tensor, dtype: torch.dtype | None = None) -> str:
+    """A backend asked for by name: runs, or raises with the reason; nothing falls back in silence. `dtype`: what is computed in, where
+    that is not x's."""
+    why, dtype = reason(backend, x.device), dtype or x.dtype
+    if why is None and backend in ("triton", "cuda") and dtype == torch.float64:
         why = "it has no float64; the reference and cpu backends have"
-    if why is None and backend == "triton" and x.device.type == "cpu" and x.dtype == torch.bfloat16:
+    if why is None and backend == "triton" and x.device.type == "cpu" and dtype == torch.bfloat16:
         why = "Triton's interpreter computes bfloat16 wrongly; use float32 or float16 there"
     if why is not None:
         _checks.fail(op, f"backend {backend!r} cannot run: {why}", error=RuntimeError)
     return backend
 
 
-def first_fused(x: torch.Tensor) -> str:
-    """The fused backend that runs where x is, for ops whose fused passes are a subset of the eager chain's; else "torch"."""
+def first_fused(x: torch.Tensor, dtype: torch.dtype | None = None) -> str:
+    """The fused backend that runs where x is, for ops whose fused passes are a subset of the eager chain's; else "torch". `dtype` as
+    `named` takes it."""
     if x.device.type == "cpu":
         return "torch" if machine_reason("cpu") else "cpu"
-    if x.device.type == "cuda" and x.dtype != torch.float64:
+    if x.device.type == "cuda" and (dtype or x.dtype) != torch.float64:
         return next((name for name in ("triton", "cuda") if reason(name, x.device) is None), "torch")
     return "torch"
 

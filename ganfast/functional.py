@@ -7,6 +7,7 @@ from ganfast.ops.conv_transpose_act.conv import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
+from ganfast.ops.gather_images.op import gather_images
 
 __all__ = [
     "LossStats",
@@ -15,6 +16,7 @@ __all__ = [
     "conv_act",
     "conv_transpose_act",
     "discriminator_loss",
+    "gather_images",
     "generator_loss",
     "instance_norm_act",
     "upsample_conv_act",

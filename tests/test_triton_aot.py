@@ -1,6 +1,7 @@
 """Every Triton kernel, in the configurations its launcher picks for real layers, compiled for compute capability 8.0, 9.0 and 10.0."""
 
 import importlib
+import re
 
 import pytest
 import torch
@@ -66,6 +67,11 @@ def loss(n, kind, dtype, generator=False):
     op("gan_loss").gan_loss_fwd_triton(meta(n, dtype=dtype), meta(n, dtype=dtype), kind, generator, 0.0)
 
 
+def gather(shape, dtype, images_last, last, flip=True, index=torch.int64):
+    images, mirrored = meta(50_000, *shape, dtype=torch.uint8, channels_last=images_last), meta(64, dtype=torch.bool)
+    op("gather_images").gather_images_fwd_triton(images, meta(64, dtype=index), mirrored if flip else None, dtype, images_last, last)
+
+
 def conv_tma(shape, c_out, dtype, act, config="", **kwargs):
     """Where only the copy engine's kernel fits: a name of it would be refused elsewhere."""
     return lambda capability: conv(shape, c_out, 4, 2, 1, dtype, True, act, config=config, capability=capability, **kwargs)
@@ -117,6 +123,13 @@ CASES = {
     "loss_average": (lambda: loss(1000, "relativistic_average", FP32), "tf32", False, 0),
     "loss_large": (lambda: loss(10**6, "hinge", FP32), "tf32", False, 0),
     "loss_large_average": (lambda: loss(10**6, "relativistic_average", BF16, generator=True), "tf32", False, 0),
+    "gather": (lambda: gather((3, 64, 64), FP32, False, False, flip=False), "tf32", False, 0),
+    "gather_bf16": (lambda: gather((3, 64, 64), BF16, False, False), "tf32", False, 0),
+    "gather_last": (lambda: gather((3, 256, 256), FP16, True, True, index=torch.int32), "tf32", False, 0),
+    "gather_to_last": (lambda: gather((3, 64, 64), BF16, False, True), "tf32", False, 0),
+    "gather_from_last": (lambda: gather((3, 64, 64), FP32, True, False), "tf32", False, 0),
+    "gather_grey": (lambda: gather((1, 28, 28), FP32, False, False), "tf32", False, 0),
+    "gather_odd": (lambda: gather((3, 5, 7), BF16, True, True), "tf32", False, 0),
 }
 # The widest accumulators, every output, the costliest activations, slices of 1, 2 and 4.
 TMA = {
@@ -180,7 +193,7 @@ def test_every_kernel_is_compiled():
     from ganfast import _triton
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    modules = (_triton, triton_fwd, triton_few, triton_tma, op("bias_act"), op("batch_norm_act"), op("gan_loss"))
+    modules = (_triton, triton_fwd, triton_few, triton_tma, op("bias_act"), op("batch_norm_act"), op("gan_loss"), op("gather_images"))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}
     assert compiled | {tma_launch("first", (9, 0)).kernel.__name__} == every
@@ -191,6 +204,16 @@ def test_a_batch_of_logits_is_one_launch(kind):
     """Loss, gradients and statistics of 128 logits a side: one program."""
     (launch,) = triton_aot.record(lambda: loss(128, kind, FP32))
     assert launch.kernel.__name__ == "gan_loss_fwd_kernel" and launch.grid == (1,)
+
+
+@pytest.mark.parametrize(("name", "bits"), [("gather", 128), ("gather_bf16", 128), ("gather_last", 128), ("gather_from_last", 128)])
+def test_a_gathered_image_moves_in_16_bytes(name, bits):
+    """The dataset read, where images stay as they are, and the batch written, always."""
+    (launch,) = launches(name)
+    ptx = triton_aot.compile_launch(launch, 90).ptx
+    wide = r"\.(v4\.b32|v2\.b64)"
+    assert re.search(r"st\.global" + wide, ptx)
+    assert bool(re.search(r"ld\.global" + wide, ptx)) == (name != "gather_from_last")
 
 
 @pytest.mark.parametrize("act", ["leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "silu", "gelu", "snake", "linear"])

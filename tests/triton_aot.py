@@ -16,7 +16,10 @@ from triton.compiler import ASTSource
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 CUOBJDUMP = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
-_TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
+_TYPES = {
+    torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64", torch.uint8: "u8", torch.int32: "i32",
+    torch.int64: "i64",
+}  # fmt: skip
 SHARED_LIMIT = 99 * 1024  # a block's on 8.6, 8.9 and 12.0
 SHARED_LIMIT_TMA = 227 * 1024  # on 9.0 and 10.0, where the kernels that the copy engine feeds run
 _TENSOR_CORE = ("mma.sync", "wgmma.mma_async", "tcgen05.mma")

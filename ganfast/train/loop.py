@@ -16,7 +16,7 @@ from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
 from ganfast.train import checkpoint, grids
 from ganfast.train.config import TrainConfig, to_dict
-from ganfast.train.data import class_vectors, load, to_float
+from ganfast.train.data import class_vectors, load
 
 PARTS = ("generator", "discriminator", "ema", "opt_g", "opt_d")
 NUMBERS = ("steps", "seconds", "classes", "conditions")
@@ -83,11 +83,13 @@ class Trainer:
         index = torch.randint(len(self.images), (c.batch_size,), device=self.device, generator=self.rng)
         latent = torch.randn(c.batch_size, c.latent_dim, device=self.device, generator=self.rng)
         condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
-        how = {"kind": c.loss, "backend": None if c.fused else "torch"}
+        backend = None if c.fused else "torch"
+        real = GF.gather_images(self.images, index, backend=backend)
+        how = {"kind": c.loss, "backend": backend}
         with self.guard:
             with self.autocast():
                 fake = self.generator(latent, condition)
-                real_logits = self.discriminator(self.noisy(to_float(self.images[index])), condition)
+                real_logits = self.discriminator(self.noisy(real), condition)
                 fake_logits = self.discriminator(self.noisy(fake.detach()), condition)
             loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, smoothing=c.smoothing, return_stats=True, **how)
             self.opt_d.zero_grad()

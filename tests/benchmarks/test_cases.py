@@ -10,7 +10,7 @@ from benchmarks.case_types import convolution_bytes, label, on
 from ganfast.models.dcgan import DCGANGenerator
 
 _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_EVERY = [cases.CONV, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS]
+_EVERY = [cases.CONV, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)

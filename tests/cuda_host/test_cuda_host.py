@@ -18,7 +18,7 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss"]
+OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss", "gather_images"]
 FLAGS = {
     "plain": ["-O1"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
@@ -40,6 +40,7 @@ RACE_CASES = {
     "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
+    "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
 }
 # Barriers, and the case that has to notice that one is gone.
 BARRIERS = [
@@ -70,6 +71,14 @@ MUTATIONS = [
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
     ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
+    ("gather_images", "gather_images/cuda.cu", "e + w - 2 * (e % w) - kWidth", "e + w - 2 * (e % w) - 1"),
+    ("gather_images", "gather_images/cuda.cu", "pixel + w - 1 - 2 * column", "pixel + w - 2 * column"),
+    ("gather_images", "gather_images/cuda.cu", "channel * pixels + source", "channel * w + source"),
+    ("gather_images", "gather_images/cuda.cu", "source * c + channel", "source * c"),
+    ("gather_images", "gather_images/cuda.cu", "kWidth - 1 - i", "i"),
+    ("gather_images", "gather_images/cuda.cu", "inside ? kLow : NAN", "kLow"),
+    ("gather_images", "gather_images/cuda.cu", "at < s.count", "at <= s.count"),
+    ("gather_images", "gather_images/cuda.cu", "kLow = 0x1.010102p-23f", "kLow = 0"),
 ]
 
 
@@ -150,6 +159,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("batch_norm_act", "nhwc, rgb"),
         ("batch_norm_act", "images nhwc, odd"),
         ("gan_loss", "hinge disc"),
+        ("gather_images", "nhwc, mirr"),
     ],
 )
 def test_an_overrun_is_reported(programs, op, case):

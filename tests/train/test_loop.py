@@ -100,7 +100,7 @@ def test_the_loop_is_under_200_lines(tmp_path):
     finally:
         sys.setprofile(None)
     names = {code.co_name for code in reached}
-    assert {"step", "noisy", "to_float"} <= names  # the count below is of what runs
+    assert {"step", "noisy", "autocast"} <= names  # the count below is of what runs
     elsewhere = sum(len(inspect.getsourcelines(code)[0]) for code in reached if code.co_filename != loop.__file__)
     assert len(Path(loop.__file__).read_text().splitlines()) + elsewhere < 200
 
