@@ -84,7 +84,7 @@ class Trainer:
         latent = torch.randn(c.batch_size, c.latent_dim, device=self.device, generator=self.rng)
         condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
         backend = None if c.fused else "torch"
-        real = GF.gather_images(self.images, index, backend=backend)
+        real = GF.gather_images(self.images, index, channels_last=c.channels_last, backend=backend)
         how = {"kind": c.loss, "backend": backend}
         with self.guard:
             with self.autocast():
