@@ -204,6 +204,23 @@ def test_the_same_name_elsewhere_is_another(device):
     assert update.graphs == 1
 
 
+def test_functions_inside_of_the_step():
+    scaled, optimizer = Scaled(2), torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+
+    def step(x):
+        def inner():
+            return [y * scaled.factor for y in (x,)][0]
+
+        def closes():
+            optimizer.step()
+
+        closes()
+        return inner()
+
+    found = Reached(step)
+    assert "scaled.factor" in {slot.name for slot in found.slots} and found.optimizers == [optimizer]
+
+
 def test_a_name_that_is_set_later_and_cells():
     def step():
         return later
