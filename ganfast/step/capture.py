@@ -11,9 +11,10 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from ganfast import _backends
 from ganfast.step.errors import CaptureError, line_of
 from ganfast.step.graph import CudaGraphs
-from ganfast.step.reach import Reached
-from ganfast.step.recording import LearningRates, Recording, check_outputs, refuse_read_and_replaced
+from ganfast.step.reach import Reached, Running
+from ganfast.step.recording import LearningRates, Recording, check_outputs
 from ganfast.step.refusals import refuse
+from ganfast.step.slots import tensors_of
 from ganfast.step.state import Kept, Watch
 
 
@@ -57,11 +58,14 @@ def capture(
 
 
 def graphs_for(reached: Reached, leaves: list) -> CudaGraphs | None:
-    """The graphs of the device that the step's tensors lie on; None where that is no GPU. Raises CaptureError for several."""
-    held = [*reached.parameters(), *reached.buffers(), *(s.get() for s in reached.slots), *leaves]
-    devices = {t.device for t in held if isinstance(t, Tensor) and t.is_cuda}
+    """The graphs of the device that the step's tensors lie on; None where that is no GPU. Raises CaptureError for several, and where
+    nothing tells."""
+    held = tensors_of([*reached.parameters(), *reached.buffers(), *(s.get() for s in reached.slots), *leaves])
+    devices = {t.device for t in held if t.is_cuda}
     if len(devices) > 1:
         raise CaptureError(f"capture: the step's tensors lie on {', '.join(sorted(map(str, devices)))}; a graph has one GPU.")
+    if not held and torch.cuda.is_available():
+        raise CaptureError("capture: found no network and no tensor in what the step's code names: pass them, state=(network, optimizer).")
     return CudaGraphs(devices.pop()) if devices else None
 
 
@@ -77,6 +81,7 @@ class Captured:
         self._state, self._warmup = tuple(state), warmup
         self._recordings: dict[tuple, list[Recording]] = {}
         self._graphs: CudaGraphs | None = None
+        self._found: list[Any] = []  # networks and optimizers that showed only when the step ran
         self._rates = LearningRates([], None)
         functools.update_wrapper(self, step, updated=())
 
@@ -87,7 +92,7 @@ class Captured:
     def prepare(self, *args: Any, **kwargs: Any) -> None:
         """Records for arguments like these, unless that was done; nothing that the step changes is different afterwards."""
         leaves, structure = tree_flatten((args, kwargs))
-        self._graphs = self._graphs or graphs_for(Reached(self.step, *self._state), leaves)
+        self._graphs = self._graphs or graphs_for(self._reached(), leaves)
         if self._graphs is not None:
             self._recording(leaves, structure)
         else:
@@ -95,6 +100,9 @@ class Captured:
 
     def reached_through(self) -> tuple:
         return self.step, self._state
+
+    def __reduce_ex__(self, protocol: int):
+        raise TypeError("capture: a captured step has a graph of one network's memory; copy the network and capture again.")
 
     def reset(self) -> None:
         """Frees all graphs; the next call records anew."""
@@ -104,7 +112,7 @@ class Captured:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = tree_flatten((args, kwargs))
         if self._graphs is None or _recording or self._graphs.busy():  # a recording has the step in it, not its graph
-            leaves = [torch.tensor(v, dtype=torch.float32, device=self.device) if type(v) is float else v for v in leaves]
+            leaves = [torch.tensor(float(v), dtype=torch.float32, device=self.device) if isinstance(v, float) else v for v in leaves]
             args, kwargs = tree_unflatten(leaves, structure)
             return check_outputs(self.step(*args, **kwargs))
         return self._recording(leaves, structure).replay(leaves, self.static_outputs)
@@ -114,22 +122,27 @@ class Captured:
         self._rates.follow()
         recordings = self._recordings.setdefault((structure, _looks(leaves), _modes(self.device.type)), [])
         why = "its arguments look different from all earlier ones"
-        for recording in recordings:
+        for recording in list(recordings):
             if (change := recording.outdated()) is None:
                 return recording
             why = f"the last one was outdated: {change}"
+            if recording.gone:
+                recordings.remove(recording)
         if self.graphs >= self.max_graphs:
             raise CaptureError(
-                f"capture: max_graphs={self.max_graphs} recordings were made, and one more is needed; {why}. Values that change often "
-                "belong into arguments (floats arrive as device tensors) or into tensors; batches of one size (drop_last=True) need one "
-                "graph."
+                f"capture: max_graphs={self.max_graphs} recordings were made, and one more is needed; {why}. Values and tensors that "
+                "change often belong into arguments (floats arrive as device tensors), batches of one size (drop_last=True) need one "
+                "graph, and a learning rate is followed where the optimizer is capturable or fused."
             )
         recordings.append(recording := self._record(leaves, structure))
         self.graphs += 1
         return recording
 
+    def _reached(self) -> Reached:
+        return Reached(self.step, *self._state, *self._found)
+
     def _record(self, leaves: list, structure: Any) -> Recording:
-        graphs, reached = self._graphs, Reached(self.step, *self._state)
+        graphs, reached = self._graphs, self._reached()
         refuse(reached, graphs.device)
         rates = LearningRates(reached.optimizers, graphs.device)
         kept = Kept(reached, graphs.device, [graphs.generator, *reached.generators])
@@ -138,19 +151,25 @@ class Captured:
         _recording.append(self.step)
         try:
             with graphs.aside():
-                watch = self._try(call, kept, recording, graphs)
+                watch = self._try(call, kept, recording)
+                rates.take(self._reached().optimizers, graphs.device)
+                for _ in range(self._warmup):
+                    _again(call, kept, recording)
+                with graphs.without_waiting():
+                    _again(call, kept, recording)
                 kept.put_back()
                 recording.provide_gradients()
             torch.clear_autocast_cache()
+            recording.begin(kept)
             out, replay = graphs.record(call, kept.generators())
-            recording.finish(out, replay, watch, kept.slots(), Reached(self.step, *self._state))
+            recording.finish(out, replay, watch, self._reached())
         except Exception as error:
             rates.let_go()
             if not isinstance(error, CaptureError) and graphs.waited(error):
                 where, why = line_of(error, graphs.files), str(error).splitlines()[0]
                 raise CaptureError(
-                    f"capture: the step waits for the device at {where}. A graph cannot: keep the value in a tensor on the device, or move "
-                    f"the line out of the step. ({why})"
+                    f"capture: the step waits for the device, or does what else a graph cannot, at {where}. Keep values in tensors on the "
+                    f"device, or move the line out of the step. ({why})"
                 ) from error
             raise
         finally:
@@ -159,26 +178,33 @@ class Captured:
         self._rates = rates
         return recording
 
-    def _try(self, call: Callable, kept: Kept, recording: Recording, graphs: CudaGraphs) -> Watch:
-        """Runs the step: watched, as optimizers and libraries now make what they keep; watched in the state that all later steps find;
-        as it will be recorded; and so that waiting for the device is an error."""
+    def _try(self, call: Callable, kept: Kept, recording: Recording) -> Watch:
+        """Runs the step: watched, as optimizers and libraries now make what they keep; watched in the state that all later steps find."""
+        with Running(self._reached(), kept.keep_module, kept.keep_optimizer) as running, Watch(kept) as watch:
+            call()
+        self._found += running.found
+        found = self._reached()
+        refuse(found, kept.device)
+        kept.refuse_what_python_changed()
+        if any(kept.has_copy(t) for t in recording.inputs if isinstance(t, Tensor)):
+            raise CaptureError("capture: the step writes to an argument, but a replay writes to its copy: return the result instead.")
+        if any(t.dim() for t in watch.hosts):
+            raise CaptureError(
+                "capture: the step brings a tensor over from the CPU, but a replay would read that memory for ever: pass it as an argument."
+            )
+        recording.note_read_gradients(kept, watch)
+        slots = {slot.place(): slot.get() for slot in found.slots}
         with Watch(kept) as watch:
-            call()
-        kept.refuse_python_state()
-        recording.note_read_gradients(watch, kept.gradients)
-        recording.provide_gradients()
-        slots = [(slot, slot.get()) for slot in Reached(self.step, *self._state).slots]
-        with Watch(kept) as watch:
-            call()
-        refuse_read_and_replaced(slots, watch)
-        recording.note_kept_gradients(watch)
-        for _ in range(self._warmup):
-            recording.provide_gradients()
-            call()
-        recording.provide_gradients()
-        with graphs.without_waiting():
-            call()
+            _again(call, kept, recording)
+        kept.refuse_what_was_found_and_replaced(slots, watch)
+        recording.note_kept_gradients(kept, watch)
         return watch
+
+
+def _again(call: Callable, kept: Kept, recording: Recording) -> None:
+    kept.put_scalers_back()
+    recording.provide_gradients()
+    call()
 
 
 def _looks(leaves: list) -> tuple:
@@ -189,7 +215,7 @@ def _looks(leaves: list) -> tuple:
             if leaf.requires_grad:
                 raise TypeError("capture: an argument requires grad, but arguments are copied: no gradient would reach it. Detach it.")
             looks.append((leaf.shape, leaf.dtype))
-        elif type(leaf) is float:
+        elif isinstance(leaf, float):
             looks.append(float)
         elif leaf is None or isinstance(leaf, (bool, int, str, torch.dtype, torch.device)):
             looks.append((type(leaf), leaf))
@@ -206,4 +232,5 @@ def _modes(kind: str) -> tuple:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     switches = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.enabled, cudnn.benchmark, cudnn.deterministic
     grad = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.are_deterministic_algorithms_enabled()
-    return *switches, *grad, _backends.requested("capture", None)
+    cast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+    return *switches, *grad, cast, _backends.requested("capture", None)

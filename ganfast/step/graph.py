@@ -1,6 +1,7 @@
 """CUDA graphs as capture uses them. tests/step/recorded.py has the same interface on a CPU, for the bookkeeping around them."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,15 +25,19 @@ class CudaGraphs:
         with torch.cuda.device(self.device):
             current = torch.cuda.current_stream()
             self._stream.wait_stream(current)
-            with torch.cuda.stream(self._stream):
-                yield
-            current.wait_stream(self._stream)
+            try:
+                with torch.cuda.stream(self._stream):
+                    yield
+            finally:
+                current.wait_stream(self._stream)
 
     @contextlib.contextmanager
     def without_waiting(self) -> Iterator[None]:
         """Inside, what waits for the device raises RuntimeError."""
         before = torch.cuda.get_sync_debug_mode()
-        torch.cuda.set_sync_debug_mode("error")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the mode is a prototype
+            torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:
@@ -40,28 +45,39 @@ class CudaGraphs:
 
     def waited(self, error: BaseException) -> bool:
         """Whether an exception of the two says that the step waited for the device."""
-        return any(words in str(error) for words in ("synchronizing CUDA operation", "capturing", "StreamCapture"))
+        return any(words in str(error) for words in ("synchronizing CUDA operation", "capturing", "StreamCapture", "graph capture"))
 
     def busy(self) -> bool:
         return torch.cuda.is_current_stream_capturing()
 
     def record(self, call: Callable[[], Any], generators: list[torch.Generator]) -> tuple[Any, Callable[[], None]]:
         """(what the call gave, whose memory holds nothing before the first replay; the replay). The graph's memory is a pool of its own."""
+        failed = []
+
+        def run():
+            try:
+                return call()
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        try:
+            return self._record(run, generators)
+        except Exception:
+            with contextlib.suppress(Exception):  # torch up to 2.12 leaves generators in recording when one fails; a good one mends that
+                self._record(lambda: torch.zeros(1, device=self.device), generators)
+            if failed:  # ending a recording that failed raises once more, without the line
+                raise failed[0] from None
+            raise
+
+    def _record(self, call: Callable[[], Any], generators: list[torch.Generator]) -> tuple[Any, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
         for generator in generators:
             if generator is not self.generator:
                 graph.register_generator_state(generator)
-        failed = []
-        try:
-            # thread_local: a DataLoader's pinning thread may go on calling CUDA meanwhile.
-            with torch.cuda.device(self.device), torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                try:
-                    out = call()
-                except Exception as error:
-                    failed.append(error)
-                    raise
-        except Exception:
-            if failed:  # ending a recording that failed raises once more, without the line
-                raise failed[0] from None
-            raise
+        # The outer stream context: torch leaves the recording's stream current where ending it fails. thread_local: a DataLoader's
+        # pinning thread may go on calling CUDA meanwhile.
+        recording = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream), recording:
+            out = call()
         return out, graph.replay

@@ -7,21 +7,29 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ganfast.step.errors import CaptureError
-from ganfast.step.reach import MISSING, Reached, Slot, same
-from ganfast.step.state import Watch
+from ganfast.step.reach import Reached
+from ganfast.step.slots import MISSING, Attribute, Slot, holds_tensors, same
+from ganfast.step.state import Kept, Watch
 
 
 class LearningRates:
     """The learning rates of optimizers as 0-d tensors on the device, for those groups whose implementation reads one from there."""
 
     def __init__(self, optimizers: list[torch.optim.Optimizer], device: torch.device | None) -> None:
-        self._before = [(g, g["lr"]) for o in optimizers for g in o.param_groups if "lr" in g and (g.get("capturable") or g.get("fused"))]
-        self.tensors = []
-        for group, rate in self._before:
-            if not (isinstance(rate, Tensor) and rate.device == device):
-                group["lr"] = torch.tensor(float(rate), dtype=torch.float32, device=device)
-            self.tensors.append((group, group["lr"]))
+        self._before: list[tuple[dict, Any]] = []
+        self.tensors: list[tuple[dict, Tensor]] = []
+        self.take(optimizers, device)
+
+    def take(self, optimizers: list[torch.optim.Optimizer], device: torch.device | None) -> None:
+        """Those of more optimizers; known ones stay."""
+        known = {id(group) for group, _ in self.tensors}
+        for group in (g for o in optimizers for g in o.param_groups):
+            if id(group) not in known and "lr" in group and (group.get("capturable") or group.get("fused")):
+                rate = group["lr"]
+                self._before.append((group, rate))
+                if not (isinstance(rate, Tensor) and rate.device == device):
+                    group["lr"] = torch.tensor(float(rate), dtype=torch.float32, device=device)
+                self.tensors.append((group, group["lr"]))
 
     def follow(self) -> None:
         """Takes over what was assigned since."""
@@ -39,16 +47,17 @@ class Recording:
     def __init__(self, leaves: list, structure: Any, device: torch.device) -> None:
         self.inputs = [_static(leaf, device) for leaf in leaves]
         self.args, self.kwargs = tree_unflatten(self.inputs, structure)
+        self.gone = False  # outdated for ever, as memory moved
         self._added: list[tuple[nn.Parameter, Tensor, bool]] = []  # gradients that the step adds to or reads; whether they were none
 
-    def note_read_gradients(self, watch: Watch, before: list[tuple[nn.Parameter, Tensor | None]]) -> None:
-        """After the first trial: those that lay there and that the step used. `before`: all parameters' gradients at the start."""
-        self._added = [(p, g, False) for p, g in before if g is not None and g.untyped_storage()._cdata in watch.touched]
+    def note_read_gradients(self, kept: Kept, watch: Watch) -> None:
+        """After the first trial: those that lay there and that the step used."""
+        self._added = [(p, g, False) for p, g in kept.gradients() if g is not None and g.untyped_storage()._cdata in watch.touched]
 
-    def note_kept_gradients(self, watch: Watch) -> None:
+    def note_kept_gradients(self, kept: Kept, watch: Watch) -> None:
         """After a later trial: those that an earlier one left there and that the step used, so adds to."""
         known = {id(p) for p, _, _ in self._added}
-        for p in watch.kept.parameters:
+        for p, _ in kept.gradients():
             if id(p) not in known and p.grad is not None and p.grad.untyped_storage()._cdata in watch.touched:
                 self._added.append((p, p.grad, True))
 
@@ -59,41 +68,66 @@ class Recording:
                 gradient.zero_()
             p.grad = gradient
 
-    def finish(self, out: Any, replay: Callable[[], None], watch: Watch, before: dict[tuple, Any], reached: Reached) -> None:
-        """`before`: what the slots held before the trials, by holder and key; `reached`: the world as the recorded call left it."""
-        outputs, self._structure = tree_flatten(check_outputs(out))
-        self._outputs = outputs
+    def begin(self, kept: Kept) -> None:
+        """Before it is recorded: what the world was."""
+        self._before = kept.slots()
+        self._found = [(p, p.grad, p.requires_grad) for p, _ in kept.gradients()]
+
+    def finish(self, out: Any, replay: Callable[[], None], watch: Watch, reached: Reached) -> None:
+        """`reached`: the world as the recorded call left it."""
+        self._outputs, self._structure = tree_flatten(check_outputs(out))
         self._replay = replay
         self._alive = list(watch.touched.values())  # memory that the graph reads must not be given to others
-        self._gradients = [(p, p.grad) for p in reached.parameters()]
-        values = [(slot, slot.get()) for slot in reached.slots]
-        is_assigned = lambda slot, value: isinstance(value, Tensor) and before.get(slot.place()) is not value
-        self._assigned = [(slot, value) for slot, value in values if is_assigned(slot, value)]
-        self._slots = [(slot, value) for slot, value in values if not is_assigned(slot, value)]
+        used = {id(p) for p, *_ in self._added}
+        self._gradients = [(p, p.grad) for p, gradient, _ in self._found if p.grad is not gradient or id(p) in used]
+        self._memory = [(p, p.data_ptr(), wanted) for p, _, wanted in self._found]
+        self._memory += [(b, b.data_ptr(), b.requires_grad) for b in reached.buffers()]
+        self._wanted = [(p, p.requires_grad) for p, _, wanted in self._found if p.requires_grad is not wanted]
+        self._slots, self._assigned = [], []
+        for slot, value in [(slot, slot.get()) for slot in reached.slots]:
+            before = self._before.get(slot.place(), MISSING)
+            is_assigned = value is not before and (slot.key == "training" or (holds_tensors(value) and holds_tensors(before)))
+            (self._assigned if is_assigned else self._slots).append((slot, value))
         self._classes = [(module, type(module)) for module in reached.modules]
         self._optimizers = [(o, o.state, list(o.param_groups)) for o in reached.optimizers]
         options = [(g, key, f"{type(o).__name__}'s {key}") for o in reached.optimizers for g in o.param_groups for key in g]
         self._slots += [(Slot(g, key, name), g[key]) for g, key, name in options if key != "params"]
+        scalers = [(s, key) for s in reached.scalers for key in ("_growth_factor", "_backoff_factor", "_growth_interval", "_enabled")]
+        self._slots += [(Slot(s, Attribute(key), f"GradScaler's {key}"), getattr(s, key, None)) for s, key in scalers]
         self._dicts = [(slot.holder, slot.key, value) for slot, value in self._slots if type(slot.holder) is dict]
-        self._memory = [(t, t.data_ptr(), t.requires_grad) for t in (*reached.parameters(), *reached.buffers())]
+        self._others = [(slot, value) for slot, value in self._slots if type(slot.holder) is not dict]
+        params = [(g["params"], f"{type(o).__name__}'s parameters") for o in reached.optimizers for g in o.param_groups]
+        self._lengths = [(holder, len(holder), name) for holder, name in (*reached.lists, *params)]
+        self._hosts = [(t, t._version) for t in watch.hosts]
+        del self._before, self._found
 
     def outdated(self) -> str | None:
         """What has changed since the recording; None where it holds. Asked at every call: the common answer takes no detour."""
-        moved = any(holder.get(key, MISSING) is not value for holder, key, value in self._dicts) or len(self._dicts) < len(self._slots)
-        for slot, value in self._slots if moved else ():
+        changed = any(holder.get(key, MISSING) is not value for holder, key, value in self._dicts)
+        for slot, value in self._slots if changed else self._others:
             if (now := slot.get()) is not value and not same(value, now):
                 what = lambda v: repr(v) if isinstance(v, (bool, int, float, str, tuple, type(None))) else f"another {type(v).__name__}"
                 return f"{slot.name} was {what(value)} and is {what(now)}"
+        for holder, length, name in self._lengths:
+            if len(holder) != length:
+                return f"{name} had {length} items and has {len(holder)}"
         for module, cls in self._classes:
             if type(module) is not cls:
                 return f"a {cls.__name__} became another class"
+        if any(t._version != version for t, version in self._hosts):
+            return "a tensor on the CPU was written to, whose value the graph holds: keep it on the device"
+        self.gone = True
         for optimizer, state, groups in self._optimizers:
             known = len(groups) == len(optimizer.param_groups) and all(a is b for a, b in zip(groups, optimizer.param_groups))
             if optimizer.state is not state or not known:
                 return f"{type(optimizer).__name__} has another state or other groups (load_state_dict, add_param_group)"
-        for tensor, address, wanted in self._memory:
-            if tensor.data_ptr() != address or tensor.requires_grad is not wanted:
-                return f"a tensor of shape {tuple(tensor.shape)} moved, or its requires_grad changed"
+        for tensor, address, _ in self._memory:
+            if tensor.data_ptr() != address:
+                return f"a tensor of shape {tuple(tensor.shape)} moved"
+        self.gone = False
+        for tensor, _, wanted in self._memory:
+            if tensor.requires_grad is not wanted:
+                return f"requires_grad of a tensor of shape {tuple(tensor.shape)} was {wanted}"
         return None
 
     @torch.no_grad()
@@ -110,6 +144,8 @@ class Recording:
         for slot, value in self._assigned:
             if slot.get() is not value:
                 slot.set(value)
+        for p, wanted in self._wanted:
+            p.requires_grad_(wanted)
         if static_outputs:
             return tree_unflatten(self._outputs, self._structure)
         tensors = [t for t in self._outputs if t is not None]
@@ -122,8 +158,8 @@ class Recording:
     def _load(self, leaves: list) -> None:
         to, of = [], []
         for static, leaf in zip(self.inputs, leaves):
-            if type(leaf) is float:
-                static.fill_(leaf)
+            if isinstance(leaf, float):
+                static.fill_(float(leaf))
             elif isinstance(leaf, Tensor) and leaf is not static:
                 if leaf.device == static.device:
                     to.append(static)
@@ -135,8 +171,8 @@ class Recording:
 
 
 def _static(leaf: Any, device: torch.device) -> Any:
-    if type(leaf) is float:
-        return torch.tensor(leaf, dtype=torch.float32, device=device)
+    if isinstance(leaf, float):
+        return torch.tensor(float(leaf), dtype=torch.float32, device=device)
     return torch.empty_like(leaf, device=device).copy_(leaf) if isinstance(leaf, Tensor) else leaf
 
 
@@ -150,13 +186,3 @@ def check_outputs(out: Any) -> Any:
                 "nesting of tuples, lists and dicts."
             )
     return tree_unflatten([leaf if leaf is None else leaf.detach() for leaf in leaves], structure)
-
-
-def refuse_read_and_replaced(found: list[tuple[Slot, Any]], watch: Watch) -> None:
-    """`found`: what the slots held before a trial. Raises CaptureError for a tensor that the step reads and puts another in place of."""
-    for slot, value in found:
-        if isinstance(value, Tensor) and slot.get() is not value and value.untyped_storage()._cdata in watch.touched:
-            raise CaptureError(
-                f"capture: the step reads {slot.name} and then puts another tensor there, but a replay reads the same memory each time: "
-                f"write into it instead, {slot.name}.copy_(...)."
-            )

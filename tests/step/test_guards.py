@@ -209,7 +209,7 @@ def test_functions_inside_of_the_step():
 
     def step(x):
         def inner():
-            return [y * scaled.factor for y in (x,)][0]
+            return next(y * scaled.factor for y in (x,))
 
         def closes():
             optimizer.step()
