@@ -21,7 +21,7 @@ class StepCase(NamedTuple):
     gpu: tuple[int, ...] = ()
     cpu: tuple[int, ...] = ()
     cpu_size: int | None = None
-    check: tuple[int, int] = (16, 64)
+    check: tuple[int, int] = (8, 64)
     compiled: tuple[tuple[int, str], ...] = ()
     graphed: tuple[tuple[int, str], ...] = ()
     note: str = ""
@@ -56,7 +56,7 @@ _HIFIGAN = "Kong et al. 2020: config_v1.json, segments of 8192 samples, batch 16
 
 STEPS = [
     StepCase(
-        "dcgan64", games.DCGAN, 64, 64, 128, _DCGAN, gpu=(128, 1, 16, 64), cpu=(64, 1, 16),
+        "dcgan64", games.DCGAN, 64, 64, 128, _DCGAN, gpu=(128, 1, 16, 64), cpu=(64, 16, 1),
         compiled=((128, "bf16"), (1, "bf16")), graphed=((128, "bf16"),),
     ),
     StepCase("pix2pix", games.Pix2Pix, 256, 64, 1, _PIX2PIX, gpu=(1, 16), cpu=(1,), check=(1, 256), compiled=((1, "bf16"),)),

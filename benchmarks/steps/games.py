@@ -17,13 +17,13 @@ Made = dict[str, Tensor]
 
 class Game:
     """`order`: who updates first; empty, where there is nothing to learn. `average`: the decay of the averaged
-    generator, where the recipe has one. `double_backward`: the discriminator's loss differentiates its gradient."""
+    generator, where the recipe has one. `layout`: of the best eager. `double_backward`: the discriminator's loss differentiates its gradient."""
 
     order = "DG"
     optimizer = torch.optim.Adam
     rate, betas = 2e-4, (0.5, 0.999)
     average: float | None = None
-    dims = 2
+    layout = "nhwc"
     double_backward = False
 
     def __init__(self, size: int, width: int) -> None:
@@ -152,7 +152,10 @@ class Pix2Pix(Game):
 
 
 class CycleGAN(Game):
+    """Contiguous: torch 2.13's instance norm on a CPU gives a wrong gradient for one channels_last image, without a word."""
+
     order = "GD"
+    layout = "nchw"
 
     def networks(self) -> Nets:
         patchgan = lambda: networks.patchgan(3, self.width, nn.InstanceNorm2d)
@@ -181,7 +184,7 @@ class CycleGAN(Game):
 class HiFiGAN(Game):
     """`size`: samples of a segment, 256 a frame; `width` 512 is V1's, the discriminators' follow it."""
 
-    dims = 1
+    layout = "nchw"
     optimizer = torch.optim.AdamW
     betas = 0.8, 0.99
 
@@ -211,7 +214,7 @@ class HiFiGAN(Game):
 class Vocoder(Game):
     """The generator alone, in eval mode without gradients."""
 
-    dims = 1
+    layout = "nchw"
     order = ""
 
     def networks(self) -> Nets:

@@ -31,9 +31,8 @@ class How(NamedTuple):
 def rivals(case: StepCase, dtype: torch.dtype, who: tuple[str, ...], device: str = DEVICE) -> dict[str, How]:
     """By name. `eager` is the best of torch without a compiler: channels_last, fused Adam, cudnn.benchmark, and bf16 by autocast;
     `default` is eager as it comes. Beside eager, the two things a user may do by hand: freezing, and ganfast.capture."""
-    formats = layouts(case.game.dims)
-    layout, fmt = list(formats.items())[-1]
-    best, gpu = How(dtype, fmt), device == "cuda"
+    layout, formats = case.game.layout, layouts(2)
+    best, gpu = How(dtype, formats[layout]), device == "cuda"
     found = {}
     if "eager" in who:
         found[f"{DEFAULT}-nchw"] = How(torch.float32, formats["nchw"], tuned=False)

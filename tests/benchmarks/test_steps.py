@@ -30,6 +30,12 @@ def tiny(case: StepCase) -> StepCase:
 TINY = {case.name: tiny(case) for case in STEPS}
 
 
+@pytest.fixture(autouse=True)
+def untuned(monkeypatch):
+    """The static choice of kernels: the tuner's measurements are no part of these tests."""
+    monkeypatch.setenv("GANFAST_TUNE", "0")
+
+
 @pytest.fixture
 def bench():
     said = []
@@ -75,7 +81,7 @@ def test_every_rival_learns_the_same_step(name, uncompiled, monkeypatch):
             moved = [n for n, p in learned.items() if not torch.equal(p, before[n])]
             assert len(moved) > 0.9 * len(before), "biases before a norm may stay"
             assert all(p.requires_grad for p in learned.values())
-    want = after[f"eager-{'nchw' if case.game.dims == 1 else 'nhwc'}"]
+    want = after[f"eager-{case.game.layout}"]
     for rival, got in after.items():
         if case.name == "pix2pix" and rival.startswith("default"):
             continue  # dropout's masks follow the layout
