@@ -16,8 +16,8 @@ Made = dict[str, Tensor]
 
 
 class Game:
-    """`order`: who updates first; empty, where there is nothing to learn. `average`: the decay of the averaged
-    generator, where the recipe has one. `layout`: of the best eager. `double_backward`: the discriminator's loss differentiates its gradient."""
+    """`order`: who updates first; empty, where there is nothing to learn. `average`: the decay of the averaged generator, where the
+    recipe has one. `layout`: of the best eager. `double_backward`: the discriminator's loss differentiates its gradient."""
 
     order = "DG"
     optimizer = torch.optim.Adam

@@ -54,8 +54,11 @@ def test_runs_of_several_parts_are_joined_and_those_of_two_devices_are_not(tmp_p
 def test_a_penalty_is_told_in_plain_steps_of_the_same_rounds():
     times = {"eager-nchw": 3.0, "eager-nhwc": 4.0, "ganfast-nchw": 2.0}
     times |= {"plain-eager-nchw": 2.0, "plain-eager-nhwc": 1.0, "plain-ganfast-nchw": 1.6}
-    (found,) = targets.penalties([row(), row(times, op="penalty step", mode="R1")])
-    assert (found.text, found.value, found.goal, found.met) == ("a step with R1, fp32", "1.25 plain steps", "eager's 3.00", True)
+    (found,) = targets.penalties([row(), row(times, op="step", case="r1")], "cpu")
+    text = "a step of r1 with its penalty, fp32"
+    assert (found.text, found.value, found.goal, found.met) == (text, "1.25 plain steps", "eager's 3.00", True)
+    assert targets.penalties([row(times | {"ganfast-nchw": 3.3}, op="step")], "cuda")[0].met is False, "2.06 of 2 plain steps"
+    assert targets.penalties([row(times, op="step")], "cuda")[0][2:] == ("2 plain steps", True)
     assert ratios.ratio(row(times)) == pytest.approx(1.5), "baselines are no rivals"
 
 
