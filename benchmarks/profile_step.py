@@ -28,7 +28,7 @@ from ganfast.ops.conv_transpose_act import kernels
 FORWARD, DATA, WEIGHT, BOTH = "convolution forward", "data gradient", "weight gradient", "both gradients (layers left to torch)"
 NORM, LOSS, OPTIMIZER, AVERAGE, COPIES, REST = "norm and activation", "loss", "optimizer", "averaged generator", "casts and copies", "rest"
 KINDS = (FORWARD, DATA, WEIGHT, BOTH, NORM, LOSS, OPTIMIZER, AVERAGE, COPIES, REST)
-_MARK = "kind: "
+_MARK, _MODE = "kind: ", "PythonDispatchMode"
 _NAMES = {  # lower case; the first that fits
     OPTIMIZER: ("optimizer.step",),
     NORM: ("norm", "relu", "tanh", "threshold", "bias_act"),
@@ -59,6 +59,8 @@ def by_kind(events, device: str) -> dict[str, float]:
         if event.device_type != DeviceType.CPU:
             continue
         names, parent = [event.name], event.cpu_parent
+        if _MODE in (event.name, *(child.name for child in event.cpu_children)):
+            names, parent = [_MODE], None  # what taking apart costs, no part of it
         while parent is not None:
             names.insert(0, parent.name)
             parent = parent.cpu_parent

@@ -91,9 +91,9 @@ def test_a_failed_rival_a_noisy_row_and_missing_kernels_are_said(tmp_path, capsy
     [
         ({}, "conv_transpose_act over eager channels_last", True),
         ({"times": {"eager-nchw": 1.0, "eager-nhwc": 1.4, "ganfast-nhwc": 1.0}}, "conv_transpose_act over eager channels_last", False),
-        ({}, "max-autotune", None),
-        ({"times": {"eager-nhwc": 1.0, "max-autotune-nhwc": 1.1, "ganfast-nhwc": 1.0}}, "max-autotune", False),
-        ({"times": {"eager-nchw": 0.9, "eager-nhwc": 0.9, "ganfast-nhwc": 1.0}}, "slowest", False),
+        ({}, "conv_transpose_act over max-autotune", None),
+        ({"times": {"eager-nhwc": 1.0, "max-autotune-nhwc": 1.1, "ganfast-nhwc": 1.0}}, "conv_transpose_act over max-autotune", False),
+        ({"times": {"eager-nchw": 0.9, "eager-nhwc": 0.9, "ganfast-nhwc": 1.0}}, "conv_transpose_act, slowest", False),
         ({"flops": 6 * 10**10, "percent": {"percent_matrix": 74.0}}, "matrix rate", False),
         ({"flops": 6 * 10**10, "percent": {"percent_matrix": 76.0}}, "matrix rate", True),
         ({"flops": 6 * 10**10, "c_in": 128, "percent": {"percent_matrix": 10.0}}, "matrix rate", None),
