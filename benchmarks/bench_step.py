@@ -14,7 +14,7 @@ from benchmarks.harness import Bench, first_results
 from benchmarks.machine import DEVICE
 from benchmarks.rivals import DTYPES, who_and_layout
 from benchmarks.steps import floor
-from benchmarks.steps.cases import StepCase, planned
+from benchmarks.steps.cases import StepCase, dtypes, planned
 from benchmarks.steps.step import How, Step, rivals
 from ganfast import _timing
 from ganfast._memory import peak_bytes
@@ -104,7 +104,9 @@ def measure(bench: Bench, case: StepCase, dtype: str, **options) -> dict:
 
 
 def _rows() -> list:
-    return [pytest.param(case, dtype, id=f"{case.name}-b{case.batch}-{dtype}") for case in planned(DEVICE) for dtype in ("bf16", "fp32")]
+    return [
+        pytest.param(case, dtype, id=f"{case.name}-b{case.batch}-{dtype}") for case in planned(DEVICE) for dtype in dtypes(case, DEVICE)
+    ]
 
 
 @pytest.mark.parametrize(("step_case", "dtype"), _rows())

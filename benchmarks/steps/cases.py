@@ -8,9 +8,9 @@ from benchmarks.steps.games import Game
 
 
 class StepCase(NamedTuple):
-    """`gpu`, `cpu`: the batches of each device. `cpu_size`: a smaller image or segment for a CPU. `check`: the largest (batch, size)
-    that a CPU's float64 reference is run at. `compiled`, `graphed`: the rows, (batch, dtype), in
-    which torch.compile and its max-autotune take part: a compilation takes up to minutes, all rows together have eight."""
+    """`gpu`, `cpu`: the batches of each device. `cpu_size`: a smaller image or segment for a CPU; `cpu_dtypes`: those it has minutes
+    for. `check`: the largest (batch, size) that a CPU's float64 reference is run at. `compiled`, `graphed`: the rows, (batch, dtype),
+    in which torch.compile and its max-autotune take part: a compilation takes up to minutes, all rows together have eight."""
 
     name: str
     game: type[Game]
@@ -21,7 +21,8 @@ class StepCase(NamedTuple):
     gpu: tuple[int, ...] = ()
     cpu: tuple[int, ...] = ()
     cpu_size: int | None = None
-    check: tuple[int, int] = (8, 64)
+    cpu_dtypes: tuple[str, ...] = ("bf16", "fp32")
+    check: tuple[int, int] = (4, 64)
     compiled: tuple[tuple[int, str], ...] = ()
     graphed: tuple[tuple[int, str], ...] = ()
     note: str = ""
@@ -54,27 +55,40 @@ _PIX2PIX = "Isola et al. 2017: U-Net for 256x256, 70x70 PatchGAN, cross entropy 
 _CYCLEGAN = "Zhu et al. 2017: two 9-block ResNets for 256x256, two 70x70 PatchGANs, least squares + 10 cycle + 5 identity, batch 1"
 _HIFIGAN = "Kong et al. 2020: config_v1.json, segments of 8192 samples, batch 16, multi-period and multi-scale discriminators, AdamW"
 
+_HALF = ("bf16",)
+
 STEPS = [
     StepCase(
         "dcgan64", games.DCGAN, 64, 64, 128, _DCGAN, gpu=(128, 1, 16, 64), cpu=(64, 16, 1),
         compiled=((128, "bf16"), (1, "bf16")), graphed=((128, "bf16"),),
     ),
-    StepCase("pix2pix", games.Pix2Pix, 256, 64, 1, _PIX2PIX, gpu=(1, 16), cpu=(1,), check=(1, 256), compiled=((1, "bf16"),)),
     StepCase(
-        "wgan-gp64", games.WGANGP, 64, 64, 64, _WGAN, gpu=(64,), cpu=(16,), check=(4, 64),
+        "pix2pix", games.Pix2Pix, 256, 64, 1, _PIX2PIX, gpu=(1, 16), cpu=(1,), cpu_dtypes=_HALF, check=(1, 256), compiled=((1, "bf16"),)
+    ),
+    StepCase(
+        "wgan-gp64", games.WGANGP, 64, 64, 64, _WGAN, gpu=(64,), cpu=(16,),
         note="one critic step and one generator step, published are five to one",
     ),
-    StepCase("r1-relativistic64", games.R1, 64, 64, 64, _R1, gpu=(64,), cpu=(16,), check=(4, 64), note="R1 at every step"),
-    StepCase("dcgan128", games.DCGAN, 128, 64, 128, _DCGAN + "; one level more", gpu=(128, 1, 16), cpu=(16,), check=(2, 128)),
+    StepCase("r1-relativistic64", games.R1, 64, 64, 64, _R1, gpu=(64,), cpu=(16,), note="R1 at every step"),
     StepCase(
-        "cyclegan", games.CycleGAN, 256, 64, 1, _CYCLEGAN, gpu=(1,), cpu=(1,), cpu_size=64, check=(1, 64), note="without the pool of images"
+        "dcgan128", games.DCGAN, 128, 64, 128, _DCGAN + "; one level more", gpu=(128, 1, 16), cpu=(16,), cpu_dtypes=_HALF, check=(2, 128)
     ),
     StepCase(
-        "hifigan-v1", games.HiFiGAN, 8192, 512, 16, _HIFIGAN, gpu=(16,), cpu=(1,), cpu_size=2048, check=(1, 1024),
+        "cyclegan", games.CycleGAN, 256, 64, 1, _CYCLEGAN, gpu=(1,), cpu=(1,), cpu_size=64, cpu_dtypes=_HALF, check=(1, 64),
+        note="without the pool of images",
+    ),
+    StepCase(
+        "hifigan-v1", games.HiFiGAN, 8192, 512, 16, _HIFIGAN, gpu=(16,), cpu=(1,), cpu_size=2048, cpu_dtypes=_HALF, check=(1, 1024),
         note="magnitudes of the spectrogram in place of its log-mels",
     ),
-    StepCase("hifigan-v1-g", games.Vocoder, 65536, 512, 1, _HIFIGAN, gpu=(1,), cpu=(1,), cpu_size=8192, check=(1, 2048)),
+    StepCase(
+        "hifigan-v1-g", games.Vocoder, 65536, 512, 1, _HIFIGAN, gpu=(1,), cpu=(1,), cpu_size=8192, cpu_dtypes=_HALF, check=(1, 2048)
+    ),
 ]  # fmt: skip
+
+
+def dtypes(case: StepCase, device: str) -> tuple[str, ...]:
+    return ("bf16", "fp32") if device == "cuda" else case.cpu_dtypes
 
 
 def planned(device: str) -> list[StepCase]:

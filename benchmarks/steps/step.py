@@ -35,7 +35,8 @@ def rivals(case: StepCase, dtype: torch.dtype, who: tuple[str, ...], device: str
     best, gpu = How(dtype, formats[layout]), device == "cuda"
     found = {}
     if "eager" in who:
-        found[f"{DEFAULT}-nchw"] = How(torch.float32, formats["nchw"], tuned=False)
+        if gpu or dtype == torch.bfloat16:  # the same in both dtypes' rows: a CPU, where it takes seconds, runs it once
+            found[f"{DEFAULT}-nchw"] = How(torch.float32, formats["nchw"], tuned=False)
         found[f"eager-{layout}"] = best
         if case.game.order:
             found[f"eager-frozen-{layout}"] = best._replace(frozen=True)

@@ -34,7 +34,7 @@ def left_out(rows: list[dict]) -> list[str]:
 
 def section(rows: list[dict]) -> list[str]:
     """Lines; none where the run had no steps."""
-    steps = [row for row in rows if row["op"] == "step"]
+    steps = [row for row in rows if "floor" in row]
     if not steps:
         return []
     lines = ["", "## Training steps", "", *_HEAD.splitlines(), ""]
