@@ -23,7 +23,7 @@ from tests.families import oracle
 _ENOUGH = 0.02  # seconds of a sample: draining the queue costs some 10 us
 _ILL = {torch.float32: 0.02, torch.bfloat16: 0.7}  # the rows reach 0.0064 and 0.47; eager itself may be wrong, and was (games.CycleGAN)
 _KINK = 0.01  # one activation of 65,000 on the other side of its kink moved the gradients of batch 8 by this much of their size
-_SECONDS, _LEAST = 0.1, 3  # a CPU's steps take up to 2 s, and all rows together are to take 4 minutes
+_SECONDS = 0.1  # per rival, beyond the case's rounds: a CPU's steps take up to 2 s, and all rows together are to take 4 minutes
 
 
 def steps_in_a_row(call) -> _timing.Sampler:
@@ -94,7 +94,7 @@ def measure(bench: Bench, case: StepCase, dtype: str, **options) -> dict:
     }  # fmt: skip
     row["floor"] = bench.calibration.floor(row["flops"], row["bytes"], dtype)
     if DEVICE == "cpu":
-        bench.settings = bench.settings._replace(seconds=min(_SECONDS, bench.settings.seconds), at_least=_LEAST)
+        bench.settings = bench.settings._replace(seconds=min(_SECONDS, bench.settings.seconds), at_least=case.rounds)
     peaks = {name: peak for name, step in steps.items() if (peak := _peak(step))}
     before = torch.backends.cudnn.benchmark
     try:

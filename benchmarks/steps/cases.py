@@ -9,7 +9,7 @@ from benchmarks.steps.games import Game
 
 class StepCase(NamedTuple):
     """`gpu`, `cpu`: the batches of each device. `cpu_size`: a smaller image or segment for a CPU; `cpu_dtypes`: those it has minutes
-    for. `check`: the largest (batch, size) that a CPU's float64 reference is run at. `compiled`, `graphed`: the rows, (batch, dtype),
+    for. `check`: the largest (batch, size) that a CPU's float64 reference is run at. `rounds`: at least so many on a CPU. `compiled`, `graphed`: the rows, (batch, dtype),
     in which torch.compile and its max-autotune take part: a compilation takes up to minutes, all rows together have eight."""
 
     name: str
@@ -23,6 +23,7 @@ class StepCase(NamedTuple):
     cpu_size: int | None = None
     cpu_dtypes: tuple[str, ...] = ("bf16", "fp32")
     check: tuple[int, int] = (4, 64)
+    rounds: int = 3
     compiled: tuple[tuple[int, str], ...] = ()
     graphed: tuple[tuple[int, str], ...] = ()
     note: str = ""
@@ -59,7 +60,7 @@ _HALF = ("bf16",)
 
 STEPS = [
     StepCase(
-        "dcgan64", games.DCGAN, 64, 64, 128, _DCGAN, gpu=(128, 1, 16, 64), cpu=(64, 16, 1),
+        "dcgan64", games.DCGAN, 64, 64, 128, _DCGAN, gpu=(128, 1, 16, 64), cpu=(64, 16, 1), rounds=5,
         compiled=((128, "bf16"), (1, "bf16")), graphed=((128, "bf16"),),
     ),
     StepCase(
