@@ -9,8 +9,9 @@ from benchmarks.steps.games import Game
 
 class StepCase(NamedTuple):
     """`gpu`, `cpu`: the batches of each device. `cpu_size`: a smaller image or segment for a CPU; `cpu_dtypes`: those it has minutes
-    for. `check`: the largest (batch, size) that a CPU's float64 reference is run at. `rounds`: at least so many on a CPU. `compiled`, `graphed`: the rows, (batch, dtype),
-    in which torch.compile and its max-autotune take part: a compilation takes up to minutes, all rows together have eight."""
+    for. `check`: the largest (batch, size) that a CPU's float64 reference is run at. `rounds`: at least so many on a CPU.
+    `compiled`, `graphed`: the rows, (batch, dtype), in which torch.compile and its max-autotune take part: a compilation takes up to
+    minutes, all rows together have eight."""
 
     name: str
     game: type[Game]
