@@ -21,7 +21,9 @@ from ganfast._memory import peak_bytes
 from tests.families import oracle
 
 _ENOUGH = 0.02  # seconds of a sample: draining the queue costs some 10 us
-_ILL = {torch.float32: 0.02, torch.bfloat16: 0.7}  # the rows reach 0.0064 and 0.47; eager itself may be wrong, and was (games.CycleGAN)
+# How far eager itself may be from float64: the rows reach 0.0064 and 0.47; a wrong gradient of eager's (games.CycleGAN) was off by 1.5.
+_ILL = {torch.float32: 0.02, torch.bfloat16: 0.9}
+_ILL_TF32 = 0.5
 _KINK = 0.01  # one activation of 65,000 on the other side of its kink moved the gradients of batch 8 by this much of their size
 _SECONDS = 0.1  # per rival, beyond the case's rounds: a CPU's steps take up to 2 s, and all rows together are to take 4 minutes
 
@@ -57,8 +59,10 @@ def check_gradients(case: StepCase, dtype: torch.dtype, hows: dict[str, How], **
     reference = _reference(case)
     precisions = {"image": dtype, "loss": dtype, "gradient": torch.bfloat16}
     worst = {kind: oracle.worst_module(results["eager"][kind], reference[kind]) for kind in reference}
+    tf32 = DEVICE == "cuda" and dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    limit = _ILL_TF32 if tf32 else _ILL[dtype]
     for kind, error in worst.items():
-        assert error < _ILL[dtype], f"{case.name}: eager's own {kind} is {error:.2g} off its float64 run; no rival to be judged by"
+        assert error < limit, f"{case.name}: eager's own {kind} is {error:.2g} off its float64 run; no rival to be judged by"
     worst["gradient"] = max(worst["gradient"], _KINK)
     found = oracle.beyond(results["ganfast"], results["eager"], reference, worst, precisions)
     assert not found, f"{case.name}: " + "\n".join(found)

@@ -1,5 +1,6 @@
 """Networks at their published sizes that tests/families holds smaller or in another variant; the families' blocks where they fit."""
 
+import functools
 import math
 
 import torch
@@ -93,10 +94,14 @@ class Scales(nn.Module):
         return found
 
 
+@functools.cache
+def _window(device: torch.device, dtype: torch.dtype) -> Tensor:
+    return torch.hann_window(1024, device=device, dtype=dtype)
+
+
 def spectrogram(audio: Tensor) -> Tensor:
     """Magnitudes of [N, 1, T]: HiFi-GAN's 1024-point window every 256 samples, without the projection to mels and the log."""
     audio = audio[:, 0]
     audio = audio if audio.dtype == torch.float64 else audio.float()
-    window = torch.hann_window(1024, device=audio.device, dtype=audio.dtype)
-    found = torch.view_as_real(torch.stft(audio, 1024, 256, window=window, return_complex=True))
+    found = torch.view_as_real(torch.stft(audio, 1024, 256, window=_window(audio.device, audio.dtype), return_complex=True))
     return (found.square().sum(-1) + 1e-9).sqrt() / math.sqrt(1024)

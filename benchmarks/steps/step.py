@@ -72,7 +72,7 @@ class Step:
         if self.game.average is not None:
             self.sources = [t for net in self.players["G"] for t in net.state_dict().values() if t.is_floating_point()]
             self.averages = [t.detach().clone() for t in self.sources]
-        self.run = self.capture() if how.captured else self.step
+        self.run = None if how.captured else self.step  # captured at the first call: where it fails, that is the rival's result
 
     def _side(self, letter: str) -> list[nn.Module]:
         return [net for name, net in self.modules.items() if name.startswith(letter)]
@@ -152,6 +152,7 @@ class Step:
             torch.backends.cudnn.benchmark = self.how.tuned
             if self.how.graphs:
                 torch.compiler.cudagraph_mark_step_begin()
+        self.run = self.run or self.capture()
         return self.run(*self.inputs)
 
     def first(self) -> dict[str, dict[str, Tensor]]:
