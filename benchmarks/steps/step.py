@@ -35,7 +35,7 @@ def rivals(case: StepCase, dtype: torch.dtype, who: tuple[str, ...], device: str
     best, gpu = How(dtype, formats[layout]), device == "cuda"
     found = {}
     if "eager" in who:
-        if gpu or dtype == torch.bfloat16:  # the same in both dtypes' rows: a CPU, where it takes seconds, runs it once
+        if gpu or (case.cpu_default and dtype == torch.bfloat16):  # the same in both dtypes' rows, and seconds long on a CPU
             found[f"{DEFAULT}-nchw"] = How(torch.float32, formats["nchw"], tuned=False)
         found[f"eager-{layout}"] = best
         if case.game.order:

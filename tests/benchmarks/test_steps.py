@@ -167,6 +167,13 @@ def test_only_what_is_captured_is_timed_captured():
     assert {who_and_layout(n)[0] for n, how in hows["cuda"].items() if how.captured} == {"eager-captured", "ganfast"}
     assert {who_and_layout(n)[0] for n, how in hows["cuda"].items() if how.graphs} == {"max-autotune"}
     assert not any(how.captured or how.graphs for how in hows["cpu"].values()) and "eager-captured-nhwc" not in hows["cpu"]
+    on_cpu = {
+        (case.name, dtype)
+        for case in STEPS
+        for dtype in (torch.bfloat16, torch.float32)
+        if "default-nchw" in rivals(case, dtype, WHO, "cpu")
+    }
+    assert on_cpu == {("dcgan64", torch.bfloat16)} and all("default-nchw" in rivals(case, torch.float32, WHO, "cuda") for case in STEPS)
     default = hows["cuda"]["default-nchw"]
     assert (default.dtype, default.fmt, default.tuned) == (torch.float32, torch.contiguous_format, False)
 
