@@ -1,124 +1,118 @@
-"""One DCGAN-64 training step (a D and a G update, Adam) as a user writes it: plain torch against the same after accelerate.
+"""Training steps of published GANs (and one generator's forward) as a user writes them: plain torch in its variants against ganfast.
 
-Both run the same losses and fused Adam; `default` is eager as it comes: float32, contiguous, Adam's own choice.
+A captured rival is timed captured, any other one launch by launch, as a user runs it: `steps_in_a_row`, not the timer that puts
+every rival into a CUDA graph to time its kernels. benchmarks/README.md defines rivals, launches and floor.
 """
 
-import copy
+import functools
+import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-import ganfast
-from benchmarks.case_types import NetworkCase
-from benchmarks.cases import STEP
-from benchmarks.harness import check_oracle, first_results, plain_result
+from benchmarks.harness import Bench, first_results
 from benchmarks.machine import DEVICE
-from benchmarks.rivals import DEFAULT, DTYPES, layouts, who_and_layout
-from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from benchmarks.rivals import DTYPES, who_and_layout
+from benchmarks.steps import floor
+from benchmarks.steps.cases import StepCase, dtypes, planned
+from benchmarks.steps.step import How, Step, rivals
+from ganfast import _timing
+from ganfast._memory import peak_bytes
+from tests.families import oracle
+
+_ENOUGH = 0.02  # seconds of a sample: draining the queue costs some 10 us
+# How far eager itself may be from float64: the rows reach 0.0064 and 0.47; a wrong gradient of eager's (games.CycleGAN) was off by 1.5.
+_ILL = {torch.float32: 0.02, torch.bfloat16: 0.9}
+_ILL_TF32 = 0.5
+_KINK = 0.01  # one activation of 65,000 on the other side of its kink moved the gradients of batch 8 by this much of their size
+_SECONDS = 0.1  # per rival, beyond the case's rounds: a CPU's steps take up to 2 s, and all rows together are to take 4 minutes
 
 
-class Step:
-    """Owns its networks and optimizers; calling it does one D and one G update."""
+def steps_in_a_row(call) -> _timing.Sampler:
+    """`measure` of the timer: wall seconds of a step among steps in a row, as a training loop makes them; the device's queue is
+    drained before the first and after the last. On a CPU, and where a step takes long, the row is one step."""
+    count = 1 if DEVICE == "cpu" else max(1, math.ceil(_ENOUGH / _timing.measure_once(call)))
 
-    def __init__(
-        self, networks, inputs, dtype: torch.dtype, fmt: torch.memory_format, *, fast=False, compiled: dict | None = None, fused_adam=True
-    ) -> None:  # fmt: skip
-        self.networks = [network.to(DEVICE, memory_format=fmt) for network in copy.deepcopy(networks)]
-        if fast:
-            self.networks = [ganfast.accelerate(network) for network in self.networks]
-        self.generator, self.discriminator = self.networks
-        if compiled is not None:
-            self.generator, self.discriminator = (torch.compile(network, dynamic=False, **compiled) for network in self.networks)
-        self.real, self.z = inputs[0].to(DEVICE).contiguous(memory_format=fmt), inputs[1].to(DEVICE)
-        self.dtype = dtype
-        capturable = {"capturable": True} if DEVICE == "cuda" else {}  # or a CUDA graph of the step cannot be taken
-        options = capturable | ({"fused": True} if fused_adam else {})
-        self.optimizers = [torch.optim.Adam(m.parameters(), 2e-4, (0.5, 0.999), **options) for m in reversed(self.networks)]
+    def row():
+        for _ in range(count):
+            call()
 
-    def _loss(self, real, fake):
-        real, fake = (t if t is None or t.dtype == torch.float64 else t.float() for t in (real, fake))
-        return F.softplus(-real).mean() + F.softplus(fake).mean() if real is not None else F.softplus(-fake).mean()
-
-    def _autocast(self):
-        return torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == torch.bfloat16)
-
-    def _d_loss(self):
-        with self._autocast():
-            fake = self.generator(self.z)
-            return fake, self._loss(self.discriminator(self.real), self.discriminator(fake.detach()))
-
-    def _g_loss(self, fake):
-        with self._autocast():
-            return self._loss(None, self.discriminator(fake))
-
-    def gradients(self) -> dict[str, torch.Tensor]:
-        """Both losses and all gradients of the first step's networks, before an update: Adam's first one is a sign, which
-        nothing small survives. Autocast's results are given as what they are, bfloat16. So are all gradients: among millions of
-        activations rounding puts some on the other side of their kink, in either rival, and each moves gradients by a jump; the
-        layers' own rows hold the kernels to their dtype."""
-        fake, d_loss = self._d_loss()
-        g_loss = self._g_loss(fake)
-        generator, discriminator = ([*network.parameters()] for network in self.networks)
-        found = [d_loss.detach(), g_loss.detach(), fake.detach()]
-        gradients = [*torch.autograd.grad(d_loss, discriminator), *torch.autograd.grad(g_loss, generator)]
-        coarse = self.dtype if self.dtype == torch.float64 else torch.bfloat16
-        return {f"s{i}": t.to(self.dtype) for i, t in enumerate(found)} | {f"g{i}": t.to(coarse) for i, t in enumerate(gradients)}
-
-    def __call__(self):
-        d_optimizer, g_optimizer = self.optimizers
-        fake, d_loss = self._d_loss()
-        d_optimizer.zero_grad(set_to_none=True)
-        d_loss.backward()
-        d_optimizer.step()
-        g_loss = self._g_loss(fake)
-        g_optimizer.zero_grad(set_to_none=True)
-        g_loss.backward()
-        g_optimizer.step()
-        return d_loss.detach(), g_loss.detach()
+    return _timing.Sampler(lambda: _timing.measure_once(row) / count, "wall" if count == 1 else f"wall, {count} in a row")
 
 
-def networks_and_inputs(case: NetworkCase, norm: bool = True):
-    """([generator, discriminator], (real images, latents))"""
-    torch.manual_seed(0)
-    size = case.image_size
-    inputs = torch.randn(case.batch, 3, size, size), torch.randn(case.batch, case.latent)
-    return [DCGANGenerator(size, case.latent, case.width), DCGANDiscriminator(size, case.width, norm=norm)], inputs
+@functools.lru_cache(maxsize=1)
+def _reference(case: StepCase) -> oracle.Results:
+    return Step(case, How(torch.float64, torch.contiguous_format, tuned=False)).first()
 
 
-def _steps(dtype: torch.dtype, rivals: tuple[str, ...]) -> tuple[dict[str, Step], Step]:
-    """(the rivals, the same in float64)"""
-    networks, inputs = networks_and_inputs(STEP)
-    formats = layouts(2)
-    steps = {
-        f"{who}-{layout}": Step(networks, inputs, dtype, fmt, fast=who == "ganfast")
-        for layout, fmt in formats.items()
-        for who in ("eager", "ganfast")
-        if who in ("ganfast", *rivals)
-    }
-    if "eager" in rivals:
-        steps[f"{DEFAULT}-nchw"] = Step(networks, inputs, torch.float32, formats["nchw"], fused_adam=False)
-    for who, options in (("compile", {}), ("max-autotune", {"mode": "max-autotune-no-cudagraphs"})):
-        if who in rivals:
-            steps[f"{who}-nhwc"] = Step(networks, inputs, dtype, formats["nhwc"], compiled=options)
-    double = [network.double() for network in copy.deepcopy(networks)]
-    return steps, Step(double, [t.double() for t in inputs], torch.float64, torch.contiguous_format, fused_adam=False)
+def check_gradients(case: StepCase, dtype: torch.dtype, hows: dict[str, How], **options) -> None:
+    """No step of ganfast's is timed before its images, losses and gradients passed the families' oracle, beside the best eager's.
+    Gradients are held to bfloat16's precision and to `_KINK`: among millions of activations rounding puts some on the other side of
+    their kink, in either rival, and each moves gradients by a jump; the layers' own rows hold the kernels to their dtype."""
+    results = {}
+    for name, how in hows.items():
+        if (who := who_and_layout(name)[0]) in ("eager", "ganfast"):
+            change = options if who == "ganfast" else {}
+            results[who] = Step(case, how._replace(captured=False), **change).first()
+    if "eager" not in results:
+        results["eager"] = Step(case, hows[next(iter(hows))]._replace(fused=False, captured=False)).first()
+    reference = _reference(case)
+    precisions = {"image": dtype, "loss": dtype, "gradient": torch.bfloat16}
+    worst = {kind: oracle.worst_module(results["eager"][kind], reference[kind]) for kind in reference}
+    tf32 = DEVICE == "cuda" and dtype == torch.float32 and torch.backends.cudnn.allow_tf32
+    limit = _ILL_TF32 if tf32 else _ILL[dtype]
+    for kind, error in worst.items():
+        assert error < limit, f"{case.name}: eager's own {kind} is {error:.2g} off its float64 run; no rival to be judged by"
+    worst["gradient"] = max(worst["gradient"], _KINK)
+    found = oracle.beyond(results["ganfast"], results["eager"], reference, worst, precisions)
+    assert not found, f"{case.name}: " + "\n".join(found)
 
 
-def check_gradients(name: str, steps: dict[str, Step], exact: Step) -> None:
-    """No step of ganfast's is timed before its losses and gradients passed the oracle."""
-    reference = exact.gradients()
-    results, _ = first_results({n: s.gradients for n, s in steps.items() if who_and_layout(n)[0] in ("eager", "ganfast")})
-    for rival, got in results.items():
-        who, layout = who_and_layout(rival)
-        if who == "ganfast":
-            check_oracle(f"{name} {layout}", got, plain_result(results, layout, reference, got), reference)
+def _wanted(bench: Bench, case: StepCase, dtype: str) -> tuple[str, ...]:
+    row = (case.batch, dtype)
+    return tuple(who for who in bench.settings.who(row in case.graphed) if who != "compile" or row in case.compiled)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_dcgan64(bench, dtype):
-    steps, exact = _steps(DTYPES[dtype], bench.settings.who(max_autotune=True))
-    check_gradients("step", steps, exact)
+def _peak(step: Step):
+    """A graph's memory lies there before it is replayed: a captured rival's peak is that of capturing it and of one call."""
+    if step.how.graphs:
+        return lambda: None
+    return (lambda: peak_bytes(lambda: step.capture()(*step.inputs), DEVICE)) if step.how.captured else None
+
+
+def measure(bench: Bench, case: StepCase, dtype: str, **options) -> dict:
+    """A row. `options` are the test's: what makes ganfast's network of the plain one."""
+    precision = DTYPES[dtype]
+    hows = rivals(case, precision, _wanted(bench, case, dtype))
+    check_gradients(case.checked(DEVICE), precision, hows, **options)
+    steps = {name: Step(case, how) for name, how in hows.items()}
+    if case.game.double_backward:
+        plain = {name: how for name, how in hows.items() if who_and_layout(name)[0] in ("eager", "ganfast")}
+        steps |= {f"plain-{name}": Step(case, how, penalised=False) for name, how in plain.items()}
     _, failed = first_results(steps)
-    row = {"op": "step", "case": STEP.name, "batch": STEP.batch, "dtype": dtype, "mode": "D + G update", "source": STEP.source}
-    bench.record({n: s for n, s in steps.items() if n not in failed}, row | {"bytes": None, "flops": None}, failed)
+    steps = {name: step for name, step in steps.items() if name not in failed}
+    counted = floor.work(case)
+    row = {
+        "op": "step", "case": case.name, "batch": case.batch, "dtype": dtype, "mode": case.mode, "source": case.source,
+        "note": case.smaller(), "bytes": counted.bytes(dtype), "flops": counted.flops,
+    }  # fmt: skip
+    row["floor"] = bench.calibration.floor(row["flops"], row["bytes"], dtype)
+    if DEVICE == "cpu":
+        bench.settings = bench.settings._replace(seconds=min(_SECONDS, bench.settings.seconds), at_least=case.rounds)
+    peaks = {name: peak for name, step in steps.items() if (peak := _peak(step))}
+    before = torch.backends.cudnn.benchmark
+    try:
+        return bench.record(steps, row, failed, measure=steps_in_a_row, warmup=0 if DEVICE == "cpu" else 2, peaks=peaks)
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _rows() -> list:
+    return [
+        pytest.param(case, dtype, id=f"{case.name}-b{case.batch}-{dtype}") for case in planned(DEVICE) for dtype in dtypes(case, DEVICE)
+    ]
+
+
+@pytest.mark.parametrize(("step_case", "dtype"), _rows())
+def test_step(bench, step_case, dtype):
+    measure(bench, step_case, dtype)

@@ -19,6 +19,10 @@ class Calibration(NamedTuple):
         found = {} if moved is None else {"percent_copy": 100 * moved / seconds / self.copy}
         return found | ({} if flops is None else {"percent_matrix": 100 * flops / seconds / self.matrix[dtype]})
 
+    def floor(self, flops: int, moved: int, dtype: str) -> float:
+        """Seconds for the arithmetic and the traffic, one after the other."""
+        return flops / self.matrix[dtype] + moved / self.copy
+
 
 def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> Calibration:
     """The 20th percentile of the times: what the machine can do, not what its other users left of it. `small` is for tests of the

@@ -156,10 +156,8 @@ GATHER = [
     GatherCase("mnist-28", 64, 60_000, 1, (28, 28), False, "MNIST, 60,000 grey images, never mirrored; batch 64"),
 ]
 
-# Whole networks: sampling in eval mode, and a training step (its bf16 is autocast).
+# A whole network, sampling in eval mode; the training steps are in steps/cases.py.
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
-PENALTY = NetworkCase("dcgan64-critic", 32, 64, 100, 64, "Radford et al. 2016 without the discriminator's norm, width 64, batch 32, Adam")
-STEP = NetworkCase("dcgan64", 64, 64, 100, 64, "Radford et al. 2016, width 64, batch 64, Adam; bf16 is autocast")
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
 SECOND_ORDER = {

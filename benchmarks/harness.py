@@ -113,18 +113,29 @@ class Bench:
         return overhead(calls)
 
     def record(
-        self, calls: dict[str, Callable], row: dict, failed: dict[str, str] | None = None, costs: dict[str, float] | None = None
+        self,
+        calls: dict[str, Callable],
+        row: dict,
+        failed: dict[str, str] | None = None,
+        costs: dict[str, float] | None = None,
+        *,
+        measure: Callable | None = None,
+        warmup: int = 1,
+        peaks: Mapping[str, Callable[[], int | None]] | None = None,
     ) -> dict:
-        """Times the calls, which have passed the oracle, and leaves the row where pytest-benchmark stores it.
+        """Times the calls, which have passed the oracle, and leaves the row where pytest-benchmark stores it. `measure` instead of
+        this machine's clock; `peaks`: how to find the peak memory of rivals that took theirs before the call.
 
         pytest-benchmark selects, names and stores the rows. Its own clock gives how long the row took, which no table uses: it
         times one function after the other and so cannot interleave.
         """
         s = self.settings
-        warm = lambda: interleaved(calls, s.repeats, 1, seconds=s.seconds, at_least=s.at_least, measure=clock())
+        warm = lambda: interleaved(calls, s.repeats, warmup, seconds=s.seconds, at_least=s.at_least, measure=measure or clock())
         begun = time.perf_counter()
         timings = self.benchmark.pedantic(warm, rounds=1, iterations=1)
         rivals = {name: self._rival(calls[name], timing, row) for name, timing in timings.items()}
+        for name, peak in (peaks or {}).items():
+            rivals[name]["peak_bytes"] = peak()
         row = {**self.facts, **row, "rivals": rivals | {name: {"failed": why} for name, why in (failed or {}).items()}}
         row["overhead_us"] = costs and {name: _four_digits(us) for name, us in costs.items()}
         row["noisy"] = any(t.spread > NOISY for t in timings.values())
@@ -139,6 +150,8 @@ class Bench:
         launched, peak = launches_and_peak(call, DEVICE)
         numbers = {"median": timing.median, "p20": timing.p20, "p80": timing.p80, "spread": timing.spread, "launch": timing.launch}
         numbers |= self.calibration.percent(timing.median, row.get("bytes"), row.get("flops"), row["dtype"])
+        if "floor" in row:
+            numbers["of_floor"] = timing.median / row["floor"]
         numbers = {key: value if value is None else _four_digits(value) for key, value in numbers.items()}
         return numbers | {"rounds": len(timing.samples), "clock": timing.clock, "launches": launched, "peak_bytes": peak}
 
@@ -150,4 +163,13 @@ def line(row: dict) -> str:
     failed = "".join(f"; {name} failed: {r['failed']}" for name, r in row["rivals"].items() if "failed" in r)
     noise = "; noisy" if row["noisy"] else ""
     name = f"{row['op']} {row['case']} b{row['batch']} {row['dtype']} {row['mode']}"
-    return f"{name}: eager {best['eager']:.3f} ms, ganfast {best['ganfast']:.3f} ms, {best['eager'] / best['ganfast']:.2f}x{noise}{failed}"
+    steps = step_line(row) if "floor" in row else ""
+    found = f"eager {best['eager']:.3f} ms, ganfast {best['ganfast']:.3f} ms, {best['eager'] / best['ganfast']:.2f}x"
+    return f"{name}: {found}{noise}{failed}{steps}"
+
+
+def step_line(row: dict) -> str:
+    """A line a rival, for whoever watches: its time in floors, its launches."""
+    rivals = [(name, rival) for name, rival in row["rivals"].items() if "median" in rival]
+    each = [f"  {n}: {r['median'] * 1e3:.2f} ms, {r['of_floor']:.2f} floors, {r['launches']} launches" for n, r in rivals]
+    return "\n".join([f"; floor {row['floor'] * 1e3:.3f} ms", *each])

@@ -13,6 +13,7 @@ from benchmarks.machine import DEVICE
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 WHO = ("eager", "compile", "max-autotune", "ganfast")
 DEFAULT = "default"  # eager as it comes, in rows whose own dtype, layout or optimizer a user has to ask for
+BY_HAND = ("eager-frozen", "eager-captured")  # training steps: eager with what a user can add without ganfast's kernels
 BASELINES = ("plain-eager", "plain-ganfast")  # the same without what the row is about, timed beside it
 FORWARD, INFERENCE, FIRST_ORDER, SECOND_ORDER = "fwd", "inference", "fwd+bwd", "second order"
 _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
@@ -113,5 +114,5 @@ class Problem:
 
 def who_and_layout(name: str) -> tuple[str, str]:
     """("max-autotune", "nhwc") of "max-autotune-nhwc"; ("eager", "") of "eager"."""
-    who = next((w for w in (*WHO, DEFAULT, *BASELINES) if name == w or name.startswith(f"{w}-")), name)
+    who = next((w for w in (*BY_HAND, *WHO, DEFAULT, *BASELINES) if name == w or name.startswith(f"{w}-")), name)
     return who, name[len(who) + 1 :]

@@ -1,6 +1,7 @@
 """The README's summary and the full table of a results file, as Markdown."""
 
 from benchmarks.ratios import best, geometric_mean, groups, known, like_for_like, ratio
+from benchmarks.steps import tables as steps
 from benchmarks.targets import findings
 
 _DTYPES = ("fp32", "bf16")
@@ -53,7 +54,7 @@ def full(results: dict, plots: list[str]) -> str:
         f"same run (copy {calibration['copy'] / 1e9:.1f} GB/s; {rates}); in a cache a row exceeds the copy." if calibration else "",
         "Launches: kernels on a GPU, operators on a CPU. Peak: beyond what lay in memory before the call. Call: the same on tiny tensors.",
         "The oracle saw every row first, with an upstream gradient of zero where a relu-like pre-activation lies within rounding of its",
-        "kink; the step's gradients, which kinks flip in either rival, it saw at bfloat16's precision.",
+        "kink; the steps' gradients, which kinks flip in either rival, it saw at bfloat16's precision.",
         "Rows marked * had a rival with a spread (p80 - p20 over median) above 30 %: too noisy a machine to believe small ratios.", "",
         *[f"![{name}]({name})" for name in plots], *([""] if plots else []),
         "| " + " | ".join(columns) + " |", "|" + "---|" * 4 + "---:|" * 11 + "---|",
@@ -62,6 +63,7 @@ def full(results: dict, plots: list[str]) -> str:
     failures = [f"- {r['op']} {r['case']} b{r['batch']} {r['dtype']} {r['mode']}, {name}: {rival['failed']}"
                 for r in results["rows"] for name, rival in r["rivals"].items() if "failed" in rival]  # fmt: skip
     events = sorted({rival["clock"] for r in results["rows"] for rival in r["rivals"].values() if " (" in rival.get("clock", "")})
+    lines += steps.section(results["rows"])
     lines += ["", "## Rivals that did not run", "", *failures] if failures else []
     lines += ["", "## Timed by events", "", *[f"- {clock}" for clock in events]] if events else []
     sources = sorted({f"- {row['case']}: {row['source']}" for row in results["rows"] if row.get("source")})

@@ -9,13 +9,22 @@ LAYERS = ("conv_transpose_act", "upsample_conv_act")
 CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
 CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
 CPU_LEAST = 0.95
-CPU_STEP = {"fp32": 1.15, "bf16": 1.6}
-CPU_STEP_OVER_DEFAULT = 2.5
+CPU_STEP = {"fp32": 1.2, "bf16": 1.8}
+CPU_STEP_OVER_DEFAULT = 3.0
 OVERHEAD_US = 25.0
 GPU_LAYERS, GPU_MAX_AUTOTUNE, GPU_LEAST = 1.5, 1.2, 1.0
 GPU_MATRIX, GPU_MATRIX_FLOPS, GPU_MATRIX_C_IN = 75.0, 50e9, 256
 GPU_COPY = 85.0
 GPU_SMALL_LOSS = 6e-6
+GPU_STEP_FLOORS = 2.5
+GPU_STEP_OVER = {
+    "eager-captured": ("best eager under ganfast.capture", 1.2),
+    "max-autotune": ("max-autotune with its graphs", 1.2),
+    "eager": ("best eager, not captured", 3.0),
+}
+GPU_STEP_OVER_DEFAULT, GPU_SMALL_STEP_OVER_DEFAULT, GPU_PIX2PIX_OVER_DEFAULT = 6.0, 4.0, 2.5
+GPU_PENALTY = 2.0  # plain steps
+GPU_PEAK = 1.0  # of best eager's
 
 
 class Finding(NamedTuple):
@@ -32,6 +41,13 @@ def _at_least(text: str, values: list[float], goal: float, unit: str = "x", of=g
         return Finding(text, "not measured", f"{goal:g}{unit}", None)
     value = of(values)
     return Finding(text, f"{value:.2f}{unit}" if unit == "x" else f"{value:.0f}{unit}", f"{goal:g}{unit}", value >= goal)
+
+
+def _at_most(text: str, values: list[float], goal: float, unit: str) -> Finding:
+    """The largest of the values."""
+    if not values:
+        return Finding(text, "not measured", f"{goal:g} {unit}", None)
+    return Finding(text, f"{max(values):.2f} {unit}", f"{goal:g} {unit}", max(values) <= goal)
 
 
 def overhead(rows: list[dict]) -> list[Finding]:
@@ -57,12 +73,35 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
     families = known([r for r in rows if r["op"] == "accelerate"], ratio)
     found.append(_at_least("accelerated families, slowest", families, CPU_LEAST, of=min))
-    steps = [r for r in rows if r["op"] == "step"]
     for dtype, goal in CPU_STEP.items():
-        found.append(_at_least(f"accelerated step {dtype}, like for like", known([r for r in steps if r["dtype"] == dtype], ratio), goal))
-    over_default = known([r for r in steps if r["dtype"] == "bf16"], lambda r: ratio(r, DEFAULT))
-    found.append(_at_least("accelerated step in bf16 over eager's default (second column)", over_default, CPU_STEP_OVER_DEFAULT))
+        text = f"accelerated DCGAN-64 step, batch 64, {dtype}, like for like"
+        found.append(_at_least(text, known(_steps(rows, "dcgan64", 64, dtype), ratio), goal))
+    over_default = known(_steps(rows, "dcgan64", 64, "bf16"), lambda r: ratio(r, DEFAULT))
+    found.append(_at_least("the same step in bf16 over eager's default (second column)", over_default, CPU_STEP_OVER_DEFAULT))
     return found
+
+
+def _steps(rows: list[dict], case: str, batch: int, dtype: str | None = None) -> list[dict]:
+    return [r for r in rows if (r["op"], r["case"], r["batch"]) == ("step", case, batch) and dtype in (None, r["dtype"])]
+
+
+def gpu_steps(rows: list[dict]) -> list[Finding]:
+    """Of both dtypes the worse one; over eager's default ganfast in bf16, as that is what a user changes to."""
+    main, captured = _steps(rows, "dcgan64", 128), "captured accelerated DCGAN-64 step, batch 128,"
+    floors = [best(r, "ganfast")[1]["of_floor"] for r in main]
+    found = [_at_most(f"{captured} in its floor", floors, GPU_STEP_FLOORS, "floors")]
+    for who, (words, goal) in GPU_STEP_OVER.items():
+        found.append(_at_least(f"{captured} over {words}", known(main, lambda r, who=who: ratio(r, who)), goal, of=min))
+    small = [r for batch in (1, 16) for r in _steps(rows, "dcgan64", batch, "bf16")]
+    for text, chosen, goal in (
+        (f"{captured} in bf16 over eager's default", _steps(rows, "dcgan64", 128, "bf16"), GPU_STEP_OVER_DEFAULT),
+        ("the same at batch 1 and 16, slowest", small, GPU_SMALL_STEP_OVER_DEFAULT),
+        ("pix2pix step, batch 1, in bf16 over eager's default", _steps(rows, "pix2pix", 1, "bf16"), GPU_PIX2PIX_OVER_DEFAULT),
+    ):
+        found.append(_at_least(text, known(chosen, lambda r: ratio(r, DEFAULT)), goal, of=min))
+    pairs = [(best(r, "ganfast"), best(r, "eager")) for r in rows if r["op"] == "step"]
+    peaks = [ours[1]["peak_bytes"] / eager[1]["peak_bytes"] for ours, eager in pairs if eager]
+    return [*found, _at_most("peak memory of a step, largest", peaks, GPU_PEAK, "of eager's")]
 
 
 def _percent(rows: list[dict], key: str) -> list[float]:
@@ -87,18 +126,21 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
     ]  # fmt: skip
 
 
-def penalties(rows: list[dict]) -> list[Finding]:
-    """What a gradient penalty makes a step cost, in steps without one that were timed in the same rounds."""
+def penalties(rows: list[dict], kind: str) -> list[Finding]:
+    """What a gradient penalty makes a step cost, in steps without one that were timed in the same rounds; on a CPU beside what it
+    costs eager."""
     found = []
     for row in rows:
         costs = [best(row, who)[1]["median"] / best(row, f"plain-{who}")[1]["median"] for who in ("eager", "ganfast")
                  if best(row, who) and best(row, f"plain-{who}")]  # fmt: skip
         if len(costs) == 2:
-            value = f"{costs[1]:.2f} plain steps"
-            found.append(Finding(f"a step with {row['mode']}, {row['dtype']}", value, f"eager's {costs[0]:.2f}", costs[1] < costs[0]))
+            goal, words = (GPU_PENALTY, f"{GPU_PENALTY:g} plain steps") if kind == "cuda" else (costs[0], f"eager's {costs[0]:.2f}")
+            text = f"a step of {row['case']} with its penalty, {row['dtype']}"
+            found.append(Finding(text, f"{costs[1]:.2f} plain steps", words, costs[1] <= goal))
     return found
 
 
 def findings(results: dict) -> list[Finding]:
     rows = results["rows"]
-    return (on_gpu(rows) if results["kind"] == "cuda" else on_cpu(rows)) + penalties(rows) + overhead(rows)
+    kind = results["kind"]
+    return (on_gpu(rows) + gpu_steps(rows) if kind == "cuda" else on_cpu(rows)) + penalties(rows, kind) + overhead(rows)

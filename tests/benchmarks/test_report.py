@@ -54,8 +54,11 @@ def test_runs_of_several_parts_are_joined_and_those_of_two_devices_are_not(tmp_p
 def test_a_penalty_is_told_in_plain_steps_of_the_same_rounds():
     times = {"eager-nchw": 3.0, "eager-nhwc": 4.0, "ganfast-nchw": 2.0}
     times |= {"plain-eager-nchw": 2.0, "plain-eager-nhwc": 1.0, "plain-ganfast-nchw": 1.6}
-    (found,) = targets.penalties([row(), row(times, op="penalty step", mode="R1")])
-    assert (found.text, found.value, found.goal, found.met) == ("a step with R1, fp32", "1.25 plain steps", "eager's 3.00", True)
+    (found,) = targets.penalties([row(), row(times, op="step", case="r1")], "cpu")
+    text = "a step of r1 with its penalty, fp32"
+    assert (found.text, found.value, found.goal, found.met) == (text, "1.25 plain steps", "eager's 3.00", True)
+    assert targets.penalties([row(times | {"ganfast-nchw": 3.3}, op="step")], "cuda")[0].met is False, "2.06 of 2 plain steps"
+    assert targets.penalties([row(times, op="step")], "cuda")[0][2:] == ("2 plain steps", True)
     assert ratios.ratio(row(times)) == pytest.approx(1.5), "baselines are no rivals"
 
 
@@ -88,9 +91,9 @@ def test_a_failed_rival_a_noisy_row_and_missing_kernels_are_said(tmp_path, capsy
     [
         ({}, "conv_transpose_act over eager channels_last", True),
         ({"times": {"eager-nchw": 1.0, "eager-nhwc": 1.4, "ganfast-nhwc": 1.0}}, "conv_transpose_act over eager channels_last", False),
-        ({}, "max-autotune", None),
-        ({"times": {"eager-nhwc": 1.0, "max-autotune-nhwc": 1.1, "ganfast-nhwc": 1.0}}, "max-autotune", False),
-        ({"times": {"eager-nchw": 0.9, "eager-nhwc": 0.9, "ganfast-nhwc": 1.0}}, "slowest", False),
+        ({}, "conv_transpose_act over max-autotune", None),
+        ({"times": {"eager-nhwc": 1.0, "max-autotune-nhwc": 1.1, "ganfast-nhwc": 1.0}}, "conv_transpose_act over max-autotune", False),
+        ({"times": {"eager-nchw": 0.9, "eager-nhwc": 0.9, "ganfast-nhwc": 1.0}}, "conv_transpose_act, slowest", False),
         ({"flops": 6 * 10**10, "percent": {"percent_matrix": 74.0}}, "matrix rate", False),
         ({"flops": 6 * 10**10, "percent": {"percent_matrix": 76.0}}, "matrix rate", True),
         ({"flops": 6 * 10**10, "c_in": 128, "percent": {"percent_matrix": 10.0}}, "matrix rate", None),
