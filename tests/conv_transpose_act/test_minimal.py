@@ -101,7 +101,13 @@ def test_convolution(size, last, calls):
     assert_close_to_reference(*zip(["y", "gx", "gweight", "gbias"], [y, *grads], *found, strict=True))
 
 
-@pytest.mark.parametrize("row", named(Row("nchw", **K4, size=(4, 5), act="tanh"), Row("nhwc", **K4, n=8, size=(8, 8), act="silu", layout="channels_last")), ids=str)  # fmt: skip
+SECOND = named(
+    Row("nchw", **K4, size=(4, 5), act="tanh"),
+    Row("nhwc", **K4, n=8, size=(8, 8), act="silu", layout="channels_last"),
+)
+
+
+@pytest.mark.parametrize("row", SECOND, ids=str)
 def test_second_order(row, calls):
     torch.manual_seed(3)
     data, found = leaves(row), []
@@ -139,9 +145,12 @@ def test_not_finite():
     assert y[2:].isfinite().all() and y[0, :, :4].isfinite().all() and y[0, :, 16:].isfinite().all() and y[1, :, 8:].isfinite().all()
 
 
-@pytest.mark.parametrize(
-    "change", [{"c_in": 33}, {"c_out": 16}, {"kernel": (4, 3)}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"dtype": torch.bfloat16}, {"dtype": FP64}], ids=str
-)  # fmt: skip
+OTHERS = [
+    {"c_in": 33}, {"c_out": 16}, {"kernel": (4, 3)}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"dtype": torch.bfloat16}, {"dtype": FP64},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", OTHERS, ids=str)
 def test_elsewhere_columns(change, calls):
     row = Row("other", **{**K4, "size": (5, 6), "groups": 1, **change})
     torch.manual_seed(5)

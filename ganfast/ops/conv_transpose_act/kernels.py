@@ -8,8 +8,8 @@ import torch
 
 from ganfast import _backends, _native
 from ganfast._layout import memory_format
-from ganfast.ops.bias_act import kernels as bias_act
 from ganfast._statistics import merge_partials, partials_of
+from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import minimal, reference, torch_backend
 
 _FWD = (

@@ -16,7 +16,8 @@ _native.define(
 
 
 def refusal(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> str | None:
-    """Why it cannot compute the transposed convolution of x by weight [Cin, Cout, *k], or its data gradient for an output x; None if it can."""
+    """Why it cannot compute a transposed convolution of x by weight [Cin, Cout, *k], or the data gradient of one for x = gz; None
+    if it can."""
     if x.dtype != torch.float32 or x.dim() != 4:
         return f"{x.dim() - 2}-D in {x.dtype}, wants 2-D in float32: a half type would round the transformed values once more"
     if tuple(weight.shape[2:]) != (4, 4) or (tuple(stride), tuple(padding), tuple(dilation), groups) != ((2, 2), (1, 1), (1, 1), 1):
