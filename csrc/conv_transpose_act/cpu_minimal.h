@@ -15,7 +15,7 @@ constexpr int kLanes = 16, kRows = 14;  // 28 accumulators of 32 registers
 constexpr int kLanes = 8, kRows = 6;  // 12 of 16
 #endif
 constexpr int kPanel = 2 * kLanes;  // output channels a register tile covers
-constexpr int kDepth = 256;         // terms summed in a register before they go to memory: shorter chains round less
+constexpr int kDepth = 128;         // terms summed in a register before they are added to the others: short chains round less
 
 typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef float Unaligned __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
@@ -27,10 +27,7 @@ inline void store(float* p, Vec v) { *reinterpret_cast<Unaligned*>(p) = v; }
 template <int R, bool kAdd> __attribute__((noinline)) void register_tile(int64_t depth, const float* a, int64_t a_row, const float* b, float* c) {
   Vec sum[R][2];
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    sum[r][0] = kAdd ? load(c + r * kPanel) : Vec{};
-    sum[r][1] = kAdd ? load(c + r * kPanel + kLanes) : Vec{};
-  }
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = Vec{};
 #pragma GCC unroll 2
   for (int64_t k = 0; k < depth; ++k, b += kPanel) {
     const Vec b0 = load(b), b1 = load(b + kLanes);
@@ -41,7 +38,12 @@ template <int R, bool kAdd> __attribute__((noinline)) void register_tile(int64_t
     }
   }
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) store(c + r * kPanel, sum[r][0]), store(c + r * kPanel + kLanes, sum[r][1]);
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      float* to = c + r * kPanel + half * kLanes;
+      store(to, kAdd ? load(to) + sum[r][half] : sum[r][half]);
+    }
 }
 
 template <bool kAdd, int R = kRows> void some_rows(int64_t rows, int64_t depth, const float* a, int64_t a_row, const float* b, float* c) {

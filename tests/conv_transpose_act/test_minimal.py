@@ -146,7 +146,8 @@ def test_not_finite():
 
 
 OTHERS = [
-    {"c_in": 33}, {"c_out": 16}, {"kernel": (4, 3)}, {"padding": 0}, {"groups": 2}, {"dilation": 2}, {"dtype": torch.bfloat16}, {"dtype": FP64},
+    {"c_in": 33}, {"c_out": 16}, {"kernel": (4, 3)}, {"padding": 0}, {"groups": 2}, {"dilation": 2},
+    {"dtype": torch.bfloat16}, {"dtype": FP64},
 ]  # fmt: skip
 
 
