@@ -8,9 +8,9 @@ import torch
 
 from ganfast import _backends, _native
 from ganfast._layout import memory_format
-from ganfast._statistics import merge_partials
+from ganfast._statistics import merge_partials, partials_of
 from ganfast.ops.bias_act import kernels as bias_act
-from ganfast.ops.conv_transpose_act import reference, torch_backend
+from ganfast.ops.conv_transpose_act import minimal, reference, torch_backend
 
 _FWD = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, int[] stride, int[] padding, int[] output_padding, int[] dilation,"
@@ -54,7 +54,11 @@ def _fwd(
     bias = bias if bias is None or backend == "torch" else bias.to(acc).contiguous()
     alpha = None if alpha is None else alpha.to(acc).contiguous()
     args = (x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials)
-    if backend in ("cpu", "cuda"):
+    if backend == "cpu" and minimal.refusal(x, weight, stride, padding, dilation, groups) is None:
+        size = output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
+        y, z = minimal.run(x, weight, bias, alpha, act, alpha_value, True, size, channels_last, save_z)
+        stats = partials_of(y) if partials else x.new_empty(0)
+    elif backend in ("cpu", "cuda"):
         y, z, stats = torch.ops.ganfast.conv_transpose_act_fwd_native(*args)
     elif backend == "triton":
         from ganfast.ops.conv_transpose_act import triton
@@ -83,6 +87,8 @@ def _fwd_fake(
 
 def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channels_last, backend):
     if backend == "cpu":
+        if minimal.refusal(gz, weight, stride, padding, dilation, groups) is None:
+            return minimal.run(gz, weight, None, None, "linear", 0.0, False, input_size, channels_last, False)[0]
         return torch.ops.ganfast.conv_transpose_act_data_grad_native(
             gz, weight, stride, padding, dilation, groups, input_size, channels_last
         )
@@ -121,6 +127,10 @@ def _conv(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_
         y, z = reference.conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z)
         return y.contiguous(memory_format=fmt), z.contiguous(memory_format=fmt) if save_z else z
     epilogue = None if save_z or (bias is None and act == "linear") else _epilogue(x)
+    if backend == "cpu" and minimal.refusal(x, weight, stride, padding, dilation, groups) is None:
+        size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+        bias = None if bias is None else bias.to(x.dtype).contiguous()
+        return minimal.run(x, weight, bias, alpha, act, alpha_value, False, size, channels_last, save_z)
     if backend == "cpu":
         size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
         z = torch.ops.ganfast.conv_transpose_act_data_grad_native(x, weight, stride, padding, dilation, groups, size, channels_last)
