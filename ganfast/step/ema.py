@@ -13,38 +13,54 @@ class EMA:
     are copied. A decay in a tensor is read on the device, so it may change under `ganfast.capture`. One pass over memory: torch's
     fused SGD with weight decay 1 that maximizes along the weights, whose update p - r (p - w) is a lerp.
 
+    Fields: module, the average; network, whose average it is.
     Dtypes: the network's. Raises: TypeError for what is no module, ValueError for a network without parameters.
     """
 
     def __init__(self, network: nn.Module) -> None:
         if not isinstance(network, nn.Module):
             raise TypeError(f"EMA: network expects a torch.nn.Module, got {type(network).__name__}.")
-        self.module = copy.deepcopy(network).eval().requires_grad_(False)
-        self._pairs = list(zip(_state(self.module), _state(network), strict=True))
-        if not self._pairs:
+        self.network, self.module = network, copy.deepcopy(network).eval().requires_grad_(False)
+        if not _state(network):
             raise ValueError(f"EMA: {type(network).__name__} has no parameters to average.")
+        for average in _state(self.module):  # an expanded buffer has no memory of its own for each element
+            average.data = average.data.clone(memory_format=torch.preserve_format)
 
     @torch.no_grad()
     def update(self, decay: float | Tensor, skip: Tensor | None = None) -> None:
-        """One step. decay: 0 to 1, a number or a 0-d tensor on the network's device; skip: 0-d float32, 1 where nothing is to change."""
+        """One step. decay: 0 to 1, a number or a 0-d tensor on the network's device; skip: 0-d float32, 1 where nothing is to change.
+
+        Raises: RuntimeError where network and average no longer have the same parameters and buffers.
+        """
+        averages, weights = _state(self.module), _state(self.network)
+        if [(t.shape, t.dtype, t.device) for t in averages] != [(t.shape, t.dtype, t.device) for t in weights]:
+            raise RuntimeError("EMA: the network's parameters or buffers have changed since EMA was made; move both, or make it anew.")
         rate = 1 - decay
         groups, rest = {}, []
-        for average, weight in self._pairs:
+        for average, weight in zip(averages, weights):
             # The fused pass pairs memory, not indices; torch 2.13's on a CPU is wrong for 16-bit types.
-            if average.dtype in (torch.float32, torch.float64) and average.stride() == weight.stride():
-                averages, weights = groups.setdefault((average.dtype, average.device), ([], []))
-                averages.append(average)
-                weights.append(weight)
+            if average.dtype in (torch.float32, torch.float64) and _same_order(average, weight):
+                some, others = groups.setdefault((average.dtype, average.device), ([], []))
+                some.append(average)
+                others.append(weight)
             else:
                 rest.append((average, weight))
         options = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "is_first_step": False, "grad_scale": None, "found_inf": skip}
-        for averages, weights in groups.values():
-            torch._fused_sgd_(averages, weights, [], lr=rate, weight_decay=1.0, maximize=True, **options)
+        for some, others in groups.values():
+            torch._fused_sgd_(some, others, [], lr=rate, weight_decay=1.0, maximize=True, **options)
         for average, weight in rest:
-            along = rate.to(average.dtype) if isinstance(rate, Tensor) else rate
-            moved = torch.lerp(average, weight, along) if average.is_floating_point() else weight
+            moved = weight
+            if average.is_floating_point() or average.is_complex():
+                wide = torch.promote_types(average.dtype, torch.float32)
+                moved = torch.add(average.to(wide), (weight.to(wide) - average) * rate).to(average.dtype)
             average.copy_(moved if skip is None else torch.where(skip.bool(), average, moved))
 
 
 def _state(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]
+
+
+def _same_order(a: Tensor, b: Tensor) -> bool:
+    """Both dense, with their elements in one order."""
+    formats = {4: [torch.channels_last], 5: [torch.channels_last_3d]}.get(a.dim(), [])
+    return any(a.is_contiguous(memory_format=f) and b.is_contiguous(memory_format=f) for f in (torch.contiguous_format, *formats))

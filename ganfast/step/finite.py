@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from ganfast.step.ema import EMA
 
+_Place = tuple[dict, str, Tensor]  # a module's table of buffers, the name in it, the buffer on entering
+
 
 class FiniteGuard:
     """Around the body of a training step: skips the updates of one whose gradients are inf or NaN, without a wait for the device.
@@ -20,7 +22,9 @@ class FiniteGuard:
 
     From the first update whose gradients are not finite to the end of the block, optimizers and EMAs stand still; on leaving, the
     modules' buffers (batch norm's statistics) are as they were on entering. An update that came before in the block stays. Works under
-    `ganfast.capture`. Entering and leaving copy the buffers, an update reads the gradients once more.
+    `ganfast.capture`. Entering and leaving copy the buffers, an update reads the gradients once more. With a GradScaler:
+    scaler.unscale_(optimizer) before, scaler.update() after guard.step(optimizer), which stands for scaler.step. An exception leaves the
+    block with what it did.
 
     Fields: skipped, a 0-d int64 tensor: blocks in which something was skipped; bad, a 0-d float32 tensor: 1 in and after such a block.
     Dtypes: gradients of any floating dtype; their norms are float32, and a norm beyond its range counts as not finite.
@@ -38,16 +42,20 @@ class FiniteGuard:
             raise ValueError(f"FiniteGuard: modules expects networks on one device, got {sorted(map(str, devices)) or 'no parameters'}.")
         self.modules, device = modules, devices.pop()
         self.bad, self.skipped = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-        self._before: list[tuple[list[Tensor], Tensor]] | None = None
+        self._before: list[tuple[list[_Place], Tensor]] | None = None
+
+    def _all(self) -> dict[nn.Module, None]:
+        return dict.fromkeys(m for module in self.modules for m in module.modules())
 
     @torch.no_grad()
     def __enter__(self) -> "FiniteGuard":
         if self._before is not None:
             raise RuntimeError("FiniteGuard: entered twice; each guard is for one step at a time.")
-        groups: dict[torch.dtype, list[Tensor]] = {}
-        for buffer in {id(b): b for m in self.modules for b in m.buffers()}.values():
-            groups.setdefault(buffer.dtype, []).append(buffer)
-        self._before = [(buffers, _flat(buffers)) for buffers in groups.values()]
+        groups: dict[torch.dtype, list[_Place]] = {}
+        for table, name in {id(b): (m._buffers, n) for m in self._all() for n, b in m._buffers.items() if b is not None}.values():
+            if 0 not in table[name].stride() or table[name].is_contiguous():  # an expanded one cannot be written to
+                groups.setdefault(table[name].dtype, []).append((table, name, table[name]))
+        self._before = [(places, _flat([b for *_, b in places])) for places in groups.values()]
         self.bad.zero_()
         return self
 
@@ -56,10 +64,10 @@ class FiniteGuard:
         before, self._before = self._before, None
         if kind is not None:  # a trial of capture, or a mistake: the buffers tell how far it came
             return
-        for buffers, flat in before:
-            kept = torch.where(self.bad.bool(), flat, _flat(buffers))
-            parts = kept.split([b.numel() for b in buffers])
-            torch._foreach_copy_(buffers, [part.view(b.shape) for part, b in zip(parts, buffers)])
+        for places, flat in before:
+            now = [table[name] for table, name, _ in places]  # a forward may have put another tensor there
+            kept = torch.where(self.bad.bool(), flat, _flat(now))
+            torch._foreach_copy_(now, [part.view(b.shape) for part, b in zip(kept.split([b.numel() for b in now]), now)])
         self.skipped += self.bad.long()
 
     @torch.no_grad()
@@ -76,7 +84,9 @@ class FiniteGuard:
         if (ema is None) != (decay is None):
             raise ValueError("FiniteGuard: step expects ema and decay together.")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, torch.float32))) if gradients else self.bad * 0
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, wide))).float() if gradients else self.bad * 0
+        _begin_momentum(optimizer)
         self.bad.copy_(torch.maximum(self.bad, (~norm.isfinite()).float()))
         optimizer.grad_scale, optimizer.found_inf = None, self.bad
         try:
@@ -86,6 +96,20 @@ class FiniteGuard:
         if ema is not None:
             ema.update(decay, skip=self.bad)
         return norm
+
+
+def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """torch's fused SGD makes momentum at its first step, and where that is skipped leaves it as the memory was."""
+    for group in optimizer.param_groups:
+        if not (isinstance(optimizer, torch.optim.SGD) and group["momentum"]):
+            continue
+        for p in group["params"]:
+            if p.grad is not None and optimizer.state[p].get("momentum_buffer") is None:
+                if group["dampening"]:
+                    raise RuntimeError(
+                        "FiniteGuard: the first step of SGD with dampening is unlike the others: take one without the guard."
+                    )
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

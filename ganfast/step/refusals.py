@@ -22,6 +22,10 @@ def refuse(reached: Reached, device: torch.device) -> None:
                 f"capture: {parallel} is not supported: its communication would have to be recorded by every process at the same time. "
                 "Run the step uncaptured, or capture in a run of one process."
             )
+    for _, name in reached.iterators:
+        raise CaptureError(
+            f"capture: the step draws from {name}, which counts in Python, and a replay runs none: draw outside and pass what it gives."
+        )
     for optimizer in reached.optimizers:
         _refuse_optimizer(optimizer, device)
 

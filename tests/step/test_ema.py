@@ -62,6 +62,30 @@ def test_memory_formats_that_came_apart(device, skip):
     torch.testing.assert_close(ema.module[0].weight, want)
 
 
+def test_buffers_that_are_not_dense(device):
+    """Expanded, and with gaps: the fused pass would run past their ends."""
+    net = network(device)
+    net.register_buffer("expanded", torch.ones(1, device=device).expand(512))
+    net.register_buffer("gaps", torch.zeros(4, 8, device=device)[:, ::2])
+    ema = ganfast.EMA(net)
+    net.expanded, net.gaps[:] = torch.full((1,), 3.0, device=device).expand(512), 1.0
+    ema.update(0.5)
+    assert ema.module.expanded.eq(2).all() and ema.module.gaps.eq(0.5).all()
+
+
+def test_a_network_that_was_moved(device):
+    net = network(device)
+    ema = ganfast.EMA(net)
+    net.double()
+    with pytest.raises(RuntimeError, match="have changed since EMA was made"):
+        ema.update(0.5)
+    ema.module.double()
+    moved(net)
+    before = ema.module[1].running_mean.clone()
+    ema.update(0.5)
+    torch.testing.assert_close(ema.module[1].running_mean, (before + net[1].running_mean) / 2)
+
+
 def test_decay_changes_under_capture(device):
     net = network(device)
     ema, plain = ganfast.EMA(net), ganfast.EMA(net)

@@ -127,6 +127,54 @@ def test_with_a_scaler(device):
     assert scaler.get_scale() == 2 and guard.skipped == 1 and not norm.isfinite()
 
 
+def test_momentum_whose_first_step_is_skipped(device):
+    ends = []
+    for skipped in (False, True):
+        torch.manual_seed(0)
+        layer = nn.Linear(64, 64).to(device)
+        optimizer, guard = torch.optim.SGD(layer.parameters(), 0.5, momentum=0.5, fused=True), ganfast.FiniteGuard(layer)
+        for factor in (float("nan"), 1.0, 1.0) if skipped else (1.0, 1.0):
+            optimizer.zero_grad()
+            with guard:
+                (layer(torch.ones(2, 64, device=device)).square().mean() * factor).backward()
+                guard.step(optimizer)
+        ends.append([layer.weight.detach()])
+    equal(ends[1], ends[0])
+    dampened = torch.optim.SGD(layer.parameters(), 0.5, momentum=0.5, dampening=0.5, fused=True)
+    with guard, pytest.raises(RuntimeError, match="SGD with dampening is unlike"):
+        guard.step(dampened)
+
+
+def test_buffers_of_all_kinds(device):
+    """Replaced by the forward, integer, double, empty, expanded: as they were."""
+
+    class Kinds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(2, dtype=torch.float64))
+            self.register_buffer("replaced", torch.ones(2))
+            self.register_buffer("count", torch.zeros(3, dtype=torch.int64))
+            self.register_buffer("empty", torch.zeros(0))
+            self.register_buffer("expanded", torch.ones(1).expand(4))
+            self.register_buffer("gaps", torch.zeros(4, 8)[:, ::2])
+
+        def forward(self, factor):
+            self.replaced = self.replaced + 1
+            self.count += 1
+            self.gaps += 1
+            return (self.weight * factor).sum()
+
+    net = Kinds().to(device)
+    optimizer, guard = torch.optim.SGD(net.parameters(), 0.5, fused=True), ganfast.FiniteGuard(net)
+    for factor, times in ((float("nan"), 0), (2.0, 1)):
+        optimizer.zero_grad()
+        with guard:
+            net(factor).backward()
+            norm = guard.step(optimizer)
+        assert net.count.tolist() == [times] * 3 and net.replaced.tolist() == [1 + times] * 2 and net.gaps.eq(times).all()
+    torch.testing.assert_close(norm.cpu(), torch.tensor(8.0).sqrt())
+
+
 def test_bad_use():
     layer = nn.Linear(2, 2)
     guard = ganfast.FiniteGuard(layer)
