@@ -15,6 +15,7 @@ from benchmarks.rivals import WHO, who_and_layout
 from benchmarks.steps.cases import STEPS, StepCase, dtypes, planned
 from benchmarks.steps.step import How, Step, rivals
 from tests.benchmarks.test_harness import Recorder
+from tests.step.recorded import RecordedGraphs
 
 _SIZES = {  # size, width, batch
     "dcgan64": (16, 8, 4), "dcgan128": (32, 4, 3), "pix2pix": (64, 4, 1), "wgan-gp64": (16, 8, 4), "r1-relativistic64": (16, 8, 4),
@@ -186,3 +187,19 @@ def test_the_rows_a_goal_speaks_of_are_planned(device):
     assert {case.name for case in rows.values()} == {case.name for case in STEPS}
     assert all(case.source for case in rows.values())
     assert rows[("cyclegan", 1)].smaller() == ("size 64, published 256; " if device == "cpu" else "") + "without the pool of images"
+
+
+@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("fused", [False, True], ids=["eager", "ganfast"])
+def test_every_step_can_be_captured(monkeypatch, name, fused):
+    """By a stand-in for CUDA graphs: nothing in it waits or counts in Python, and captured it is the same step."""
+    monkeypatch.setattr("ganfast.step.capture.graphs_for", lambda reached, leaves: RecordedGraphs())
+    how, losses = How(torch.float32, torch.contiguous_format, fused=fused, frozen=True), []
+    for captured in (False, True):
+        step = Step(TINY[name], how._replace(captured=captured))
+        torch.manual_seed(5)
+        losses.append([[t.detach().clone() for t in step()] for _ in range(2)])
+    assert step.run.graphs == 1
+    for plain, recorded in zip(*losses):
+        for a, b in zip(plain, recorded):  # recording operators, accelerated networks run their plain layers
+            torch.testing.assert_close(b, a, rtol=1e-2 if fused else 1e-4, atol=1e-3 if fused else 1e-5)

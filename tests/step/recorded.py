@@ -10,7 +10,7 @@ import contextlib
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 _WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero")
 
@@ -24,34 +24,38 @@ class _Waiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def _alias(value):
+    """The same memory under a shape of its own: operators such as transpose_ change that of the tensor they are given."""
+    return value.detach() if isinstance(value, Tensor) else value
+
+
 class _Recorder(_Waiting):
     def __init__(self) -> None:
         super().__init__()
         self.calls = []
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        given = tree_map(_alias, (args, kwargs or {}))
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        old = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        made = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.untyped_storage()._cdata not in old]
-        self.calls.append((func, args, kwargs, out, made))
+        old = {t.untyped_storage()._cdata for t in tree_leaves(given) if isinstance(t, Tensor)}
+        leaves = tree_leaves(out)
+        made = [i for i, t in enumerate(leaves) if isinstance(t, Tensor) and t.untyped_storage()._cdata not in old]
+        self.calls.append((func, given, {i: _alias(leaves[i]) for i in made}))
         return out
 
     def forget(self) -> None:
         for *_, made in self.calls:
-            for tensor in made:
+            for tensor in made.values():
                 if tensor.is_floating_point():
                     tensor.fill_(float("nan"))
 
     def replay(self) -> None:
         with torch.no_grad():
-            for func, args, kwargs, out, made in self.calls:
-                now = func(*args, **kwargs)
-                if made:
-                    mine = {id(t) for t in made}
-                    for before, after in zip(tree_leaves(out), tree_leaves(now)):
-                        if id(before) in mine:
-                            before.copy_(after)
+            for func, given, made in self.calls:
+                args, kwargs = tree_map(_alias, given)
+                leaves = tree_leaves(func(*args, **kwargs))
+                for i, before in made.items():
+                    before.copy_(leaves[i])
 
 
 class RecordedGraphs:
