@@ -14,7 +14,6 @@ from ganfast.step.graph import CudaGraphs
 from ganfast.step.reach import Reached, Running
 from ganfast.step.recording import LearningRates, Recording, check_outputs
 from ganfast.step.refusals import refuse
-from ganfast.step.slots import tensors_of
 from ganfast.step.state import Kept, Watch
 
 
@@ -60,7 +59,8 @@ def capture(
 def graphs_for(reached: Reached, leaves: list) -> CudaGraphs | None:
     """The graphs of the device that the step's tensors lie on; None where that is no GPU. Raises CaptureError for several, and where
     nothing tells."""
-    held = tensors_of([*reached.parameters(), *reached.buffers(), *(s.get() for s in reached.slots), *leaves])
+    held = [*reached.parameters(), *reached.buffers(), *(s.get() for s in reached.slots), *leaves]
+    held = [t for t in held if isinstance(t, Tensor)]
     devices = {t.device for t in held if t.is_cuda}
     if len(devices) > 1:
         raise CaptureError(f"capture: the step's tensors lie on {', '.join(sorted(map(str, devices)))}; a graph has one GPU.")
@@ -188,9 +188,10 @@ class Captured:
         kept.refuse_what_python_changed()
         if any(kept.has_copy(t) for t in recording.inputs if isinstance(t, Tensor)):
             raise CaptureError("capture: the step writes to an argument, but a replay writes to its copy: return the result instead.")
-        if any(t.dim() for t in watch.hosts):
+        if watch.brought:
             raise CaptureError(
-                "capture: the step brings a tensor over from the CPU, but a replay would read that memory for ever: pass it as an argument."
+                f"capture: the step brings a tensor over from the CPU at {watch.brought}. A replay would read that memory for ever: pass it "
+                "as an argument."
             )
         recording.note_read_gradients(kept, watch)
         slots = {slot.place(): slot.get() for slot in found.slots}

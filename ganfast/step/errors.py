@@ -14,7 +14,15 @@ class CaptureError(RuntimeError):
 
 def line_of(error: BaseException, libraries: tuple[str, ...] = ()) -> str:
     """'train.py:57, in step: `if loss.item() > 0:`', the innermost line outside of torch, this folder and `libraries`."""
-    frames = traceback.extract_tb(error.__traceback__)
+    return _innermost(traceback.extract_tb(error.__traceback__), libraries)
+
+
+def line_now() -> str:
+    """The same of the call that is going on."""
+    return _innermost(traceback.extract_stack(), ())
+
+
+def _innermost(frames: list[traceback.FrameSummary], libraries: tuple[str, ...]) -> str:
     own = [frame for frame in frames if not frame.filename.startswith((*_LIBRARIES, *libraries))]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}, in {frame.name}: `{frame.line}`"

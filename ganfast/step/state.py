@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganfast.step.errors import CaptureError
+from ganfast.step.errors import CaptureError, line_now
 from ganfast.step.reach import Reached
 from ganfast.step.slots import MISSING, holds_tensors, same, tensors_of
 
@@ -30,13 +30,15 @@ def _first(name: str, group: dict) -> Any:
 
 class Watch(TorchDispatchMode):
     """touched: every storage that operators inside read or write though it was made outside, by address. Those about to be written to
-    are copied first. hosts: tensors of the CPU that an operator on the device took from outside."""
+    are copied first. hosts: numbers in tensors of the CPU that an operator on the device took from outside; brought: the line that
+    brings more than a number over."""
 
     def __init__(self, kept: "Kept") -> None:
         super().__init__()
         self.kept = kept
         self.touched: dict[int, Any] = {}
         self.hosts: list[Tensor] = []
+        self.brought: str | None = None
         self._made: set[int] = set()  # not kept alive: an address used twice in here is that of something made in here
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -59,7 +61,10 @@ class Watch(TorchDispatchMode):
             if tensor.untyped_storage()._cdata not in self.touched:
                 self._made.add(tensor.untyped_storage()._cdata)
         if self.kept.device.type != "cpu" and any(t.device.type != "cpu" for t in (*given, *made)):
-            self.hosts += [t for t in given if t.device.type == "cpu" and (t.dim() or t.untyped_storage()._cdata in self.touched)]
+            hosts = [t for t in given if t.device.type == "cpu"]
+            self.hosts += [t for t in hosts if t.untyped_storage()._cdata in self.touched]
+            if self.brought is None and any(t.dim() for t in hosts):
+                self.brought = line_now()
         return out
 
 

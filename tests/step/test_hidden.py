@@ -13,6 +13,8 @@ import torch
 from torch import nn
 
 import ganfast
+from ganfast.step.reach import Reached
+from ganfast.step.state import Kept, Watch
 from tests.step.common import adam, equal
 
 
@@ -302,6 +304,19 @@ def test_autocast_without_a_cache_is_part_of_the_look(device):
     with torch.autocast(device, torch.bfloat16, cache_enabled=False):
         assert step(x).dtype == torch.bfloat16
     assert step(x).dtype == torch.float32 and step.graphs == 2
+
+
+def test_tensors_of_the_cpu_among_those_of_a_device():
+    """`meta` stands for the GPU: a number from outside is watched, one made inside is a constant, more is refused with its line."""
+    kept = Kept(Reached(lambda: None), torch.device("meta"), [])
+    number, x = torch.tensor(2.0), torch.ones(3, device="meta")
+    with Watch(kept) as watch:
+        x * number
+        x * torch.tensor(3.0)
+    assert watch.brought is None and watch.hosts == [number]
+    with Watch(kept) as watch:
+        torch.ones(3).to("meta")  # the line
+    assert "test_hidden.py" in watch.brought and "# the line" in watch.brought
 
 
 def test_a_captured_step_is_not_copied(device):
