@@ -190,8 +190,8 @@ class Captured:
             raise CaptureError("capture: the step writes to an argument, but a replay writes to its copy: return the result instead.")
         if watch.brought:
             raise CaptureError(
-                f"capture: the step brings a tensor over from the CPU at {watch.brought}. A replay would read that memory for ever: pass it "
-                "as an argument."
+                f"capture: the step brings a tensor over from the CPU at {watch.brought}. A replay would read that memory for ever: pass "
+                "it as an argument."
             )
         recording.note_read_gradients(kept, watch)
         slots = {slot.place(): slot.get() for slot in found.slots}
