@@ -145,6 +145,8 @@ class Reached:
         known = dict(zip(reversed(arguments), reversed(function.__defaults__ or ()))) | (function.__kwdefaults__ or {})
         if instance is not MISSING and arguments:
             known[arguments[0]] = instance
+            if "super" in code.co_names and not isinstance(instance, type):  # whose parents' methods the chain does not show
+                self._objects.append((instance, arguments[0]))
         self._code(code, {key: (value, None) for key, value in known.items()} | cells, function.__globals__)
 
     def _code(self, code: types.CodeType, known: dict[str, tuple[Any, Slot | None]], names: dict[str, Any]) -> None:

@@ -182,6 +182,26 @@ def test_only_what_the_code_names():
     assert "self.slope" in names and not any("epoch" in name for name in names)
 
 
+class Parent:
+    def step(self, x):
+        return x * self.factor
+
+
+class Child(Parent):
+    def __init__(self):
+        self.factor = 2
+
+    def step(self, x):
+        return super().step(x) + 1
+
+
+def test_what_a_parents_method_reads(device):
+    child, x = Child(), torch.ones(2, device=device)
+    step = ganfast.capture(child.step, x)
+    child.factor = 3
+    assert step(x).tolist() == [4, 4] and step.graphs == 2
+
+
 def test_the_same_name_elsewhere_is_another(device):
     class Loop:
         def __init__(self):
