@@ -12,7 +12,7 @@ from ganfast import _backends
 from ganfast.step.errors import CaptureError, line_of
 from ganfast.step.graph import CudaGraphs
 from ganfast.step.reach import Reached, Running
-from ganfast.step.recording import LearningRates, Recording, check_outputs
+from ganfast.step.recording import LearningRates, Recording, check_outputs, is_float
 from ganfast.step.refusals import refuse
 from ganfast.step.state import Kept, Watch
 
@@ -29,7 +29,7 @@ def capture(
             are copied to static memory at each call, also from the CPU (a pinned one must not change before the copy is done). Python
             floats arrive in `step` as 0-d float32 tensors on the device, so they may change from call to call: an EMA decay, a
             penalty's weight, an augmentation's probability. Ints, bools and strings are constants: each combination has its graph.
-        state: more objects that the step uses and that cannot be found from it.
+        state: more objects that the step uses and that cannot be found from it: one, or a tuple of them.
         warmup: trials on a side stream before each recording, beside two that are watched and one in which waiting for the device is
             an error. Parameters, buffers (batch norm's statistics), optimizer states, gradients, random generators and all else that
             they write to is put back; until then a copy of it takes memory.
@@ -47,8 +47,8 @@ def capture(
         TypeError for outputs or arguments that a graph cannot have.
     Source: CUDA graphs as in torch.cuda.graph; the way of use is the one of its documentation.
     """
-    if not callable(step):
-        raise TypeError(f"capture: step expects a function or an object with a call, got {type(step).__name__}.")
+    if not callable(step) or isinstance(step, type):
+        raise TypeError(f"capture: step expects a function or an object with a call, got {step!r}.")
     if warmup < 0 or max_graphs < 1:
         raise ValueError(f"capture: warmup expects 0 or more and max_graphs 1 or more, got {warmup} and {max_graphs}.")
     captured = Captured(step, state, warmup, max_graphs, static_outputs)
@@ -78,7 +78,7 @@ class Captured:
     def __init__(self, step: Callable, state: tuple, warmup: int, max_graphs: int, static_outputs: bool) -> None:
         self.step, self.max_graphs, self.static_outputs = step, max_graphs, static_outputs
         self.graphs = 0
-        self._state, self._warmup = tuple(state), warmup
+        self._state, self._warmup = state if isinstance(state, tuple) else (state,), warmup
         self._recordings: dict[tuple, list[Recording]] = {}
         self._graphs: CudaGraphs | None = None
         self._found: list[Any] = []  # networks and optimizers that showed only when the step ran
@@ -98,6 +98,10 @@ class Captured:
         else:
             _looks(leaves)
 
+    def __repr__(self) -> str:
+        where = f"{self.graphs} graphs on {self.device}" if self._graphs else "runs as it is: nothing on a GPU"
+        return f"<captured {getattr(self.step, '__qualname__', type(self.step).__name__)}, {where}>"
+
     def reached_through(self) -> tuple:
         return self.step, self._state
 
@@ -112,7 +116,8 @@ class Captured:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = tree_flatten((args, kwargs))
         if self._graphs is None or _recording or self._graphs.busy():  # a recording has the step in it, not its graph
-            leaves = [torch.tensor(float(v), dtype=torch.float32, device=self.device) if isinstance(v, float) else v for v in leaves]
+            _looks(leaves)
+            leaves = [torch.tensor(float(v), dtype=torch.float32, device=self.device) if is_float(v) else v for v in leaves]
             args, kwargs = tree_unflatten(leaves, structure)
             return check_outputs(self.step(*args, **kwargs))
         return self._recording(leaves, structure).replay(leaves, self.static_outputs)
@@ -121,7 +126,7 @@ class Captured:
         """The one for these arguments, made now where there is none."""
         self._rates.follow()
         recordings = self._recordings.setdefault((structure, _looks(leaves), _modes(self.device.type)), [])
-        why = "its arguments look different from all earlier ones"
+        why = f"its arguments look different from all earlier ones: {', '.join(_words(leaf) for leaf in leaves)}"
         for recording in list(recordings):
             if (change := recording.outdated()) is None:
                 return recording
@@ -208,6 +213,10 @@ def _again(call: Callable, kept: Kept, recording: Recording) -> None:
     call()
 
 
+def _words(leaf: Any) -> str:
+    return str(list(leaf.shape)) if isinstance(leaf, Tensor) else "a float" if is_float(leaf) else repr(leaf)
+
+
 def _looks(leaves: list) -> tuple:
     """What two sets of arguments must share to share a graph. Raises TypeError for an argument that is no tensor or constant."""
     looks = []
@@ -216,7 +225,7 @@ def _looks(leaves: list) -> tuple:
             if leaf.requires_grad:
                 raise TypeError("capture: an argument requires grad, but arguments are copied: no gradient would reach it. Detach it.")
             looks.append((leaf.shape, leaf.dtype))
-        elif isinstance(leaf, float):
+        elif is_float(leaf):
             looks.append(float)
         elif leaf is None or isinstance(leaf, (bool, int, str, torch.dtype, torch.device)):
             looks.append((type(leaf), leaf))

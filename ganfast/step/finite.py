@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from ganfast.step.ema import EMA
+from ganfast.step.ema import EMA, check_decay
 
 _Place = tuple[dict, str, Tensor]  # a module's table of buffers, the name in it, the buffer on entering
 
@@ -20,14 +20,15 @@ class FiniteGuard:
             loss_g.backward()
             guard.step(optimizer_g, ema=ema, decay=0.999)
 
-    From the first update whose gradients are not finite to the end of the block, optimizers and EMAs stand still; on leaving, the
-    modules' buffers (batch norm's statistics) are as they were on entering. An update that came before in the block stays. Works under
-    `ganfast.capture`. Entering and leaving copy the buffers, an update reads the gradients once more. With a GradScaler:
-    scaler.unscale_(optimizer) before, scaler.update() after guard.step(optimizer), which stands for scaler.step. An exception leaves the
-    block with what it did.
+    Name every network of the step, and update through guard.step alone. From the first update whose gradients are not finite to the end
+    of the block, optimizers and EMAs stand still; on leaving, the modules' buffers (batch norm's statistics) are as they were on
+    entering. An update that came before in the block stays. Works under `ganfast.capture`. Entering and leaving copy the buffers, an
+    update reads the gradients once more. With a GradScaler: scaler.unscale_(optimizer) before, scaler.update() after
+    guard.step(optimizer), which stands for scaler.step. An exception leaves the block with what it did.
 
     Fields: skipped, a 0-d int64 tensor: blocks in which something was skipped; bad, a 0-d float32 tensor: 1 in and after such a block.
-    Dtypes: gradients of any floating dtype; their norms are float32, and a norm beyond its range counts as not finite.
+    Dtypes: gradients of any floating dtype; their norm is float32, and one above some 1e19, whose square is beyond its range, counts as not
+        finite.
     Raises: TypeError for what is no module; ValueError for modules on several devices; RuntimeError outside of the block, and for an
         optimizer that cannot be skipped on the device (torch's Adam, AdamW, SGD and Adagrad with fused=True can).
     Source: found_inf, as torch.amp.GradScaler hands it to fused optimizers.
@@ -76,6 +77,8 @@ class FiniteGuard:
         float32."""
         if self._before is None:
             raise RuntimeError("FiniteGuard: step is for use inside of `with guard:`.")
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"FiniteGuard: step expects a torch.optim.Optimizer, got {type(optimizer).__name__}.")
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
             raise RuntimeError(
                 f"FiniteGuard: step expects an optimizer that can be skipped on the device, got {type(optimizer).__name__} without fused: "
@@ -83,6 +86,13 @@ class FiniteGuard:
             )
         if (ema is None) != (decay is None):
             raise ValueError("FiniteGuard: step expects ema and decay together.")
+        if ema is not None:
+            if not isinstance(ema, EMA):
+                raise TypeError(f"FiniteGuard: ema expects a ganfast.EMA, got {type(ema).__name__}.")
+            check_decay(decay)
+        mine = {id(p) for module in self.modules for p in module.parameters()}
+        if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+            raise ValueError("FiniteGuard: step got an optimizer of another network: name every network of the step, FiniteGuard(g, d).")
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, wide))).float() if gradients else self.bad * 0

@@ -26,12 +26,13 @@ _OURS = ("ganfast.ops", "ganfast.nn", "ganfast._")
 _MOST = 1000  # items of a list or dict that are looked at
 _BY_SYNTAX = ("__call__", "__enter__", "__exit__", "__iter__", "__next__", "__getitem__", "__len__")
 _TORCHS = (torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler, torch.Generator)
+_RANDOM = (("random", "Random"), ("random", "SystemRandom"), ("numpy", "RandomState"), ("numpy", "Generator"))
 _TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class Reached:
-    """Fields: modules, optimizers, schedulers, scalers, generators, iterators, each once and all levels of modules; slots: where
-    values lie; lists: containers whose length matters."""
+    """Fields: modules, optimizers, schedulers, scalers, generators, iterators (and generators of
+    the host's random numbers), each once and all levels of modules; slots: where values lie; lists: containers whose length matters."""
 
     def __init__(self, *roots: Any) -> None:
         self.modules: list[nn.Module] = []
@@ -111,7 +112,7 @@ class Reached:
         elif isinstance(value, (tuple, set, frozenset)):
             for i, item in enumerate(value if len(value) <= _MOST else ()):
                 self._visit(item, f"{name}[{i}]")
-        elif isinstance(value, Iterator):
+        elif isinstance(value, Iterator) or (type(value).__module__.partition(".")[0], type(value).__name__) in _RANDOM:
             self.iterators.append((value, name))
         elif not isinstance(value, (type, types.ModuleType)) and self._is_theirs(type(value)):
             self._objects.append((value, name))

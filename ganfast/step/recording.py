@@ -1,5 +1,6 @@
 """One recording: the memory of its arguments and outputs, and whether the world is still the one it was made in."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -158,7 +159,7 @@ class Recording:
     def _load(self, leaves: list) -> None:
         to, of = [], []
         for static, leaf in zip(self.inputs, leaves):
-            if isinstance(leaf, float):
+            if is_float(leaf):
                 static.fill_(float(leaf))
             elif isinstance(leaf, Tensor) and leaf is not static:
                 if leaf.device == static.device:
@@ -171,9 +172,14 @@ class Recording:
 
 
 def _static(leaf: Any, device: torch.device) -> Any:
-    if isinstance(leaf, float):
+    if is_float(leaf):
         return torch.tensor(float(leaf), dtype=torch.float32, device=device)
     return torch.empty_like(leaf, device=device).copy_(leaf) if isinstance(leaf, Tensor) else leaf
+
+
+def is_float(leaf: Any) -> bool:
+    """numpy's too."""
+    return isinstance(leaf, numbers.Real) and not isinstance(leaf, numbers.Integral)
 
 
 def check_outputs(out: Any) -> Any:

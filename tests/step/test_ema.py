@@ -103,3 +103,10 @@ def test_bad_input():
         ganfast.EMA(torch.ones(2))
     with pytest.raises(ValueError, match="ReLU has no parameters"):
         ganfast.EMA(nn.ReLU())
+    ema = ganfast.EMA(nn.Linear(2, 2))
+    for decay in (-0.5, 1.5, float("nan"), float("inf"), torch.ones(1), torch.tensor(1)):
+        with pytest.raises(ValueError, match="decay expects"):
+            ema.update(decay)
+    for decay in (None, "0.5", 1j, True):
+        with pytest.raises(TypeError, match="decay expects"):
+            ema.update(decay)

@@ -186,6 +186,14 @@ def test_bad_use():
         pass
     with guard, pytest.raises(ValueError, match="ema and decay together"):
         guard.step(adam(layer), ema=ganfast.EMA(layer))
+    with guard, pytest.raises(TypeError, match=r"expects a ganfast\.EMA, got Linear"):
+        guard.step(adam(layer), ema=layer, decay=0.5)
+    with guard, pytest.raises(ValueError, match="decay expects a number from 0 to 1, got 2"):
+        guard.step(adam(layer), ema=ganfast.EMA(layer), decay=2)
+    with guard, pytest.raises(ValueError, match="optimizer of another network"):
+        guard.step(adam(nn.Linear(1, 1)))
+    with guard, pytest.raises(TypeError, match=r"expects a torch\.optim\.Optimizer, got Tensor"):
+        guard.step(torch.ones(1))
     with pytest.raises(TypeError, match="got Adam"):
         ganfast.FiniteGuard(adam(layer))
     with pytest.raises(ValueError, match="no parameters"):

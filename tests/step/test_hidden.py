@@ -5,9 +5,11 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import random
 import types
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -165,6 +167,7 @@ class Roundabout(Base):
     def __init__(self, device):
         super().__init__(device)
         self.average, self.state, self.queue, self.numbers = None, (torch.zeros(1, device=device),), deque(), itertools.count()
+        self.random, self.generator = random.Random(0), np.random.default_rng(0)
         self.schedule = torch.optim.lr_scheduler.StepLR(self.opt, 1)
 
     def lazily(self, x):
@@ -181,6 +184,12 @@ class Roundabout(Base):
 
     def iterates(self, x):
         return x * next(self.numbers)
+
+    def draws(self, x):
+        return x * self.random.random()
+
+    def draws_of_numpy(self, x):
+        return x * self.generator.random()
 
     def schedules(self, x):
         self.train(x)
@@ -200,6 +209,8 @@ WORDS = {
     "carries": r"reads self\.state and then puts another tensor there",
     "queues": r"adds to or takes from self\.queue",
     "iterates": r"draws from self\.numbers, which counts in Python.*pass",
+    "draws": r"draws from self\.random",
+    "draws_of_numpy": r"draws from self\.generator",
     "schedules": r"steps a StepLR.*step it outside",
     "replaces_memory": r"other memory \(p\.data = \.\.\.\).*clamp_",
     "writes_argument": r"writes to an argument",
