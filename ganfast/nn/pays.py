@@ -9,11 +9,13 @@ from ganfast import _tune
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 
+_INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
+
 
 def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) -> bool:
     """The tuner's answer, once for each look of x, on copies of the layers: running statistics and powers of weights stay as they are.
     True where nothing may be measured, and on a GPU, where every layer less is a launch less."""
-    if extra or chain.recompute or x.device.type != "cpu" or torch.compiler.is_compiling():
+    if extra or chain.recompute or x.device.type != "cpu" or torch.compiler.is_compiling() or _torch_is_wrong(modules, x):
         return True
     off = _tune.off_reason()
     training = tuple(module.training for module in modules if module is not None)
@@ -34,6 +36,14 @@ def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) 
         if final:
             chain.settled[key] = known
     return known
+
+
+def _torch_is_wrong(modules: list[nn.Module | None], x: Tensor) -> bool:
+    """torch 2.13's instance_norm on a CPU has a wrong gradient for a channels_last batch of one."""
+    if x.dim() < 4 or x.shape[0] != 1 or not any(isinstance(module, _INSTANCE) for module in modules):
+        return False
+    weights = [getattr(module, "weight", None) for module in modules if not isinstance(module, _INSTANCE)]
+    return any(is_channels_last(t) for t in (x, *weights) if isinstance(t, Tensor) and t.dim() == x.dim())
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

@@ -71,3 +71,25 @@ def test_memory_asked_for_is_kept(asked):
     asked.answer = "layers"
     ganfast.accelerate(network(), recompute=True)(x_for())
     assert not asked
+
+
+@pytest.mark.parametrize("which", ["input", "weight"])
+def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
+    """torch 2.13's instance_norm, a channels_last batch of one."""
+    asked.answer = "layers"
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.ReLU())
+    exact, fast = copy.deepcopy(plain).double(), ganfast.accelerate(copy.deepcopy(plain))
+    x, gy = torch.randn(1, 3, 12, 12), torch.randn(1, 8, 12, 12)
+    last = {"memory_format": torch.channels_last}
+    mine = x.contiguous(**last) if which == "input" else x.clone()
+    if which == "weight":
+        fast.to(**last)
+    gradients = []
+    for net, image in ((exact, x.double()), (fast, mine)):
+        image.requires_grad_()
+        net(image).backward(gy.to(image.dtype))
+        gradients.append([image.grad, *(p.grad for p in net.parameters())])
+    for got, wanted in zip(gradients[1], gradients[0]):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-3)
+    assert not asked
