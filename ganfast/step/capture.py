@@ -185,7 +185,8 @@ class Captured:
 
     def _try(self, call: Callable, kept: Kept, recording: Recording) -> Watch:
         """Runs the step: watched, as optimizers and libraries now make what they keep; watched in the state that all later steps find."""
-        with Running(self._reached(), kept.keep_module, kept.keep_optimizer) as running, Watch(kept) as watch:
+        stepping = functools.partial(kept.keep_optimizer, stepping=True)
+        with Running(self._reached(), kept.keep_module, stepping) as running, Watch(kept) as watch:
             call()
         self._found += running.found
         found = self._reached()

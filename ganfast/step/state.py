@@ -102,22 +102,23 @@ class Kept:
     def has_copy(self, tensor: Tensor) -> bool:
         return tensor.untyped_storage()._cdata in self._storages
 
-    def _keep_parameter(self, p: nn.Parameter) -> None:
+    def _keep_parameter(self, p: nn.Parameter, gradient: Tensor | None) -> None:
         if id(p) not in self._parameters:
-            self._parameters[id(p)] = p, p.grad, p.data, p.requires_grad
-            for tensor in tensors_of([p.data, p.grad]):
+            self._parameters[id(p)] = p, gradient, p.data, p.requires_grad
+            for tensor in tensors_of([p.data, gradient]):
                 self.keep(tensor)
 
     def keep_module(self, module: nn.Module) -> None:
         for p in module.parameters(recurse=False):
-            self._keep_parameter(p)
+            self._keep_parameter(p, p.grad)
         for buffer in module.buffers(recurse=False):
             self.keep(buffer)
 
-    def keep_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+    def keep_optimizer(self, optimizer: torch.optim.Optimizer, stepping: bool = False) -> None:
+        """`stepping`: in a trial, about to step; the gradients of parameters unknown so far are then the trial's."""
         for group in optimizer.param_groups:
             for p in group["params"]:
-                self._keep_parameter(p)
+                self._keep_parameter(p, None if stepping else p.grad)
                 if optimizer.state.get(p):
                     for tensor in tensors_of(list(optimizer.state[p].values())):
                         self.keep(tensor)

@@ -112,6 +112,23 @@ def test_found_all_the_same(device, kind):
     equal(ends[1], ends[0])
 
 
+def test_parameters_that_only_a_hidden_optimizer_knows(device):
+    p = nn.Parameter(torch.tensor([1.0, -2.0], device=device))
+    world = {"optimizer": torch.optim.SGD([p], 0.25, momentum=0.5, fused=True)}
+
+    def step():
+        optimizer = eval("world['optimizer']", {"world": world})
+        optimizer.zero_grad()
+        eval("p.square().sum().backward()", {"p": p})
+        optimizer.step()
+
+    captured = ganfast.capture(step, state=(torch.zeros(1, device=device),))
+    assert p.grad is None and p.tolist() == [1, -2]
+    for want in ([0.5, -1.0], [0.0, 0.0], [-0.25, 0.5]):
+        captured()
+        assert p.tolist() == want and p.grad is not None
+
+
 def other_net(one, device):
     one.net = nn.Sequential(nn.Linear(2, 1)).to(device)
     one.opt = adam(one.net)
