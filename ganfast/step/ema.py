@@ -19,7 +19,8 @@ class EMA:
 
     Dtypes: the network's. A 16-bit average is rounded at every step, and from a decay of about 0.99 on moves too little or not at
     all: average a network in float32, as under autocast it is.
-    Raises: TypeError for what is no module, ValueError for a network without parameters.
+    Shapes: any. Raises: TypeError for what is no module, ValueError for a network without parameters.
+    Source: averaged generators, Yazici et al. 2019, "The unusual effectiveness of averaging in GAN training".
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -29,8 +29,9 @@ class FiniteGuard:
     Fields: skipped, a 0-d int64 tensor: blocks in which something was skipped; bad, a 0-d float32 tensor: 1 in and after such a block.
     Dtypes: gradients of any floating dtype; their norm is float32, and one above some 1e19, whose square is beyond its range, counts as not
         finite.
-    Raises: TypeError for what is no module; ValueError for modules on several devices; RuntimeError outside of the block, and for an
-        optimizer that cannot be skipped on the device (torch's Adam, AdamW, SGD and Adagrad with fused=True can).
+    Shapes: any. Raises: TypeError for what is no module, optimizer or EMA; ValueError for modules on several devices, for an optimizer of
+        another network, for a decay outside of 0 to 1; RuntimeError outside of the block, for an optimizer that cannot be skipped on
+        the device (torch's Adam, AdamW, SGD and Adagrad with fused=True can), and for SGD's first step with dampening.
     Source: found_inf, as torch.amp.GradScaler hands it to fused optimizers.
     """
 

@@ -73,6 +73,17 @@ def test_buffers_that_are_not_dense(device):
     assert ema.module.expanded.eq(2).all() and ema.module.gaps.eq(0.5).all()
 
 
+def test_an_average_whose_buffer_was_replaced(device):
+    """By one with gaps, as the network's own: equal strides, and yet not dense."""
+    net = network(device)
+    net.register_buffer("gaps", torch.ones(4, 8, device=device)[:, ::2])
+    ema = ganfast.EMA(net)
+    whole = torch.zeros(4, 8, device=device)
+    ema.module.gaps = whole[:, ::2]
+    ema.update(0.5)
+    assert ema.module.gaps.eq(0.5).all() and whole[:, 1::2].eq(0).all()
+
+
 def test_a_network_that_was_moved(device):
     net = network(device)
     ema = ganfast.EMA(net)

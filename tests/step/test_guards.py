@@ -182,6 +182,14 @@ def test_only_what_the_code_names():
     assert "self.slope" in names and not any("epoch" in name for name in names)
 
 
+def test_a_variable_of_the_closure(device):
+    factor, x = 2, torch.ones(2, device=device)
+    step = ganfast.capture(lambda x: x * factor, x)
+    assert step(x).tolist() == [2, 2]
+    factor = 3
+    assert step(x).tolist() == [3, 3] and step.graphs == 2
+
+
 class Parent:
     def step(self, x):
         return x * self.factor

@@ -255,6 +255,11 @@ def test_a_scaler_updated_in_another_phase(device):
         ganfast.capture(step, x)
     step(x)
     scaler.update()
+    scaler.scale(one.net(x).mean()).backward()
+    scaler.unscale_(one.opt)
+    ganfast.capture(lambda x: scaler.scale(x), x)
+    with pytest.raises(RuntimeError, match="has already been called"):  # as before the capture
+        scaler.unscale_(one.opt)
 
 
 def test_autocast_without_a_cache_is_part_of_the_look(device):
