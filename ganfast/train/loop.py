@@ -16,7 +16,7 @@ from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
 from ganfast.train import checkpoint, grids
 from ganfast.train.config import TrainConfig, to_dict
-from ganfast.train.data import class_vectors, load
+from ganfast.train.data import class_vectors, images_of
 
 PARTS = ("generator", "discriminator", "ema", "opt_g", "opt_d")
 NUMBERS = ("steps", "seconds", "classes", "conditions")
@@ -32,7 +32,7 @@ class Trainer:
         c = self.config = config
         self.run_dir, self.device = Path(c.run_dir), c.torch_device()
         state = checkpoint.open_run(self.run_dir, resume)
-        data = load(c.data, c.image_size, c.channels)
+        data = images_of(c.data, c.image_size, c.channels)
         self.images, self.labels = data.images.to(self.device), data.labels.to(self.device)
         self.classes, self.broken = data.classes if c.conditional and len(data.classes) > 1 else [], data.broken
         self.conditions = class_vectors(len(self.classes), c.condition_dim).to(self.device) if self.classes else None
