@@ -30,17 +30,21 @@ class TrainConfig:
     channels_last: bool = False
     """memory format of networks and images"""
     latent_dim: int = 64
+    """numbers a generator makes one sample from"""
     latent_shape: tuple[int, ...] | None = None
     """of one latent, for a generator that wants another one than (latent_dim,), such as (100, 1, 1)"""
 
     batch_size: int = 64
     """real images a step, of all processes together"""
     steps: int = 2500
+    """length of the run; schedules end with it"""
     max_seconds: float | None = None
     """stop, with all schedules finished, when this much training time is used up before `steps` are done"""
     seed: int = 0
+    """of the networks, the order of the data and all that is drawn"""
 
     loss: Loss = "nonsaturating"
+    """on logits; the relativistic ones compare reals with fakes"""
     smoothing: float = 0.0
     """real target 1 - smoothing, for minimax, nonsaturating and lsgan"""
     n_critic: int = 1
@@ -58,6 +62,7 @@ class TrainConfig:
     mode_seeking: float = 0.0
     """weight of a term against generators that answer different latents alike"""
     mode_seeking_every: int = 1
+    """the same as penalty_every, for the generator"""
     spectral_norm: bool = False
     """spectral normalisation of every convolution, linear and embedding layer of the discriminator"""
     augment: str = ""
@@ -68,11 +73,13 @@ class TrainConfig:
     """deviation of Gaussian noise on all that the discriminator sees"""
 
     learning_rate: float = 5e-4
-    discriminator_learning_rate: float | None = None
-    """none: the same"""
-    betas: tuple[float, float] = (0.5, 0.9)
     """of Adam, for both networks"""
+    discriminator_learning_rate: float | None = None
+    """one of its own; none: the same"""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's, for both networks"""
     decay: Literal["linear", "cosine"] = "linear"
+    """shape of the learning rates' fall"""
     decay_from: float = 0.75
     """share of the run after which the learning rates fall to 0"""
     ema: float = 0.998
@@ -83,14 +90,18 @@ class TrainConfig:
     skip_limit: int = 20
     """so many updates in a row whose gradients are not finite end the run; each is skipped"""
     log_every: int = 50
+    """steps between lines of log.jsonl, where the alarms are looked at"""
     sample_every: int = 250
-    """pictures of samples"""
+    """steps between pictures of samples"""
     checkpoint_every: int = 500
+    """steps between checkpoints"""
     keep_checkpoints: int = 3
     """so many last ones, beside the best"""
     metrics_every: int = 0
-    """precision, recall, KID and FID of the averaged generator; 0: never"""
+    """steps between measurements of the averaged generator (images: precision, recall, KID, FID), the best of which keeps its
+    checkpoint; 0: never"""
     tensorboard: bool = False
+    """write run_dir/tensorboard too, where tensorboard is installed"""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """when the alarms go off"""
 

@@ -20,8 +20,8 @@ NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condit
 
 
 @dataclass
-class Recipe(TrainConfig):
-    """A run from the command line."""
+class Subject:
+    """Data and networks."""
 
     data: str = "digits"
     """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
@@ -40,6 +40,11 @@ class Recipe(TrainConfig):
     """channels of dcgan's layer next to the image, of mlp's every layer"""
     fused: bool = True
     """ganfast's layers; no: the same networks from torch's"""
+
+
+@dataclass
+class Recipe(TrainConfig, Subject):
+    """What to train, and how."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
