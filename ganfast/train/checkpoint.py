@@ -1,137 +1,278 @@
-"""A run's folder: what is in it, what may be written there, and the checkpoint's format."""
+"""A run's folder and the checkpoint's format: what is on the disk is whole, whenever the process dies.
+
+A new file is written beside the old one, forced to the disk and renamed over it; the old checkpoints go after that.
+"""
 
 import contextlib
 import json
+import math
+import os
+import re
+import shutil
+import weakref
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ganfast.models import DCGANDiscriminator, DCGANGenerator
-from ganfast.train import config as configs
-from ganfast.train.config import TrainConfig
+from ganfast.train.disk import WRITING, atomic, release, sync, take_lock, tell
 
-FORMAT, VERSION = "ganfast-checkpoint", 1
-CHECKPOINT, CONFIG, LOG, BROKEN, GRIDS = "checkpoint.pt", "config.json", "log.jsonl", "broken.txt", "grids"
-
-
-def save(state: dict, path: Path) -> None:
-    """`state`: tensors, numbers, strings, lists and dicts of these; all that weights_only=True reads back."""
-    with configs.atomic(path) as file:
-        torch.save({"format": FORMAT, "version": VERSION} | state, file)
+FORMAT, VERSION = "ganfast-checkpoint", 2
+CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
+ASIDE = ".aside"  # end of a name: a checkpoint that a run goes on without
+SYNTHETIC = "what a generator with these weights makes is synthetic"
 
 
-def load(path: Path) -> dict:
-    """The state that `save` was given, on the CPU.
-
-    Raises: ValueError for a file that is missing, damaged, of another program, or of a newer ganfast.
-    """
-    if not path.is_file():
-        raise ValueError(f"checkpoint: there is no file {path}.")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # by where the damage lies: RuntimeError, UnpicklingError, EOFError, KeyError, ...
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"checkpoint: {path} cannot be read; it is cut short, damaged, or no checkpoint ({first[:120]}).") from None
-    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("version"), int):
-        raise ValueError(f"checkpoint: {path} was written by another program, wants one that `ganfast train` wrote.")
-    if state["version"] > VERSION:
-        raise ValueError(f"checkpoint: {path} has format version {state['version']}, this ganfast reads up to {VERSION}; update ganfast.")
-    return state
-
-
-def open_run(run_dir: Path, resume: bool) -> dict | None:
-    """Before anything slow: makes the folder, sees that it takes files, and that no earlier run is lost. The state to resume from.
-
-    Raises: ValueError with what to do.
-    """
-    state = load(run_dir / CHECKPOINT) if resume else None
-    if not resume and (held := [name for name in (CHECKPOINT, CONFIG, LOG) if (run_dir / name).exists()]):
-        raise ValueError(f"train: run_dir {run_dir} already holds a run ({', '.join(held)}); resume it, or choose another one.")
-    try:
-        (run_dir / GRIDS).mkdir(parents=True, exist_ok=True)
-        with configs.atomic(run_dir / "writable"):
-            pass
-        (run_dir / "writable").unlink()
-    except OSError as error:
-        raise ValueError(f"train: run_dir {run_dir} cannot be written: {error.strerror or error}.") from None
-    return state
-
-
-def begin_run(run_dir: Path, config: TrainConfig, steps: int, broken: list[str]) -> None:
-    """Writes the settings and the list of unreadable images; drops what a stopped run logged after its checkpoint at `steps`."""
-    configs.save(config, run_dir / CONFIG)
-    if broken:
-        with configs.atomic(run_dir / BROKEN) as file:
-            file.write("".join(line + "\n" for line in broken).encode())
-    if (run_dir / LOG).is_file():
-        lines = [line for line in (run_dir / LOG).read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= steps]
-        with configs.atomic(run_dir / LOG) as file:
-            file.write("".join(line + "\n" for line in lines).encode())
-
-
-def check_same(state: dict, config: TrainConfig, classes: list[str]) -> None:
-    """A resumed run keeps its networks and classes; the other settings may change."""
-    saved, new = state["config"], configs.to_dict(config)
-    for name in ("image_size", "channels", "latent_dim", "condition_dim", "width", "conditional"):
-        if saved[name] != new[name]:
-            raise ValueError(f"train: {name} got {new[name]!r}, the checkpoint has {saved[name]!r}; a resumed run keeps its networks.")
-    if classes != state["classes"]:
-        raise ValueError(f"train: data got the classes {classes}, the checkpoint has {state['classes']}; a resumed run keeps its classes.")
-
-
-def networks(config: TrainConfig, classes: int) -> tuple[DCGANGenerator, DCGANDiscriminator]:
-    """Freshly initialised from config.seed, which leaves torch's own random state as it was."""
-    condition_dim = config.condition_dim if classes else None
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        generator = DCGANGenerator(config.image_size, config.latent_dim, config.width, config.channels, condition_dim, fused=config.fused)
-        return generator, DCGANDiscriminator(config.image_size, config.width, config.channels, condition_dim, fused=config.fused)
-
-
-class Sampler(NamedTuple):
-    """A checkpoint's averaged generator, ready to sample."""
-
-    generator: DCGANGenerator
-    config: TrainConfig
-    classes: list[str]
-    conditions: Tensor | None  # [classes, condition_dim]
-    source: str  # the run's folder or the checkpoint's file
-    step: int
-
-    @property
-    def name(self) -> str:
-        return f"DCGAN, {self.source}, step {self.step}"
-
-    @torch.no_grad()
-    def __call__(self, labels: Tensor, seed: int) -> Tensor:
-        """[N, channels, S, S] in [-1, 1], one image per label (ignored if unconditional); the same for the same seed and labels."""
-        device = next(self.generator.parameters()).device
-        rng = torch.Generator().manual_seed(seed)  # on the CPU: the same latents on every device
-        latent = torch.randn(len(labels), self.config.latent_dim, generator=rng).to(device)
-        pairs = [(latent[i : i + 250], labels[i : i + 250].to(device)) for i in range(0, len(labels), 250)]
-        conditions = self.conditions
-        return torch.cat([self.generator(z, None if conditions is None else conditions[k]).float() for z, k in pairs])
+class Damaged(ValueError):
+    """Cut short or changed on the disk: an older file can serve instead."""
 
 
 @contextlib.contextmanager
-def whole(path: Path, what: str) -> Iterator[None]:
-    """Turns what goes wrong when a state is taken apart into a ValueError that names the file."""
+def _named(path: Path) -> Iterator[None]:
+    """Turns the disk's refusal (full, over quota, gone) into a RuntimeError that says what is whole on it."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(" :")
-        raise ValueError(f"checkpoint: {path} does not hold a whole {what}; {reason}.") from None
+    except OSError as error:
+        whole = newest(path.parent)
+        rest = f"whole on the disk: {whole}" if whole else "there is no whole checkpoint beside it"
+        raise RuntimeError(f"checkpoint: {path} cannot be written: {error.strerror or error}; {rest}.") from error
 
 
-def load_sampler(path: Path, device: torch.device | str = "cpu") -> Sampler:
-    """Raises: ValueError as `load`, or for a checkpoint whose parts are missing or do not fit together."""
-    state = load(path)
-    with whole(path, "generator"):
-        config = configs.from_dict(state["config"], str(path))
-        generator, _ = networks(config, len(state["classes"]))
-        generator.load_state_dict(state["ema"])
-        conditions = None if state["conditions"] is None else state["conditions"].to(device)
-        return Sampler(generator.to(device).eval(), config, state["classes"], conditions, str(path), state["steps"])
+def write(state: dict, path: Path) -> None:
+    """`state`: tensors, numbers, strings, lists and dicts of these; all that weights_only=True reads back.
+
+    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it, naming what is whole.
+    """
+    _check_readable(state, "state")
+    sums = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)  # `_read` compares them
+    try:
+        with _named(path), atomic(path) as file:
+            torch.save({"format": FORMAT, "version": VERSION} | state, file)
+    finally:
+        torch.serialization.set_crc32_options(sums)
+
+
+def _check_readable(value: object, where: str) -> None:
+    """By exact type: a numpy.float64 is a float, and weights_only=True refuses it."""
+    kind = type(value)
+    if kind in (dict, OrderedDict):
+        for key, part in value.items():
+            _check_readable(key, f"a key of {where}")
+            _check_readable(part, f"{where}[{key!r}]")
+    elif kind in (list, tuple):
+        for i, part in enumerate(value):
+            _check_readable(part, f"{where}[{i}]")
+    elif kind not in (Tensor, nn.Parameter, bool, int, float, str, bytes, type(None), torch.Size, torch.dtype, torch.device):
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise ValueError(f"checkpoint: {where} is a {name}, wants tensors, numbers, strings, lists and dicts, which are safe to read.")
+
+
+def load(path: Path) -> dict:
+    """The state that `write` was given, on the CPU; of a run's folder its newest good checkpoint, with a word if that is not the last.
+
+    Raises: ValueError for what is missing, damaged, of another program or of another version; it names the newest good one beside it.
+    """
+    if path.is_dir():
+        return _load_newest(path)
+    try:
+        return _read(path)
+    except ValueError as error:
+        good = newest(path.parent)
+        raise ValueError(str(error) + (f" The newest good one beside it is {good}." if good else "")) from None
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest checkpoint that reads; best.pt where no other one does."""
+    for path in _candidates(folder):
+        with contextlib.suppress(ValueError):
+            _read(path)
+            return path
+    return None
+
+
+def checkpoints(folder: Path) -> dict[int, Path]:
+    """step -> file, in the order of steps: a name's digits may outgrow their seven places."""
+    found = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in folder.glob("checkpoint-*.pt"))
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def _candidates(folder: Path) -> list[Path]:
+    """Newest first."""
+    best = folder / BEST
+    return [*reversed(checkpoints(folder).values()), *([best] if best.is_file() else [])]
+
+
+def _load_newest(folder: Path) -> dict:
+    damaged = []
+    for path in _candidates(folder):
+        try:  # one of another version ends the search: going back in silence would lose what it holds
+            state = _read(path)
+        except Damaged as error:
+            damaged.append(str(error))
+            continue
+        except ValueError as error:
+            good = newest(folder)
+            raise ValueError(str(error) + (f" The newest good one beside it is {good}." if good else "")) from None
+        if damaged:
+            tell(f"{' '.join(damaged)} Taking {path}, the newest good one")
+        return state
+    if damaged:
+        raise ValueError(f"{' '.join(damaged)} There is no good one in {folder}; move them away to start anew.")
+    started = (folder / LOG).exists() or (folder / CONFIG).exists()
+    cause = " Its run ended before the first one; start it again without resume." if started else ""
+    raise ValueError(f"checkpoint: there is none in {folder}.{cause}")
+
+
+def _read(path: Path) -> dict:
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch itself compares no checksums
+            spoiled = archive.testzip()
+    except FileNotFoundError:
+        raise ValueError(f"checkpoint: there is no file {path}.") from None
+    except PermissionError as error:
+        raise ValueError(f"checkpoint: {path} cannot be read: {error.strerror}.") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # by where the damage lies: BadZipFile, EOFError, RuntimeError, OSError, UnicodeDecodeError, ...
+        spoiled = error
+    if spoiled is not None:
+        raise Damaged(f"checkpoint: {path} is cut short, damaged, or no checkpoint ({spoiled}).")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # KeyError, UnpicklingError, RuntimeError, ...
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
+        raise ValueError(f"checkpoint: {path} was written by another program, or is not safe to read ({first[:120]}).") from None
+    if not isinstance(state, dict) or state.get("format") != FORMAT or not isinstance(state.get("version"), int):
+        raise ValueError(f"checkpoint: {path} was written by another program, wants one that ganfast wrote.")
+    if state["version"] != VERSION:
+        cause = "update ganfast" if state["version"] > VERSION else "an older ganfast wrote it"
+        raise ValueError(f"checkpoint: {path} has format version {state['version']}, this ganfast reads {VERSION}; {cause}.")
+    return state
+
+
+def write_weights(path: Path, module: nn.Module, step: int | None = None) -> None:
+    """The module's tensors as safetensors, for `module.load_state_dict(safetensors.torch.load_file(path))`.
+
+    Tied tensors are written once per name and strides are dropped (safetensors takes neither). Whatever else the state_dict holds
+    cannot be in such a file; its names are in the metadata.
+    """
+    from safetensors.torch import save
+
+    state = module.state_dict()
+    plain = torch.contiguous_format
+    tensors = {name: t.to("cpu", copy=True, memory_format=plain) for name, t in state.items() if isinstance(t, Tensor)}
+    about = {"format": "pt", "note": SYNTHETIC} | ({} if step is None else {"step": str(step)})
+    if len(tensors) < len(state):
+        about["left_out"] = ", ".join(name for name in state if name not in tensors)
+    with _named(path), atomic(path) as file:
+        file.write(save(tensors, about))
+
+
+class RunFolder:
+    """A run's folder, held by one process at a time. Of an earlier run in it nothing is touched unless `resume`.
+
+    Raises: ValueError where the folder cannot be written, is in use, or holds a run and `resume` is off.
+    """
+
+    def __init__(self, path: Path, *, resume: bool, keep: int) -> None:
+        if keep < 1:
+            raise ValueError(f"train: keep_checkpoints got {keep}, wants at least 1.")
+        self.path, self.keep = path, keep
+        try:
+            (path / GRIDS).mkdir(parents=True, exist_ok=True)
+            self.close = weakref.finalize(self, release, take_lock(path / LOCK))
+            for temporary in path.rglob(f"*{WRITING}"):  # of a run that was killed
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise ValueError(f"train: run_dir {path} cannot be written: {error.strerror or error}.") from None
+        held = sorted(file.name for pattern in ("checkpoint*.pt", BEST) for file in path.glob(pattern))
+        if held and not resume:
+            self.close()
+            raise ValueError(f"train: run_dir {path} already holds a run ({', '.join(held)}); resume it, or choose another folder.")
+        if not held and ((path / LOG).exists() or (path / CONFIG).exists()):
+            tell(f"the run in {path} ended before its first checkpoint; it begins again")
+
+    def begin(self, config: dict, step: int, broken: list[str]) -> None:
+        """Writes the settings and the list of unreadable images. What is later than the checkpoint at `step` is put out of the way:
+        checkpoints aside (damaged, or the user chose an older one), log lines for good: they come again."""
+        for later, file in checkpoints(self.path).items():
+            if later > step:
+                aside = file.with_name(file.name + ASIDE)
+                os.replace(file, aside)
+                tell(f"the run goes on from step {step}; {file.name} is set aside as {aside.name}")
+        if (self.path / LOG).exists():
+            lines = _lines_until(step, (self.path / LOG).read_bytes())
+            self._write(LOG, "".join(lines))
+        self._write(CONFIG, json.dumps(config, indent=2) + "\n")
+        if broken:
+            self._write(BROKEN, "".join(line + "\n" for line in broken))
+        else:
+            (self.path / BROKEN).unlink(missing_ok=True)
+
+    def _write(self, name: str, text: str) -> None:
+        with _named(self.path / name), atomic(self.path / name) as file:
+            file.write(text.encode())
+
+    def log(self, row: dict) -> None:
+        """One line, out of this process when this returns. JSON has no NaN: a number that is not finite is written as null."""
+        row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+        path = self.path / LOG
+        with _named(path):
+            size = path.stat().st_size if path.exists() else 0
+            try:
+                with open(path, "ab") as file:
+                    file.write((json.dumps(row) + "\n").encode())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, size)  # no half line either
+                raise
+
+    def save(self, state: dict, step: int) -> Path:
+        """The last `keep` checkpoints stay; an older one goes only when the new one is on the disk."""
+        path = self.path / f"checkpoint-{step:07d}.pt"
+        if (self.path / LOG).exists():
+            with _named(path):
+                sync(self.path / LOG)  # a run resumed from here has all lines up to here
+        write(state, path)
+        for old in list(checkpoints(self.path).values())[: -self.keep]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def keep_best(self, path: Path) -> None:
+        """best.pt: another name of the same file, which outlives that file's deletion; a copy where the file system has no such names."""
+        best = self.path / BEST
+        link = best.with_name(best.name + WRITING)
+        try:
+            with contextlib.suppress(OSError):
+                os.link(path, link)
+                os.replace(link, best)
+                sync(self.path)
+                return
+        finally:
+            link.unlink(missing_ok=True)  # left where best.pt is that file already: such a renaming does nothing
+        with _named(best), open(path, "rb") as source, atomic(best) as file:
+            shutil.copyfileobj(source, file)
+
+    def weights(self, name: str, module: nn.Module, step: int) -> Path:
+        write_weights(self.path / name, module, step)
+        return self.path / name
+
+
+def _lines_until(step: int, log: bytes) -> list[str]:
+    """The log's whole lines up to `step`; the last one may be torn, and a crash of the machine may leave others unreadable."""
+    lines = []
+    for line in log.decode(errors="replace").splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(row, dict) or not line.endswith("\n"):
+            continue
+        if row.get("step", 0) > step:
+            break
+        lines.append(line)
+    return lines
