@@ -39,7 +39,7 @@ def diff_augment(images: Tensor, policy: str = "color,translation,cutout", *, un
         rounded once. Layout: contiguous or channels_last, kept; another becomes contiguous.
     Grads: images, any order. Never waits for the device; `ganfast.capture` takes it.
     Raises: TypeError for what is no tensor of floats, no str; ValueError for other shapes, an unknown name.
-    Source: Zhao, Liu, Lin, Zhu & Han 2020, "Differentiable Augmentation for Data-Efficient GAN Training"; the centre of the cut$
+    Source: Zhao, Liu, Lin, Zhu & Han 2020, "Differentiable Augmentation for Data-Efficient GAN Training"; the place of the cut
         as in DeVries & Taylor 2017.
     """
     op = "diff_augment"
