@@ -85,8 +85,8 @@ def gradient_penalty(
 
 
 gradient_penalty.__doc__ = """E (|d D(x) / dx| - 1)^2 at x = epsilon real + (1 - epsilon) fake, one epsilon for each image, uniform in
-    [0, 1], drawn by ``generator`` or torch's own, or given as ``epsilon`` [N]. Usual: ``loss + 10 * gradient_penalty(D, real, fake)``. The discriminator wants no
-    batch norm, which mixes the images.
+    [0, 1], drawn by ``generator`` or torch's own, or given as ``epsilon`` [N]. Usual: ``loss + 10 * gradient_penalty(D, real, fake)``.
+    The discriminator wants no batch norm, which mixes the images.
 """ + _SHARED.format(images="real and fake, of equal shapes,", source="Gulrajani et al. 2017, equation 3 without lambda.")
 
 

@@ -31,8 +31,8 @@ class Callback:
 
 
 class Pictures(Callback):
-    """Samples into `grids/` of the run's folder, every `every` steps and at the end: the same latents each time. Images as a grid, points in the
-    plane as a scatter plot, nothing of other data."""
+    """Samples into `grids/` of the run's folder, every `every` steps and at the end: the same latents each time. Images as a grid,
+    points in the plane as a scatter plot, nothing of other data. At the end also learning.gif of them, interpolation.gif, curves.png."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -44,6 +44,15 @@ class Pictures(Callback):
     def on_end(self, trainer: "Trainer") -> None:
         if trainer.steps % self.every:
             self._write(trainer)
+        run, sampler, seed = trainer.run_dir, trainer.sampler(), trainer.config.seed
+        if frames := sorted((run / "grids").glob("*.png")):
+            grids.write_gif(run / "learning.gif", frames, grids.about(f"{sampler.name}, from the first on", seed))
+        if trainer.source.reals(1)[0].dim() == 4:
+            grids.interpolation(run / "interpolation.gif", sampler, seed)
+        if (run / "log.jsonl").exists():
+            from ganfast.train.metrics import write_curves
+
+            write_curves(run / "log.jsonl", run / "curves.png", sampler.name, seed)
 
     def _write(self, trainer: "Trainer") -> None:
         real, _ = trainer.source.reals(POINTS)

@@ -1,6 +1,5 @@
 """The processes of a run: one, or as many as torchrun started."""
 
-import torch
 from torch import Tensor, nn
 
 

@@ -1,6 +1,5 @@
 """The trainer: what it is made of, a step, the run around the steps, its state."""
 
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, monitors, resume
+from ganfast.train import checkpoint, monitors, resume, spectral
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
@@ -33,9 +32,9 @@ class Trainer:
         images = trainer.sample(16, seed=1)
 
     Arguments:
-        generator, discriminator: modules called as generator(latent) and discriminator(images), with a condition as generator(latent, condition),
-            discriminator(images, condition); latent [B, *latent_shape]; fakes shaped as the reals; logits without a sigmoid, [B], [B, 1] or
-            patches. They are moved to the device and trained in place.
+        generator, discriminator: modules called as generator(latent) and discriminator(images), with a condition as
+            generator(latent, condition), discriminator(images, condition); latent [B, *latent_shape]; fakes shaped as the reals; logits
+            without a sigmoid, [B], [B, 1] or patches. They are moved to the device and trained in place.
         data: uint8 images [N, C, H, W], float tensors [N, ...] (images in [-1, 1]), a pair of tensors (images, labels), a Dataset or a
             DataLoader of images or such pairs, or what ganfast.train.data gives. uint8 images stay on the device.
         config: all settings, a TrainConfig.
@@ -80,6 +79,8 @@ class Trainer:
         layout = torch.channels_last if c.channels_last else torch.preserve_format
         for network in networks.values():
             network.train().to(self.device, memory_format=layout)
+        if c.spectral_norm:
+            spectral.normalise(discriminator, c.seed)
         self.world.broadcast(*networks.values())
         self.precision = Precision(c.precision, self.device)
         fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
@@ -96,7 +97,7 @@ class Trainer:
         groups = turns_of(self.phases)
         distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in groups}
         self.turns = [distinct[group] for group in groups]
-        self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds)
+        self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
         self.logged_steps, self.logged_seconds, self.stopped = 0, 0.0, None
         if _resumed:
@@ -106,8 +107,8 @@ class Trainer:
     def load(
         cls, path: str | Path, generator: nn.Module, discriminator: nn.Module, data: object, config: TrainConfig | None = None, **options
     ) -> "Trainer":
-        """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a CPU, with
-        the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have done."""
+        """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a
+        CPU, with the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have."""
         state = checkpoint.load(Path(path))
         config = config or resume.config_of(Path(path), state)
         return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
@@ -191,16 +192,16 @@ class Trainer:
         if in_a_row >= self.config.skip_limit:
             left = f"; the last checkpoint is {kept}" if (kept := self.run and checkpoint.newest(self.run_dir)) else "; none was written"
             raise RuntimeError(
-                f"train: {in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped{left}. Look for "
-                "inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
+                f"train: {in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped{left}. "
+                "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
             )
         if self.world.rank == 0:
             row["spread"] = monitors.spread(self.sample(WATCHED, seed=self.config.seed), self.source.reals(WATCHED)[0]).item()
             alarms = self.monitors.see(row)
-            row["alarms"] = [alarm.name for alarm in alarms]
+            row["alarms"] = self.monitors.active
             self._call("on_log", row)
             if self.run:
-                self.run.log({key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()})
+                self.run.log(row)
             if bar is not None:
                 bar.set_postfix_str(standard.summary(row))
                 for alarm in alarms:
@@ -211,7 +212,7 @@ class Trainer:
         if self.run:
             path = self.run.save(resume.state_of(self), self.steps)
             for name, network in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):
-                self.run.weights(name, network, self.steps)
+                self.run.weights(f"{name}.safetensors", network, self.steps)
             self._call("on_checkpoint", path)
 
     def save_best(self) -> None:

@@ -47,8 +47,8 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 
 def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:
-    """Phases grouped by the batch they share: a phase joins the one before if both are due at every step, so that the generator learns on the
-    fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the last time is shared."""
+    """Phases grouped by the batch they share: a phase joins the one before if both are due at every step, so that the generator learns
+    on the fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the last time is shared."""
     turns: list[tuple[Phase, ...]] = []
     for phase in phases:
         shares = phase.interval == 1 and phase.repeats == 1

@@ -28,8 +28,8 @@ class Recipe(TrainConfig):
     model: Literal["auto", "dcgan", "mlp"] = "auto"
     """auto: dcgan for images, mlp for points"""
     condition: Literal["none", "label", "vector"] = "vector"
-    """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text encoder
-    would give"""
+    """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text
+    encoder would give"""
     image_size: int = 32
     """a power of two, at least 16"""
     channels: int | None = None
@@ -67,11 +67,12 @@ class Recipe(TrainConfig):
         return None if self.fused else "torch"
 
 
-def preset(name: str) -> Recipe:
-    """The settings that suit the data called `name`."""
-    return Recipe(data=name, **PRESETS.get(name, {"run_dir": "runs/images", "image_size": 64, "width": 64, "latent_dim": 100}))
+def preset(name: str, **changes) -> Recipe:
+    """The settings that suit the data called `name`, with `changes`."""
+    return Recipe(data=name, **PRESETS.get(name, IMAGES) | changes)
 
 
+IMAGES = {"run_dir": "runs/images", "image_size": 64, "width": 64, "latent_dim": 100}
 PRESETS = {
     "digits": {"run_dir": "runs/digits", "noise": 0.3},
     "ring8": {"run_dir": "runs/ring8", "precision": "fp32", "width": 128},
@@ -107,7 +108,7 @@ def condition_of(recipe: Recipe, classes: int) -> Tensor | bool | None:
 
 
 def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> Trainer:
-    """The run that `recipe` describes, or the one in its run_dir, gone on with. A resumed run keeps its networks; other settings may change.
+    """The run that `recipe` describes, or the one in its run_dir, gone on with: it keeps its networks, other settings may change.
 
     Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
     """

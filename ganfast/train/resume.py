@@ -47,7 +47,8 @@ def restore(trainer: "Trainer", path: Path, state: dict) -> None:
     """Raises: ValueError for a state of other networks or classes, or one that lacks a part. `state` may be used up."""
     with whole(path, "run"):
         if state["classes"] != trainer.classes:
-            raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {state['classes']}; a resumed run keeps its classes.")
+            held = state["classes"]
+            raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.")
         networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
         for name, network in networks.items():
             network.load_state_dict(state["networks"][name])

@@ -78,7 +78,8 @@ class Sampler:
         else:
             labels = torch.tensor([self._label(c) for c in condition])
         if self.classes and labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
-            _checks.fail("sample", f"condition holds the labels {int(labels.min())} to {int(labels.max())}, wants 0 to {len(self.classes) - 1}")
+            got = f"condition holds the labels {int(labels.min())} to {int(labels.max())}"
+            _checks.fail("sample", f"{got}, wants 0 to {len(self.classes) - 1}")
         return labels
 
     def _label(self, asked: object) -> int:
@@ -110,4 +111,5 @@ def conditioner(condition: object, device: torch.device) -> Conditioner | None:
         return lambda labels: table[labels]
     if callable(condition):
         return condition
-    raise ValueError(f"train: condition got {type(condition).__name__}, wants None, True, a table [classes, D] or a function of the data's labels.")
+    kinds = "None, True, a table [classes, D] or a function of the data's second item"
+    raise ValueError(f"train: condition got {type(condition).__name__}, wants {kinds}.")

@@ -5,16 +5,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganfast.train import TrainConfig
+from ganfast.train import Trainer, recipes
+from ganfast.train.recipes import Recipe
 
 SMALL = {
     "image_size": 16, "width": 4, "latent_dim": 6, "condition_dim": 10, "batch_size": 8, "steps": 6, "log_every": 2, "sample_every": 3,
-    "checkpoint_every": 3, "fused": False,
+    "checkpoint_every": 3, "fused": False, "precision": "fp32", "noise": 0.3,
 }  # fmt: skip
 
 
-def small(run_dir: Path, **changes) -> TrainConfig:
-    return TrainConfig(run_dir=str(run_dir), **SMALL | changes)
+def small(run_dir: Path, **changes) -> Recipe:
+    return Recipe(run_dir=str(run_dir), **SMALL | changes)
+
+
+def trained(run_dir: Path, **changes) -> Trainer:
+    trainer = recipes.trainer(small(run_dir, **changes))
+    trainer.fit(progress_bar=False)
+    return trainer
 
 
 class FakeSampler:
