@@ -91,7 +91,7 @@ def log_rows(path: Path) -> list[dict]:
 
 def default(config) -> list[Callback]:
     """What a run with a folder does by itself."""
-    found: list[Callback] = [Pictures(config.sample_every)]
+    found: list[Callback] = [Pictures(config.sample_every)] if config.sample_every else []
     if config.metrics_every:
         from ganfast.train.metrics import Evaluate
 

@@ -92,7 +92,7 @@ class TrainConfig:
     log_every: int = 50
     """steps between lines of log.jsonl, where the alarms are looked at"""
     sample_every: int = 250
-    """steps between pictures of samples"""
+    """steps between pictures of samples; at the end come clips and curves; 0: never"""
     checkpoint_every: int = 500
     """steps between checkpoints"""
     keep_checkpoints: int = 3
@@ -118,9 +118,9 @@ class TrainConfig:
                 _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
         augment.parts(self.augment, self._name)
         counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
-        for name in (*counts, "sample_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
-        for name in ("metrics_every", "seed"):
+        for name in ("sample_every", "metrics_every", "seed"):
             self._want(name, self._whole(name) and getattr(self, name) >= 0, "a whole number, at least 0")
         self._want("latent_shape", self.latent_shape is None or all(n >= 1 for n in self.latent_shape), "sizes of at least 1")
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")

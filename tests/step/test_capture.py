@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import ganfast
-from tests.step.common import Gan, adam, equal, images
+from tests.step.common import Gan, equal, images
 
 
 def both(device, accelerated=False):

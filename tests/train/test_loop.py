@@ -34,9 +34,10 @@ def log_rows(run: Path) -> list[dict]:
 
 
 def parts(trainer: Trainer) -> list[torch.Tensor]:
-    """Copies of all that a step moves."""
+    """Copies of all that a step moves, without learning rates, which a recorded step keeps in tensors."""
     held = [trainer.generator, trainer.discriminator, trainer.ema, *trainer.optimizers.values()]
-    return [t.clone() for part in held for _, t in leaves(part.state_dict()) if isinstance(t, torch.Tensor)]
+    found = (item for part in held for item in leaves(part.state_dict()))
+    return [t.clone() for name, t in found if isinstance(t, torch.Tensor) and not name.endswith("/lr")]
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -195,7 +196,7 @@ def test_time_ends_a_run_with_its_files_written(tmp_path):
 
 
 def test_the_log_has_a_line_per_interval(tmp_path):
-    trained(tmp_path, steps=5)
+    trained(tmp_path, steps=5, sample_every=3)
     rows = log_rows(tmp_path)
     assert [row["step"] for row in rows] == [2, 4, 5]
     names = {"step", "images", "seconds", "images_per_second", "loss_d", "loss_g", "real_accuracy", "fake_accuracy"}
@@ -257,7 +258,7 @@ def test_a_step_with_bad_gradients_is_skipped_whole_and_counted(tmp_path):
     assert not all(torch.equal(a, b) for a, b in zip(parts(trainer), before, strict=True))
 
 
-@pytest.mark.parametrize("how", ["eager", "lazy", "critic"])
+@pytest.mark.parametrize("how", ["lazy", "critic"])
 def test_recorded_it_is_the_same_run(tmp_path, monkeypatch, how):
     """With a stand-in for graphs; tests/gpu does it with CUDA's."""
     runs = []
