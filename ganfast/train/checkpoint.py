@@ -44,7 +44,7 @@ def _named(path: Path) -> Iterator[None]:
 def write(state: dict, path: Path) -> None:
     """`state`: tensors, numbers, strings, lists and dicts of these; all that weights_only=True reads back.
 
-    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it, naming what is whole.
+    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it.
     """
     _check_readable(state, "state")
     sums = torch.serialization.get_crc32_options()
