@@ -1,125 +1,34 @@
 """The command `ganfast`: train, sample, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
 
-import contextlib
 import importlib
 import importlib.metadata
-import io
 import platform
-import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
 from ganfast import _checks
 
-if TYPE_CHECKING:
-    from ganfast.train.checkpoint import Sampler
-
 USAGE = """usage: ganfast {train,sample,compare,doctor} [options]
 
-  train    train a DCGAN on the digits or on a folder of images
-  sample   images from a checkpoint, by label and seed
+  train    train a GAN on the digits, a folder of images, or a mixture of Gaussians
+  sample   images from a run or a checkpoint, by label and seed
   compare  a model of your own, eager against ganfast: my_file.py:make_generator --shape 64,100,1,1
   doctor   versions, what is available on this machine, and why the rest is not
 
 `ganfast COMMAND --help` lists a command's options; `python -X dev -m ganfast COMMAND` shows the traceback of an error."""
 
 
-def _parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
-    """tyro's parser, with its boxed error turned into a ValueError of one line."""
-    import tyro
-
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(kind, prog=f"ganfast {command}", args=args, **({} if default is None else {"default": default}))
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
-        raise ValueError(" ".join(line for line in lines if line)) from None
-
-
 def train(args: list[str]) -> None:
-    import tyro
+    from ganfast.train import commands
 
-    from ganfast.train import TrainConfig, Trainer, checkpoint
-    from ganfast.train import config as configs
-
-    @dataclass
-    class Train:
-        """Train a DCGAN; leaves config.json, log.jsonl, grids/ and checkpoint.pt in the run's folder."""
-
-        config: tyro.conf.OmitArgPrefixes[TrainConfig]
-        resume: bool = False
-        """continue the run in run_dir: its settings are the defaults, options given here override them"""
-
-    wanted = _parse(Train, "train", args)
-    if wanted.resume:
-        saved = configs.load(Path(wanted.config.run_dir) / checkpoint.CONFIG)
-        wanted = _parse(Train, "train", args, Train(saved, True))
-    trainer = Trainer(wanted.config, resume=wanted.resume)
-    if trainer.broken:
-        where = trainer.run_dir / checkpoint.BROKEN
-        print(f"{len(trainer.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
-    try:
-        trainer.fit()
-    except KeyboardInterrupt:
-        how = f"`ganfast train --resume --run-dir {trainer.run_dir}` continues from the last checkpoint"
-        raise KeyboardInterrupt(f"stopped at step {trainer.steps}; {how}") from None
-    print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir / checkpoint.CHECKPOINT}` makes images")
-
-
-def _labels(sampler: "Sampler", label: str | None) -> list[int]:
-    if label is None:
-        return list(range(len(sampler.classes))) or [0]
-    if not sampler.classes:
-        _checks.fail("sample", f"label got {label!r}, wants none", "The checkpoint is of an unconditional generator")
-    if label not in sampler.classes:
-        _checks.nearest("sample", "label", label, sampler.classes)
-    return [sampler.classes.index(label)]
+    commands.train(args)
 
 
 def sample(args: list[str]) -> None:
-    import torch
-    import tyro
+    from ganfast.train import commands
 
-    from ganfast.train import checkpoint, grids
-
-    @dataclass
-    class Sample:
-        """Images from a checkpoint's averaged generator: grid.png and each by itself."""
-
-        checkpoint: tyro.conf.Positional[Path]
-        label: str | None = None
-        """a class by name; none: all of them"""
-        seed: int = 0
-        count: int = 10
-        """images for each class"""
-        out: Path | None = None
-        """folder to write to; none: one beside the checkpoint, named by step, label and seed"""
-
-    wanted = _parse(Sample, "sample", args)
-    if wanted.count < 1:
-        _checks.fail("sample", f"count got {wanted.count}, wants at least 1")
-    sampler = checkpoint.load_sampler(wanted.checkpoint)
-    labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
-    images = sampler(labels, wanted.seed)
-    which = "all" if wanted.label is None else _file_name(wanted.label)
-    out = wanted.out or wanted.checkpoint.parent / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
-    out.mkdir(parents=True, exist_ok=True)
-    fields = grids.about(sampler.name, wanted.seed)
-    grids.write_png(out / "grid.png", grids.tile(images, min(wanted.count, 10)), fields)
-    for i, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
-        name = sampler.classes[label] if sampler.classes else "image"
-        grids.write_png(out / f"{_file_name(name)}-{i % wanted.count:03d}.png", image, fields | {"Label": name})
-    print(f"{len(images)} images and {out / 'grid.png'}")
-
-
-def _file_name(name: str) -> str:
-    """A class's name comes from a checkpoint, maybe a stranger's: no path separators."""
-    return re.sub(r"[^\w-]", "_", name)
+    commands.sample(args)
 
 
 def _version(package: str) -> str:
@@ -222,7 +131,8 @@ def doctor(args: list[str]) -> None:
     print("\nbackends")
     for name, (available, reason) in ganfast.backends().items():
         print(f"  {name:<10} {'yes' if available else 'no ':<4} {reason}")
-    missing = [name for name in ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib") if _version(name) == "not installed"]
+    wanted = ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib", "safetensors")
+    missing = [name for name in wanted if _version(name) == "not installed"]
     print("\ntraining: " + (f"missing {', '.join(missing)}; pip install 'ganfast[train]'" if missing else "ready"))
     if not ganfast.backends()["cpu"].available:
         print(

@@ -14,8 +14,10 @@ from torch import Tensor
 import ganfast
 from ganfast._timing import interleaved_medians
 from ganfast.models import DCGANGenerator
-from ganfast.train import TrainConfig, Trainer, checkpoint, grids, metrics
+from ganfast.train import Trainer, checkpoint, grids, metrics, recipes
+from ganfast.train import callbacks as standard
 from ganfast.train.data import digits, to_float
+from ganfast.train.recipes import Recipe
 
 MARKER = "made-by-ganfast-demo"
 TARGETS = {"precision": 0.40, "recall": 0.70, "digit_read": 0.90}
@@ -52,12 +54,12 @@ def compare_generator(device: torch.device, batch: int = 16, repeats: int = 7) -
     return {"batch": batch, "seconds": seconds, "errors": errors, "ratio": seconds["eager"] / seconds["ganfast"]}
 
 
-def compare_loops(config: TrainConfig, steps: int = 10, repeats: int = 5) -> dict:
+def compare_loops(config: Recipe, steps: int = 10, repeats: int = 5) -> dict:
     """Images per second of the whole training step, the demo's networks: ganfast's layers and torch's, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"eager": False, "ganfast": True}
         runs = {
-            name: Trainer(TrainConfig(**vars(config) | {"fused": fused, "run_dir": f"{folder}/{name}", "max_seconds": None}))
+            name: recipes.trainer(Recipe(**vars(config) | {"fused": fused, "run_dir": f"{folder}/{name}", "max_seconds": None}))
             for name, fused in settings.items()
         }
 
@@ -71,10 +73,11 @@ def compare_loops(config: TrainConfig, steps: int = 10, repeats: int = 5) -> dic
 
 def assess(path: Path, count: int = 1000, seed: int = 1) -> dict:
     """Samples of the averaged generator beside the real digits they were learned from."""
-    sampler = checkpoint.load_sampler(path)
-    real = digits(sampler.config.image_size)
-    real_images, labels = to_float(real.images), torch.arange(count) % len(sampler.classes)
-    fakes = sampler(labels, seed)
+    sampler = recipes.load_sampler(path)
+    labels = torch.arange(count) % len(sampler.classes)
+    fakes = sampler.sample(count, labels, seed)
+    real = digits(fakes.shape[-1])
+    real_images = to_float(real.images)
     precision, recall = metrics.precision_recall(metrics.pixels8(real_images), metrics.pixels8(fakes))
     order = torch.randperm(len(real_images), generator=torch.Generator().manual_seed(0))
     halves = metrics.pixels8(real_images[order]).tensor_split(2)
@@ -123,20 +126,16 @@ def _ratio(above: float, below: float, spec: str) -> str:
 
 def end_accuracy(log: Path) -> dict[str, float]:
     """The discriminator's accuracy over the last quarter of the log."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = standard.log_rows(log)
     rows = rows[-max(1, len(rows) // 4) :]
     return {name: sum(row[name] for row in rows) / len(rows) for name in ("real_accuracy", "fake_accuracy")}
 
 
 def write_pictures(run: Path, seed: int) -> None:
-    sampler = checkpoint.load_sampler(run / checkpoint.CHECKPOINT)
-    grids.write_grid(run / "samples.png", sampler, seed)
-    frames = sorted((run / checkpoint.GRIDS).glob("*.png"))
-    grids.write_gif(run / "learning.gif", frames, grids.about(f"DCGAN, {run}, steps 1 to {sampler.step}", sampler.config.seed))
-    metrics.write_curves(run / checkpoint.LOG, run / "curves.png", sampler.name, sampler.config.seed)
+    grids.write_grid(run / "samples.png", recipes.load_sampler(run), seed)
 
 
-def run_demo(config: TrainConfig) -> dict:
+def run_demo(config: Recipe) -> dict:
     """Compares, trains, assesses; leaves everything in config.run_dir and returns the report."""
     run, device = Path(config.run_dir), config.torch_device()
     if (run / MARKER).is_file():  # an earlier demo; any other run in its place is refused below
@@ -152,11 +151,11 @@ def run_demo(config: TrainConfig) -> dict:
     report["images_per_second"] = compare_loops(config)
 
     print(f"Training on the digits, {config.steps} steps, at most {config.max_seconds:.0f} s:", flush=True)
-    trainer = Trainer(config)
+    trainer = recipes.trainer(config)
     (run / MARKER).touch()
     trainer.fit()
     report |= {"steps": trainer.steps, "train_seconds": trainer.seconds} | end_accuracy(run / checkpoint.LOG)
-    report["assessment"] = assess(run / checkpoint.CHECKPOINT)
+    report["assessment"] = assess(run)
     write_pictures(run, seed=1)
     (run / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     (run / "report.md").write_text(markdown(report))
@@ -169,11 +168,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        report = run_demo(TrainConfig(run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
+        report = run_demo(recipes.preset("digits", run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
     except ValueError as error:
         parser.error(str(error))
     print("\n" + markdown(report))
-    print(f"In {options.out}: samples.png, learning.gif, curves.png, report.md, report.json, checkpoint.pt")
+    print(f"In {options.out}: samples.png, learning.gif, interpolation.gif, curves.png, report.md, report.json, checkpoints")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,7 @@ def gradient_penalty(
     fake: Tensor,
     *args,
     generator: torch.Generator | None = None,
+    epsilon: Tensor | None = None,
     return_logits: bool = False,
     scale: float | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -70,8 +71,12 @@ def gradient_penalty(
         _checks.fail(op, f"fake has shape {tuple(fake.shape)}, real {tuple(real.shape)}; both must be the same", cause)
     _checks.check_device(op, "fake", fake, real, "real")
     with torch.no_grad():
-        device = real.device if generator is None else generator.device
-        epsilon = torch.rand(len(real), generator=generator, device=device).to(real.device).view(-1, *[1] * (real.dim() - 1))
+        if epsilon is None:
+            device = real.device if generator is None else generator.device
+            epsilon = torch.rand(len(real), generator=generator, device=device)
+        elif epsilon.shape != real.shape[:1]:
+            _checks.fail(op, f"epsilon has shape {tuple(epsilon.shape)}, wants one number for each image: ({len(real)},)")
+        epsilon = epsilon.to(real.device).view(-1, *[1] * (real.dim() - 1))
         acc = torch.promote_types(real.dtype, torch.float32)
         images = torch.lerp(fake.to(acc), real.to(acc), epsilon.to(acc)).to(real.dtype)
     gradient, logits = _image_gradient(op, discriminator, images, args, scale)
@@ -80,8 +85,8 @@ def gradient_penalty(
 
 
 gradient_penalty.__doc__ = """E (|d D(x) / dx| - 1)^2 at x = epsilon real + (1 - epsilon) fake, one epsilon for each image, uniform in
-    [0, 1], drawn by ``generator`` or torch's own. Usual: ``loss + 10 * gradient_penalty(D, real, fake)``. The discriminator wants no
-    batch norm, which mixes the images.
+    [0, 1], drawn by ``generator`` or torch's own, or given as ``epsilon`` [N]. Usual: ``loss + 10 * gradient_penalty(D, real, fake)``.
+    The discriminator wants no batch norm, which mixes the images.
 """ + _SHARED.format(images="real and fake, of equal shapes,", source="Gulrajani et al. 2017, equation 3 without lambda.")
 
 

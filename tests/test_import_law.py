@@ -13,7 +13,7 @@ PACKAGE = Path(ganfast.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
-LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "step": 4, "train": 5}
+LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "step": 4, "train": 5}
 LAYERS |= {"cli": 6, "demo": 6, "__main__": 6}
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: the one op whose passes other ops may use
 USES_TESTING = {"testing", "report", "compare", "demo"}  # last part of a module's name

@@ -1,13 +1,16 @@
-"""DCGAN for square images of 16, 32, 64, ... pixels, unconditional or conditioned on a vector per image.
+"""DCGAN for square images of 16, 32, 64, ... pixels, unconditional or conditioned on a vector or a class label per image.
 
-Source: Radford, Metz & Chintala 2015 (the networks); Miyato & Koyama 2018 (the projection of the condition).
+Source: Radford, Metz & Chintala 2015 (the networks); Miyato & Koyama 2018 (the projection of the condition; the generator's norms).
 """
 
 import itertools
 from collections import OrderedDict
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ganfast.models.conditional import ConditionalBatchNorm2d, check_classes, check_labels, embed
 
 
 def _levels(image_size: int) -> int:
@@ -34,7 +37,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 0.0, 0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d) and module.affine:
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)
 
@@ -55,7 +58,26 @@ class _FusedUp(nn.Module):
         return conv_transpose_batch_norm_act(self.conv, self.norm, x)
 
 
-def _up(c_in: int, c_out: int, stride: int, padding: int, fused: bool) -> nn.Module:
+class _ConditionalUp(nn.Module):
+    """Transposed convolution -> conditional batch norm -> ReLU."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int, padding: int, num_classes: int, fused: bool) -> None:
+        super().__init__()
+        if fused:
+            from ganfast.nn import ConvTransposeAct2d as Conv
+        else:
+            from torch.nn import ConvTranspose2d as Conv
+        self.conv = Conv(c_in, c_out, 4, stride, padding, bias=False)
+        self.norm, self.fused = ConditionalBatchNorm2d(c_out, num_classes, fused=fused), fused
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        z, partials = self.conv(x, return_partials=True) if self.fused and self.training else (self.conv(x), None)
+        return F.relu(self.norm(z, labels, partials), inplace=True)
+
+
+def _up(c_in: int, c_out: int, stride: int, padding: int, fused: bool, num_classes: int | None = None) -> nn.Module:
+    if num_classes is not None:
+        return _ConditionalUp(c_in, c_out, stride, padding, num_classes, fused)
     if fused:
         return _FusedUp(c_in, c_out, stride, padding)
     conv = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False)
@@ -94,12 +116,15 @@ def _to_logits(c_in: int, c_out: int, fused: bool) -> nn.Module:
 class DCGANGenerator(nn.Module):
     """Latents to images in [-1, 1]. At image_size=64, width=64, latent_dim=100: the paper's 512-256-128-64-3 channels.
 
-    A condition (the embedding of a label, the vector of a text encoder) is joined to the latent; the first layer is its
-    linear map.
+    A vector (the output of a text encoder; condition_dim) is joined to the latent; the first layer is its linear map. A class label
+    (num_classes) chooses the scale and shift of every batch norm, and is not joined to the latent, as Miyato & Koyama do it: it
+    reaches every layer, the first included, by the norms.
 
-    Shapes: latent [N, latent_dim], condition [N, condition_dim] or None -> [N, channels, image_size, image_size].
-    Raises: ValueError for other shapes, or an image_size that is no power of two.
-    Source: Radford, Metz & Chintala 2015.
+    Shapes: latent [N, latent_dim], condition [N, condition_dim], int64 [N] with num_classes, or None
+        -> [N, channels, image_size, image_size].
+    Raises: ValueError for other shapes, an image_size that is no power of two, num_classes and condition_dim together, a label
+        outside [0, num_classes) on a CPU; TypeError for labels that are not int64.
+    Source: Radford, Metz & Chintala 2015; Dumoulin, Shlens & Kudlur 2017 and Miyato & Koyama 2018 (labels).
     """
 
     def __init__(
@@ -110,20 +135,28 @@ class DCGANGenerator(nn.Module):
         channels: int = 3,
         condition_dim: int | None = None,
         *,
+        num_classes: int | None = None,
         fused: bool = False,
     ) -> None:
         super().__init__()
         levels = _levels(image_size)
-        self.latent_dim, self.condition_dim = latent_dim, condition_dim
+        check_classes("dcgan", num_classes, condition_dim)
+        self.latent_dim, self.condition_dim, self.num_classes = latent_dim, condition_dim, num_classes
         c = [width << i for i in reversed(range(levels))]
-        blocks = [_up(latent_dim + (condition_dim or 0), c[0], 1, 0, fused)]
-        blocks += [_up(c_in, c_out, 2, 1, fused) for c_in, c_out in itertools.pairwise(c)]
+        blocks = [_up(latent_dim + (condition_dim or 0), c[0], 1, 0, fused, num_classes)]
+        blocks += [_up(c_in, c_out, 2, 1, fused, num_classes) for c_in, c_out in itertools.pairwise(c)]
         self.blocks = nn.Sequential(*blocks)
         self.to_image = _to_image(width, channels, fused)
         self.apply(_initialise)
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         _check("latent", latent, self.latent_dim)
+        if self.num_classes is not None:
+            check_labels("dcgan", condition, len(latent))
+            x = latent[:, :, None, None]
+            for block in self.blocks:
+                x = block(x, condition)
+            return self.to_image(x)
         _check("condition", condition, self.condition_dim, len(latent))
         x = latent if condition is None else torch.cat([latent, condition], 1)
         return self.to_image(self.blocks(x[:, :, None, None]))
@@ -133,11 +166,13 @@ class DCGANDiscriminator(nn.Module):
     """Images to logits (no sigmoid), one per image.
 
     The head gives 1 + condition_dim numbers h per image; logit = h[0] + <h[1:], condition> / sqrt(condition_dim): the
-    projection discriminator, with a head that also sees where in the image a feature lies. norm=False: without batch norm, which
-    mixes the images and so has no place under a gradient penalty.
+    projection discriminator, with a head that also sees where in the image a feature lies. With num_classes,
+    logit = head(phi) + <embedding[label], phi>, phi all the features that the head sees, 16 * channels; the paper sums them over
+    places. norm=False: without batch norm, which mixes the images and so has no place under a gradient penalty.
 
-    Shapes: image [N, channels, image_size, image_size], condition [N, condition_dim] or None -> [N].
-    Raises: ValueError for other shapes, or an image_size that is no power of two.
+    Shapes: image [N, channels, image_size, image_size], condition [N, condition_dim], int64 [N] with num_classes, or None -> [N].
+    Raises: ValueError for other shapes, an image_size that is no power of two, num_classes and condition_dim together, a label
+        outside [0, num_classes) on a CPU; TypeError for labels that are not int64.
     Source: Radford, Metz & Chintala 2015; Miyato & Koyama 2018.
     """
 
@@ -149,18 +184,27 @@ class DCGANDiscriminator(nn.Module):
         condition_dim: int | None = None,
         *,
         norm: bool = True,
+        num_classes: int | None = None,
         fused: bool = False,
     ) -> None:
         super().__init__()
+        check_classes("dcgan", num_classes, condition_dim)
         self.image_shape, self.condition_dim = (channels, image_size, image_size), condition_dim
         c = [channels] + [width << i for i in range(_levels(image_size))]
         self.blocks = nn.Sequential(*[_down(c_in, c_out, norm and i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
         self.head = _to_logits(c[-1], 1 + (condition_dim or 0), fused)
+        self.embedding = None if num_classes is None else nn.Embedding(num_classes, 16 * c[-1])
         self.apply(_initialise)
+        if self.embedding is not None:  # as the head, whose part it plays for its class
+            nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         if image.shape[1:] != self.image_shape:
             raise ValueError(f"dcgan: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
+        if self.embedding is not None:
+            check_labels("dcgan", condition, len(image))
+            features = self.blocks(image)
+            return self.head(features).flatten(1)[:, 0] + (features.flatten(1) * embed("dcgan", self.embedding, condition)).sum(1)
         _check("condition", condition, self.condition_dim, len(image))
         h = self.head(self.blocks(image)).flatten(1)
         if condition is None:

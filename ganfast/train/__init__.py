@@ -1,6 +1,8 @@
-"""The training loop and what it needs; the extra `train` brings its dependencies."""
+"""The trainer and what it needs; the extra `train` brings its dependencies."""
 
+from ganfast.train.callbacks import Callback
 from ganfast.train.config import TrainConfig
 from ganfast.train.loop import Trainer
+from ganfast.train.phases import Batch, Phase, adversarial
 
-__all__ = ["TrainConfig", "Trainer"]
+__all__ = ["Batch", "Callback", "Phase", "TrainConfig", "Trainer", "adversarial"]

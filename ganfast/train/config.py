@@ -1,91 +1,150 @@
-"""One typed dataclass holds all that a run depends on; it is saved beside the run."""
+"""One typed dataclass holds all that a run depends on, whatever its networks and data are; it is saved beside the run."""
 
-import contextlib
 import dataclasses
 import json
 import math
-import os
 import typing
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal, TypeVar
 
 import torch
 
 from ganfast import _checks
+from ganfast.train.monitors import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
+SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 
 
 @dataclass
 class TrainConfig:
-    """A run's settings; the defaults train the conditional DCGAN on the digits."""
+    """A run's settings."""
 
-    data: str = "digits"
-    """"digits", or a folder of images (sub-folders are classes)"""
-    run_dir: str = "runs/digits"
-    """where config, log, sample grids and checkpoint go"""
-    conditional: bool = True
-    """condition both networks on the class; without classes in the data this has no effect"""
-    image_size: int = 32
-    """a power of two, at least 16"""
-    channels: int | None = None
-    """1 grey, 3 RGB; None: 1 for the digits, 3 for a folder"""
-    latent_dim: int = 64
-    condition_dim: int = 16
-    """length of the vector a class label is embedded in"""
-    width: int = 32
-    """channels of the layer next to the image"""
-    fused: bool = True
-    """ganfast's layers; False: the same networks from torch's"""
-    channels_last: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the networks under autocast; weights and optimizer stay float32"""
+    run_dir: str | None = None
+    """folder for config, log, pictures, checkpoints; none: nothing is written"""
     device: str = "auto"
     """auto: a GPU if torch sees one"""
-    loss: Loss = "nonsaturating"
-    smoothing: float = 0.0
-    """real target 1 - smoothing, for the losses that have it"""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware has units for it (tensor cores, AMX, AVX512-BF16), else fp32; weights and optimizers stay float32"""
+    channels_last: bool = False
+    """memory format of networks and images"""
+    latent_dim: int = 64
+    """numbers a generator makes one sample from"""
+    latent_shape: tuple[int, ...] | None = None
+    """of one latent, for a generator that wants another one than (latent_dim,), such as (100, 1, 1)"""
+
     batch_size: int = 64
+    """real images a step, of all processes together"""
     steps: int = 2500
+    """length of the run; schedules end with it"""
     max_seconds: float | None = None
-    """stop, with the decay finished, when this much training time is used up before `steps` are done"""
+    """stop, with all schedules finished, when this much training time is used up before `steps` are done"""
+    seed: int = 0
+    """of the networks, the order of the data and all that is drawn"""
+
+    loss: Loss = "nonsaturating"
+    """on logits; the relativistic ones compare reals with fakes"""
+    smoothing: float = 0.0
+    """real target 1 - smoothing, for minimax, nonsaturating and lsgan"""
+    n_critic: int = 1
+    """updates of the discriminator for each of the generator"""
+    r1: float = 0.0
+    """weight of the gradient penalty E|dD/dx|^2 on reals (gamma/2 of the paper)"""
+    r2: float = 0.0
+    """the same on fakes"""
+    gradient_penalty: float = 0.0
+    """weight of WGAN-GP's penalty, usually 10"""
+    penalty_every: int = 1
+    """lazy penalties: an update of their own, every so many steps, that many times as heavy; 1: a part of each discriminator's update"""
+    penalty_end: float = 1.0
+    """share of their weight that penalties have fallen to, geometrically, at the end of the run"""
+    mode_seeking: float = 0.0
+    """weight of a term against generators that answer different latents alike"""
+    mode_seeking_every: int = 1
+    """the same as penalty_every, for the generator"""
+    spectral_norm: bool = False
+    """spectral normalisation of every convolution, linear and embedding layer of the discriminator"""
+    augment: str = ""
+    """DiffAugment of all that the discriminator sees: "color,translation,cutout" or a part of it"""
+    flip: bool = False
+    """mirror half of the real images"""
+    noise: float = 0.0
+    """deviation of Gaussian noise on all that the discriminator sees"""
+
     learning_rate: float = 5e-4
+    """of Adam, for both networks"""
+    discriminator_learning_rate: float | None = None
+    """one of its own; none: the same"""
     betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's, for both networks"""
+    decay: Literal["linear", "cosine"] = "linear"
+    """shape of the learning rates' fall"""
     decay_from: float = 0.75
-    """share of the run after which the learning rate falls linearly to 0"""
-    noise: float = 0.3
-    """deviation of the Gaussian noise on all that the discriminator sees: keeps it from learning 1,797 images by heart"""
+    """share of the run after which the learning rates fall to 0"""
     ema: float = 0.998
     """how much of the averaged generator stays at each step"""
-    seed: int = 0
+    ema_ramp: float = 10.0
+    """a shorter memory while the first steps still count: at step n at most n / (n + ema_ramp) stays"""
+
+    skip_limit: int = 20
+    """so many updates in a row whose gradients are not finite end the run; each is skipped"""
     log_every: int = 50
+    """steps between lines of log.jsonl, where the alarms are looked at"""
     sample_every: int = 250
+    """steps between pictures of samples"""
     checkpoint_every: int = 500
+    """steps between checkpoints"""
+    keep_checkpoints: int = 3
+    """so many last ones, beside the best"""
+    metrics_every: int = 0
+    """steps between measurements of the averaged generator (images: precision, recall, KID, FID), the best of which keeps its
+    checkpoint; 0: never"""
+    tensorboard: bool = False
+    """write run_dir/tensorboard too, where tensorboard is installed"""
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    """when the alarms go off"""
+
+    measure = None  # what metrics_every measures samples by, a function; None: images' precision, recall, KID, FID
 
     def __post_init__(self) -> None:
         self.betas = tuple(self.betas)
-        if self.channels is None:
-            self.channels = 1 if self.data == "digits" else 3
-        for name in ("latent_dim", "condition_dim", "width", "steps", "log_every", "sample_every", "checkpoint_every"):
-            self._want(name, getattr(self, name) >= 1, "at least 1")
-        self._want("batch_size", self.batch_size >= 2, "at least 2; batch norm needs more than one image")
-        self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
-        self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")
+        if self.latent_shape is not None:
+            self.latent_shape = tuple(self.latent_shape)
+        if isinstance(self.thresholds, dict):
+            self.thresholds = Thresholds(**self.thresholds)
+        for name, kind in typing.get_type_hints(type(self)).items():
+            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
+                _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
+        counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
+        for name in (*counts, "sample_every", "checkpoint_every", "keep_checkpoints"):
+            self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
+        for name in ("metrics_every", "seed"):
+            self._want(name, self._whole(name) and getattr(self, name) >= 0, "a whole number, at least 0")
+        self._want("latent_shape", self.latent_shape is None or all(n >= 1 for n in self.latent_shape), "sizes of at least 1")
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
+        self._want("smoothing", 0 <= self.smoothing < 1, "a number in [0, 1)")
+        self._want("smoothing", not self.smoothing or self.loss in SMOOTHED, f"0 for {self.loss}, which has no target to smooth")
+        for name in ("r1", "r2", "gradient_penalty", "mode_seeking", "noise", "ema_ramp"):
+            self._want(name, 0 <= getattr(self, name) < math.inf, "no negative number")
+        self._want("penalty_end", 0 < self.penalty_end < math.inf, "a positive number")
         self._want("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
+        rate = self.discriminator_learning_rate
+        self._want("discriminator_learning_rate", rate is None or 0 < rate < math.inf, "a positive number, or none")
         self._want("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._want("decay_from", 0 <= self.decay_from <= 1, "a share in [0, 1]")
-        self._want("noise", 0 <= self.noise < math.inf, "no negative number")
         self._want("ema", 0 <= self.ema < 1, "a number in [0, 1)")
-        for name, kind in typing.get_type_hints(TrainConfig).items():
-            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
-                _checks.nearest("TrainConfig", name, getattr(self, name), typing.get_args(kind))
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def _whole(self, name: str) -> bool:
+        return isinstance(getattr(self, name), int) and not isinstance(getattr(self, name), bool)
 
     def _want(self, name: str, good: bool, wanted: str) -> None:
         if not good:
-            raise ValueError(f"TrainConfig: {name} got {getattr(self, name)!r}, wants {wanted}.")
+            raise ValueError(f"{self._name}: {name} got {getattr(self, name)!r}, wants {wanted}.")
 
     def torch_device(self) -> torch.device:
         """Raises: ValueError for a device that torch does not know or see."""
@@ -94,50 +153,48 @@ class TrainConfig:
         try:
             return torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
-            raise ValueError(f"TrainConfig: device got {self.device!r}, which torch refuses: {str(error).splitlines()[0]}") from None
+            raise ValueError(f"{self._name}: device got {self.device!r}, which torch refuses: {str(error).splitlines()[0]}") from None
+
+    def fall(self, progress: float) -> float:
+        """What the learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
+        rest = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0
+        rest = min(1.0, max(0.0, rest))
+        return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
+
+    def weights(self, progress: float) -> dict[str, float]:
+        """The terms' weights, those of lazy phases by one interval."""
+        share = self.penalty_end**progress
+        found = {name: getattr(self, name) * self.penalty_every * share for name in ("r1", "r2", "gradient_penalty")}
+        found["mode_seeking"] = self.mode_seeking * self.mode_seeking_every
+        return {name: weight for name, weight in found.items() if weight}
+
+
+Config = TypeVar("Config", bound=TrainConfig)
 
 
 def to_dict(config: TrainConfig) -> dict:
-    return dataclasses.asdict(config) | {"betas": list(config.betas)}
+    """Plain lists, numbers, strings and dicts."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(values: dict, where: str = "config") -> TrainConfig:
-    """Raises: ValueError for a name that TrainConfig lacks; a missing one takes its default."""
-    names = [f.name for f in dataclasses.fields(TrainConfig)]
+def from_dict(values: dict, kind: type[Config] = TrainConfig, where: str = "config") -> Config:
+    """Raises: ValueError for a name that `kind` lacks; a missing one takes its default."""
+    names = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: got {type(values).__name__}, wants an object of TrainConfig's fields.")
+        raise ValueError(f"{where}: got {type(values).__name__}, wants an object of {kind.__name__}'s fields.")
     for name in values:
         if name not in names:
             _checks.nearest(where, "field", name, names)
     try:
-        return TrainConfig(**values)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(f"{where}: a field has the wrong type: {error}.") from None
 
 
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that takes `path`'s place only when all of it is on the disk: the new one or the old, never a half."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save(config: TrainConfig, path: Path) -> None:
-    with atomic(path) as file:
-        file.write((json.dumps(to_dict(config), indent=2) + "\n").encode())
-
-
-def load(path: Path) -> TrainConfig:
+def load(path: Path, kind: type[Config] = TrainConfig) -> Config:
     """Raises: ValueError for a file that is missing, is no JSON, or holds other fields."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(f"config: {path} cannot be read: {error}.") from None
-    return from_dict(values, str(path))
+    return from_dict(values, kind, str(path))

@@ -86,7 +86,7 @@ def folder(path: str | os.PathLike, image_size: int = 64, channels: int = 3) -> 
     return ImageData(torch.stack(images), torch.tensor(labels), classes, broken)
 
 
-def load(data: str, image_size: int, channels: int) -> ImageData:
+def images_of(data: str, image_size: int, channels: int) -> ImageData:
     """`data` is "digits" or a folder's path ("./digits" for one of that name)."""
     if data != "digits":
         return folder(data, image_size, channels)

@@ -1,159 +1,235 @@
-"""The loop: all that runs at every step stands in this file or in the networks."""
+"""The trainer: what it is made of, a step, the run around the steps, its state."""
 
-import contextlib
-import json
-import math
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-import ganfast.functional as GF
-from ganfast.step.capture import capture
-from ganfast.step.ema import EMA
-from ganfast.step.finite import FiniteGuard
-from ganfast.train import checkpoint, grids
-from ganfast.train.config import TrainConfig, to_dict
-from ganfast.train.data import class_vectors, load
+from ganfast.train import callbacks as standard
+from ganfast.train import checkpoint, monitors, resume, spectral
+from ganfast.train import config as configs
+from ganfast.train.config import TrainConfig
+from ganfast.train.distributed import World
+from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
+from ganfast.train.precision import Precision
+from ganfast.train.sampling import Sampler, conditioner
+from ganfast.train.signals import StopRequests
+from ganfast.train.sources import source_of
+from ganfast.train.turns import Meters, Turn, Updates, runner
 
-PARTS = ("generator", "discriminator", "ema", "opt_g", "opt_d")
-NUMBERS = ("steps", "seconds", "classes", "conditions")
+NETWORKS = ("generator", "discriminator")
+WATCHED = 64  # samples and reals whose spread is compared
 
 
 class Trainer:
-    """A DCGAN, its data, optimizers and averaged generator; `fit()` trains until config.steps or config.max_seconds.
+    """Trains two networks of yours against each other.
 
-    Raises: ValueError for data, a device, a run_dir or (resuming) a checkpoint that cannot serve; no file of an earlier run is touched.
+        trainer = ganfast.Trainer(generator, discriminator, images, ganfast.TrainConfig(run_dir="runs/mine", r1=5.0))
+        trainer.fit()
+        images = trainer.sample(16, seed=1)
+
+    Arguments:
+        generator, discriminator: modules called as generator(latent) and discriminator(images), with a condition as
+            generator(latent, condition), discriminator(images, condition); latent [B, *latent_shape]; fakes shaped as the reals; logits
+            without a sigmoid, [B], [B, 1] or patches. They are moved to the device and trained in place.
+        data: uint8 images [N, C, H, W], float tensors [N, ...] (images in [-1, 1]), a pair of tensors (images, labels), a Dataset or a
+            DataLoader of images or such pairs, or what ganfast.train.data gives. uint8 images stay on the device.
+        config: all settings, a TrainConfig.
+        objective: instead of the usual losses, a pure function (phase, generator, discriminator, batch) -> (loss, numbers to log); see
+            ganfast.train.phases, whose `adversarial` is the default. phases: instead of those that the config asks for.
+        condition: None: none. True: the data's second item as it is, such as labels [B] int64, vectors [B, D], images. A tensor
+            [classes, D]: the row of each label. A function of the data's second item.
+        callbacks: ganfast.train.Callback objects, or functions (trainer, row) that are called at each log line.
+
+    Fields: generator, discriminator, ema (the averaged generator), config, steps, images_seen, seconds, device, run_dir, classes, best.
+    Dtypes: float32 weights; the networks run in config.precision. Raises: ValueError for data, a device, a folder or settings that cannot
+        serve; no file of an earlier run is touched. RuntimeError by `fit`, where the run cannot go on.
     """
 
-    def __init__(self, config: TrainConfig, *, resume: bool = False) -> None:
-        c = self.config = config
-        self.run_dir, self.device = Path(c.run_dir), c.torch_device()
-        state = checkpoint.open_run(self.run_dir, resume)
-        data = load(c.data, c.image_size, c.channels)
-        self.images, self.labels = data.images.to(self.device), data.labels.to(self.device)
-        self.classes, self.broken = data.classes if c.conditional and len(data.classes) > 1 else [], data.broken
-        self.conditions = class_vectors(len(self.classes), c.condition_dim).to(self.device) if self.classes else None
-        layout = torch.channels_last if c.channels_last else torch.contiguous_format
-        networks = checkpoint.networks(c, len(self.classes))
-        self.generator, self.discriminator = (network.to(self.device, memory_format=layout) for network in networks)
-        self.average, self.guard = EMA(self.generator), FiniteGuard(self.generator, self.discriminator)
-        self.ema = self.average.module
-        adam = {"lr": c.learning_rate, "betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
-        self.opt_g, self.opt_d = (torch.optim.Adam(m.parameters(), **adam) for m in networks)
-        self.rng = torch.Generator(self.device).manual_seed(c.seed)
-        self.steps, self.seconds, self.sums = 0, 0.0, torch.zeros(5, device=self.device)
-        self.captured = None
-        if state is not None:
-            self.restore(state)
-        self.logged_steps, self.logged_seconds = self.steps, self.seconds  # a log line precedes every checkpoint
-        checkpoint.begin_run(self.run_dir, c, self.steps, self.broken)
+    def __init__(
+        self,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        data: object,
+        config: TrainConfig | None = None,
+        *,
+        objective: Objective | None = None,
+        phases: Sequence[Phase] | None = None,
+        condition: object = None,
+        callbacks: Sequence[object] = (),
+        _resumed: tuple[Path, dict] | None = None,
+    ) -> None:
+        c = self.config = config or TrainConfig()
+        self.device = c.torch_device()
+        self.world = World()
+        self.run_dir = Path(c.run_dir) if c.run_dir else None
+        self.generator, self.discriminator, self.condition = generator, discriminator, condition
+        own = standard.default(c) if self.run_dir else []
+        self.callbacks = [standard.as_callback(callback) for callback in (*own, *callbacks)] if self.world.rank == 0 else []
+        self.run = self._open(_resumed)
+        shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
+        self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **shared)
+        self.latent_shape = c.latent_shape or (c.latent_dim,)
+        self.conditioner = conditioner(condition, self.device)
+        self.classes = list(self.source.classes) if self.conditioner else []
+        networks = {name: getattr(self, name) for name in NETWORKS}
+        layout = torch.channels_last if c.channels_last else torch.preserve_format
+        for network in networks.values():
+            network.train().to(self.device, memory_format=layout)
+        if c.spectral_norm:
+            spectral.normalise(discriminator, c.seed)
+        self.world.broadcast(*networks.values())
+        self.precision = Precision(c.precision, self.device)
+        fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
+        self.rates = {"generator": c.learning_rate, "discriminator": c.discriminator_learning_rate or c.learning_rate}
+        self.optimizers = {
+            name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=self.rates[name], **fused)
+            for name, network in networks.items()
+        }
+        self.updates = Updates(networks, self.optimizers, objective or adversarial(c), self.precision, self.world)
+        self.average, self.ema = self.updates.average, self.updates.average.module
+        self.draws = Draws(torch.Generator(self.device).manual_seed(c.seed), self.world.rank, self.world.size)
+        self.phases = tuple(phases or phases_of(c))
+        look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
+        groups = turns_of(self.phases)
+        distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in groups}
+        self.turns = [distinct[group] for group in groups]
+        self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds, loss=c.loss)
+        self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
+        self.logged_steps, self.logged_seconds, self.stopped = 0, 0.0, None
+        if _resumed:
+            resume.restore(self, *_resumed)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, generator: nn.Module, discriminator: nn.Module, data: object, config: TrainConfig | None = None, **options
+    ) -> "Trainer":
+        """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a
+        CPU, with the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have."""
+        state = checkpoint.load(Path(path))
+        config = config or resume.config_of(Path(path), state)
+        return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
+
+    def save(self, path: str | Path) -> None:
+        """All that `load` needs, in one file: the old one at `path` or the new one whole, whatever happens."""
+        checkpoint.write(resume.state_of(self), Path(path))
+
+    @property
+    def name(self) -> str:
+        return f"{type(self.generator).__name__}, {self.run_dir or 'not saved'}, step {self.steps}"
+
+    def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor:
+        """[n, ...] of the averaged generator; see ganfast.train.sampling.Sampler.sample for condition, seed and errors."""
+        return self.sampler().sample(n, condition, seed)
+
+    def sampler(self) -> Sampler:
+        seconds = lambda n: self.source.reals(n)[1]
+        return Sampler(self.ema, self.latent_shape, self.name, self.steps, self.classes, self.conditioner, seconds)
 
     def progress(self) -> float:
         """How much of the run is done, by steps or by time, whichever is further."""
         c = self.config
         return max(self.steps / c.steps, self.seconds / c.max_seconds if c.max_seconds else 0.0)
 
-    def autocast(self) -> contextlib.AbstractContextManager:
-        half = self.config.precision == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-
-    def noisy(self, images: Tensor) -> Tensor:
-        if not self.config.noise:
-            return images
-        noise = torch.randn(images.shape, device=self.device, generator=self.rng)
-        return torch.add(images, noise, alpha=self.config.noise)
-
     def step(self) -> None:
-        """One update of the discriminator, one of the generator; on a GPU a graph, recorded at the first."""
-        c, left = self.config, 1 - self.progress()
-        rate = c.learning_rate * min(1.0, left / (1 - c.decay_from) if c.decay_from < 1 else 1.0)
-        for optimizer in (self.opt_d, self.opt_g):
-            optimizer.param_groups[0].update(lr=rate, betas=c.betas)
+        """All phases that are due. Nothing waits for the device."""
+        c, done = self.config, self.progress()
+        fall, weights = c.fall(done), c.weights(done)
+        for name, optimizer in self.optimizers.items():
+            optimizer.param_groups[0]["lr"] = self.rates[name] * fall
         self.steps += 1
-        keep = min(c.ema, self.steps / (self.steps + 10))  # a short memory while the first steps still count
-        self.captured = self.captured or capture(self.updates, keep)
-        self.captured(keep)
-
-    def updates(self, keep: Tensor) -> None:
-        """Both updates, on the same fakes, on the device alone; one whose gradients are not finite is skipped."""
-        c = self.config
-        index = torch.randint(len(self.images), (c.batch_size,), device=self.device, generator=self.rng)
-        latent = torch.randn(c.batch_size, c.latent_dim, device=self.device, generator=self.rng)
-        condition = self.conditions[self.labels[index]] if self.classes else None  # of the reals and the fakes
-        backend = None if c.fused else "torch"
-        real = GF.gather_images(self.images, index, channels_last=c.channels_last, backend=backend)
-        how = {"kind": c.loss, "backend": backend}
-        with self.guard:
-            with self.autocast():
-                fake = self.generator(latent, condition)
-                real_logits = self.discriminator(self.noisy(real), condition)
-                fake_logits = self.discriminator(self.noisy(fake.detach()), condition)
-            loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, smoothing=c.smoothing, return_stats=True, **how)
-            self.opt_d.zero_grad()
-            loss_d.backward()
-            self.guard.step(self.opt_d)
-            self.discriminator.requires_grad_(False)  # spares its weights' gradients
-            with self.autocast():
-                fake_logits = self.discriminator(self.noisy(fake), condition)
-            loss_g = GF.generator_loss(fake_logits, real_logits.detach(), **how)
-            self.opt_g.zero_grad()
-            loss_g.backward()
-            self.guard.step(self.opt_g, ema=self.average, decay=keep)
-            self.discriminator.requires_grad_(True)
-        row = torch.stack([loss_d.detach(), loss_g.detach(), stats.real_accuracy, stats.fake_accuracy, torch.ones_like(stats.real_mean)])
-        self.sums += torch.where(self.guard.bad.bool(), torch.zeros_like(row), row)
+        keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
+        with self.precision.switches():
+            for turn in self.turns:
+                if self.steps % turn.interval == 0:
+                    args = weights, keep, self.source.next()
+                    turn.run = turn.run or runner(turn, self.world, self.device, *args)
+                    self.meters.add(turn.run(*args))
+                    self.images_seen += c.batch_size
 
     def fit(self, *, progress_bar: bool = True) -> None:
-        """Trains; a log line, a grid and a checkpoint at the end."""
+        """Trains until config.steps or config.max_seconds are done, or a SIGTERM or Ctrl-C asks to stop (`stopped` says which); then writes
+        a checkpoint."""
         c, before, start = self.config, self.seconds, time.monotonic()
-        with tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not progress_bar) as bar:
-            while self.progress() < 1:
-                self.step()
-                bar.update()
-                self.seconds = before + time.monotonic() - start
-                done = self.progress() >= 1
-                saving = done or self.steps % c.checkpoint_every == 0
-                if saving or self.steps % c.log_every == 0:  # refuses to go on with numbers that are not finite
-                    self.log(bar)
-                if done or self.steps % c.sample_every == 0:
-                    self.write_grid()
-                if saving:
-                    checkpoint.save(self.state(), self.run_dir / checkpoint.CHECKPOINT)
+        self.stopped = None
+        self.run = self.run or self._open((self.run_dir, {}))
+        if self.run:
+            self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
+        first = self.world.rank == 0
+        try:
+            self._call("on_start")
+            with StopRequests() as requests, tqdm(
+                total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not (progress_bar and first)
+            ) as bar:
+                while self.progress() < 1 and not self.stopped:
+                    self.step()
+                    bar.update()
+                    self.seconds, asked = self.world.largest(before + time.monotonic() - start, float(bool(requests.asked)))
+                    self.stopped = (requests.asked or "another process") if asked else None
+                    done = self.progress() >= 1
+                    if done or self.steps % c.log_every == 0:
+                        self.log(bar)
+                    self._call("on_step")
+                    if done or self.stopped or self.steps % c.checkpoint_every == 0:
+                        self._checkpoint()
+            self._call("on_end")
+        finally:
+            if self.run:
+                self.run.close()
+                self.run = None
 
-    def log(self, bar: tqdm) -> None:
-        """Means since the last line; the only wait for the device."""
+    def log(self, bar: tqdm | None = None) -> dict:
+        """Means since the last line, alarms, and the line written; the only wait for the device."""
         count, seconds = self.steps - self.logged_steps, self.seconds - self.logged_seconds
-        *sums, good = self.sums.tolist()
-        loss_d, loss_g, real, fake = (value / max(good, 1) for value in sums)
-        if not good or not math.isfinite(loss_d + loss_g):
-            raise RuntimeError(f"train: the losses are no longer finite at step {self.steps}; the last checkpoint is untouched.")
-        self.sums.zero_()
         self.logged_steps, self.logged_seconds = self.steps, self.seconds
-        row = {"step": self.steps, "seconds": self.seconds, "images_per_second": count * self.config.batch_size / seconds}
-        row |= {"loss_d": loss_d, "loss_g": loss_g, "real_accuracy": real, "fake_accuracy": fake, "skipped": count - round(good)}
-        with open(self.run_dir / checkpoint.LOG, "a") as file:
-            file.write(json.dumps(row) + "\n")
-        bar.set_postfix_str(f"D {loss_d:.2f} G {loss_g:.2f}, D right on real {real:.0%} fake {fake:.0%}")
+        means = self.meters.read(self.world)
+        speed = count * self.config.batch_size / seconds if seconds > 0 else 0.0
+        row = {"step": self.steps, "images": self.images_seen, "seconds": self.seconds, "images_per_second": speed} | means
+        in_a_row = means.get("skipped_in_a_row", 0)
+        if in_a_row >= self.config.skip_limit:
+            left = f"; the last checkpoint is {kept}" if (kept := self.run and checkpoint.newest(self.run_dir)) else "; none was written"
+            raise RuntimeError(
+                f"train: {in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped{left}. "
+                "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
+            )
+        if self.world.rank == 0:
+            row["spread"] = monitors.spread(self.sample(WATCHED, seed=self.config.seed), self.source.reals(WATCHED)[0]).item()
+            alarms = self.monitors.see(row)
+            row["alarms"] = self.monitors.active
+            self._call("on_log", row)
+            if self.run:
+                self.run.log(row)
+            if bar is not None:
+                bar.set_postfix_str(standard.summary(row))
+                for alarm in alarms:
+                    bar.write(f"step {self.steps}, {alarm.name}: {alarm.message}")
+        return row
 
-    def write_grid(self) -> None:
-        """The same latents at every call: a row per class, or a square."""
-        sampler = checkpoint.Sampler(self.ema, self.config, self.classes, self.conditions, str(self.run_dir), self.steps)
-        grids.write_grid(self.run_dir / checkpoint.GRIDS / f"step-{self.steps:07d}.png", sampler, self.config.seed)
+    def _checkpoint(self) -> None:
+        if self.run:
+            path = self.run.save(resume.state_of(self), self.steps)
+            for name, network in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):
+                self.run.weights(f"{name}.safetensors", network, self.steps)
+            self._call("on_checkpoint", path)
 
-    def state(self) -> dict:
-        parts = {name: getattr(self, name).state_dict() for name in PARTS}
-        numbers = {name: getattr(self, name) for name in NUMBERS}
-        return parts | numbers | {"config": to_dict(self.config), "rng": self.rng.get_state()}
+    def save_best(self) -> None:
+        """best.pt in the run's folder: the state as it is now."""
+        if self.run:
+            self.save(self.run_dir / checkpoint.BEST)
 
-    def restore(self, state: dict) -> None:
-        with checkpoint.whole(self.run_dir / checkpoint.CHECKPOINT, "run"):
-            checkpoint.check_same(state, self.config, self.classes)
-            for name in PARTS:
-                getattr(self, name).load_state_dict(state[name])
-            for name in NUMBERS:
-                value = state[name]
-                setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
-            self.rng.set_state(state["rng"])
+    def _call(self, what: str, *args: object) -> None:
+        for callback in self.callbacks:
+            getattr(callback, what)(self, *args)
+
+    def _open(self, resumed: tuple[Path, dict] | None) -> checkpoint.RunFolder | None:
+        """The run's folder; only the first process writes."""
+        if self.run_dir is None or self.world.rank:
+            return None
+        same = False
+        if resumed is not None:
+            path = resumed[0]
+            same = (path if path.is_dir() else path.parent).resolve() == self.run_dir.resolve()
+        return checkpoint.RunFolder(self.run_dir, resume=same, keep=self.config.keep_checkpoints)

@@ -71,7 +71,7 @@ def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
     with pytest.raises(ValueError, match=r"beside them \(loose\.png\)"):
         data.folder(rgb_folder, 16)
     with pytest.raises(ValueError, match="channels got 3, wants 1; the digits are grey"):
-        data.load("digits", 32, 3)
+        data.images_of("digits", 32, 3)
 
 
 def test_a_run_lists_the_broken_files(tmp_path, rgb_folder):

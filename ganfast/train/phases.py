@@ -1,0 +1,191 @@
+"""A step as data: which phases there are and when, what each adds up, and on what batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+import ganfast.functional as GF
+from ganfast import penalties
+from ganfast.augment import diff_augment
+from ganfast.ops.gan_loss.reference import RELATIVISTIC
+from ganfast.train.config import TrainConfig
+
+PENALTIES = ("r1", "r2", "gradient_penalty")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One update: `network` ("discriminator" or "generator") takes an optimizer step on what the objective makes of `terms`.
+
+    interval: every how many steps, where a lazy term weighs as many times as much. repeats: how often in such a step, on a new batch each
+    time. average: the averaged generator moves after it.
+    """
+
+    name: str
+    network: str
+    terms: tuple[str, ...]
+    interval: int = 1
+    repeats: int = 1
+    average: bool = False
+
+
+def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
+    """The phases of the usual GANs: D, G, then the regularisers that are due more seldom. Those due at every step join D's and G's own."""
+    c = config
+    held = tuple(name for name in PENALTIES if getattr(c, name))
+    seek = ("mode_seeking",) if c.mode_seeking else ()
+    d = Phase("d", "discriminator", ("adversarial", *(held if c.penalty_every == 1 else ())), repeats=c.n_critic)
+    g = Phase("g", "generator", ("adversarial", *(seek if c.mode_seeking_every == 1 else ())), average=True)
+    lazy = []
+    if held and c.penalty_every > 1:
+        lazy.append(Phase("d_reg", "discriminator", held, interval=c.penalty_every))
+    if seek and c.mode_seeking_every > 1:
+        lazy.append(Phase("g_reg", "generator", seek, interval=c.mode_seeking_every))
+    return (d, g, *lazy)
+
+
+def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:
+    """Phases grouped by the batch they share: a phase joins the one before if both are due at every step, so that the generator learns
+    on the fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the last time is shared."""
+    turns: list[tuple[Phase, ...]] = []
+    for phase in phases:
+        shares = phase.interval == 1 and phase.repeats == 1
+        if shares and turns and turns[-1][-1].interval == 1 and turns[-1][-1].network != phase.network:
+            turns[-1] += (phase,)
+        else:
+            turns += [(phase,)] * phase.repeats
+    return turns
+
+
+class Draws:
+    """Random numbers of a step, from one generator. Every process of a run draws for the whole batch and keeps its part, so that a
+    run's numbers do not depend on how many processes share it."""
+
+    def __init__(self, generator: torch.Generator, rank: int = 0, world: int = 1) -> None:
+        self.generator, self.rank, self.world = generator, rank, world
+
+    def normal(self, *shape: int) -> Tensor:
+        return self._part(torch.randn, shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """In [0, 1)."""
+        return self._part(torch.rand, shape)
+
+    def _part(self, draw: Callable, shape: tuple[int, ...]) -> Tensor:
+        n, *rest = shape
+        whole = draw(n * self.world, *rest, generator=self.generator, device=self.generator.device)
+        return whole[self.rank * n : (self.rank + 1) * n]
+
+
+@dataclass
+class Batch:
+    """What a phase works on.
+
+    real [B, ...] float, images in [-1, 1]; latent [B, *latent_shape]; condition [B, ...] or None; weights: the terms' weights now, 0-d
+    tensors, intervals included; draws: where random numbers come from; augment, noise: what happens to all that the discriminator sees.
+    differentiable: whether fakes carry a graph back to the generator.
+    """
+
+    real: Tensor
+    latent: Tensor
+    condition: Tensor | None
+    weights: dict[str, Tensor]
+    draws: Draws
+    augment: str = ""
+    noise: float = 0.0
+    differentiable: bool = True
+    made: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """The condition as the networks' further arguments."""
+        return () if self.condition is None else (self.condition,)
+
+    def fake(self, generator: nn.Module) -> Tensor:
+        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`."""
+        if self.made is None:
+            with torch.set_grad_enabled(self.differentiable):
+                self.made = generator(self.latent, *self.given)
+        return self.made
+
+    def view(self, images: Tensor) -> Tensor:
+        """Images as the discriminator sees them: augmented, with noise, both drawn anew."""
+        if self.augment:
+            images = diff_augment(images, self.augment, uniform=self.draws.uniform)
+        if self.noise:
+            images = torch.add(images, self.draws.normal(*images.shape), alpha=self.noise)
+        return images
+
+
+Objective = Callable[[Phase, nn.Module, nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
+
+
+def adversarial(config: TrainConfig, backend: str | None = None) -> Objective:
+    """The objective of `config`: a pure function of (phase, generator, discriminator, batch) that gives the loss to minimise, a 0-d tensor,
+    and 0-d tensors to log. It updates nothing and draws through the batch alone.
+
+    Source: the losses' and penalties' own, in ganfast.functional and ganfast.penalties; mode seeking: Mao et al. 2019.
+    """
+    kind, smoothing = config.loss, config.smoothing
+
+    def objective(phase: Phase, generator: nn.Module, discriminator: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        side = _discriminator if phase.network == "discriminator" else _generator
+        return side(phase.terms, generator, discriminator, batch, kind, smoothing, backend)
+
+    return objective
+
+
+def _discriminator(terms, generator, discriminator, batch, kind, smoothing, backend):
+    """The penalties' forwards serve the loss too."""
+    real, fake = batch.view(batch.real), None
+    if {"adversarial", "r2", "gradient_penalty"} & set(terms):
+        fake = batch.view(batch.fake(generator).detach())
+    found, loss = {}, 0
+    asked = {"return_logits": True}
+    if "r1" in terms:
+        found["r1"], real_logits = penalties.r1_penalty(discriminator, real, *batch.given, **asked)
+    elif "adversarial" in terms:
+        real_logits = discriminator(real, *batch.given)
+    if "r2" in terms:
+        found["r2"], fake_logits = penalties.r2_penalty(discriminator, fake, *batch.given, **asked)
+    elif "adversarial" in terms:
+        fake_logits = discriminator(fake, *batch.given)
+    if "gradient_penalty" in terms:
+        epsilon = batch.draws.uniform(len(real))
+        found["gradient_penalty"] = penalties.gradient_penalty(discriminator, real, fake, *batch.given, epsilon=epsilon)
+    for name, penalty in found.items():
+        loss = loss + batch.weights[name] * penalty
+    if "adversarial" in terms:
+        loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, kind=kind, smoothing=smoothing, return_stats=True, backend=backend)
+        loss = loss + loss_d
+        found |= {"loss_d": loss_d, **stats._asdict()}
+    return loss, found
+
+
+def _generator(terms, generator, discriminator, batch, kind, smoothing, backend):
+    found, loss = {}, 0
+    if "adversarial" in terms:
+        fake_logits = discriminator(batch.view(batch.fake(generator)), *batch.given)
+        real_logits = None
+        if kind in RELATIVISTIC:
+            with torch.no_grad():
+                real_logits = discriminator(batch.view(batch.real), *batch.given)
+        loss = found["loss_g"] = GF.generator_loss(fake_logits, real_logits, kind=kind, backend=backend)
+    if "mode_seeking" in terms:
+        found["mode_seeking"] = mode_seeking(generator, batch)
+        loss = loss + batch.weights["mode_seeking"] * found["mode_seeking"]
+    return loss, found
+
+
+def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:
+    """1 / (distance of two images / distance of their latents), to be minimised: the generator may not answer two latents alike.
+
+    Source: Mao et al. 2019, "Mode seeking generative adversarial networks", with its mean absolute distances.
+    """
+    pairs = len(batch.latent) // 2
+    a, b = batch.latent[:pairs], batch.latent[pairs : 2 * pairs]
+    given = tuple(condition[:pairs] for condition in batch.given)
+    images = (generator(a, *given).float() - generator(b, *given).float()).abs().mean()
+    return (a - b).abs().mean() / images.clamp_min(1e-5)

@@ -1,0 +1,154 @@
+"""What `ganfast train` trains: data by name, networks to fit it, settings that suit it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import models
+from ganfast.train import checkpoint, data, mixtures
+from ganfast.train import config as configs
+from ganfast.train.config import TrainConfig
+from ganfast.train.loop import Trainer
+from ganfast.train.resume import whole
+from ganfast.train.sampling import Sampler, conditioner
+
+NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condition_dim", "width", "spectral_norm")
+
+
+@dataclass
+class Subject:
+    """Data and networks."""
+
+    data: str = "digits"
+    """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
+    model: Literal["auto", "dcgan", "mlp"] = "auto"
+    """auto: dcgan for images, mlp for points"""
+    condition: Literal["none", "label", "vector"] = "vector"
+    """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text
+    encoder would give"""
+    image_size: int = 32
+    """a power of two, at least 16"""
+    channels: int | None = None
+    """1 grey, 3 RGB; none: 1 for the digits, 3 for a folder"""
+    condition_dim: int = 16
+    """length of a class's vector"""
+    width: int = 32
+    """channels of dcgan's layer next to the image, of mlp's every layer"""
+    fused: bool = True
+    """ganfast's layers; no: the same networks from torch's"""
+
+
+@dataclass
+class Recipe(TrainConfig, Subject):
+    """What to train, and how."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        points = self.data in mixtures.MIXTURES
+        if self.channels is None:
+            self.channels = 1 if self.data == "digits" else 3
+        if self.model == "auto":
+            self.model = "mlp" if points else "dcgan"
+        if points:
+            self.condition = "none"
+        self._want("model", self.model == "mlp" if points else self.model == "dcgan", f"{'mlp' if points else 'dcgan'} for {self.data}")
+        for name in ("condition_dim", "width"):
+            self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
+        self._want("batch_size", points or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
+        self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
+        self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")
+
+    @property
+    def measure(self) -> Callable[[Tensor], dict[str, float]] | None:
+        return mixtures.MIXTURES[self.data].measure if self.data in mixtures.MIXTURES else None
+
+    @property
+    def backend(self) -> str | None:
+        """Of losses and batches."""
+        return None if self.fused else "torch"
+
+
+def preset(name: str, **changes) -> Recipe:
+    """The settings that suit the data called `name`, with `changes`."""
+    return Recipe(data=name, **PRESETS.get(name, IMAGES) | changes)
+
+
+IMAGES = {"run_dir": "runs/images", "image_size": 64, "width": 64, "latent_dim": 100}
+PRESETS = {
+    "digits": {"run_dir": "runs/digits", "noise": 0.3},
+    "ring8": {"run_dir": "runs/ring8", "precision": "fp32", "width": 128},
+    "grid25": {"run_dir": "runs/grid25", "precision": "fp32", "width": 128},
+}
+
+
+def networks(recipe: Recipe, classes: int) -> tuple[nn.Module, nn.Module]:
+    """(generator, discriminator), freshly initialised from recipe.seed, which leaves torch's own random state as it was."""
+    r = recipe
+    with torch.random.fork_rng():
+        torch.manual_seed(r.seed)
+        if r.model == "mlp":
+            return models.MLPGenerator(r.latent_dim, 2, r.width), models.MLPDiscriminator(2, r.width)
+        given = {}
+        if classes and r.condition != "none":
+            given = {"num_classes": classes} if r.condition == "label" else {"condition_dim": r.condition_dim}
+        given["fused"] = r.fused
+        generator = models.DCGANGenerator(r.image_size, r.latent_dim, r.width, r.channels, **given)
+        return generator, models.DCGANDiscriminator(r.image_size, r.width, r.channels, norm=not penalised(r), **given)
+
+
+def penalised(recipe: Recipe) -> bool:
+    """Under a gradient penalty the discriminator has no batch norm, which mixes the images."""
+    return bool(recipe.r1 or recipe.r2 or recipe.gradient_penalty)
+
+
+def condition_of(recipe: Recipe, classes: int) -> Tensor | bool | None:
+    """Trainer's `condition`."""
+    if not classes or recipe.condition == "none":
+        return None
+    return True if recipe.condition == "label" else data.class_vectors(classes, recipe.condition_dim)
+
+
+def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> Trainer:
+    """The run that `recipe` describes, or the one in its run_dir, gone on with: it keeps its networks, other settings may change.
+
+    Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
+    """
+    state = checkpoint.load(Path(recipe.run_dir)) if resume else None
+    if state is not None:
+        for name in NETWORK:
+            if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
+                raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.")
+    else:
+        checkpoint.RunFolder(Path(recipe.run_dir), resume=False, keep=recipe.keep_checkpoints).close()  # refused before data are decoded
+    if recipe.data in mixtures.MIXTURES:
+        mixture, classes = mixtures.MIXTURES[recipe.data], []
+        made = mixture.sample(100_000, torch.Generator().manual_seed(recipe.seed))
+    else:
+        made = data.images_of(recipe.data, recipe.image_size, recipe.channels)
+        classes = made.classes if len(made.classes) > 1 else []
+    generator, discriminator = networks(recipe, len(classes))
+    resumed = None if state is None else (Path(recipe.run_dir), state)
+    condition = condition_of(recipe, len(classes))
+    return Trainer(generator, discriminator, made, recipe, condition=condition, callbacks=callbacks, _resumed=resumed)
+
+
+def load_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
+    """The averaged generator of a run that a recipe made: from a checkpoint, or a run's folder for its newest good one.
+
+    Raises: ValueError as checkpoint.load, for a run of other networks than a recipe's, or parts that are missing or do not fit together.
+    """
+    path = Path(path)
+    state = checkpoint.load(path)
+    if "data" not in state.get("config", {}):
+        raise ValueError(f"checkpoint: {path} holds networks of one's own; build them and use ganfast.Trainer.load.")
+    with whole(path, "generator"):
+        recipe = configs.from_dict(state["config"], Recipe, str(path))
+        generator, _ = networks(recipe, len(state["classes"]))
+        generator.load_state_dict(state["networks"]["ema"])
+        given = conditioner(True if state["table"] is None and state["classes"] else state["table"], torch.device(device))
+        name, step = f"{type(generator).__name__}, {path}, step {state['numbers']['steps']}", state["numbers"]["steps"]
+        return Sampler(generator.to(device).eval(), recipe.latent_shape or (recipe.latent_dim,), name, step, state["classes"], given)
