@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ganfast.train.disk import WRITING, atomic, release, sync, take_lock, tell
+from ganfast._tell import tell
+from ganfast.train.disk import WRITING, atomic, release, sync, take_lock
 
 FORMAT, VERSION = "ganfast-checkpoint", 2
 CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
