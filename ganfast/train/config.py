@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from ganfast import _checks
+from ganfast import _checks, augment
 from ganfast.train.monitors import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
@@ -116,6 +116,7 @@ class TrainConfig:
         for name, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
                 _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
+        augment.parts(self.augment, self._name)
         counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
         for name in (*counts, "sample_every", "checkpoint_every", "keep_checkpoints"):
             self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")

@@ -190,11 +190,7 @@ class Trainer:
         row = {"step": self.steps, "images": self.images_seen, "seconds": self.seconds, "images_per_second": speed} | means
         in_a_row = means.get("skipped_in_a_row", 0)
         if in_a_row >= self.config.skip_limit:
-            left = f"; the last checkpoint is {kept}" if (kept := self.run and checkpoint.newest(self.run_dir)) else "; none was written"
-            raise RuntimeError(
-                f"train: {in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped{left}. "
-                "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
-            )
+            self._give_up(f"{in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped")
         if self.world.rank == 0:
             row["spread"] = monitors.spread(self.sample(WATCHED, seed=self.config.seed), self.source.reals(WATCHED)[0]).item()
             alarms = self.monitors.see(row)
@@ -208,7 +204,16 @@ class Trainer:
                     bar.write(f"step {self.steps}, {alarm.name}: {alarm.message}")
         return row
 
+    def _give_up(self, reason: str) -> None:
+        kept = checkpoint.newest(self.run_dir) if self.run else None
+        left = f"the last good checkpoint is {kept}" if kept else "no checkpoint was written"
+        remedy = "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
+        raise RuntimeError(f"train: {reason}; {left}. {remedy}")
+
     def _checkpoint(self) -> None:
+        for name in NETWORKS:
+            if not all(p.isfinite().all() for p in getattr(self, name).parameters()):
+                self._give_up(f"the {name}'s weights are no longer finite at step {self.steps}")
         if self.run:
             path = self.run.save(resume.state_of(self), self.steps)
             for name, network in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):

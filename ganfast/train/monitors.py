@@ -30,7 +30,7 @@ ALARMS: dict[str, tuple[str, str]] = {
         "raise r1 (with r2), set mode_seeking, take a larger batch_size, or start again with a lower learning_rate",
     ),
     "non_finite": (
-        "nothing was learned from the steps that were skipped",
+        "an update is skipped whole, and nothing is learned from it",
         'look for nan or inf in the data; else lower learning_rate, or take precision="bf16" or "fp32" instead of "fp16"',
     ),
     "penalty_spike": (
@@ -41,9 +41,9 @@ ALARMS: dict[str, tuple[str, str]] = {
 """Each alarm's name -> (what it means, what to try: fields of TrainConfig)."""
 
 _PENALTIES = ("r1", "r2", "gradient_penalty")
-_HISTORY = 50
-_WINDOW = 200
-_SCALER_SKIPS = 16
+_HISTORY = 20  # lines a penalty's median is taken of, and half of them before the first alarm: it follows weights that fall in a run
+_WINDOW = 200  # steps over which skipped updates are counted
+_SCALER_SKIPS = 16  # fp16's loss scale, 2^16 at first, halves with each until the gradients fit: no more in the warm-up are an alarm
 
 
 @dataclass
@@ -67,9 +67,9 @@ class Thresholds:
     mode_collapse: float | None = 0.25
     """spread of a fixed batch of fakes against one of reals: 1 as diverse, 0 all the same"""
     non_finite: float | None = 0.01
-    """share of steps skipped because of inf or nan"""
+    """updates skipped because of inf or nan, for each step"""
     penalty_spike: float | None = 10.0
-    """r1, r2 or gradient_penalty over its median of the last 50 lines"""
+    """r1, r2 or gradient_penalty over its median of the last 20 lines"""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -193,7 +193,7 @@ class Monitors:
         right, limit = self._right(row), self.thresholds.perfect_discriminator
         if right is None or limit is None:
             return None
-        text = f"The discriminator is right on {right:.1%} of real and fake images, where 50 % is chance"
+        text = f"The discriminator is right on {100 * right:.1f} % of real and fake images, where 50 % is chance"
         return _Reading(right, limit, right >= limit, text)
 
     def _overfitting(self, row: dict) -> _Reading | None:
@@ -205,7 +205,7 @@ class Monitors:
             sign = min(sign, 2 * row["fake_accuracy"] - 1) if sign is not None and "fake_accuracy" in row else None
         if sign is None or limit is None or self.loss == "wasserstein":
             return None
-        text = f"The discriminator calls {(1 + sign) / 2:.1%} of the training images real (mean sign {sign:.2f})"
+        text = f"The discriminator calls {50 + 50 * sign:.0f} % of the training images real (mean sign {sign:.2f})"
         return _Reading(sign, limit, sign >= limit, text)
 
     def _vanishing(self, row: dict) -> _Reading | None:
@@ -228,7 +228,7 @@ class Monitors:
         limit, value = self.thresholds.mode_collapse, row.get("spread")
         if value is None or limit is None:
             return None
-        return _Reading(value, limit, value < limit, f"The generator's images are {value:.0%} as diverse as real ones")
+        return _Reading(value, limit, value < limit, f"The generator's images are {100 * value:.0f} % as diverse as real ones")
 
     def _non_finite(self, row: dict, steps: int, bad: list[str]) -> _Reading | None:
         limit = self.thresholds.non_finite
@@ -241,11 +241,8 @@ class Monitors:
         if bad:
             return _Reading(1.0, limit, True, f"{', '.join(bad)} {'is' if len(bad) == 1 else 'are'} no finite number", True)
         seen, lost = sum(s for s, _ in self._skipped), sum(s for _, s in self._skipped)
-        # fp16's loss scale finds its place by such steps, one for each power of two at most.
         excess = lost if self._step > self.thresholds.warm_up or skipped >= steps > 1 else max(lost - _SCALER_SKIPS, 0)
-        text = (
-            f"{lost:.0f} of the last {seen:.0f} steps were skipped for inf or nan in a gradient" if lost else "No step was skipped lately"
-        )
+        text = f"{lost:.0f} updates in the last {seen:.0f} steps were skipped for inf or nan in a gradient"
         return _Reading(lost / seen, limit, excess / seen > limit, text, True)
 
     def _spike(self, row: dict) -> _Reading | None:
@@ -254,7 +251,7 @@ class Monitors:
             if name not in row:
                 continue
             history, value = self._history[name], row[name]
-            if len(history) >= 10 and limit is not None and (usual := sorted(history)[len(history) // 2]) > 0:
+            if len(history) >= _HISTORY // 2 and limit is not None and (usual := sorted(history)[len(history) // 2]) > 0:
                 text = f"{name} is {value:.3g}, {value / usual:.3g} times its usual {usual:.3g}"
                 reading = _Reading(value / usual, limit, value > limit * usual, text)
                 worst = reading if worst is None or reading.value > worst.value else worst
