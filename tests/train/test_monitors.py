@@ -4,11 +4,14 @@ import dataclasses
 import json
 import math
 import re
+from typing import get_args
 
 import pytest
 import torch
 
+import ganfast.functional as GF
 from ganfast.train import TrainConfig
+from ganfast.train.config import Loss
 from ganfast.train.monitors import ALARMS, Alarm, Monitors, Thresholds
 
 HEALTHY = {
@@ -16,11 +19,12 @@ HEALTHY = {
     "grad_d": 5.0, "grad_g": 2.0, "grad_from_d": 0.3, "r1": 0.1, "r2": 0.1, "gradient_penalty": 0.02, "skipped": 0, "spread": 0.9,
 }  # fmt: skip
 SICK = {
-    "perfect_discriminator": {"real_accuracy": 0.995, "fake_accuracy": 0.99},
-    "overfitting": {"real_sign": 0.95, "real_accuracy": 0.975},
+    "perfect_discriminator": {"real_accuracy": 0.995, "fake_accuracy": 0.99, "loss_d": 0.05},
+    "overfitting": {"real_sign": 0.95, "real_accuracy": 0.975, "loss_d": 0.5},
     "vanishing_gradient": {"grad_from_d": 1e-6, "real_accuracy": 0.95, "fake_accuracy": 0.95},
     "gradient_ratio": {"grad_g": 2000.0},
     "mode_collapse": {"spread": 0.1},
+    "overshoot": {"loss_d": 3.0},
     "non_finite": {"skipped": 5},
     "penalty_spike": {"r1": 1.5},
 }
@@ -176,7 +180,7 @@ def test_skipped_updates():
 
 def test_a_wasserstein_critic_may_be_right_always():
     monitors = Monitors(loss="wasserstein")
-    assert run(monitors, 50, **SICK["perfect_discriminator"], **{"real_sign": 1.0}) == []
+    assert run(monitors, 50, **SICK["perfect_discriminator"] | {"real_sign": 1.0}) == []
     assert names(run(monitors, 5, 2500, grad_from_d=1e-7)) == ["vanishing_gradient"]
 
 
@@ -188,7 +192,7 @@ def test_relativistic_logits_have_no_zero(loss):
     (_, alarm), *others = run(monitors, 5, 2500, **shifted | {"loss_d": 0.005})
     assert not others and alarm.name == "perfect_discriminator" and 0.99 < alarm.value < 1, "the loss tells"
     apart = {"real_accuracy": 0.97, "fake_accuracy": 0.97, "real_sign": 0.94}
-    assert names(run(Monitors(loss=loss), 20, **apart | {"loss_d": 0.2})) == ["overfitting"], "zero lies between them"
+    assert names(run(Monitors(loss=loss), 20, **apart | {"loss_d": 0.3})) == ["overfitting"], "zero lies between them"
 
 
 def test_the_share_of_pairs_that_the_loss_promises():
@@ -203,17 +207,37 @@ def test_the_share_of_pairs_that_the_loss_promises():
 
 def test_lsgan_draws_its_border_elsewhere():
     monitors = Monitors(loss="lsgan")
-    assert run(monitors, 50, real_sign=1.0) == []
-    assert names(run(monitors, 5, 2500, real_accuracy=0.97)) == ["overfitting"]
+    assert run(monitors, 50, real_sign=1.0, loss_d=0.1) == []
+    assert names(run(monitors, 5, 2500, real_accuracy=0.97, loss_d=0.1)) == ["overfitting"]
 
 
 def test_a_small_gradient_at_the_equilibrium_is_no_alarm():
     assert run(Monitors(), 50, grad_from_d=1e-6, real_accuracy=0.52, fake_accuracy=0.51) == []
 
 
+@pytest.mark.parametrize("loss", get_args(Loss))
+def test_what_guessing_costs(loss):
+    """A discriminator that always says the same at its best, by the losses themselves."""
+    if loss == "wasserstein":
+        assert run(Monitors(loss=loss), 50, loss_d=100.0) == []
+        return
+    same = torch.full((8,), 0.5 if loss == "lsgan" else 0.0)
+    guess = GF.discriminator_loss(same, same, kind=loss).item()
+    assert run(Monitors(loss=loss), 50, loss_d=1.4 * guess, real_accuracy=0.5, fake_accuracy=0.5) == []
+    (_, alarm), *_ = run(Monitors(loss=loss), 50, loss_d=1.6 * guess, real_accuracy=0.5, fake_accuracy=0.5)
+    assert alarm.name == "overshoot" and alarm.value == pytest.approx(1.6)
+
+
+def test_right_but_not_sure_is_no_alarm():
+    """Logits a hair's breadth off zero, as strong penalties leave them."""
+    right = {"real_accuracy": 1.0, "fake_accuracy": 1.0, "real_sign": 1.0}
+    assert run(Monitors(), 50, **right | {"loss_d": 1.3}) == []
+    assert set(names(run(Monitors(), 50, **right | {"loss_d": 0.3}))) == {"perfect_discriminator", "overfitting"}
+
+
 def test_the_ratio_both_ways():
     (_, alarm), *_ = run(Monitors(), 20, grad_g=2e-6)
-    assert alarm.name == "gradient_ratio" and alarm.value < alarm.threshold == 0.01
+    assert alarm.name == "gradient_ratio" and alarm.value < alarm.threshold == 1 / 300
     (_, alarm), *_ = run(Monitors(), 20, grad_d=0.0)
     assert alarm.name == "gradient_ratio" and math.isfinite(alarm.value)
     assert run(Monitors(), 20, grad_d=0.0, grad_g=0.0) == []
