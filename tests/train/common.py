@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from ganfast.train import TrainConfig
 
 SMALL = {
@@ -12,3 +14,14 @@ SMALL = {
 
 def small(run_dir: Path, **changes) -> TrainConfig:
     return TrainConfig(run_dir=str(run_dir), **SMALL | changes)
+
+
+class Draws:
+    """As phases.Draws: uniform numbers of a generator."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator, self.asked = torch.Generator().manual_seed(seed), []
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        self.asked.append(shape)
+        return torch.rand(shape, generator=self.generator)
