@@ -95,7 +95,10 @@ def default(config) -> list[Callback]:
     if config.metrics_every:
         from ganfast.train.metrics import Evaluate
 
-        found.append(Evaluate(config.metrics_every, measure=config.measure))
+        if config.measure:
+            found.append(Evaluate(config.metrics_every, measure=config.measure, best="within_3_sigma", samples=POINTS))
+        else:
+            found.append(Evaluate(config.metrics_every, features=config.features))
     if config.tensorboard:
         from ganfast.train.tensorboard import TensorBoard
 

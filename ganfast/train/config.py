@@ -100,6 +100,8 @@ class TrainConfig:
     metrics_every: int = 0
     """steps between measurements of the averaged generator (images: precision, recall, KID, FID), the best of which keeps its
     checkpoint; 0: never"""
+    features: Literal["pixels8", "inception"] = "pixels8"
+    """what images are compared by: averages over 8x8 fields, or torch-fidelity's Inception, where it is installed with its weights"""
     tensorboard: bool = False
     """write run_dir/tensorboard too, where tensorboard is installed"""
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -116,7 +118,9 @@ class TrainConfig:
         for name, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
                 _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
-        augment.parts(self.augment, self._name)
+        for name in filter(None, self.augment.split(",")):
+            if name.strip() not in augment.POLICIES:
+                _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
         counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")

@@ -99,7 +99,7 @@ def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
 
 def _printable(line: str) -> str:
     """Names on the disk need not be text."""
-    return line.encode("utf-8", "backslashreplace").decode()
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def images_of(data: str, image_size: int, channels: int) -> ImageData:

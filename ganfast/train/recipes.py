@@ -117,6 +117,7 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
 
     Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
     """
+    recipe.torch_device()
     state = checkpoint.load(Path(recipe.run_dir)) if resume else None
     if state is not None:
         for name in NETWORK:

@@ -38,7 +38,7 @@ def state_of(trainer: "Trainer") -> dict:
         "monitors": trainer.monitors.state_dict(),
         "classes": trainer.classes,
         "table": None if table is None else table.cpu(),
-        "kernels": getattr(_tune, "choices", dict)(),
+        "kernels": _tune.choices(),
         "threads": torch.get_num_threads(),
     }
 
@@ -69,7 +69,7 @@ def restore(trainer: "Trainer", path: Path, state: dict) -> None:
         trainer.draws.generator.set_state(state["rng"]["draws"])
         if trainer.device.type == "cuda" and "cuda" in state["rng"]:
             torch.cuda.set_rng_state(state["rng"]["cuda"], trainer.device)
-        getattr(_tune, "adopt", lambda choices: None)(state["kernels"])
+        _tune.adopt(state["kernels"])
 
 
 def config_of(path: Path, state: dict) -> TrainConfig:

@@ -39,3 +39,14 @@ class FakeSampler:
 
     def sample(self, n: int, condition: Tensor | None = None, seed: int = 0) -> Tensor:
         return self.generate(self.latents(n, seed), condition)
+
+
+class Draws:
+    """As phases.Draws: uniform numbers of a generator."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator, self.asked = torch.Generator().manual_seed(seed), []
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        self.asked.append(shape)
+        return torch.rand(shape, generator=self.generator)
