@@ -13,7 +13,8 @@ from ganfast.train.recipes import Recipe
 
 SMALL = ["--image-size=16", "--width=4", "--latent-dim=6", "--batch-size=8", "--steps=2", "--log-every=1", "--no-fused"]
 SMALL += ["--precision=fp32", "--sample-every=0"]
-WRITTEN = ["checkpoint-0000002.pt", "config.json", "discriminator.safetensors", "ema.safetensors", "generator.safetensors", "grids", "log.jsonl"]
+WEIGHTS = ["discriminator.safetensors", "ema.safetensors", "generator.safetensors"]
+WRITTEN = ["checkpoint-0000002.pt", "config.json", *WEIGHTS, "grids", "log.jsonl"]
 
 
 def fails(capsys, *args: str) -> str:
@@ -111,7 +112,7 @@ def test_an_unconditional_model_takes_no_label(tmp_path, capsys):
 
 def test_points(tmp_path, capsys):
     run = tmp_path / "run"
-    cli.main(["train", "--data", "ring8", "--run-dir", str(run), "--steps", "2", "--log-every", "1", "--batch-size", "8", "--metrics-every", "2"])
+    cli.main(["train", "--data=ring8", "--run-dir", str(run), "--steps=2", "--log-every=1", "--batch-size=8", "--metrics-every=2"])
     assert configs.load(run / checkpoint.CONFIG, Recipe).model == "mlp"
     cli.main(["sample", str(run), "--count", "5", "--out", str(tmp_path / "out")])
     rows = (tmp_path / "out" / "points.csv").read_text().splitlines()
