@@ -124,10 +124,9 @@ def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
     cosine = torch.nn.functional.cosine_similarity(x, y, dim=1)
     angle = cosine.clamp(-1, 1).acos()[:, None]
     sine = angle.sin()
-    straight = sine < 1e-4  # parallel or opposite: no one great circle, and a division by about 0
-    safe = sine.where(~straight, torch.ones_like(sine))
-    from_a = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / safe)
-    from_b = torch.where(straight, t, (t * angle).sin() / safe)
+    straight = sine < 1e-4  # parallel or opposite: no one great circle, and a division by 0
+    from_a = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
+    from_b = torch.where(straight, t, (t * angle).sin() / sine)
     return (from_a * x + from_b * y).view_as(a)
 
 
