@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, monitors, resume, spectral
+from ganfast.train import checkpoint, monitors, resume, spectral, sync_norm
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
@@ -81,6 +81,9 @@ class Trainer:
             network.train().to(self.device, memory_format=layout)
         if c.spectral_norm:
             spectral.normalise(discriminator, c.seed)
+        if c.sync_batch_norm and self.world.size > 1:
+            for network in networks.values():
+                sync_norm.synchronise(network)
         self.world.broadcast(*networks.values())
         self.precision = Precision(c.precision, self.device)
         fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
