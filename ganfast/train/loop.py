@@ -15,6 +15,7 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
 from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
 from ganfast.train.precision import Precision
+from ganfast.train.randomness import mixed
 from ganfast.train.sampling import Sampler, conditioner
 from ganfast.train.signals import StopRequests
 from ganfast.train.sources import source_of
@@ -94,7 +95,7 @@ class Trainer:
         }
         self.updates = Updates(networks, self.optimizers, objective or adversarial(c), self.precision, self.world)
         self.average, self.ema = self.updates.average, self.updates.average.module
-        self.draws = Draws(torch.Generator(self.device).manual_seed(c.seed), self.world.rank, self.world.size)
+        self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         self.phases = tuple(phases or phases_of(c))
         look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
         groups = turns_of(self.phases)
