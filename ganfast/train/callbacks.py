@@ -91,11 +91,14 @@ def log_rows(path: Path) -> list[dict]:
 
 def default(config) -> list[Callback]:
     """What a run with a folder does by itself."""
-    found: list[Callback] = [Pictures(config.sample_every)]
+    found: list[Callback] = [Pictures(config.sample_every)] if config.sample_every else []
     if config.metrics_every:
         from ganfast.train.metrics import Evaluate
 
-        found.append(Evaluate(config.metrics_every, measure=config.measure))
+        if config.measure:
+            found.append(Evaluate(config.metrics_every, measure=config.measure, best="within_3_sigma", samples=POINTS))
+        else:
+            found.append(Evaluate(config.metrics_every, features=config.features))
     if config.tensorboard:
         from ganfast.train.tensorboard import TensorBoard
 

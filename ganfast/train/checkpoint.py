@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ganfast.train.disk import WRITING, atomic, release, sync, take_lock, tell
+from ganfast._tell import tell
+from ganfast.train.disk import WRITING, atomic, release, sync, take_lock
 
 FORMAT, VERSION = "ganfast-checkpoint", 2
 CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
@@ -44,7 +45,7 @@ def _named(path: Path) -> Iterator[None]:
 def write(state: dict, path: Path) -> None:
     """`state`: tensors, numbers, strings, lists and dicts of these; all that weights_only=True reads back.
 
-    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it, naming what is whole.
+    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it.
     """
     _check_readable(state, "state")
     sums = torch.serialization.get_crc32_options()

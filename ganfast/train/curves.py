@@ -7,6 +7,8 @@ from pathlib import Path
 from ganfast import _checks
 from ganfast.train.grids import about
 
+Curve = tuple[list[int], list[float]]  # steps, values
+
 PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss_d", "loss_g"),
     "discriminator right": ("real_accuracy", "fake_accuracy"),
@@ -38,50 +40,52 @@ def panel_of(name: str) -> str | None:
 
 
 def write_curves(log: Path, path: Path, model: str, seed: int) -> None:
-    """The numbers of log.jsonl over the steps, as a PNG; lines mark where an alarm began. Rows may lack any number but the step.
+    """The numbers of log.jsonl over the steps, as a PNG; shaded where an alarm went on. Rows may lack any number but the step.
 
     Raises: ValueError for a log without a line.
     """
     from matplotlib.figure import Figure
 
     rows = _rows(log)
-    steps = [row["step"] for row in rows]
-    curves = _curves(rows)
-    panels: dict[str, list[str]] = {title: [] for title in PANELS}
-    for name in curves:
-        panels.setdefault(panel_of(name), []).append(name)
-    panels = {title: names for title, names in panels.items() if names}
+    panels: dict[str, dict[str, Curve]] = {title: {} for title in PANELS}
+    for name, curve in _curves(rows).items():
+        panels.setdefault(panel_of(name), {})[name] = curve
+    panels = {title: curves for title, curves in panels.items() if curves}
     alarms = _alarms(rows)
     columns = 1 if len(panels) <= 2 else 2
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(8 if columns == 1 else 12, 2.6 * lines + 0.5), layout="constrained")
+    width, height = 8 if columns == 1 else 13, 2.6 * lines + 0.8
+    figure = Figure(figsize=(width, height))
+    # In inches; a layout engine would draw everything twice.
+    figure.subplots_adjust(0.7 / width, 0.9 / height, 1 - 0.2 / width, 1 - 0.3 / height, wspace=0.12, hspace=0.22)
     grid = figure.subplots(lines, columns, sharex=True, squeeze=False).flatten()
-    for axes, (title, names) in zip(grid, panels.items()):
-        _panel(axes, title, steps, {name: curves[name] for name in names})
-        for i, began in enumerate(alarms.values()):
-            for step in began:
-                axes.axvline(step, color=f"C{i + 4}", linestyle=":", linewidth=1)
+    for axes, (title, curves) in zip(grid, panels.items()):
+        _panel(axes, title, curves)
+        for i, spans in enumerate(alarms.values()):
+            for first, last in spans:
+                axes.axvspan(first, last, facecolor=f"C{i + 4}", edgecolor=f"C{i + 4}", alpha=0.15)
     for axes in grid[len(panels) :]:
         axes.remove()
     for axes in grid[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel("step")
         axes.tick_params(labelbottom=True)
     if alarms:
-        marks = [figure.axes[0].plot([], [], color=f"C{i + 4}", linestyle=":")[0] for i in range(len(alarms))]
-        figure.legend(marks, [f"alarm: {name.replace('_', ' ')}" for name in alarms], loc="outside lower center", ncols=4)
+        marks = [grid[0].fill([], [], color=f"C{i + 4}", alpha=0.3)[0] for i in range(len(alarms))]
+        figure.legend(marks, [f"alarm: {name.replace('_', ' ')}" for name in alarms], loc="lower center", ncols=4, frameon=False)
     figure.savefig(path, format="png", dpi=110, metadata=about(model, seed))
 
 
-def _panel(axes, title: str, steps: list[int], curves: dict[str, list[float]]) -> None:
-    for name, values in curves.items():
-        shown = [value for value in values if not math.isnan(value)]
-        # One number among gaps is no line, only a point.
-        axes.plot(steps, values, label=LABELS.get(name, name), marker="." if len(shown) < 3 or title not in PANELS else None)
+def _panel(axes, title: str, curves: dict[str, Curve]) -> None:
+    for name, (steps, values) in curves.items():
+        alone = title not in PANELS or len(values) < 3 or any(map(math.isnan, values))  # a number between gaps is no line
+        axes.plot(steps, values, label=LABELS.get(name, name), marker="." if alone else None)
     if title in LEVELS:
         level, label = LEVELS[title]
         axes.axhline(level, color="grey", linewidth=1, linestyle="--", label=label)
-    if title in LOGARITHMIC and any(value > 0 for values in curves.values() for value in values):
+    positive = [value for _, values in curves.values() for value in values if value > 0]
+    if title in LOGARITHMIC and positive and max(positive) > 10 * min(positive):
         axes.set_yscale("log")
+        axes.minorticks_off()  # half the time to draw
     if title == "discriminator right":
         axes.set_ylim(-0.02, 1.02)
     axes.set_title(title, fontsize="medium", loc="left")
@@ -102,17 +106,16 @@ def _rows(log: Path) -> list[dict]:
     return rows
 
 
-def _curves(rows: list[dict]) -> dict[str, list[float]]:
-    """Name -> a value for each row, NaN where the row has none (null stands for what was not finite)."""
-    rows = [row | _ratio(row) for row in rows]
-    numbers = {
-        name
-        for row in rows
-        for name, value in row.items()
-        if panel_of(name) is not None and isinstance(value, int | float) and not isinstance(value, bool)
-    }
-    ordered = [name for row in rows for name in row if name in numbers]
-    return {name: [math.nan if row.get(name) is None else float(row[name]) for row in rows] for name in dict.fromkeys(ordered)}
+def _curves(rows: list[dict]) -> dict[str, Curve]:
+    """Name -> its curve, over the rows that have the number; NaN, a gap, where it is null, which stands for what was not finite."""
+    found: dict[str, Curve] = {}
+    for row in rows:
+        for name, value in (row | _ratio(row)).items():
+            if panel_of(name) is not None and (value is None or isinstance(value, int | float)):
+                steps, values = found.setdefault(name, ([], []))
+                steps.append(row["step"])
+                values.append(math.nan if value is None else float(value))
+    return {name: curve for name, curve in found.items() if name != "skipped" or any(curve[1])}
 
 
 def _ratio(row: dict) -> dict[str, float]:
@@ -120,14 +123,14 @@ def _ratio(row: dict) -> dict[str, float]:
     return {"ratio": g / d} if d and g is not None else {}
 
 
-def _alarms(rows: list[dict]) -> dict[str, list[int]]:
-    """Name -> the steps at which it began; a row names all that go on."""
-    found: dict[str, list[int]] = {}
-    before: set[str] = set()
+def _alarms(rows: list[dict]) -> dict[str, list[tuple[int, int]]]:
+    """Name -> the first and last steps of each time it went on; a row names all that go on."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    before: list[str] = []
     for row in rows:
-        names = row.get("alarms") or []
-        for name in names:
-            if name not in before:
-                found.setdefault(name, []).append(row["step"])
-        before = set(names)
+        for name in row.get("alarms") or []:
+            spans = found.setdefault(name, [])
+            first = spans.pop()[0] if name in before else row["step"]
+            spans.append((first, row["step"]))
+        before = row.get("alarms") or []
     return found

@@ -71,7 +71,7 @@ def folder(
     if (size := looked.bytes(len(found))) > room(memory):
         raise ValueError(
             f"data: the {len(found)} images of {str(root)!r} take {gigabytes(size)} decoded to {channels}x{image_size}x{image_size}, and "
-            f"there is room for {gigabytes(room(memory))}; wants a smaller image_size, fewer images, or a torch Dataset, decoded as it is needed."
+            f"there is room for {gigabytes(room(memory))}; wants a smaller image_size, fewer images, or a torch Dataset."
         )
     images, _, kept, unread = into_memory(all_items, looked, workers)
     broken += unread
@@ -99,7 +99,7 @@ def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
 
 def _printable(line: str) -> str:
     """Names on the disk need not be text."""
-    return line.encode("utf-8", "backslashreplace").decode()
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def images_of(data: str, image_size: int, channels: int) -> ImageData:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, monitors, resume, spectral
+from ganfast.train import checkpoint, monitors, resume, spectral, sync_norm
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
@@ -63,13 +63,13 @@ class Trainer:
         _resumed: tuple[Path, dict] | None = None,
     ) -> None:
         c = self.config = config or TrainConfig()
+        self.world = World.from_environment(c.device)
         self.device = c.torch_device()
-        self.world = World()
         self.run_dir = Path(c.run_dir) if c.run_dir else None
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
         self.callbacks = [standard.as_callback(callback) for callback in (*own, *callbacks)] if self.world.rank == 0 else []
-        self.run = self._open(_resumed)
+        self.run = self.world.first(lambda: self._open(_resumed))
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **shared)
         self.latent_shape = c.latent_shape or (c.latent_dim,)
@@ -81,6 +81,9 @@ class Trainer:
             network.train().to(self.device, memory_format=layout)
         if c.spectral_norm:
             spectral.normalise(discriminator, c.seed)
+        if c.sync_batch_norm and self.world.size > 1:
+            for network in networks.values():
+                sync_norm.synchronise(network)
         self.world.broadcast(*networks.values())
         self.precision = Precision(c.precision, self.device)
         fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
@@ -109,13 +112,15 @@ class Trainer:
     ) -> "Trainer":
         """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a
         CPU, with the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have."""
-        state = checkpoint.load(Path(path))
+        world = World.from_environment(config.device if config else "auto")
+        state = world.first(lambda: checkpoint.load(Path(path)), share=True)
         config = config or resume.config_of(Path(path), state)
         return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
 
     def save(self, path: str | Path) -> None:
         """All that `load` needs, in one file: the old one at `path` or the new one whole, whatever happens."""
-        checkpoint.write(resume.state_of(self), Path(path))
+        if self.world.rank == 0:
+            checkpoint.write(resume.state_of(self), Path(path))
 
     @property
     def name(self) -> str:
@@ -161,9 +166,11 @@ class Trainer:
         first = self.world.rank == 0
         try:
             self._call("on_start")
-            with StopRequests() as requests, tqdm(
-                total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not (progress_bar and first)
-            ) as bar:
+            with (
+                StopRequests() as requests,
+                self.world.together(lambda: f" at step {self.steps}{self._left()}"),
+                tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not (progress_bar and first)) as bar,
+            ):
                 while self.progress() < 1 and not self.stopped:
                     self.step()
                     bar.update()
@@ -190,11 +197,7 @@ class Trainer:
         row = {"step": self.steps, "images": self.images_seen, "seconds": self.seconds, "images_per_second": speed} | means
         in_a_row = means.get("skipped_in_a_row", 0)
         if in_a_row >= self.config.skip_limit:
-            left = f"; the last checkpoint is {kept}" if (kept := self.run and checkpoint.newest(self.run_dir)) else "; none was written"
-            raise RuntimeError(
-                f"train: {in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped{left}. "
-                "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
-            )
+            self._give_up(f"{in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped")
         if self.world.rank == 0:
             row["spread"] = monitors.spread(self.sample(WATCHED, seed=self.config.seed), self.source.reals(WATCHED)[0]).item()
             alarms = self.monitors.see(row)
@@ -208,7 +211,18 @@ class Trainer:
                     bar.write(f"step {self.steps}, {alarm.name}: {alarm.message}")
         return row
 
+    def _left(self) -> str:
+        kept = checkpoint.newest(self.run_dir) if self.run_dir else None
+        return f"; the last good checkpoint is {kept}" if kept else "; no checkpoint was written"
+
+    def _give_up(self, reason: str) -> None:
+        remedy = "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
+        raise RuntimeError(f"train: {reason}{self._left()}. {remedy}")
+
     def _checkpoint(self) -> None:
+        for name in NETWORKS:
+            if not all(p.isfinite().all() for p in getattr(self, name).parameters()):
+                self._give_up(f"the {name}'s weights are no longer finite at step {self.steps}")
         if self.run:
             path = self.run.save(resume.state_of(self), self.steps)
             for name, network in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):

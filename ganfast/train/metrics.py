@@ -1,6 +1,7 @@
 """What the samples are worth: precision and recall, Frechet and kernel distances, how often the digit asked for is read; and the
 callback that measures them while a run goes on."""
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,7 +64,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.double()
     mean = x.mean(0)
     centred = (x - mean) / math.sqrt(len(x) - 1)
-    return mean, centred if len(x) <= x.shape[1] else torch.linalg.qr(centred, mode="r").R
+    return mean, torch.linalg.qr(centred, mode="r").R
 
 
 def kernel_distance(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
@@ -156,7 +157,8 @@ class Evaluate(Callback):
             self.features = features_of(self.features, trainer.device)
         if self.measure is None:
             real, second = trainer.source.reals(self.samples)
-            self._real, self._labels = self.features(real), second if trainer.classes else None
+            with _unnoticed(trainer):
+                self._real, self._labels = self.features(real), second if trainer.classes else None
 
     def on_log(self, trainer: "Trainer", row: dict) -> None:
         # Told from the steps alone, so that a resumed run measures where an uninterrupted one would.
@@ -164,17 +166,16 @@ class Evaluate(Callback):
         if trainer.steps // self.every > before // self.every or trainer.progress() >= 1:
             numbers = self.measured(trainer)
             row.update(numbers)
-            if self.best is not None and numbers:
+            if self.best is not None:
                 self._keep_best(trainer, numbers)
 
     def measured(self, trainer: "Trainer") -> dict[str, float]:
-        """The numbers, each with its full name; where samples are not finite NaN, of a measure none."""
+        """The numbers, each with its full name; NaN where features are not finite."""
         n = self.samples if self._real is None else len(self._real)
-        devices = [trainer.device] if trainer.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices, device_type="cuda"):  # a generator may draw noise of its own
+        with _unnoticed(trainer):
             fake = trainer.sample(n, self._labels, self.seed)
             if self.measure is not None:
-                return dict(self.measure(fake)) if fake.isfinite().all() else {}
+                return dict(self.measure(fake))
             found = self.features(fake)
             numbers = scores(self._real, found) if found.isfinite().all() else dict.fromkeys(SCORES, math.nan)
         return {f"{name} ({self.features.name})": value for name, value in numbers.items()}
@@ -188,6 +189,11 @@ class Evaluate(Callback):
         if math.isfinite(value) and (old is None or old["name"] != name or sign * value < sign * old["value"]):
             trainer.best = {"name": name, "value": value, "step": trainer.steps}
             trainer.save_best()
+
+
+def _unnoticed(trainer: "Trainer") -> contextlib.AbstractContextManager:
+    """Inside, what generators and features draw from torch's common random numbers is given back."""
+    return torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else [], device_type="cuda")
 
 
 class Reader(NamedTuple):

@@ -26,14 +26,18 @@ def global_state() -> tuple:
     return random.getstate(), torch.get_rng_state().numpy().tobytes(), (kind, keys.tobytes(), *rest)
 
 
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)
+
+
 @contextlib.contextmanager
 def own_randomness(seed: int) -> Iterator[None]:
     """The global generators begin at `seed`, and are afterwards as they were."""
     python, torchs, numpys = random.getstate(), torch.get_rng_state(), np.random.get_state()
     try:
-        random.seed(seed)
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(seed)
+        seed_all(seed)
         yield
     finally:
         random.setstate(python)

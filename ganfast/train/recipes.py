@@ -12,6 +12,7 @@ from ganfast import models
 from ganfast.train import checkpoint, data, mixtures
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
+from ganfast.train.distributed import World
 from ganfast.train.loop import Trainer
 from ganfast.train.resume import whole
 from ganfast.train.sampling import Sampler, conditioner
@@ -117,13 +118,16 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
 
     Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
     """
-    state = checkpoint.load(Path(recipe.run_dir)) if resume else None
+    folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
+    state = world.first(lambda: checkpoint.load(folder), share=True) if resume else None
+    recipe.torch_device()
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
                 raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.")
     else:
-        checkpoint.RunFolder(Path(recipe.run_dir), resume=False, keep=recipe.keep_checkpoints).close()  # refused before data are decoded
+        keep = recipe.keep_checkpoints  # refused before data are decoded
+        world.first(lambda: checkpoint.RunFolder(folder, resume=False, keep=keep).close())
     if recipe.data in mixtures.MIXTURES:
         mixture, classes = mixtures.MIXTURES[recipe.data], []
         made = mixture.sample(100_000, torch.Generator().manual_seed(recipe.seed))
@@ -131,7 +135,7 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
         made = data.images_of(recipe.data, recipe.image_size, recipe.channels)
         classes = made.classes if len(made.classes) > 1 else []
     generator, discriminator = networks(recipe, len(classes))
-    resumed = None if state is None else (Path(recipe.run_dir), state)
+    resumed = None if state is None else (folder, state)
     condition = condition_of(recipe, len(classes))
     return Trainer(generator, discriminator, made, recipe, condition=condition, callbacks=callbacks, _resumed=resumed)
 

@@ -1,5 +1,6 @@
 """`source_of`: one interface to tensors, Datasets and DataLoaders."""
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -58,7 +59,7 @@ def source_of(
         data = (data.images, data.labels) if len(data.classes) > 1 else data.images
     elif isinstance(data, TensorDataset):
         data = data.tensors
-    elif not isinstance(data, (Tensor, tuple, str)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    elif not isinstance(data, (Tensor, tuple, str, np.ndarray)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         all_items = Items(data, seed, image_size, substitute=True)
         looked = look(all_items)
         workers = 0 if looked.on_gpu else workers
@@ -115,6 +116,6 @@ def _kind(data: object) -> str:
 
 
 def _cause(first: object) -> str:
-    if type(first).__module__ == "numpy":
+    if isinstance(first, np.ndarray):
         return " Arrays: torch.from_numpy."
     return " A folder: ganfast.train.data.folder(path, image_size)." if isinstance(first, str) or hasattr(first, "__fspath__") else ""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganfast.train import items
 from ganfast.train.batches import Order, Source, on_device
-from ganfast.train.workers import Entry, Items, loader
+from ganfast.train.workers import Entry, Items, end, loader
 
 
 class Streamed(Source):
@@ -115,14 +115,22 @@ class FromDataset(Streamed):
     def batch(self):
         if self._batches is None:
             self._batches = iter(loader(self.items, _Keys(self.order), self.workers, stacked))
-        got = self._stacked(next(self._batches))
+        try:
+            got = self._stacked(next(self._batches))
+        except BaseException:
+            self.close()
+            raise
         self.order.taken += self.order.batch_size
         return got
 
     def reals(self, n):
         index = self.order.fixed(n).tolist()
         keys = [[(-1, k) for k in index[i : i + self.rows]] for i in range(0, len(index), self.rows)]
-        return self.joined(map(self._stacked, loader(self.items, keys, self.workers, stacked)), n)
+        batches = iter(loader(self.items, keys, self.workers, stacked))
+        try:
+            return self.joined(map(self._stacked, batches), n)
+        finally:
+            end(batches)
 
     def state_dict(self):
         return self.order.state_dict()
@@ -132,7 +140,8 @@ class FromDataset(Streamed):
         self.order.load_state_dict(state)
 
     def close(self):
-        self._batches = None  # its workers end with it
+        end(self._batches)
+        self._batches = None
 
 
 def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tuple[tuple[Tensor, ...] | items.Refused, list[str]]:
@@ -145,6 +154,6 @@ def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tupl
     try:
         return tuple(torch.stack(parts) for parts in zip(*entries) if parts[0] is not None), wrong
     except (RuntimeError, TypeError):
-        looks = ", ".join(sorted({str(tuple(part.shape)) for entry in entries for part in entry if part is not None}))
+        looks = ", ".join(sorted({" with ".join(str(tuple(part.shape)) for part in entry if part is not None) for entry in entries}))
         cause = "image_size resizes PIL images, a transform makes all alike"
         return items.Refused(f"data: items of one batch have shapes {looks}; {cause}."), wrong

@@ -5,18 +5,18 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ganfast.train import items
 from ganfast.train.decode import GREY, Files, square
-from ganfast.train.randomness import global_state, mixed, own_randomness
+from ganfast.train.randomness import global_state, mixed, own_randomness, seed_all
 
 _SHARE = 0.7  # of the memory that is free: the networks want some as well
 _SUBSTITUTES = 9  # items tried in place of one that cannot be read
@@ -46,13 +46,21 @@ class Items(Dataset):
         for i in range(index, index + 1 + _SUBSTITUTES * self.substitute):
             i %= len(self.dataset)
             try:
-                with own_randomness(mixed(self.seed, epoch, i)):
+                with self._drawing_from(mixed(self.seed, epoch, i)):
                     return self.entry(self.dataset[i]), wrong
             except items.Refused as error:  # raised in the process that asked, where it is no traceback of a worker's
                 return error, wrong
             except Exception as error:  # a user's code, and Pillow, which raises anything on a damaged file
                 wrong.append(f"{self.name(i)}: {type(error).__name__}: {error}")
         return None, wrong
+
+    def _drawing_from(self, seed: int) -> contextlib.AbstractContextManager:
+        """Cheap where it can be: to keep and restore the generators takes 250 us."""
+        if isinstance(self.dataset, Files):
+            return contextlib.nullcontext()
+        if get_worker_info() is None:
+            return own_randomness(seed)
+        return contextlib.nullcontext(seed_all(seed))
 
     def name(self, index: int) -> str:
         return str(self.dataset.paths[index]) if isinstance(self.dataset, Files) else f"item {index}"
@@ -100,6 +108,8 @@ def look(all_items: Items) -> Looked:
     Raises: ValueError where none of them can be read.
     """
     dataset, raw, wrong, drawn = all_items.dataset, [], [], False
+    if len(dataset) == 0:
+        items.refuse("the Dataset is empty, wants at least one item.")
     for i in _spread(len(dataset)):
         try:
             with own_randomness(0):
@@ -187,7 +197,15 @@ def processes(wanted: int | None, seconds: float = float("inf")) -> int:
 
 def loader(dataset: Dataset, batches, workers: int, collate: Callable) -> DataLoader:
     how = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
+    how["generator"] = torch.Generator()  # else it draws from the global one
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **how)
+
+
+def end(batches: Iterator | None) -> None:
+    """Of a DataLoader's iterator the workers, now. Left to the garbage collector, queues may close before they have told the workers to
+    stop, and each is then waited for for five seconds."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
 
 
 def into_memory(
@@ -207,18 +225,21 @@ def into_memory(
     kept, broken = [], []
     done = iter(loader(all_items, batches, processes(workers, looked.seconds * length), _plain))
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
-    with tqdm(total=length, desc=f"decoding {what} into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden) as bar:
-        for keys, batch in zip(batches, done, strict=True):
-            for (_, index), (entry, wrong) in zip(keys, batch, strict=True):
-                broken += wrong
-                if isinstance(entry, items.Refused):
-                    raise entry
-                if entry is None:
-                    continue
-                for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):
-                    _put(tensor, len(kept), part, f"{all_items.name(index)}'s {name} part")
-                kept.append(index)
-            bar.update(len(keys))
+    try:
+        with tqdm(total=length, desc=f"decoding {what} into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden) as bar:
+            for keys, batch in zip(batches, done, strict=True):
+                for (_, index), (entry, wrong) in zip(keys, batch, strict=True):
+                    broken += wrong
+                    if isinstance(entry, items.Refused):
+                        raise entry
+                    if entry is None:
+                        continue
+                    for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):
+                        _put(tensor, len(kept), part, f"{all_items.name(index)}'s {name} part")
+                    kept.append(index)
+                bar.update(len(keys))
+    finally:
+        end(done)
     first, second = (None if tensor is None else tensor[: len(kept)] for tensor in tensors)
     return first, second, kept, broken
 

@@ -9,7 +9,7 @@ from ganfast.train import Trainer, recipes
 from ganfast.train.recipes import Recipe
 
 SMALL = {
-    "image_size": 16, "width": 4, "latent_dim": 6, "condition_dim": 10, "batch_size": 8, "steps": 6, "log_every": 2, "sample_every": 3,
+    "image_size": 16, "width": 4, "latent_dim": 6, "condition_dim": 10, "batch_size": 8, "steps": 6, "log_every": 2, "sample_every": 0,
     "checkpoint_every": 3, "fused": False, "precision": "fp32", "noise": 0.3,
 }  # fmt: skip
 
@@ -39,3 +39,14 @@ class FakeSampler:
 
     def sample(self, n: int, condition: Tensor | None = None, seed: int = 0) -> Tensor:
         return self.generate(self.latents(n, seed), condition)
+
+
+class Draws:
+    """As phases.Draws: uniform numbers of a generator."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator, self.asked = torch.Generator().manual_seed(seed), []
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        self.asked.append(shape)
+        return torch.rand(shape, generator=self.generator)
