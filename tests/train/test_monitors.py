@@ -270,9 +270,11 @@ def test_alarms_and_thresholds_are_plain():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mode_collapse": -1}, "mode_collapse got -1, wants no negative number, or None"),
+        ({"gradient_ratio": 0}, "gradient_ratio got 0, wants a positive number, or None for off."),
         ({"warm_up": None}, "warm_up got None, wants no negative number."),
+        ({"patience_lines": -1}, "patience_lines got -1"),
         ({"non_finite": float("inf")}, "non_finite got inf"),
+        ({"mode_collapse": float("nan")}, "mode_collapse got nan"),
         ({"overfitting": "high"}, "overfitting got 'high'"),
         ({"patience_lines": True}, "patience_lines got True"),
     ],
