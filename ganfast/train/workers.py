@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -198,7 +199,13 @@ def processes(wanted: int | None, seconds: float = float("inf")) -> int:
 def loader(dataset: Dataset, batches, workers: int, collate: Callable) -> DataLoader:
     how = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
     how["generator"] = torch.Generator()  # else it draws from the global one
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **how)
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=_deaf, **how)
+
+
+def _deaf(_: int) -> None:
+    """A terminal and a cluster send signals to all processes at once; the trainer must still get its batch, and ends the workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def end(batches: Iterator | None) -> None:
@@ -220,7 +227,9 @@ def into_memory(
 
     length, example = len(all_items.dataset), looked.example
     tensors = [None if part is None else torch.empty(length, *part.shape, dtype=part.dtype) for part in example]
-    together = max(1, min(64, 2**20 * length // max(looked.bytes(length), 1)))
+    together = max(
+        1, min(64, 2**20 * length // max(looked.bytes(length), 1), int(0.5 / max(looked.seconds, 1e-6)))
+    )  # a stop waits for these
     batches = [[(0, i) for i in range(start, min(start + together, length))] for start in range(0, length, together)]
     kept, broken = [], []
     done = iter(loader(all_items, batches, processes(workers, looked.seconds * length), _plain))
