@@ -97,7 +97,8 @@ class FiniteGuard:
         if optimizer not in self._known:
             mine = {id(p) for module in self.modules for p in module.parameters()}
             if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-                raise ValueError("FiniteGuard: step got an optimizer of another network: name every network of the step, FiniteGuard(g, d).")
+                remedy = "name every network of the step, FiniteGuard(g, d)"
+                raise ValueError(f"FiniteGuard: step got an optimizer of another network: {remedy}.")
             self._known.add(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
