@@ -161,10 +161,10 @@ class Trainer:
         c, before, start = self.config, self.seconds, time.monotonic()
         self.stopped = None
         self.run = self.run or self._open(self.run_dir)
-        if self.run:
-            self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
         first = self.world.rank == 0
         try:
+            if self.run:
+                self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
             self._call("on_start")
             with (
                 StopRequests() as requests,
@@ -229,7 +229,7 @@ class Trainer:
     def save_best(self) -> None:
         """best.pt in the run's folder: the state as it is now."""
         if self.run:
-            self.save(self.run_dir / checkpoint.BEST)
+            self.run.keep_best(resume.state_of(self))
 
     def _call(self, what: str, *args: object) -> None:
         for callback in self.callbacks:

@@ -16,10 +16,9 @@ from safetensors.torch import load_file
 
 from ganfast import _tune, cli
 from ganfast.train import Trainer, callbacks, checkpoint, disk, recipes
-from tests.train.common import small, trained
+from tests.train.common import CLOCK, differences, log_rows, small, trained
 from tests.train.killing import KILLS, KINDS
 from tests.train.run_files import Watched
-from tests.train.test_loop import CLOCK, differences, log_rows
 
 ALIKE = os.environ | {"OMP_NUM_THREADS": "1", "GANFAST_TUNE": "0"}
 OPTIONS = [

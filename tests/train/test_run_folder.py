@@ -39,10 +39,9 @@ def test_the_best_one_outlives_the_others(tmp_path, links, monkeypatch):
 
         monkeypatch.setattr(os, "link", refuse)
     for step in range(1, 6):
-        path = folder.save(state(step), step)
+        folder.save(state(step), step)
         if step in (1, 2, 3):
-            folder.keep_best(path)
-            folder.keep_best(path)  # again: nothing is left lying about
+            folder.keep_best(state(step))
     assert [name for name in names(tmp_path) if name != ".lock"] == ["best.pt", "checkpoint-0000005.pt", "grids"]
     assert checkpoint.load(tmp_path / "best.pt")["steps"] == 3
 
