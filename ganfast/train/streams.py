@@ -105,7 +105,7 @@ class FromDataset(Streamed):
         self.items, self.order, self.workers, self.length = all_items, order, workers, order.length
         self._batches = None
 
-    def _stacked(self, got: list[tuple[Entry | None, list[str]]] | tuple) -> tuple[Tensor, Tensor | None]:
+    def _stacked(self, got: tuple[tuple[Tensor, ...] | items.Refused, list[str]]) -> tuple[Tensor, Tensor | None]:
         both, wrong = got
         self.broken += [line for line in dict.fromkeys(wrong) if line not in self.broken]
         if isinstance(both, items.Refused):
@@ -148,9 +148,9 @@ def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tupl
     """(first [B, ...], second) of a batch of Items, and what went wrong in it."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
-    refused = next((entry for entry in entries if not isinstance(entry, Entry)), items)
-    if refused is not items:
-        return refused or items.Refused(f"data: too many items in a row cannot be read; the last: {wrong[-1]}"), wrong
+    bad = [entry for entry in entries if not isinstance(entry, Entry)]
+    if bad:
+        return bad[0] or items.Refused(f"data: too many items in a row cannot be read; the last: {wrong[-1]}"), wrong
     try:
         return tuple(torch.stack(parts) for parts in zip(*entries) if parts[0] is not None), wrong
     except (RuntimeError, TypeError):

@@ -1,7 +1,9 @@
 """Map-style Datasets: decoded once into memory, or as they are needed by worker processes, in one order."""
 
 import multiprocessing
+import os
 import random
+import signal
 import warnings
 
 import numpy as np
@@ -103,6 +105,22 @@ def test_a_dataset_with_a_generator_of_its_own_is_random_too():
     own = np.random.default_rng(0)
     with pytest.warns(UserWarning, match="at random"):
         assert isinstance(source_of(tensors(change=lambda item: (item[0], int(own.integers(1000)))), batch_size=4), FromDataset)
+
+
+def test_signals_to_all_processes_take_no_batch_away():
+    source = source_of(tensors(), batch_size=6, cache=False, workers=2)
+    plain = source_of((IMAGES, torch.arange(20)), batch_size=6)
+    assert same(drawn(source, 1), drawn(plain, 1))
+    for worker in multiprocessing.active_children():
+        os.kill(worker.pid, signal.SIGTERM)
+        os.kill(worker.pid, signal.SIGINT)
+    assert same(drawn(source, 20), drawn(plain, 20))
+    source.close()
+
+
+def test_what_is_seldom_random_is_random_too():
+    with pytest.warns(UserWarning, match="at random"):
+        assert isinstance(source_of(tensors(change=lambda item: item if random.random() < 2 else None), batch_size=4), FromDataset)
 
 
 def test_decoding_leaves_the_global_generators_as_they_are():

@@ -111,6 +111,9 @@ def test_processes_need_a_sampler_that_knows_of_them():
     for epoch in (0, 2):
         assert sorted(k for batch in a[epoch : epoch + 2] + b[epoch : epoch + 2] for k in batch) == list(range(20))
     assert a[:2] != a[2:], "set_epoch was called"
+    source = source_of(loaders[0], batch_size=10, world=2)
+    drawn(source, 3), source.reals(3)
+    assert shares[0].epoch == 1
 
 
 def test_pil_images_of_a_stream():
