@@ -55,7 +55,7 @@ _SCALER_SKIPS = 16  # fp16's loss scale, 2^16 at first, halves with each until t
 class Thresholds:
     """When an alarm is raised; None switches one off."""
 
-    # Each default lies between what was measured in healthy runs from step 500 on (the digits at 16x16 by every loss, with and without
+    # Each default lies between what was measured in healthy runs from step 500 on (the digits at 16x16 by six losses, with and without
     # penalties, spectral norm, noise and DiffAugment; the mixtures of Gaussians; 700 to 4000 steps) and in spoiled ones, of which
     # tests/train/test_alarms.py keeps one each. Healthy / spoiled:
     # perfect_discriminator  up to 0.98 / 1.00 (that the generator then learns little: Arjovsky & Bottou 2017, theorems 2.4 to 2.6)
