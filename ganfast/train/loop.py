@@ -82,8 +82,7 @@ class Trainer:
         if c.spectral_norm:
             spectral.normalise(discriminator, c.seed)
         if c.sync_batch_norm and self.world.size > 1:
-            for network in networks.values():
-                sync_norm.synchronise(network)
+            sync_norm.synchronise(nn.ModuleDict(networks))
         self.world.broadcast(*networks.values())
         self.precision = Precision(c.precision, self.device)
         fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}

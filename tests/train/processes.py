@@ -17,7 +17,7 @@ from ganfast.train import TrainConfig, Trainer, adversarial
 from ganfast.train.distributed import World
 from ganfast.train.sync_norm import synchronise
 
-COMMON = {"device": "cpu", "precision": "fp32", "latent_dim": 6, "batch_size": 8, "steps": 6, "log_every": 2, "noise": 0.1, "betas": (0.5, 0.9)}
+COMMON = {"device": "cpu", "precision": "fp32", "latent_dim": 6, "batch_size": 8, "steps": 6, "log_every": 2, "noise": 0.1}
 CASES = {
     "mlp": {"loss": "relativistic", "r1": 0.5, "r2": 0.2, "penalty_every": 2, "n_critic": 2, "spectral_norm": True},
     "images": {"loss": "wasserstein", "gradient_penalty": 10.0, "augment": "color,translation,cutout", "flip": True},
@@ -175,7 +175,8 @@ def main(folder: Path) -> None:
     torch.set_num_threads(1)
     world = World.from_environment("cpu")
     results = {case: run(case, world.rank) for case in CASES}
-    results |= {"averages": averages(world), "batch norms": norms(world), "refused": refused(), "stopped": stopped(folder / "run", world.rank)}
+    results |= {"averages": averages(world), "batch norms": norms(world), "refused": refused()}
+    results["stopped"] = stopped(folder / "run", world.rank)
     torch.save(results, folder / f"{world.rank}.pt")
     made("mlp", world.rank, fail)[0].fit(progress_bar=False)
 
