@@ -6,23 +6,21 @@ that. The default (the static rule) is always a candidate and wins ties, so a ch
 
 import contextlib
 import functools
-import hashlib
-import json
 import os
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from ganfast import _native, _timing
+from ganfast import _native, _timing, _tune_cache
+from ganfast._memo import Memo
+from ganfast._tell import tell
+from ganfast._tune_cache import Choice
 
-SCHEMA = 1
 MOST = 6  # candidates a question
 MARGIN = 0.03  # the default stays unless another is faster by more: below that, noise decides
 _ROUNDS, _SECONDS = 5, 0.25  # per question: that many rounds, none begun after that many seconds
@@ -31,19 +29,11 @@ _HOPELESS = 1.5  # times the best after the first round: not run again
 _LONG = 5.0  # times the fastest first call, and 100 ms (libraries initialise): not even that
 MOST_SHAPES = 8  # questions a family: sizes that are new with every call must not be measured for ever
 
-_choices: dict[str, "Choice"] = {}  # question -> choice, of this process and the cache file
+_choices: dict[str, Choice] = {}  # question -> choice, of this process and the cache file
+_answers: dict[str, str] = {}  # question -> what this process runs, or the run it goes on with ran
 _families: dict[str, dict[str, str]] = {}  # what a question is about but for the size of x -> its questions' answers
 _loaded: set[Path] = set()
-_told: set[str] = set()
 _lock = threading.RLock()  # models run in threads, and one candidate may ask a question of its own
-
-
-class Choice(NamedTuple):
-    """The candidate taken, the microseconds of each that ran, and why others did not."""
-
-    name: str
-    microseconds: dict[str, float]
-    failed: dict[str, str]
 
 
 def off_reason() -> str | None:
@@ -80,22 +70,26 @@ def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: tor
     with _lock:
         place = _place(x.device)
         question, family = f"{question} | {place}", f"{family or question} | {place}"
-        path = cache_file(x.device)
+        if _answers.get(question) in candidates:
+            return _answers[question], True
+        path = _tune_cache.cache_file(x.device)
         _load(path)
-        known = _choices.get(question)
+        known, answers = _choices.get(question), _families.setdefault(family, {})
         if known is not None and known.name in candidates:
-            _families.setdefault(family, {})[question] = known.name
+            _answers[question] = known.name
+            if len(answers) < MOST_SHAPES:  # a full family stays as it is, so that what follows from it does
+                answers[question] = known.name
             return known.name, True
         if _must_not_measure(x):
             return default, False
-        answers = _families.setdefault(family, {})
         if len(answers) >= MOST_SHAPES:
             return next((name for name, _ in Counter(answers.values()).most_common() if name in candidates), default), True
         choice = _measure(candidates, x.device)
         if any(why.startswith("OutOfMemoryError") for why in choice.failed.values()):
             return choice.name, False  # with more memory free another one may win
-        _choices[question], answers[question] = choice, choice.name
-        _save(path, question, choice)
+        _choices[question] = choice
+        _answers[question] = answers[question] = choice.name
+        _tune_cache.save(path, question, choice)
         return choice.name, True
 
 
@@ -103,6 +97,27 @@ def chosen() -> dict[str, Choice]:
     """Every choice of this process and of the cache file of the devices it asked about."""
     with _lock:
         return dict(_choices)
+
+
+def choices() -> dict:
+    """What this process runs, in strings and dicts, for `adopt` in a process that must compute the same bits."""
+    with _lock:
+        families = {family: dict(answers) for family, answers in _families.items()}
+        return {"off": off_reason() or "", "answers": dict(_answers), "families": families}
+
+
+def adopt(choices: dict) -> None:
+    """From now on these answers stand before the cache file's and before measuring, where a question is the same: the same device,
+    threads and switches among others. What was settled for earlier calls is asked again."""
+    here = off_reason() or ""
+    if bool(here) != bool(choices["off"]):
+        was, now = (f"off ({reason})" if reason else "on" for reason in (choices["off"], here))
+        tell(f"tuning is {now}, in the run that goes on it was {was}: kernels may differ, and the last digits with them")
+    with _lock:
+        _answers.update(choices["answers"])
+        for family, answers in choices["families"].items():
+            _families[family] = _families.get(family, {}) | answers
+        Memo.forget_all()
 
 
 def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> Choice:
@@ -185,109 +200,22 @@ def _place(device: torch.device) -> str:
     return f"{_device_name(device)}, {torch.get_num_threads()} threads"
 
 
-@functools.cache
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    import ganfast
-
-    found = {"ganfast": ganfast.__version__, "torch": torch.__version__, "extension": "none"}
-    if _native.build_info() is not None:  # which build: a rebuilt kernel wants measuring anew
-        stat = os.stat(sys.modules["ganfast._C"].__file__)
-        found["extension"] = f"{stat.st_size}-{stat.st_mtime_ns}"
-    files = sorted(Path(ganfast.__file__).parent.rglob("*.py"))
-    found["sources"] = f"{len(files)}-{max(file.stat().st_mtime_ns for file in files)}"  # an edited kernel is another kernel
-    with contextlib.suppress(PackageNotFoundError):
-        found["triton"] = version("triton")
-    return found
-
-
-def cache_folder() -> Path:
-    """GANFAST_CACHE, else the user's cache folder."""
-    if folder := os.environ.get("GANFAST_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ganfast"
-
-
-def cache_file(device: torch.device) -> Path | None:
-    """One for each set of versions: environments that share a home do not take turns in wiping each other's. None without a home."""
-    try:
-        digest = hashlib.sha256(json.dumps(_versions(), sort_keys=True).encode()).hexdigest()[:12]
-        return cache_folder() / f"tuning-{device.type}-{digest}.json"
-    except RuntimeError as error:
-        _tell(f"no place for the tuning cache ({error}); set GANFAST_CACHE. Choices last for this process")
-        return None
-
-
-def _tell(message: str) -> None:
-    if message not in _told:
-        _told.add(message)
-        print(f"ganfast: {message}", file=sys.stderr)
-
-
-def _read(path: Path) -> dict[str, Choice]:
-    """The file's choices; nothing, with a word, where it is damaged, and nothing where it is of other versions."""
-    try:
-        content = json.loads(path.read_text())
-        if content["schema"] != SCHEMA or content["versions"] != _versions():
-            return {}
-        found = {}
-        for question, (name, microseconds, failed) in content["choices"].items():
-            found[question] = Choice(
-                str(name), {str(k): float(v) for k, v in microseconds.items()}, {str(k): str(v) for k, v in failed.items()}
-            )
-        return found
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        _tell(f"the tuning cache cannot be read ({error}); tuning again")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        _tell(f"the tuning cache {path} is damaged ({type(error).__name__}: {error}); starting a new one")
-    return {}
-
-
 def _load(path: Path | None) -> None:
     if path is not None and path not in _loaded:
         _loaded.add(path)
-        for question, choice in _read(path).items():
+        for question, choice in _tune_cache.read(path).items():
             _choices.setdefault(question, choice)
-
-
-def _save(path: Path | None, question: str, choice: Choice) -> None:
-    """Adds one choice under a lock, through a temporary file: readers see the old file or the new one, writers lose nothing."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path):
-            choices = _read(path) | {question: choice}
-            temporary = path.with_name(f"{path.name}.{os.getpid()}-{threading.get_ident()}")
-            temporary.write_text(json.dumps({"schema": SCHEMA, "versions": _versions(), "choices": choices}, indent=1) + "\n")
-            os.replace(temporary, path)
-    except OSError as error:
-        _tell(f"the tuning cache cannot be written ({error}); choices last for this process")
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    try:
-        import fcntl
-    except ImportError:  # no such lock on this system: a concurrent writer's choice may be lost, and is measured again
-        yield
-        return
-    with open(path.with_name(path.name + ".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def report() -> str:
     """What `ganfast doctor --tuning` prints: where the caches lie and every choice in them."""
-    lines = [f"tuning: {off_reason() or 'on'}; {len(_versions())} versions: " + ", ".join(f"{k} {v}" for k, v in _versions().items())]
+    versions = _tune_cache.versions()
+    lines = [f"tuning: {off_reason() or 'on'}; {len(versions)} versions: " + ", ".join(f"{k} {v}" for k, v in versions.items())]
     for kind in ("cpu", "cuda"):
-        path = cache_file(torch.device(kind))
+        path = _tune_cache.cache_file(torch.device(kind))
         if path is None:
             continue
-        found = _read(path)
+        found = _tune_cache.read(path)
         lines.append(f"{path}: {len(found)} choices" + ("" if found else " of these versions"))
         for question, choice in sorted(found.items()):
             times = ", ".join(f"{name} {us:.0f}" for name, us in sorted(choice.microseconds.items(), key=lambda item: item[1]))

@@ -29,7 +29,7 @@ def diff_augment(images: Tensor, policy: str = "color,translation,cutout", *, un
 
     - color: brightness + U[-0.5, 0.5), saturation (the distance from a pixel's mean over the channels) times U[0, 2), contrast (the
       distance from the image's mean) times U[0.5, 1.5). Grey images have no saturation.
-    - translation: by whole pixels, each of -size/8 ... size/8 equally likely, in both directions; zeros come in.
+    - translation: by whole pixels, each of -size/8 ... size/8 (rounded) equally likely, in both directions; zeros come in.
     - cutout: zeros in a square of half the image's size, centred anywhere in the image, so that part of it may lie outside.
 
     They act in this order. ``uniform(*shape)`` gives numbers in [0, 1), on the images' device or brought there; it is asked once, for
@@ -39,7 +39,7 @@ def diff_augment(images: Tensor, policy: str = "color,translation,cutout", *, un
         rounded once. Layout: contiguous or channels_last, kept; another becomes contiguous.
     Grads: images, any order. Never waits for the device; `ganfast.capture` takes it.
     Raises: TypeError for what is no tensor of floats, no str; ValueError for other shapes, an unknown name.
-    Source: Zhao, Liu, Lin, Zhu & Han 2020, "Differentiable Augmentation for Data-Efficient GAN Training", section 3.3 and appendix; cutout
+    Source: Zhao, Liu, Lin, Zhu & Han 2020, "Differentiable Augmentation for Data-Efficient GAN Training"; the place of the cut
         as in DeVries & Taylor 2017.
     """
     op = "diff_augment"

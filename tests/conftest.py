@@ -14,7 +14,7 @@ import random
 import pytest
 import torch
 
-# The tuner would time what these tests compare by value; test_tune.py turns it on for itself.
+# The tuner would time what these tests compare by value; tests/tune turns it on for itself.
 os.environ.setdefault("GANFAST_TUNE", "0")
 
 from ganfast import _backends

@@ -11,7 +11,7 @@ def _layers(in_dim: int, out_dim: int, width: int, depth: int) -> nn.Sequential:
     if depth < 1:
         raise ValueError(f"mlp: depth got {depth}, wants at least one hidden layer.")
     sizes = [in_dim, *[width] * depth]
-    hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.LeakyReLU(0.2))]
+    hidden = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())]
     return nn.Sequential(*hidden, nn.Linear(width, out_dim))
 
 
@@ -29,7 +29,7 @@ class MLPGenerator(nn.Module):
 
     Shapes: latent [N, latent_dim], condition [N, condition_dim] or None -> [N, out_dim].
     Raises: ValueError for other shapes, or without a hidden layer.
-    Source: the networks of Mescheder et al. 2018 for points of a plane, with a choice of width and depth.
+    Source: the networks of Mescheder et al. 2018 for points of a plane, with ReLU and a choice of width and depth.
     """
 
     def __init__(self, latent_dim: int, out_dim: int, width: int = 128, depth: int = 3, condition_dim: int | None = None) -> None:

@@ -94,7 +94,7 @@ class Recording:
         options = [(g, key, f"{type(o).__name__}'s {key}") for o in reached.optimizers for g in o.param_groups for key in g]
         self._slots += [(Slot(g, key, name), g[key]) for g, key, name in options if key != "params"]
         scalers = [(s, key) for s in reached.scalers for key in ("_growth_factor", "_backoff_factor", "_growth_interval", "_enabled")]
-        self._slots += [(Slot(s, Attribute(key), f"GradScaler's {key}"), getattr(s, key, None)) for s, key in scalers]
+        self._slots += [(slot, slot.get()) for slot in (Slot(s, Attribute(key), f"GradScaler's {key}") for s, key in scalers)]
         self._dicts = [(slot.holder, slot.key, value) for slot, value in self._slots if type(slot.holder) is dict]
         self._others = [(slot, value) for slot, value in self._slots if type(slot.holder) is not dict]
         params = [(g["params"], f"{type(o).__name__}'s parameters") for o in reached.optimizers for g in o.param_groups]

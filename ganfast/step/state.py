@@ -81,11 +81,12 @@ class Kept:
             self.keep_module(module)
         for optimizer in reached.optimizers:
             self.keep_optimizer(optimizer)
-        self._new_scalers = [s for s in reached.scalers if s.is_enabled() and s._scale is None]
-        for scaler in reached.scalers:
+        scalers = [s for s in reached.scalers if s.is_enabled()]  # one that is off has no tensors, and lets all through
+        self._new_scalers = [s for s in scalers if s._scale is None]
+        for scaler in scalers:
             for tensor in tensors_of([scaler._scale, scaler._growth_tracker]):
                 self.keep(tensor)
-        self._scalers = [(s, _copied(s._per_optimizer_states)) for s in reached.scalers]
+        self._scalers = [(s, _copied(s._per_optimizer_states)) for s in scalers]
         self._schedulers = [(s, dict(s.__dict__)) for s in reached.schedulers]
         self._slots = [(slot, slot.get()) for slot in reached.slots]
         self._lengths = [(holder, len(holder), name) for holder, name in reached.lists]

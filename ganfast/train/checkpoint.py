@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 import weakref
 import zipfile
 from collections import OrderedDict
@@ -18,7 +17,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ganfast.train.disk import WRITING, atomic, release, sync, take_lock, tell
+from ganfast._tell import tell
+from ganfast.train.disk import WRITING, atomic, release, sync, take_lock
 
 FORMAT, VERSION = "ganfast-checkpoint", 2
 CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
@@ -44,7 +44,7 @@ def _named(path: Path) -> Iterator[None]:
 def write(state: dict, path: Path) -> None:
     """`state`: tensors, numbers, strings, lists and dicts of these; all that weights_only=True reads back.
 
-    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it, naming what is whole.
+    Raises: ValueError, before anything is written, for what could not be read back; RuntimeError where the disk refuses it.
     """
     _check_readable(state, "state")
     sums = torch.serialization.get_crc32_options()
@@ -242,20 +242,9 @@ class RunFolder:
             old.unlink(missing_ok=True)
         return path
 
-    def keep_best(self, path: Path) -> None:
-        """best.pt: another name of the same file, which outlives that file's deletion; a copy where the file system has no such names."""
-        best = self.path / BEST
-        link = best.with_name(best.name + WRITING)
-        try:
-            with contextlib.suppress(OSError):
-                os.link(path, link)
-                os.replace(link, best)
-                sync(self.path)
-                return
-        finally:
-            link.unlink(missing_ok=True)  # left where best.pt is that file already: such a renaming does nothing
-        with _named(best), open(path, "rb") as source, atomic(best) as file:
-            shutil.copyfileobj(source, file)
+    def keep_best(self, state: dict) -> None:
+        """best.pt, which no later checkpoint deletes."""
+        write(state, self.path / BEST)
 
     def weights(self, name: str, module: nn.Module, step: int) -> Path:
         write_weights(self.path / name, module, step)

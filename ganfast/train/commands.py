@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import os
 import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.train import checkpoint, grids, recipes
 from ganfast.train import config as configs
+from ganfast.train.distributed import World
 from ganfast.train.recipes import Recipe
 from ganfast.train.sampling import Sampler
 
@@ -68,29 +71,51 @@ def _option(args: list[str], name: str) -> str | None:
 
 
 def train(args: list[str]) -> None:
+    """Between processes the first one alone speaks, and of an error that is all of theirs one alone says it."""
+    world = World.from_environment(_option(args, "device") or "auto")
+    try:
+        with _silent() if world.rank else contextlib.nullcontext(), world.together():
+            _train(args, world)
+    except Exception as error:
+        if getattr(error, "told", False):
+            raise SystemExit(2) from None
+        raise
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _train(args: list[str], world: World) -> None:
     resume = "--resume" in args
     start = recipes.preset(_option(args, "data") or "digits")
     if resume:
-        folder = Path(_option(args, "run-dir") or start.run_dir)
-        if not (folder / checkpoint.CONFIG).is_file():
-            raise ValueError(f"train: there is no run to resume in {folder}; --run-dir names its folder.")
-        start = configs.load(folder / checkpoint.CONFIG, Recipe)
-        start.run_dir = str(folder)  # it may have been moved
+        start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
     wanted = _parse(Train, "train", args, Train(start, resume))
     trainer = recipes.trainer(wanted.recipe, resume=wanted.resume)
-    if trainer.source.broken and trainer.world.rank == 0:
+    if trainer.source.broken:
         where = trainer.run_dir / checkpoint.BROKEN
         print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
     if trainer.progress() >= 1:
         print(f"the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
         return
     trainer.fit()
-    if trainer.world.rank == 0:
-        if trainer.stopped:
-            how = f"`ganfast train --resume --run-dir {trainer.run_dir}` goes on"
-            print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
-        else:
-            print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
+    if trainer.stopped:
+        how = f"`ganfast train --resume --run-dir {trainer.run_dir}` goes on"
+        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
+    else:
+        print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
+
+
+def _settings(folder: Path) -> Recipe:
+    """Of the run in the folder."""
+    if not (folder / checkpoint.CONFIG).is_file():
+        raise ValueError(f"train: there is no run to resume in {folder}; --run-dir names its folder.")
+    start = configs.load(folder / checkpoint.CONFIG, Recipe)
+    start.run_dir = str(folder)  # it may have been moved
+    return start
 
 
 def _labels(sampler: Sampler, label: str | None) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 
-from ganfast import _checks
+from ganfast import _checks, augment
 from ganfast.train.monitors import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
@@ -30,17 +30,21 @@ class TrainConfig:
     channels_last: bool = False
     """memory format of networks and images"""
     latent_dim: int = 64
+    """numbers a generator makes one sample from"""
     latent_shape: tuple[int, ...] | None = None
     """of one latent, for a generator that wants another one than (latent_dim,), such as (100, 1, 1)"""
 
     batch_size: int = 64
     """real images a step, of all processes together"""
     steps: int = 2500
+    """length of the run; schedules end with it"""
     max_seconds: float | None = None
     """stop, with all schedules finished, when this much training time is used up before `steps` are done"""
     seed: int = 0
+    """of the networks, the order of the data and all that is drawn"""
 
     loss: Loss = "nonsaturating"
+    """on logits; the relativistic ones compare reals with fakes, relativistic_average with the mean of each process's part of the batch"""
     smoothing: float = 0.0
     """real target 1 - smoothing, for minimax, nonsaturating and lsgan"""
     n_critic: int = 1
@@ -58,6 +62,9 @@ class TrainConfig:
     mode_seeking: float = 0.0
     """weight of a term against generators that answer different latents alike"""
     mode_seeking_every: int = 1
+    """the same as penalty_every, for the generator"""
+    sync_batch_norm: bool = False
+    """batch norm by the statistics of the whole batch, for which every such layer then waits; no: of each process's part"""
     spectral_norm: bool = False
     """spectral normalisation of every convolution, linear and embedding layer of the discriminator"""
     augment: str = ""
@@ -68,11 +75,13 @@ class TrainConfig:
     """deviation of Gaussian noise on all that the discriminator sees"""
 
     learning_rate: float = 5e-4
-    discriminator_learning_rate: float | None = None
-    """none: the same"""
-    betas: tuple[float, float] = (0.5, 0.9)
     """of Adam, for both networks"""
+    discriminator_learning_rate: float | None = None
+    """one of its own; none: the same"""
+    betas: tuple[float, float] = (0.5, 0.9)
+    """Adam's, for both networks"""
     decay: Literal["linear", "cosine"] = "linear"
+    """shape of the learning rates' fall"""
     decay_from: float = 0.75
     """share of the run after which the learning rates fall to 0"""
     ema: float = 0.998
@@ -83,14 +92,20 @@ class TrainConfig:
     skip_limit: int = 20
     """so many updates in a row whose gradients are not finite end the run; each is skipped"""
     log_every: int = 50
+    """steps between lines of log.jsonl, where the alarms are looked at"""
     sample_every: int = 250
-    """pictures of samples"""
+    """steps between pictures of samples; at the end come clips and curves; 0: never"""
     checkpoint_every: int = 500
+    """steps between checkpoints"""
     keep_checkpoints: int = 3
     """so many last ones, beside the best"""
     metrics_every: int = 0
-    """precision, recall, KID and FID of the averaged generator; 0: never"""
+    """steps between measurements of the averaged generator (images: precision, recall, KID, FID), the best of which keeps its
+    checkpoint; 0: never"""
+    features: Literal["pixels8", "inception"] = "pixels8"
+    """what images are compared by: averages over 8x8 fields, or torch-fidelity's Inception, where it is installed with its weights"""
     tensorboard: bool = False
+    """write run_dir/tensorboard too, where tensorboard is installed"""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """when the alarms go off"""
 
@@ -105,10 +120,13 @@ class TrainConfig:
         for name, kind in typing.get_type_hints(type(self)).items():
             if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
                 _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
+        for name in filter(None, self.augment.split(",")):
+            if name.strip() not in augment.POLICIES:
+                _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
         counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
-        for name in (*counts, "sample_every", "checkpoint_every", "keep_checkpoints"):
+        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
-        for name in ("metrics_every", "seed"):
+        for name in ("sample_every", "metrics_every", "seed"):
             self._want(name, self._whole(name) and getattr(self, name) >= 0, "a whole number, at least 0")
         self._want("latent_shape", self.latent_shape is None or all(n >= 1 for n in self.latent_shape), "sizes of at least 1")
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")

@@ -4,12 +4,12 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from ganfast.train.decode import SUFFIXES, Files
+from ganfast.train.workers import Entry, Items, Looked, gigabytes, into_memory, room, timed
 
 
 @dataclass
@@ -46,44 +46,60 @@ def digits(image_size: int = 32) -> ImageData:
     return ImageData(images, torch.from_numpy(raw.target).long(), [str(name) for name in raw.target_names])
 
 
-def _read(path: Path, image_size: int, channels: int) -> np.ndarray:
-    """The image cut to its central square and resized: [channels, S, S] uint8."""
-    from PIL import Image, ImageOps
+def folder(
+    path: str | os.PathLike, image_size: int = 64, channels: int = 3, *, workers: int | None = None, memory: int | None = None
+) -> ImageData:
+    """Images below `path`, in the order of their paths; if they lie in sub-folders, the first level names the classes. Decoded by `workers`
+    processes (None: as many as pay), into `memory` bytes at most (None: most of what is free).
 
-    with Image.open(path) as opened:
-        image = ImageOps.exif_transpose(opened).convert("L" if channels == 1 else "RGB")
-    square = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
-    return np.array(square).reshape(image_size, image_size, channels).transpose(2, 0, 1)
-
-
-def folder(path: str | os.PathLike, image_size: int = 64, channels: int = 3) -> ImageData:
-    """Images below `path`; if they lie in sub-folders, the first level names the classes. Broken files are left out and listed.
-
-    Raises: ValueError if there is no readable image, or if images lie both beside and in sub-folders.
+    Links are followed, hidden files are not looked at. Files that cannot be read are left out and listed; `decode.square` says how an image
+    becomes a square.
+    Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders, or if they do not fit into memory.
     """
-    root = Path(path)
+    root = Path(path).expanduser()
     if not root.is_dir():
         raise ValueError(f"data: path got {str(root)!r}, wants 'digits' or a folder of images; there is no such folder.")
-    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and not p.name.startswith("."))
-    names = [p.relative_to(root).parts[0] if len(p.relative_to(root).parts) > 1 else "" for p in files]
-    classes = sorted(set(names))
-    if len(classes) > 1 and "" in classes:
-        loose = files[names.index("")].name
+    found, broken = _files(root)
+    names = [parts[0] if len(parts) > 1 else "" for parts in found]
+    if len(set(names)) > 1 and "" in names:
+        loose = found[names.index("")][-1]
         raise ValueError(
             f"data: {str(root)!r} holds images both in sub-folders (classes) and beside them ({loose}), wants one or the other."
         )
-    images, labels, broken = [], [], []
-    for file, name in zip(files, names, strict=True):
-        try:
-            images.append(torch.from_numpy(_read(file, image_size, channels)))
-        except Exception as error:  # Pillow raises anything from SyntaxError to struct.error on a damaged file
-            broken.append(f"{file}: {type(error).__name__}: {error}")
-            continue
-        labels.append(classes.index(name))
-    if not images:
-        found = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else f"no file with {', '.join(sorted(SUFFIXES))}"
-        raise ValueError(f"data: {str(root)!r} got {found}; wants at least one image.")
-    return ImageData(torch.stack(images), torch.tensor(labels), classes, broken)
+    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels))
+    looked = Looked(Entry(torch.empty(channels, image_size, image_size, dtype=torch.uint8), None), timed(all_items)[1])
+    if (size := looked.bytes(len(found))) > room(memory):
+        raise ValueError(
+            f"data: the {len(found)} images of {str(root)!r} take {gigabytes(size)} decoded to {channels}x{image_size}x{image_size}, and "
+            f"there is room for {gigabytes(room(memory))}; wants a smaller image_size, fewer images, or a torch Dataset."
+        )
+    images, _, kept, unread = into_memory(all_items, looked, workers)
+    broken += unread
+    if not kept:
+        what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else f"no file with {', '.join(sorted(SUFFIXES))}"
+        raise ValueError(f"data: {str(root)!r} got {what}; wants at least one image.")
+    classes = sorted({names[i] for i in kept})
+    return ImageData(images, torch.tensor([classes.index(names[i]) for i in kept]), classes, [_printable(line) for line in broken])
+
+
+def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Image files below root as parts of their paths, sorted; folders that cannot be read."""
+    found, broken, above = [], [], {}
+    note = lambda error: broken.append(f"{error.filename}: {type(error).__name__}: {error}")
+    for place, folders, files in os.walk(root, followlinks=True, onerror=note):
+        here = Path(place)
+        above[here] = above.get(here.parent, frozenset()) | {os.path.realpath(here)}
+        folders[:] = [name for name in folders if not name.startswith(".") and os.path.realpath(here / name) not in above[here]]
+        for name in files:
+            looks_like_one = Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            if looks_like_one and (os.path.isfile(here / name) or not os.path.exists(here / name)):  # a link to nothing counts as broken
+                found.append((*here.relative_to(root).parts, name))
+    return sorted(found), broken
+
+
+def _printable(line: str) -> str:
+    """Names on the disk need not be text."""
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def images_of(data: str, image_size: int, channels: int) -> ImageData:

@@ -5,16 +5,13 @@ import errno
 import os
 import secrets
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from ganfast._tell import tell
+
 WRITING = ".writing"  # end of a name: not whole yet
-
-
-def tell(message: str) -> None:
-    print(f"ganfast: {message}.", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,18 @@
 
 import math
 import warnings
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 
-def refuse(message: str) -> None:
-    raise ValueError(f"data: {message}")
+class Refused(ValueError):
+    """Data that cannot be trained on, and what to do."""
+
+
+def refuse(message: str) -> NoReturn:
+    raise Refused(f"data: {message}")
 
 
 def parts(item: object, where: str) -> tuple[object, object | None]:

@@ -12,7 +12,9 @@ from ganfast import models
 from ganfast.train import checkpoint, data, mixtures
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
+from ganfast.train.distributed import World
 from ganfast.train.loop import Trainer
+from ganfast.train.randomness import mixed
 from ganfast.train.resume import whole
 from ganfast.train.sampling import Sampler, conditioner
 
@@ -20,8 +22,8 @@ NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condit
 
 
 @dataclass
-class Recipe(TrainConfig):
-    """A run from the command line."""
+class Subject:
+    """Data and networks."""
 
     data: str = "digits"
     """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
@@ -40,6 +42,11 @@ class Recipe(TrainConfig):
     """channels of dcgan's layer next to the image, of mlp's every layer"""
     fused: bool = True
     """ganfast's layers; no: the same networks from torch's"""
+
+
+@dataclass
+class Recipe(TrainConfig, Subject):
+    """What to train, and how."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,21 +119,24 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
 
     Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
     """
-    state = checkpoint.load(Path(recipe.run_dir)) if resume else None
+    folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
+    state = world.first(lambda: checkpoint.load(folder), share=True) if resume else None
+    recipe.torch_device()
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
                 raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.")
     else:
-        checkpoint.RunFolder(Path(recipe.run_dir), resume=False, keep=recipe.keep_checkpoints).close()  # refused before data are decoded
+        keep = recipe.keep_checkpoints  # refused before data are decoded
+        world.first(lambda: checkpoint.RunFolder(folder, resume=False, keep=keep).close())
     if recipe.data in mixtures.MIXTURES:
         mixture, classes = mixtures.MIXTURES[recipe.data], []
-        made = mixture.sample(100_000, torch.Generator().manual_seed(recipe.seed))
+        made = mixture.sample(100_000, torch.Generator().manual_seed(mixed(recipe.seed, "points")))
     else:
         made = data.images_of(recipe.data, recipe.image_size, recipe.channels)
         classes = made.classes if len(made.classes) > 1 else []
     generator, discriminator = networks(recipe, len(classes))
-    resumed = None if state is None else (Path(recipe.run_dir), state)
+    resumed = None if state is None else (folder, state)
     condition = condition_of(recipe, len(classes))
     return Trainer(generator, discriminator, made, recipe, condition=condition, callbacks=callbacks, _resumed=resumed)
 

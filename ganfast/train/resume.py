@@ -64,10 +64,10 @@ def restore(trainer: "Trainer", path: Path, state: dict) -> None:
         trainer.source.load_state_dict(state["source"])
         trainer.meters.load_state_dict(state["meters"], trainer.device)
         trainer.monitors.load_state_dict(state["monitors"])
-        if trainer.world.rank == 0:
-            torch.set_rng_state(state["rng"]["torch"])
         trainer.draws.generator.set_state(state["rng"]["draws"])
-        if trainer.device.type == "cuda" and "cuda" in state["rng"]:
+        if trainer.world.rank == 0:  # the other processes' own generators, which dropout draws from, are not kept
+            torch.set_rng_state(state["rng"]["torch"])
+        if trainer.world.rank == 0 and trainer.device.type == "cuda" and "cuda" in state["rng"]:
             torch.cuda.set_rng_state(state["rng"]["cuda"], trainer.device)
         _tune.adopt(state["kernels"])
 

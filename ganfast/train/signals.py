@@ -22,6 +22,7 @@ class StopRequests:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> "StopRequests":
+        self.asked = None
         if threading.current_thread() is threading.main_thread():
             for number in NAMES:
                 if (before := signal.getsignal(number)) is not signal.SIG_IGN:

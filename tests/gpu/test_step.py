@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import ganfast
-from ganfast.train import Trainer, loop
+from ganfast.train import recipes, turns
 from tests.step.common import Gan, equal, images
 from tests.train.common import small
 
@@ -62,15 +62,41 @@ def test_on_a_stream_of_ones_own():
     equal(ends[1], ends[0])
 
 
-def test_the_loop_recorded_is_the_loop_run(tmp_path, monkeypatch):
+def uncaptured(turn, *example):
+    as_tensor = lambda number: torch.tensor(number, device="cuda")
+    return lambda weights, keep, handle: turn({name: as_tensor(w) for name, w in weights.items()}, as_tensor(keep), handle)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {},
+        {"precision": "bf16", "channels_last": True},
+        {"precision": "fp16", "condition": "label"},
+        {"precision": "tf32", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty_every": 2, "mode_seeking": 0.1},
+        {"loss": "wasserstein", "gradient_penalty": 10.0, "n_critic": 2, "flip": True, "augment": "color,translation,cutout"},
+    ],
+    ids=str,
+)
+def test_the_trainer_recorded_is_the_trainer_run(tmp_path, monkeypatch, how):
     runs = []
     for name in ("plain", "recorded"):
         if name == "plain":
-            monkeypatch.setattr(loop, "capture", lambda step, *example: lambda keep: step(torch.tensor(keep, device="cuda")))
+            monkeypatch.setattr(turns, "capture", uncaptured)
         else:
             monkeypatch.undo()
-        trainer = Trainer(small(tmp_path / name, device="cuda", fused=True))
+        trainer = recipes.trainer(small(tmp_path / name, device="cuda", fused=True, **how))
         trainer.fit(progress_bar=False)
-        runs.append([t for part in loop.PARTS[:3] for t in getattr(trainer, part).state_dict().values()])
-    assert trainer.captured.graphs == 1
+        runs.append([t for part in (trainer.generator, trainer.discriminator, trainer.ema) for t in part.state_dict().values()])
+    assert all(turn.run.graphs == 1 for turn in trainer.turns)  # of the recorded one, which came last
     equal(runs[1], runs[0])
+
+
+def test_a_resumed_run_goes_on(tmp_path):
+    trainer = recipes.trainer(small(tmp_path, device="cuda", fused=True))
+    trainer.fit(progress_bar=False)
+    resumed = recipes.trainer(small(tmp_path, device="cuda", fused=True, steps=12), resume=True)
+    assert torch.equal(resumed.draws.generator.get_state(), trainer.draws.generator.get_state())
+    equal([*resumed.ema.state_dict().values()], [*trainer.ema.state_dict().values()])
+    resumed.fit(progress_bar=False)
+    assert resumed.steps == 12

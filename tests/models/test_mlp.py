@@ -12,7 +12,7 @@ def test_the_layers_asked_for():
         linear = [(m.in_features, m.out_features) for m in network.modules() if isinstance(m, nn.Linear)]
         assert linear == [(ends[0], 16), (16, 16), (16, 16), (16, 16), (16, ends[1])]
         kinds = [type(m) for m in network.layers]
-        assert kinds == [nn.Linear, nn.LeakyReLU] * 4 + [nn.Linear]  # nothing bounds the result, no norm mixes the samples
+        assert kinds == [nn.Linear, nn.ReLU] * 4 + [nn.Linear]  # nothing bounds the result, no norm mixes the samples
 
 
 @pytest.mark.parametrize("condition_dim", [None, 3])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import ganfast
-from tests.step.common import Gan, adam, equal, images
+from tests.step.common import Gan, equal, images
 
 
 def both(device, accelerated=False):
@@ -280,20 +280,3 @@ def test_optimizers_begin_at_their_first_step(device, name):
         ends.append([(step(), p.detach().clone())[1] for _ in range(3)])
     for a, b in zip(*ends):
         torch.testing.assert_close(b, a, rtol=1e-6, atol=1e-6)
-
-
-def test_scaler_begins_at_its_first_step(device):
-    layer = nn.Linear(2, 1).to(device)
-    optimizer, scaler = adam(layer), torch.amp.GradScaler(device, init_scale=8.0, growth_interval=1)
-
-    def step(x):
-        optimizer.zero_grad()
-        scaler.scale(layer(x).mean()).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    captured = ganfast.capture(step, torch.ones(3, 2, device=device))
-    assert scaler._scale == 8
-    for scale in (16, 32):
-        captured(torch.ones(3, 2, device=device))
-        assert scaler._scale == scale

@@ -1,73 +1,90 @@
-"""Checkpoints and run folders: whatever is wrong has one clear error, and nothing on the disk changes."""
+"""A checkpoint's file: what is written is read, and whatever is wrong with it has one clear error."""
 
 import os
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import nn
 
-from ganfast.train import Trainer, checkpoint
-from tests.train.common import small
+from ganfast.train import checkpoint
+from ganfast.train.checkpoint import RunFolder
+from tests.train.run_files import DAMAGES, OTHERS, STATE, contents, finished, named, names, truncated
 
 
 @pytest.fixture
 def run(tmp_path):
-    Trainer(small(tmp_path / "run", steps=1)).fit(progress_bar=False)
-    return tmp_path / "run"
+    return finished(tmp_path / "run")
 
 
-def contents(run) -> dict:
-    return {str(path): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+def test_what_is_written_is_read(tmp_path):
+    checkpoint.write(STATE, tmp_path / "a.pt")
+    read = checkpoint.load(tmp_path / "a.pt")
+    assert {name: read[name] for name in STATE if name not in ("weight", "rng", "optimizer")} == {"numbers": STATE["numbers"]}
+    assert torch.equal(read["weight"], STATE["weight"]) and torch.equal(read["rng"], STATE["rng"])
+    assert read["optimizer"]["param_groups"] == STATE["optimizer"]["param_groups"]
+    assert names(tmp_path) == ["a.pt"]
 
 
-def truncated(path):
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+@pytest.mark.parametrize(("damage", "words"), [(damage, "is cut short, damaged, or no checkpoint") for damage in DAMAGES] + OTHERS)
+def test_a_file_that_cannot_serve_is_named_with_the_newest_good_one(run, damage, words):
+    damage(named(run, 4))
+    before = contents(run)
+    with pytest.raises(ValueError, match=words) as caught:
+        checkpoint.load(named(run, 4))
+    said = str(caught.value)
+    assert str(named(run, 4)) in said and said.endswith(f"The newest good one beside it is {named(run, 3)}.") and "\n" not in said
+    assert checkpoint.newest(run) == named(run, 3)
+    assert contents(run) == before
 
 
-def one_flipped_header(path):
-    path.write_bytes(b"XX" + path.read_bytes()[2:])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_folder_gives_its_newest_good_one_with_a_word(run, damage, capsys):
+    damage(named(run, 4))
+    truncated(named(run, 3))
+    assert checkpoint.load(run)["steps"] == 2
+    said = capsys.readouterr().err
+    assert all(str(named(run, step)) in said for step in (4, 3)) and f"Taking {named(run, 2)}" in said
 
 
-def empty(path):
-    path.write_bytes(b"")
+@pytest.mark.parametrize(("damage", "words"), OTHERS)
+def test_a_folder_does_not_go_back_behind_what_another_ganfast_wrote(run, damage, words):
+    damage(named(run, 4))
+    with pytest.raises(ValueError, match=f"{words}.*The newest good one beside it is .*0000003.pt"):
+        checkpoint.load(run)
 
 
-def text(path):
-    path.write_text("not a checkpoint\n")
+def test_a_folder_of_broken_files(run):
+    for step in (2, 3, 4):
+        truncated(named(run, step))
+    with pytest.raises(ValueError, match=r"0000004.pt is cut short.*0000002.pt is cut short.*no good one in .*start anew"):
+        checkpoint.load(run)
+    with pytest.raises(ValueError, match="cut short") as caught:
+        checkpoint.load(named(run, 4))
+    assert checkpoint.newest(run) is None and "newest good" not in str(caught.value)
+    with pytest.raises(ValueError, match="already holds a run"):
+        RunFolder(run, resume=False, keep=1)
 
 
-def foreign(path):
-    torch.save({"model": {"weight": torch.zeros(3)}}, path)
-
-
-def a_list(path):
-    torch.save([1, 2], path)
-
-
-def newer(path):
-    torch.save(torch.load(path, weights_only=True) | {"version": checkpoint.VERSION + 1}, path)
+def test_the_best_one_serves_when_no_other_does(run):
+    folder = RunFolder(run, resume=True, keep=3)
+    folder.keep_best(checkpoint.load(named(run, 2)))
+    named(run, 2).unlink()
+    for step in (3, 4):
+        truncated(named(run, step))
+    assert checkpoint.load(run)["steps"] == 2 and checkpoint.newest(run) == run / "best.pt"
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (truncated, "cut short, damaged"),
-        (one_flipped_header, "cut short, damaged"),
-        (empty, "cut short, damaged"),
-        (text, "cut short, damaged"),
-        (foreign, "another program"),
-        (a_list, "another program"),
-        (newer, f"format version {checkpoint.VERSION + 1}, this ganfast reads up to {checkpoint.VERSION}"),
-    ],
+    ("place", "words"), [("nothing.pt", "there is no file"), ("run/nothing.pt", "there is no file"), ("empty", "none in")]
 )
-def test_a_checkpoint_that_cannot_serve(run, damage, words):
-    path = run / checkpoint.CHECKPOINT
-    damage(path)
-    before = contents(run)
-    for use in (lambda: checkpoint.load_sampler(path), lambda: Trainer(small(run, steps=3), resume=True)):
-        with pytest.raises(ValueError, match=words) as caught:
-            use()
-        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-    assert contents(run) == before
+def test_nothing_to_load(run, place, words):
+    (run.parent / "empty").mkdir()
+    with pytest.raises(ValueError, match=words) as caught:
+        checkpoint.load(run.parent / place)
+    assert ("0000004.pt" in str(caught.value)) == place.startswith("run")
 
 
 class Hostile:
@@ -81,105 +98,65 @@ class Hostile:
 
 
 def test_a_hostile_checkpoint_runs_no_code(run, tmp_path):
-    path = run / checkpoint.CHECKPOINT
-    torch.save(torch.load(path, weights_only=True) | {"extra": Hostile(tmp_path / "made")}, path)
-    with pytest.raises(ValueError, match="cut short, damaged"):
-        checkpoint.load(path)
+    torch.save(torch.load(named(run, 4), weights_only=True) | {"extra": Hostile(tmp_path / "made")}, named(run, 4))
+    with pytest.raises(ValueError, match="not safe to read"):
+        checkpoint.load(named(run, 4))
     assert not (tmp_path / "made").exists()
 
 
-def test_no_checkpoint(tmp_path):
-    with pytest.raises(ValueError, match="there is no file"):
-        Trainer(small(tmp_path / "run"), resume=True)
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("part", ["ema", "config", "conditions", "classes", "steps"])
-def test_a_checkpoint_without_a_part(run, part):
-    path = run / checkpoint.CHECKPOINT
-    state = torch.load(path, weights_only=True)
-    del state[part]
-    torch.save(state, path)
-    with pytest.raises(ValueError, match="does not hold a whole generator"):
-        checkpoint.load_sampler(path)
-    with pytest.raises(ValueError, match="does not hold a whole run"):
-        Trainer(small(run, steps=3), resume=True)
-
-
-def test_a_checkpoint_of_other_sizes(run):
-    path = run / checkpoint.CHECKPOINT
-    state = torch.load(path, weights_only=True)
-    state["config"]["width"] = 8
-    torch.save(state, path)
-    with pytest.raises(ValueError, match="does not hold a whole generator"):
-        checkpoint.load_sampler(path)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("width", 8), ("image_size", 32), ("latent_dim", 7), ("condition_dim", 11), ("conditional", False)]
-)
-def test_a_resumed_run_keeps_its_networks(run, name, value):
+@pytest.mark.parametrize("value", [np.float64(1), {1, 2}, range(3), nn.Linear(1, 1), np.zeros(2)], ids=lambda value: type(value).__name__)
+def test_what_could_not_be_read_back_is_not_written(run, value):
     before = contents(run)
-    with pytest.raises(ValueError, match=f"{name} got {value}, the checkpoint has .* keeps its networks"):
-        Trainer(small(run, steps=3, **{name: value}), resume=True)
+    with pytest.raises(ValueError, match=r"state\['nets'\]\[1\] is a .*, wants tensors, numbers"):
+        checkpoint.write({"nets": [0, value]}, named(run, 4))
     assert contents(run) == before
 
 
-def test_a_resumed_run_keeps_its_classes(tmp_path, rgb_folder):
-    config = small(tmp_path / "run", data=str(rgb_folder), steps=1)
-    Trainer(config).fit(progress_bar=False)
-    (rgb_folder / "bees").rename(rgb_folder / "wasps")
-    with pytest.raises(ValueError, match="keeps its classes"):
-        Trainer(config, resume=True)
+def test_checksums_are_written_though_torch_is_told_not_to(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        checkpoint.write(STATE, tmp_path / "a.pt")
+        assert torch.serialization.get_crc32_options() is False
+    finally:
+        torch.serialization.set_crc32_options(True)
+    checkpoint.load(tmp_path / "a.pt")
 
 
-def test_an_earlier_run_is_not_overwritten(run):
-    before = contents(run)
-    with pytest.raises(ValueError, match=r"already holds a run \(checkpoint.pt, config.json, log.jsonl\)"):
-        Trainer(small(run))
-    assert contents(run) == before
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.b.weight = self.a.weight
+        flat = torch.randn(20)
+        self.register_buffer("head", flat[:8])
+        self.register_buffer("tail", flat[5:].view(3, 5).t())  # overlaps, and is not contiguous
+        self.register_buffer("count", torch.tensor(3))
+        self.small = nn.Parameter(torch.randn(3).bfloat16())
 
 
-def test_a_folder_that_takes_no_files(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("kept")
-    with pytest.raises(ValueError, match="cannot be written: Not a directory"):
-        Trainer(small(tmp_path / "file" / "run"))
-    assert (tmp_path / "file").read_text() == "kept"
-
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "replace", refuse)  # a read-only folder, also for root
-    with pytest.raises(ValueError, match="cannot be written: Permission denied"):
-        Trainer(small(tmp_path / "run"))
-
-
-def test_a_crash_while_writing_leaves_the_old_checkpoint(run, monkeypatch):
-    path = run / checkpoint.CHECKPOINT
-    before = contents(run)
-
-    def half(state, file):
-        file.write(b"half a checkpoint")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", half)
-    with pytest.raises(OSError, match="No space left"):
-        checkpoint.save({}, path)
-    assert contents(run) == before
+def test_weights_of_any_layout_go_into_a_fresh_module(tmp_path):
+    module, path = Tied(), tmp_path / "ema.safetensors"
+    checkpoint.write_weights(path, module, 12)
+    fresh = Tied()
+    fresh.load_state_dict(load_file(path))
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+    assert fresh.conv.weight.is_contiguous(memory_format=torch.channels_last) and fresh.a.weight is fresh.b.weight
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    assert about["format"] == "pt" and about["step"] == "12" and "synthetic" in about["note"] and "left_out" not in about
+    assert names(tmp_path) == ["ema.safetensors"]
 
 
-def test_sampling_repeats_and_depends_on_seed_and_label(run):
-    sampler = checkpoint.load_sampler(run / checkpoint.CHECKPOINT)
-    labels = torch.full((4,), 7)
-    images = sampler(labels, 3)
-    assert torch.equal(images, checkpoint.load_sampler(run / checkpoint.CHECKPOINT)(labels, 3))
-    assert not torch.equal(images, sampler(labels, 4)) and not torch.equal(images, sampler(labels - 1, 3))
-    assert images.shape == (4, 1, 16, 16) and images.abs().max() <= 1
+def test_weights_name_what_safetensors_cannot_hold(tmp_path):
+    class WithExtra(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
 
+        def set_extra_state(self, state):
+            pass
 
-def test_many_samples_come_in_batches(run):
-    sampler = checkpoint.load_sampler(run / checkpoint.CHECKPOINT)
-    labels = torch.arange(601) % 10
-    latent = torch.randn(601, 6, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        torch.testing.assert_close(sampler(labels, 5), sampler.generator(latent, sampler.conditions[labels]))
+    checkpoint.write_weights(tmp_path / "w.safetensors", WithExtra(2, 2))
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata()["left_out"] == "_extra_state" and sorted(file.keys()) == ["bias", "weight"]

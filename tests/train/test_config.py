@@ -4,32 +4,43 @@ import dataclasses
 
 import pytest
 
-from ganfast.train import TrainConfig, Trainer, checkpoint
+from ganfast.train import TrainConfig, checkpoint, recipes
 from ganfast.train import config as configs
-from tests.train.common import small
-
-
-def test_round_trip(tmp_path):
-    config = TrainConfig(run_dir="x", steps=7, betas=(0.1, 0.2), max_seconds=3.5, loss="hinge", fused=False)
-    configs.save(config, tmp_path / "config.json")
-    assert configs.load(tmp_path / "config.json") == config
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+from ganfast.train.recipes import Recipe
+from tests.train.common import small, trained
 
 
 def test_a_run_keeps_its_settings(tmp_path):
-    Trainer(small(tmp_path))
-    assert configs.load(tmp_path / checkpoint.CONFIG) == small(tmp_path)
+    trainer = trained(tmp_path, steps=1, betas=(0.1, 0.2), max_seconds=60, loss="hinge", thresholds={"warm_up": 7})
+    assert configs.load(tmp_path / checkpoint.CONFIG, Recipe) == trainer.config
+    assert trainer.config.thresholds.warm_up == 7
 
 
-def test_channels_follow_the_data():
-    assert (TrainConfig().channels, TrainConfig(data="photos").channels, TrainConfig(data="photos", channels=1).channels) == (1, 3, 1)
+def test_channels_and_networks_follow_the_data():
+    assert (Recipe().channels, Recipe(data="photos").channels, Recipe(data="photos", channels=1).channels) == (1, 3, 1)
+    assert (Recipe().model, Recipe(data="ring8").model, Recipe(data="ring8").condition) == ("dcgan", "mlp", "none")
+
+
+@pytest.mark.parametrize("name", ["digits", "ring8", "grid25", "photos"])
+def test_presets_are_settings(name):
+    assert recipes.preset(name, seed=3).data == name and recipes.preset(name, seed=3).seed == 3
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"steps": 0}, "steps got 0, wants at least 1"),
+        ({"steps": 0}, "Recipe: steps got 0, wants a whole number of at least 1"),
+        ({"steps": 2.5}, "steps got 2.5, wants a whole number"),
+        ({"n_critic": True}, "n_critic got True"),
+        ({"seed": -1}, "seed got -1"),
         ({"batch_size": 1}, "batch_size got 1, wants at least 2"),
+        ({"smoothing": 0.1, "loss": "hinge"}, "smoothing got 0.1, wants 0 for hinge"),
+        ({"r1": -1.0}, "r1 got -1.0"),
+        ({"penalty_end": 0.0}, "penalty_end got 0.0"),
+        ({"discriminator_learning_rate": 0.0}, "discriminator_learning_rate got 0.0"),
+        ({"latent_shape": (0, 1)}, "latent_shape got"),
+        ({"data": "ring8", "model": "dcgan"}, "model got 'dcgan', wants mlp for ring8"),
+        ({"augment": "colour"}, "augment"),
         ({"image_size": 48}, "image_size got 48, wants a power of two"),
         ({"channels": 2}, "channels got 2, wants 1"),
         ({"learning_rate": float("nan")}, "learning_rate got nan"),
@@ -40,22 +51,24 @@ def test_channels_follow_the_data():
         ({"decay_from": 1.5}, "decay_from got 1.5"),
         ({"loss": "hinges"}, "Did you mean 'hinge'"),
         ({"precision": "float16"}, "precision='float16' is unknown"),
+        ({"decay": "linaer"}, "Did you mean 'linear'"),
     ],
 )
 def test_senseless_settings_are_refused(changes, words):
     with pytest.raises(ValueError, match=words):
-        TrainConfig(**changes)
+        Recipe(**changes)
 
 
 def test_an_unknown_device_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="device got 'gpu7'"):
-        Trainer(small(tmp_path / "run", device="gpu7"))
+        recipes.trainer(small(tmp_path / "run", device="gpu7"))
     assert not (tmp_path / "run").exists()
 
 
 def test_a_damaged_file_is_refused_by_name(tmp_path):
     path = tmp_path / "config.json"
-    texts = {"{": "cannot be read", "[1]": "wants an object", '{"step": 3}': "Did you mean 'steps'", '{"steps": "3"}': "wrong type"}
+    texts = {"{": "cannot be read", "[1]": "wants an object", '{"step": 3}': "Did you mean 'steps'"}
+    texts |= {'{"steps": "3"}': "steps got '3'", '{"betas": 1}': "wrong type"}
     for text, words in texts.items():
         path.write_text(text)
         with pytest.raises(ValueError, match=words):
@@ -65,6 +78,21 @@ def test_a_damaged_file_is_refused_by_name(tmp_path):
 
 
 def test_every_setting_survives_the_trip():
-    values = configs.to_dict(TrainConfig())
-    assert list(values) == [field.name for field in dataclasses.fields(TrainConfig)]
-    assert configs.from_dict(values) == TrainConfig()
+    for kind in (TrainConfig, Recipe):
+        values = configs.to_dict(kind())
+        assert list(values) == [field.name for field in dataclasses.fields(kind)]
+        assert configs.from_dict(values, kind) == kind()
+
+
+def test_penalties_fall_and_lazy_ones_weigh_more():
+    config = TrainConfig(r1=2.0, r2=1.0, penalty_every=4, penalty_end=0.25, mode_seeking=0.5, mode_seeking_every=3)
+    assert config.weights(0.0) == {"r1": 8.0, "r2": 4.0, "mode_seeking": 1.5}
+    assert config.weights(0.5) == pytest.approx({"r1": 4.0, "r2": 2.0, "mode_seeking": 1.5})
+    assert config.weights(1.0) == pytest.approx({"r1": 2.0, "r2": 1.0, "mode_seeking": 1.5})
+
+
+def test_the_learning_rate_falls_in_either_shape():
+    straight, cosine = TrainConfig(decay_from=0.5), TrainConfig(decay_from=0.0, decay="cosine")
+    assert [straight.fall(p) for p in (0, 0.5, 0.75, 1)] == [1, 1, 0.5, 0]
+    assert [cosine.fall(p) for p in (0, 0.5, 1)] == pytest.approx([1, 0.5, 0])
+    assert TrainConfig(decay_from=1.0).fall(0.99) == 1

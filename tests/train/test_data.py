@@ -1,11 +1,16 @@
 """Where the images come from: the embedded digits, folders with and without classes, broken files."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from ganfast.train import Trainer, checkpoint, data
+from ganfast.train import Trainer, checkpoint, data, workers
 from tests.train.common import small
 
 
@@ -51,12 +56,6 @@ def test_a_flat_folder_has_one_class(rgb_folder):
     assert Trainer(small(rgb_folder.parent / "run", data=str(rgb_folder / "ants"))).conditions is None
 
 
-def test_transparent_and_palette_images_are_read(tmp_path):
-    Image.new("RGBA", (20, 20), (255, 0, 0, 128)).save(tmp_path / "a.png")
-    Image.new("P", (20, 20)).save(tmp_path / "b.gif")
-    assert data.folder(tmp_path, 16, 3).images.shape == (2, 3, 16, 16)
-
-
 def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
     with pytest.raises(ValueError, match="there is no such folder"):
         data.folder(tmp_path / "absent", 16)
@@ -87,3 +86,115 @@ def test_class_vectors_are_apart_and_the_same_every_time():
     crowded = data.class_vectors(20, 8)
     torch.testing.assert_close(crowded.norm(dim=1), torch.full((20,), 8**0.5))
     assert torch.cdist(crowded, crowded).add(10 * torch.eye(20)).min() > 0.5
+
+
+def png(path, colour="red", size=(16, 16)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, format="png")
+    return path
+
+
+def test_what_lies_in_folders_beside_images(tmp_path):
+    """Hidden files and folders, other files and folders named like images are passed over; upper case and links count."""
+    root = tmp_path / "data"
+    png(root / "a" / "1.PNG")
+    for name in ("a/.2.png", "a/.cache/3.png", ".hidden/4.png", "a/._5.png"):
+        png(root / name)
+    (root / "a" / "notes.txt").write_text("no image")
+    (root / "a" / "6.png").mkdir()
+    os.mkfifo(root / "a" / "7.png")  # opening it would wait for ever
+    elsewhere = png(tmp_path / "elsewhere" / "8.png", "blue").parent
+    (root / "b").symlink_to(elsewhere, target_is_directory=True)
+    (root / "a" / "9.png").symlink_to(elsewhere / "8.png")
+    (root / "a" / "again").symlink_to(root, target_is_directory=True)  # a circle
+    found = data.folder(root, 16)
+    assert found.classes == ["a", "b"] and found.labels.tolist() == [0, 0, 1] and found.broken == []
+    assert found.images[:, 2, 0, 0].tolist() == [0, 255, 255]
+
+
+def test_what_cannot_be_read_is_left_out_and_listed(rgb_folder, monkeypatch):
+    (rgb_folder / "ants" / "zero.png").touch()
+    (rgb_folder / "ants" / "gone.png").symlink_to(rgb_folder / "nowhere.png")
+    (rgb_folder / "ants" / os.fsdecode(b"n\xe9.png")).write_bytes(b"not text either")
+    png(rgb_folder / "ants" / "huge.png", size=(400, 400))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    for count in (0, 2):
+        found = data.folder(rgb_folder, 16, workers=count)
+        assert len(found.images) == 10 and found.labels.tolist() == [0] * 5 + [1] * 5
+        words = {
+            "zero": "UnidentifiedImageError",
+            "gone": "FileNotFoundError",
+            "huge": "DecompressionBomb",
+            "cut": "OSError",
+            "xe9": "Unid",
+        }
+        assert len(found.broken) == len(words)
+        for name, word in words.items():
+            (line,) = [line for line in found.broken if name in line]
+            assert word in line
+            line.encode()
+
+
+def test_a_class_of_which_nothing_is_left_is_no_class(rgb_folder):
+    (rgb_folder / "apes").mkdir()
+    (rgb_folder / "apes" / "zero.png").touch()
+    found = data.folder(rgb_folder, 16)
+    assert found.classes == ["ants", "bees"] and found.labels.tolist() == [0] * 5 + [1] * 5 and len(found.broken) == 2
+
+
+def test_workers_change_nothing(rgb_folder):
+    here, there = (data.folder(rgb_folder, 16, workers=count) for count in (0, 2))
+    assert torch.equal(here.images, there.images) and torch.equal(here.labels, there.labels) and here.broken == there.broken
+
+
+def test_what_does_not_fit_is_refused_before_it_is_decoded(rgb_folder, monkeypatch):
+    with pytest.raises(ValueError, match=r"the 11 images .* take 8.45e-06 GB decoded to 3x16x16, and there is room for 8e-06 GB"):
+        data.folder(rgb_folder, 16, memory=8000)
+    monkeypatch.setattr(workers, "free_memory", lambda device="cpu": 12000)
+    with pytest.raises(ValueError, match=r"there is room for 8\.4e-06 GB"):
+        data.folder(rgb_folder, 16)
+
+
+def test_free_memory_is_that_of_the_container(monkeypatch):
+    free = workers.free_memory()
+    assert 0 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    texts = {"memory.max": "1000\n", "memory.current": "700\n", "memory.stat": "anon 300\ninactive_file 400\n"}
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a: texts[self.name] if self.name in texts else read(self, *a))
+    assert workers.free_memory() == 700
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "7")
+    assert workers.free_memory() == 100
+    texts["memory.max"] = "max\n"
+    assert abs(workers.free_memory() * 7 - free) < 0.1 * free
+
+
+def test_workers_are_started_where_they_pay_and_can_be_had(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
+    assert [workers.processes(None, seconds) for seconds in (0.9, 1.1)] == [0, 12] and workers.processes(3, 0.1) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    assert workers.processes(None) == 2
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert workers.processes(3) == 0
+
+
+def test_a_script_without_a_guard_may_decode(tmp_path, rgb_folder):
+    """No process may begin the script anew; it would start processes for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"print('begins', flush=True)\nfrom ganfast.train import data\nprint(len(data.folder({str(rgb_folder)!r}, 16, workers=2).images))\n"
+    )
+    path = {"PYTHONPATH": str(Path(data.__file__).parents[2])}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=os.environ | path)
+    assert done.stdout.split() == ["begins", "10"], done.stderr
+    assert done.stderr == ""  # and the bar is for what takes long
+
+
+def test_a_bar_shows_what_takes_long(rgb_folder, monkeypatch, capfd):
+    from tqdm import tqdm
+
+    monkeypatch.setattr("tqdm.tqdm", lambda **options: tqdm(**options | {"delay": 0}))
+    data.folder(rgb_folder, 16, workers=0)
+    assert "decoding into memory" in capfd.readouterr().err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    data.folder(rgb_folder, 16, workers=0)
+    assert capfd.readouterr().err == ""

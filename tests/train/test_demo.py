@@ -7,11 +7,11 @@ import torch
 from PIL import Image
 
 from ganfast import demo
-from ganfast.train import Trainer
-from tests.train.common import SMALL, small
+from tests.train.common import SMALL, small, trained
 
-PROMISED = {"samples.png", "learning.gif", "curves.png", "report.json", "report.md"}
-FILES = PROMISED | {"checkpoint.pt", "config.json", "log.jsonl", "grids", demo.MARKER}
+PROMISED = {"samples.png", "learning.gif", "interpolation.gif", "curves.png", "report.json", "report.md"}
+WEIGHTS = {"ema.safetensors", "generator.safetensors", "discriminator.safetensors"}
+FILES = PROMISED | WEIGHTS | {"checkpoint-0000003.pt", "config.json", "log.jsonl", "grids", demo.MARKER}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_it_leaves_what_it_promises_and_can_be_run_again(tmp_path, quick):
     config = small(tmp_path / "demo", steps=3, sample_every=1, max_seconds=60, learning_rate=0.02, decay_from=1.0)
     for _ in range(2):
         report = demo.run_demo(config)
-        assert {path.name for path in (tmp_path / "demo").iterdir()} == FILES
+        assert {path.name for path in (tmp_path / "demo").iterdir() if path.name[0] != "." or path.name == demo.MARKER} == FILES
     assert json.loads((tmp_path / "demo" / "report.json").read_text())["steps"] == 3
     assert report["assessment"]["reader_accuracy_on_held_out_real"] > 0.95
     text = (tmp_path / "demo" / "report.md").read_text()
@@ -47,13 +47,13 @@ def test_files_of_others_are_left_alone(tmp_path, quick):
 
 
 def test_a_run_that_is_no_demo_is_refused(tmp_path, quick, monkeypatch, capsys):
-    Trainer(small(tmp_path / "run")).fit(progress_bar=False)
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    trained(tmp_path / "run")
+    before = (tmp_path / "run" / "checkpoint-0000006.pt").read_bytes()
     monkeypatch.setattr("sys.argv", ["demo", "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit) as stop:
         demo.main()
     assert stop.value.code == 2 and "already holds a run" in capsys.readouterr().err
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert (tmp_path / "run" / "checkpoint-0000006.pt").read_bytes() == before
 
 
 def test_goals_reached_and_missed():

@@ -1,8 +1,5 @@
-"""The tuner: what it measures, when it must not, and its cache on disk."""
+"""The tuner: what it measures, and when it must not."""
 
-import json
-import multiprocessing
-import os
 import time
 
 import pytest
@@ -10,50 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
-from ganfast import _timing, _tune
-from ganfast._memo import Memo
-from ganfast.ops.conv_transpose_act import choice, upsample
-from ganfast.ops.conv_transpose_act import op as conv
+from ganfast import _tune, _tune_cache
 from ganfast.testing import assert_close_to_reference
-
-X = torch.zeros(3)
-
-
-@pytest.fixture(autouse=True)
-def fresh(monkeypatch, tmp_path):
-    """Tuning on, an empty cache folder, nothing remembered."""
-    monkeypatch.setenv("GANFAST_TUNE", "1")
-    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path))
-    for store in (_tune._choices, _tune._families, _tune._loaded, _tune._told, conv._plans, choice._settled, upsample._settled):
-        store.clear()
-    yield tmp_path
-    conv._plans.clear()
-
-
-def forget():
-    _tune._choices.clear()
-    _tune._families.clear()
-    _tune._loaded.clear()
-
-
-def calls(**seconds):
-    """Candidates that say how long they took, and what ran."""
-    ran = []
-
-    def make(name, value):
-        def call():
-            ran.append(name)
-            return value
-
-        return call
-
-    return {name: make(name, value) for name, value in seconds.items()}, ran
-
-
-@pytest.fixture
-def told_times(monkeypatch):
-    """The clock believes what the call returns: no test hangs on a busy machine."""
-    monkeypatch.setattr(_timing, "measure_once", lambda call: call())
+from tests.tune.common import X, calls
 
 
 def test_takes_the_fastest_and_asks_once(told_times):
@@ -113,19 +69,7 @@ def test_out_of_memory_is_no_lasting_answer(told_times):
 
     candidates = {"full": full} | calls(works=0.001)[0]
     assert _tune.choose("q", candidates, X) == ("works", False)
-    assert not _tune.chosen() and not _tune.cache_file(X.device).exists()
-
-
-def test_no_home_directory_is_a_word(monkeypatch, told_times, capsys):
-    for name in ("GANFAST_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-
-    def homeless():
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(_tune.Path, "home", homeless)
-    assert _tune.choose("q", calls(default=0.002, fast=0.001)[0], X) == ("fast", True)
-    assert "set GANFAST_CACHE" in capsys.readouterr().err
+    assert not _tune.chosen() and not _tune_cache.cache_file(X.device).exists()
 
 
 def test_a_failing_candidate_is_left_out_and_named(told_times):
@@ -203,62 +147,9 @@ def test_never_while_tracing_or_capturing(monkeypatch, told_times):
     assert _tune.choose("q", candidates, capturing) == ("fast", True)  # what is known may be used
 
 
-def test_the_cache_survives_the_process_and_other_versions_do_not(fresh, monkeypatch, told_times):
-    candidates, ran = calls(default=0.002, fast=0.0)
-    _tune.choose("q", candidates, X)
-    ran.clear()
-    forget()
-    assert _tune.choose("q", candidates, X) == ("fast", True)
-    assert not ran
-    forget()
-    monkeypatch.setattr(_tune, "_versions", lambda: {"torch": "another"})
-    _tune.choose("q", candidates, X)
-    assert ran
-
-
 def test_a_choice_that_is_no_candidate_any_more_is_measured_again(told_times):
     _tune.choose("q", calls(a=0.002, gone=0.0)[0], X)
     assert _tune.choose("q", calls(a=0.002, new=0.0)[0], X) == ("new", True)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "versions": %s, "choices": {"q": 3}}'])
-def test_a_corrupt_cache_is_rebuilt_with_a_word(content, fresh, capsys, told_times):
-    path = _tune.cache_file(X.device)
-    path.write_text(content.replace("%s", json.dumps(_tune._versions())))
-    candidates, _ = calls(default=0.002, fast=0.0)
-    assert _tune.choose("q", candidates, X) == ("fast", True)
-    said = capsys.readouterr().err
-    assert said.count("is damaged") == 1 and str(path) in said
-    assert len(json.loads(path.read_text())["choices"]) == 1
-
-
-def test_an_unwritable_cache_is_a_word(monkeypatch, tmp_path, capsys, told_times):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GANFAST_CACHE", str(tmp_path / "file" / "folder"))
-    candidates, _ = calls(default=0.002, fast=0.0)
-    assert _tune.choose("q", candidates, X) == ("fast", True)
-    assert "choices last for this process" in capsys.readouterr().err
-
-
-def _writer(folder, first, barrier):
-
-    os.environ |= {"GANFAST_CACHE": folder, "GANFAST_TUNE": "1"}
-    barrier.wait()
-    for i in range(20):
-        _tune.choose(f"question {first + i}", {"a": lambda: None, "b": lambda: None}, X)
-
-
-def test_two_processes_at_once_lose_nothing(fresh):
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(2)
-    writers = [context.Process(target=_writer, args=(str(fresh), 100 * i, barrier)) for i in range(2)]
-    for process in writers:
-        process.start()
-    for process in writers:
-        process.join(60)
-        assert process.exitcode == 0
-    assert len(json.loads(_tune.cache_file(X.device).read_text())["choices"]) == 40
-    assert not list(fresh.glob("*.json.[0-9]*"))
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
@@ -292,11 +183,3 @@ def test_doctor_lists_the_choices(capsys):
     cli.main(["doctor", "--tuning"])
     said = capsys.readouterr().out
     assert "conv_transpose_act x (2, 8, 4, 4) w (8, 4, 4, 4)" in said and "->" in said and "microseconds" in said
-
-
-def test_a_memo_does_not_grow_for_ever(monkeypatch):
-    monkeypatch.setattr(Memo, "MOST", 3)
-    memo = Memo()
-    for i in range(10):
-        memo[i] = i
-        assert len(memo) <= 3 and memo[i] == i

@@ -1,0 +1,56 @@
+"""One image, whatever its kind, as a square of bytes."""
+
+import contextlib
+import os
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of a grey file with 16 bits
+GREY = ("1", "L", "LA", "La", "F", *_SIXTEEN)
+
+
+def square(image, image_size: int | None, channels: int) -> Tensor:
+    """A PIL image upright, its central square resized: [channels, S, S] uint8; without an image_size all of it, as large as it is.
+
+    Turned as EXIF says; what is transparent shows white; 16 bits are scaled to 8, not clipped; of an animation the first frame.
+    """
+    from PIL import Image, ImageOps
+
+    if image_size and image.format == "JPEG":
+        image.draft(None, (3 * image_size, 3 * image_size))  # decodes a large photo at 1/2, 1/4 or 1/8, while thrice the pixels remain
+    image.load()
+    with contextlib.suppress(Exception):  # damaged EXIF: the pixels are whole
+        image = ImageOps.exif_transpose(image)
+    if image.mode in _SIXTEEN:
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError(f"grey levels from {levels.min()} to {levels.max()}; wants 8 or 16 bits")
+        image = Image.fromarray(((levels.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise ValueError("grey levels are floats, whose range nobody knows; wants 8 or 16 bits")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image_size and image.size != (image_size, image_size):
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)
+
+
+class Files:
+    """Image files as a map-style Dataset of [channels, S, S] uint8."""
+
+    def __init__(self, paths: list[str | os.PathLike], image_size: int, channels: int) -> None:
+        self.paths, self.image_size, self.channels = paths, image_size, channels
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> Tensor:
+        from PIL import Image
+
+        with Image.open(self.paths[i]) as image:
+            return square(image, self.image_size, self.channels)

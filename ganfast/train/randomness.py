@@ -1,0 +1,45 @@
+"""Random numbers that follow from a few numbers alone, whatever was drawn before."""
+
+import contextlib
+import hashlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mixed(*numbers: object) -> int:
+    """32 bits that depend on all of them: a generator of torch's on the CPU takes no more of its seed."""
+    return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "little")
+
+
+def permutation(length: int, seed: int, epoch: int) -> Tensor:
+    """[length] int64 on the CPU, from (seed, epoch) alone."""
+    return torch.randperm(length, generator=torch.Generator().manual_seed(mixed(seed, epoch)))
+
+
+def global_state() -> tuple:
+    """Of Python's, torch's (on the CPU) and numpy's global generators; comparable."""
+    kind, keys, *rest = np.random.get_state()
+    return random.getstate(), torch.get_rng_state().numpy().tobytes(), (kind, keys.tobytes(), *rest)
+
+
+def seed_all(seed: int) -> None:
+    random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed)
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int) -> Iterator[None]:
+    """The global generators begin at `seed`, and are afterwards as they were."""
+    python, torchs, numpys = random.getstate(), torch.get_rng_state(), np.random.get_state()
+    try:
+        seed_all(seed)
+        yield
+    finally:
+        random.setstate(python)
+        torch.set_rng_state(torchs)
+        np.random.set_state(numpys)
