@@ -12,6 +12,8 @@ def on_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Without waiting: pinned memory is given back to its pool only after the copy."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not tensor.is_cuda else tensor.to(device)
 
+KEPT = 100  # reals that are looked at again and again
+
 
 class Order:
     """All epochs' permutations behind each other, cut into batches of `batch_size`; of each, `next` gives this process's contiguous part.
@@ -72,6 +74,7 @@ class Source:
         self.device, self.rows, self.flip, self.channels_last, self.backend = device, rows, flip, channels_last, backend
         self.classes: list[str] = []
         self.broken: list[str] = []
+        self._reals: dict[int, tuple[Tensor, Tensor | None]] = {}
 
     def next(self) -> tuple[Tensor, ...]:
         raise NotImplementedError
@@ -81,7 +84,16 @@ class Source:
         raise NotImplementedError
 
     def reals(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """The first n (or all there are) of a fixed shuffle, not mirrored; the position stays."""
+        """The first n (or all there are) of a fixed shuffle, not mirrored; the position stays. Few are kept, for what looks at them
+        again and again."""
+        if n > KEPT:
+            return self.first_reals(n)
+        if n not in self._reals:
+            self._reals[n] = self.first_reals(n)
+        return self._reals[n]
+
+    def first_reals(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """`reals`, read anew."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, int]:
@@ -123,7 +135,7 @@ class InMemory(Source):
         (index,), mirrored = handle, self.mirrored(draws)
         return self.drawn(self.first, index, mirrored), self.drawn(self.second, index, mirrored)
 
-    def reals(self, n):
+    def first_reals(self, n):
         index = self.order.fixed(n).to(self.device)
         return self.drawn(self.first, index, None), self.drawn(self.second, index, None)
 

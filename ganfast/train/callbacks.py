@@ -1,6 +1,5 @@
 """What happens beside the training: at its start, its steps, its log lines, its checkpoints, its end."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,7 @@ class Pictures(Callback):
         run, sampler, seed = trainer.run_dir, trainer.sampler(), trainer.config.seed
         if frames := sorted((run / "grids").glob("*.png")):
             grids.write_gif(run / "learning.gif", frames, grids.about(f"{sampler.name}, from the first on", seed))
-        if trainer.source.reals(1)[0].dim() == 4:
+        if trainer.source.reals(WATCHED)[0].dim() == 4:
             grids.interpolation(run / "interpolation.gif", sampler, seed)
         if (run / "log.jsonl").exists():
             from ganfast.train.metrics import write_curves
@@ -60,7 +59,7 @@ class Pictures(Callback):
             write_curves(run / "log.jsonl", run / "curves.png", sampler.name, seed)
 
     def _write(self, trainer: "Trainer") -> None:
-        real, _ = trainer.source.reals(POINTS)
+        real, _ = trainer.source.reals(WATCHED)
         path, sampler, seed = trainer.run_dir / "grids" / f"step-{trainer.steps:07d}.png", trainer.sampler(), trainer.config.seed
         path.parent.mkdir(exist_ok=True)
         if real.dim() == 4:
@@ -68,6 +67,7 @@ class Pictures(Callback):
         elif real.dim() == 2 and real.shape[1] == 2:
             from ganfast.train import mixtures
 
+            real = trainer.source.reals(POINTS)[0]
             mixtures.scatter(path, sampler.sample(POINTS, seed=seed), real, grids.about(sampler.name, seed))
 
 
@@ -89,11 +89,6 @@ def as_callback(given: object) -> Callback:
     raise TypeError(f"train: callbacks got {given!r}, wants ganfast.train.Callback objects or functions of (trainer, row).")
 
 
-def log_rows(path: Path) -> list[dict]:
-    """The lines of a log.jsonl."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def default(config) -> list[Callback]:
     """What a run with a folder does by itself."""
     found: list[Callback] = [Pictures(config.sample_every)] if config.sample_every else []
@@ -107,7 +102,7 @@ def default(config) -> list[Callback]:
     if config.tensorboard:
         from ganfast.train.tensorboard import TensorBoard
 
-        found.append(TensorBoard(Path(config.run_dir) / "tensorboard"))
+        found.append(TensorBoard())
     return found
 
 

@@ -219,6 +219,7 @@ class RunFolder:
 
     def log(self, row: dict) -> None:
         """One line, out of this process when this returns. JSON has no NaN: a number that is not finite is written as null."""
+        row = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}  # a callback's own numbers
         row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         path = self.path / LOG
         with _named(path):

@@ -29,6 +29,8 @@ class TrainConfig:
     """auto: bf16 where the hardware has units for it (tensor cores, AMX, AVX512-BF16), else fp32; weights and optimizers stay float32"""
     channels_last: bool = False
     """memory format of networks and images"""
+    fused: bool = True
+    """ganfast's kernels for losses and batches, in a recipe for layers too; no: torch's own"""
     latent_dim: int = 64
     """numbers a generator makes one sample from"""
     latent_shape: tuple[int, ...] | None = None
@@ -50,13 +52,14 @@ class TrainConfig:
     n_critic: int = 1
     """updates of the discriminator for each of the generator"""
     r1: float = 0.0
-    """weight of the gradient penalty E|dD/dx|^2 on reals (gamma/2 of the paper)"""
+    """weight of the gradient penalty E|dD/dx|^2 on reals (gamma/2 of the paper), x as the discriminator sees it: augmented, with noise"""
     r2: float = 0.0
     """the same on fakes"""
     gradient_penalty: float = 0.0
     """weight of WGAN-GP's penalty, usually 10"""
     penalty_every: int = 1
-    """lazy penalties: an update of their own, every so many steps, that many times as heavy; 1: a part of each discriminator's update"""
+    """lazy penalties: an update of their own, every so many steps, that many times as heavy, at the full learning rate; 1: a part of each
+    discriminator's update"""
     penalty_end: float = 1.0
     """share of their weight that penalties have fallen to, geometrically, at the end of the run"""
     mode_seeking: float = 0.0
@@ -169,11 +172,9 @@ class TrainConfig:
         return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
 
     def weights(self, progress: float) -> dict[str, float]:
-        """The terms' weights, those of lazy phases by one interval."""
+        """The terms' weights, which a lazy phase multiplies by its interval."""
         share = self.penalty_end**progress
-        found = {name: getattr(self, name) * self.penalty_every * share for name in ("r1", "r2", "gradient_penalty")}
-        found["mode_seeking"] = self.mode_seeking * self.mode_seeking_every
-        return {name: weight for name, weight in found.items() if weight}
+        return {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")} | {"mode_seeking": self.mode_seeking}
 
 
 Config = TypeVar("Config", bound=TrainConfig)

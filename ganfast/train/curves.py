@@ -46,7 +46,7 @@ def write_curves(log: Path, path: Path, model: str, seed: int) -> None:
     """
     from matplotlib.figure import Figure
 
-    rows = _rows(log)
+    rows = log_rows(log)
     panels: dict[str, dict[str, Curve]] = {title: {} for title in PANELS}
     for name, curve in _curves(rows).items():
         panels.setdefault(panel_of(name), {})[name] = curve
@@ -94,7 +94,7 @@ def _panel(axes, title: str, curves: dict[str, Curve]) -> None:
         axes.legend(fontsize="small")
 
 
-def _rows(log: Path) -> list[dict]:
+def log_rows(log: Path) -> list[dict]:
     rows = []
     for line in log.read_text().splitlines():
         try:

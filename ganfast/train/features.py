@@ -26,7 +26,7 @@ class Features:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, D] float32 on the CPU. Raises: TypeError, ValueError where the function gives something else."""
-        with torch.no_grad(), _in_eval_mode(self.function) as device:
+        with torch.no_grad(), in_eval_mode(self.function) as device:
             parts = [self._checked(self.function(part.to(device or part.device)), len(part)) for part in images.split(_CHUNK)]
         return torch.cat(parts)
 
@@ -39,8 +39,9 @@ class Features:
 
 
 @contextlib.contextmanager
-def _in_eval_mode(function: object) -> Iterator[torch.device | None]:
-    """Gives the device of a module's parameters; None for what has none."""
+def in_eval_mode(function: object) -> Iterator[torch.device | None]:
+    """A module and its parts in eval mode, each with its own mode back afterwards. Gives the device of its parameters, None for what has
+    none."""
     modes = {m: m.training for m in function.modules()} if isinstance(function, nn.Module) else {}
     parameter = next(function.parameters(), None) if modes else None
     for module in modes:

@@ -1,7 +1,7 @@
 """Pictures of a run; every file says in its text fields that it is synthetic, by which model and seed."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,22 +12,7 @@ from ganfast.train.data import to_uint8
 if TYPE_CHECKING:
     from PIL import Image
 
-
-class Sampler(Protocol):
-    """What pictures and metrics are made from: a trainer, or a checkpoint's averaged generator.
-
-    sample(n, condition, seed) is generate(latents(n, seed), condition), the same for the same seed on every device. condition: None, or
-    one entry for each sample in the data's own terms, for classes int64 labels [n].
-    """
-
-    name: str  # for the text fields: "DCGAN, runs/digits, step 500"
-    classes: list[str]  # [] when unconditional
-
-    def sample(self, n: int, condition: Tensor | None = None, seed: int = 0) -> Tensor: ...
-
-    def latents(self, n: int, seed: int = 0) -> Tensor: ...
-
-    def generate(self, latents: Tensor, condition: Tensor | None = None) -> Tensor: ...
+    from ganfast.train.sampling import Sampler
 
 
 def about(model: str, seed: int) -> dict[str, str]:
@@ -94,14 +79,14 @@ def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: f
     _save_gif(path, pictures, [each] * (len(pictures) - 1) + [2000], fields)
 
 
-def write_grid(path: Path, sampler: Sampler, seed: int, columns: int = 10) -> None:
+def write_grid(path: Path, sampler: "Sampler", seed: int, columns: int = 10) -> None:
     """Latents and labels depend on the seed alone, so that grids of one run show the same images over time."""
     labels, n = _places(sampler, columns)
     sheet, scale = _sheet(sampler.sample(n, labels, seed), columns)
     write_png(path, sheet, about(sampler.name, seed), scale)
 
 
-def interpolation(path: Path, sampler: Sampler, seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
+def interpolation(path: Path, sampler: "Sampler", seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
     """A clip that ends where it began: each place of a grid walks through `stops` latents by `slerp`, `frames` frames from one to the
     next; a row for each class, else a square. Smooth changes say that the generator did not learn images by heart."""
     labels, n = _places(sampler, columns)
@@ -135,7 +120,7 @@ def class_rows(classes: int, columns: int) -> Tensor | None:
     return torch.arange(min(classes, 16)).repeat_interleave(columns) if classes else None
 
 
-def _places(sampler: Sampler, columns: int) -> tuple[Tensor | None, int]:
+def _places(sampler: "Sampler", columns: int) -> tuple[Tensor | None, int]:
     """A grid's labels, and how many images it has: a row for each class, else a square."""
     labels = class_rows(len(sampler.classes), columns)
     return labels, columns * columns if labels is None else len(labels)

@@ -104,7 +104,7 @@ class FromLoader(Streamed):
                 self._full = True
                 return first, second
 
-    def reals(self, n):
+    def first_reals(self, n):
         loader, kept = self.loader, [(g, g.get_state()) for g in self.generators()]
         if loader.batch_sampler is None or isinstance(loader.dataset, IterableDataset):
             batches = {"batch_size": loader.batch_size, "drop_last": loader.drop_last}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from ganfast.train import callbacks as standard
 from ganfast.train import checkpoint, monitors, resume, spectral, sync_norm
@@ -15,7 +15,7 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
 from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
 from ganfast.train.precision import Precision
-from ganfast.train.randomness import mixed
+from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.sampling import Sampler, conditioner
 from ganfast.train.signals import StopRequests
 from ganfast.train.sources import source_of
@@ -69,16 +69,18 @@ class Trainer:
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
         self.callbacks = [standard.as_callback(callback) for callback in (*own, *callbacks)] if self.world.rank == 0 else []
-        self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))
+        backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
-        self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **shared)
+        self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
         self.latent_shape = c.latent_shape or (c.latent_dim,)
         self.conditioner = conditioner(condition, self.device)
         self.classes = list(self.source.classes) if self.conditioner else []
         networks = {name: getattr(self, name) for name in NETWORKS}
         layout = torch.channels_last if c.channels_last else torch.preserve_format
         for network in networks.values():
-            network.train().to(self.device, memory_format=layout)
+            if not network.training:  # a part that is frozen in eval mode stays so
+                network.train()
+            network.to(self.device, memory_format=layout)
         if c.spectral_norm:
             spectral.normalise(discriminator, c.seed)
         if c.sync_batch_norm and self.world.size > 1:
@@ -104,6 +106,7 @@ class Trainer:
         self.logged_steps, self.logged_seconds, self.stopped = 0, 0.0, None
         if _resumed:
             resume.restore(self, *_resumed)
+        self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # at last, as a mistake above would keep it locked
 
     @classmethod
     def load(
@@ -130,7 +133,7 @@ class Trainer:
         return self.sampler().sample(n, condition, seed)
 
     def sampler(self) -> Sampler:
-        seconds = lambda n: self.source.reals(n)[1]
+        seconds = lambda: self.source.reals(standard.WATCHED)[1]
         return Sampler(self.ema, self.latent_shape, self.name, self.steps, self.classes, self.conditioner, seconds)
 
     def progress(self) -> float:
@@ -146,7 +149,7 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = self.rates[name] * fall
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
-        with self.precision.switches():
+        with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # dropout's and such
             for turn in self.turns:
                 if self.steps % turn.interval == 0:
                     args = weights, keep, self.source.next()
@@ -162,6 +165,7 @@ class Trainer:
         self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
         try:
+            self.source.reals(standard.WATCHED)  # before training's own reading, which another one may disturb
             if self.run:
                 self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
             self._call("on_start")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ganfast.functional as GF
-from ganfast import penalties
+from ganfast import _checks, penalties
 from ganfast.augment import diff_augment
 from ganfast.ops.gan_loss.reference import RELATIVISTIC
 from ganfast.train.config import TrainConfig
@@ -47,12 +47,13 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 
 def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:
-    """Phases grouped by the batch they share: a phase joins the one before if both are due at every step, so that the generator learns
-    on the fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the last time is shared."""
+    """Phases grouped by the batch they share: a phase joins those before if all are due at every step and none is of its network, so
+    that the generator learns on the fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the
+    last time is shared."""
     turns: list[tuple[Phase, ...]] = []
     for phase in phases:
         shares = phase.interval == 1 and phase.repeats == 1
-        if shares and turns and turns[-1][-1].interval == 1 and turns[-1][-1].network != phase.network:
+        if shares and turns and all(other.interval == 1 and other.network != phase.network for other in turns[-1]):
             turns[-1] += (phase,)
         else:
             turns += [(phase,)] * phase.repeats
@@ -84,7 +85,7 @@ class Batch:
     """What a phase works on.
 
     real [B, ...] float, images in [-1, 1]; latent [B, *latent_shape]; condition [B, ...] or None; weights: the terms' weights now, 0-d
-    tensors, intervals included; draws: where random numbers come from; augment, noise: what happens to all that the discriminator sees.
+    tensors; draws: where random numbers come from; augment, noise: what happens to all that the discriminator sees.
     differentiable: whether fakes carry a graph back to the generator.
     """
 
@@ -96,6 +97,7 @@ class Batch:
     augment: str = ""
     noise: float = 0.0
     differentiable: bool = True
+    detached: bool = False
     made: Tensor | None = field(default=None, repr=False)
 
     @property
@@ -104,11 +106,12 @@ class Batch:
         return () if self.condition is None else (self.condition,)
 
     def fake(self, generator: nn.Module) -> Tensor:
-        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`."""
+        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`; detached while the discriminator's
+        turn it is, whose backward has no business there."""
         if self.made is None:
             with torch.set_grad_enabled(self.differentiable):
                 self.made = generator(self.latent, *self.given)
-        return self.made
+        return self.made.detach() if self.detached and isinstance(self.made, Tensor) else self.made
 
     def view(self, images: Tensor) -> Tensor:
         """Images as the discriminator sees them: augmented, with noise, both drawn anew."""
@@ -122,26 +125,26 @@ class Batch:
 Objective = Callable[[Phase, nn.Module, nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 
 
-def adversarial(config: TrainConfig, backend: str | None = None) -> Objective:
+def adversarial(config: TrainConfig) -> Objective:
     """The objective of `config`: a pure function of (phase, generator, discriminator, batch) that gives the loss to minimise, a 0-d tensor,
     and 0-d tensors to log. It updates nothing and draws through the batch alone.
 
     Source: the losses' and penalties' own, in ganfast.functional and ganfast.penalties; mode seeking: Mao et al. 2019.
     """
-    kind, smoothing = config.loss, config.smoothing
+    kind, smoothing, backend = config.loss, config.smoothing, None if config.fused else "torch"
 
     def objective(phase: Phase, generator: nn.Module, discriminator: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         side = _discriminator if phase.network == "discriminator" else _generator
-        return side(phase.terms, generator, discriminator, batch, kind, smoothing, backend)
+        return side(phase, generator, discriminator, batch, kind, smoothing, backend)
 
     return objective
 
 
-def _discriminator(terms, generator, discriminator, batch, kind, smoothing, backend):
+def _discriminator(phase, generator, discriminator, batch, kind, smoothing, backend):
     """The penalties' forwards serve the loss too."""
-    real, fake = batch.view(batch.real), None
+    terms, real, fake = phase.terms, batch.view(batch.real), None
     if {"adversarial", "r2", "gradient_penalty"} & set(terms):
-        fake = batch.view(batch.fake(generator).detach())
+        fake = batch.view(_fakes(generator, batch))
     found, loss = {}, 0
     asked = {"return_logits": True}
     if "r1" in terms:
@@ -156,7 +159,7 @@ def _discriminator(terms, generator, discriminator, batch, kind, smoothing, back
         epsilon = batch.draws.uniform(len(real))
         found["gradient_penalty"] = penalties.gradient_penalty(discriminator, real, fake, *batch.given, epsilon=epsilon)
     for name, penalty in found.items():
-        loss = loss + batch.weights[name] * penalty
+        loss = loss + phase.interval * batch.weights[name] * penalty
     if "adversarial" in terms:
         loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, kind=kind, smoothing=smoothing, return_stats=True, backend=backend)
         loss = loss + loss_d
@@ -164,19 +167,30 @@ def _discriminator(terms, generator, discriminator, batch, kind, smoothing, back
     return loss, found
 
 
-def _generator(terms, generator, discriminator, batch, kind, smoothing, backend):
+def _generator(phase, generator, discriminator, batch, kind, smoothing, backend):
     found, loss = {}, 0
-    if "adversarial" in terms:
-        fake_logits = discriminator(batch.view(batch.fake(generator)), *batch.given)
+    if "adversarial" in phase.terms:
+        fake_logits = discriminator(batch.view(_fakes(generator, batch)), *batch.given)
         real_logits = None
         if kind in RELATIVISTIC:
             with torch.no_grad():
                 real_logits = discriminator(batch.view(batch.real), *batch.given)
         loss = found["loss_g"] = GF.generator_loss(fake_logits, real_logits, kind=kind, backend=backend)
-    if "mode_seeking" in terms:
+    if "mode_seeking" in phase.terms:
         found["mode_seeking"] = mode_seeking(generator, batch)
-        loss = loss + batch.weights["mode_seeking"] * found["mode_seeking"]
+        loss = loss + phase.interval * batch.weights["mode_seeking"] * found["mode_seeking"]
     return loss, found
+
+
+def _fakes(generator: nn.Module, batch: Batch) -> Tensor:
+    fake = batch.fake(generator)
+    if not isinstance(fake, Tensor):
+        cause = "Wrap it so that it gives the samples alone, or write an objective of your own"
+        _checks.fail("train", f"the generator gives a {type(fake).__name__}, wants a tensor", cause, TypeError)
+    if fake.shape != batch.real.shape:
+        shapes = f"the generator gives shape {list(fake.shape)}, the data have {list(batch.real.shape)}"
+        _checks.fail("train", f"{shapes}; both must be the same")
+    return fake
 
 
 def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:
@@ -185,6 +199,8 @@ def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:
     Source: Mao et al. 2019, "Mode seeking generative adversarial networks", with its mean absolute distances.
     """
     pairs = len(batch.latent) // 2
+    if not pairs:
+        _checks.fail("train", f"mode_seeking compares pairs of samples, and a process has {len(batch.latent)} a batch", "Raise batch_size")
     a, b = batch.latent[:pairs], batch.latent[pairs : 2 * pairs]
     given = tuple(condition[:pairs] for condition in batch.given)
     images = (generator(a, *given).float() - generator(b, *given).float()).abs().mean()

@@ -33,13 +33,19 @@ def seed_all(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int) -> Iterator[None]:
-    """The global generators begin at `seed`, and are afterwards as they were."""
+def own_randomness(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """The global generators, on a GPU `device` too, begin at `seed`, and are afterwards as they were."""
+    on_gpu = device is not None and device.type == "cuda"
     python, torchs, numpys = random.getstate(), torch.get_rng_state(), np.random.get_state()
+    gpus = torch.cuda.get_rng_state(device) if on_gpu else None
     try:
         seed_all(seed)
+        if on_gpu:
+            torch.cuda.default_generators[torch.empty(0, device=device).device.index].manual_seed(seed)
         yield
     finally:
         random.setstate(python)
         torch.set_rng_state(torchs)
         np.random.set_state(numpys)
+        if on_gpu:
+            torch.cuda.set_rng_state(gpus, device)

@@ -40,8 +40,6 @@ class Subject:
     """length of a class's vector"""
     width: int = 32
     """channels of dcgan's layer next to the image, of mlp's every layer"""
-    fused: bool = True
-    """ganfast's layers; no: the same networks from torch's"""
 
 
 @dataclass
@@ -67,11 +65,6 @@ class Recipe(TrainConfig, Subject):
     @property
     def measure(self) -> Callable[[Tensor], dict[str, float]] | None:
         return mixtures.MIXTURES[self.data].measure if self.data in mixtures.MIXTURES else None
-
-    @property
-    def backend(self) -> str | None:
-        """Of losses and batches."""
-        return None if self.fused else "torch"
 
 
 def preset(name: str, **changes) -> Recipe:

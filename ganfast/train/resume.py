@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from ganfast import _tune
+from ganfast._tell import tell
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
+from ganfast.train.randomness import mixed
 
 if TYPE_CHECKING:
     from ganfast.train.loop import Trainer
@@ -22,9 +24,6 @@ NUMBERS = ("steps", "images_seen", "seconds", "logged_steps", "logged_seconds", 
 def state_of(trainer: "Trainer") -> dict:
     """Tensors, numbers, strings, lists and dicts of these: what weights_only=True reads back."""
     networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
-    rng = {"draws": trainer.draws.generator.get_state(), "torch": torch.get_rng_state()}
-    if trainer.device.type == "cuda":
-        rng["cuda"] = torch.cuda.get_rng_state(trainer.device)
     table = trainer.condition if isinstance(trainer.condition, Tensor) else None
     return {
         "config": configs.to_dict(trainer.config),
@@ -32,13 +31,14 @@ def state_of(trainer: "Trainer") -> dict:
         "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
         "scalers": {name: scaler.state_dict() for name, scaler in trainer.precision.scalers.items()},
         "numbers": {name: getattr(trainer, name) for name in NUMBERS},
-        "rng": rng,
+        "draws": trainer.draws.generator.get_state(),
         "source": trainer.source.state_dict(),
         "meters": trainer.meters.state_dict(),
         "monitors": trainer.monitors.state_dict(),
         "classes": trainer.classes,
         "table": None if table is None else table.cpu(),
         "kernels": _tune.choices(),
+        "device": trainer.device.type,
         "threads": torch.get_num_threads(),
     }
 
@@ -49,13 +49,16 @@ def restore(trainer: "Trainer", path: Path, state: dict) -> None:
         if state["classes"] != trainer.classes:
             held = state["classes"]
             raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.")
+        table = trainer.condition if isinstance(trainer.condition, Tensor) else None
+        if table is not None and state["table"] is not None and not torch.equal(table.cpu(), state["table"]):
+            raise ValueError(f"train: condition got another table than {path} has; a resumed run keeps its vectors.")
         networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
         for name, network in networks.items():
             network.load_state_dict(state["networks"][name])
         for name, optimizer in trainer.optimizers.items():
-            betas = optimizer.param_groups[0]["betas"]  # a setting, which a resumed run may change
+            settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
             optimizer.load_state_dict(state["optimizers"][name])
-            optimizer.param_groups[0]["betas"] = betas
+            optimizer.param_groups[0].update(settings)  # a resumed run may change them, and its device
         for name, scaler in trainer.precision.scalers.items():
             if scaler.is_enabled() and state["scalers"][name]:
                 scaler.load_state_dict(state["scalers"][name])
@@ -64,19 +67,23 @@ def restore(trainer: "Trainer", path: Path, state: dict) -> None:
         trainer.source.load_state_dict(state["source"])
         trainer.meters.load_state_dict(state["meters"], trainer.device)
         trainer.monitors.load_state_dict(state["monitors"])
-        trainer.draws.generator.set_state(state["rng"]["draws"])
-        if trainer.world.rank == 0:  # the other processes' own generators, which dropout draws from, are not kept
-            torch.set_rng_state(state["rng"]["torch"])
-        if trainer.world.rank == 0 and trainer.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], trainer.device)
+        if state["device"] == trainer.device.type:
+            trainer.draws.generator.set_state(state["draws"])
+        else:  # another kind of device draws other numbers anyway
+            trainer.draws.generator.manual_seed(mixed(trainer.config.seed, "draws", trainer.steps))
+        if trainer.device.type == "cpu" and state["threads"] != torch.get_num_threads():
+            tell(f"the run had {state['threads']} CPU threads, now {torch.get_num_threads()}: it goes on, not bit for bit")
         _tune.adopt(state["kernels"])
 
 
 def config_of(path: Path, state: dict) -> TrainConfig:
-    """The settings the checkpoint was written with, as far as they are the trainer's."""
+    """The settings the checkpoint was written with, as far as they are the trainer's; its folder is where it lies now."""
     with whole(path, "configuration"):
         names = {f.name for f in fields(TrainConfig)}
-        return configs.from_dict({name: value for name, value in state["config"].items() if name in names}, where=str(path))
+        config = configs.from_dict({name: value for name, value in state["config"].items() if name in names}, where=str(path))
+    if config.run_dir is not None:
+        config.run_dir = str(path if path.is_dir() else path.parent)
+    return config
 
 
 @contextlib.contextmanager

@@ -7,14 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
+from ganfast.train.features import in_eval_mode
+from ganfast.train.randomness import mixed, own_randomness
 
 Conditioner = Callable[[Tensor], Tensor]  # the data's second item -> what the networks are given
 
 
 @dataclass
 class Sampler:
-    """A generator ready to sample. `conditioner` None: it is unconditional. `seconds`: the data's own second items, which serve where
-    none are asked for and there are no classes."""
+    """A generator ready to sample. `conditioner` None: it is unconditional. `seconds`: some of the data's second items, which serve in turn
+    where none are asked for and there are no classes."""
 
     generator: nn.Module
     latent_shape: tuple[int, ...]
@@ -22,7 +24,7 @@ class Sampler:
     step: int = 0
     classes: list[str] = field(default_factory=list)
     conditioner: Conditioner | None = None
-    seconds: Callable[[int], Tensor] | None = None
+    seconds: Callable[[], Tensor] | None = None
     chunk: int = 256  # images a forward, as the memory of a large batch is not asked for
 
     def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor:
@@ -32,7 +34,7 @@ class Sampler:
             classes in turn, or the data's own conditions.
         Raises: ValueError for an n below 1, a condition that the generator cannot have, or as many as are not n.
         """
-        return self.generate(self.latents(n, seed), condition)
+        return self.generate(self.latents(n, seed), condition, seed)
 
     def latents(self, n: int, seed: int = 0) -> Tensor:
         """[n, *latent_shape] on the CPU: the same on every device."""
@@ -41,18 +43,13 @@ class Sampler:
         return torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
-    def generate(self, latents: Tensor, condition: object = None) -> Tensor:
-        """Samples of these latents [n, *latent_shape]; the generator runs in eval mode and gets its own mode back."""
+    def generate(self, latents: Tensor, condition: object = None, seed: int = 0) -> Tensor:
+        """Samples of these latents [n, *latent_shape]. The generator runs in eval mode and gets its own mode back; what it draws itself
+        follows from the seed, and torch's, numpy's and Python's generators are afterwards as they were."""
         n, device = len(latents), next(self.generator.parameters()).device
         tensors = latents.to(device), *self._conditions(n, condition, device)
-        modes = {m: m.training for m in self.generator.modules()}
-        self.generator.eval()
-        try:
-            parts = [self.generator(*(t[i : i + self.chunk] for t in tensors)).float() for i in range(0, n, self.chunk)]
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-        return torch.cat(parts)
+        with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), device):
+            return torch.cat([self.generator(*(t[i : i + self.chunk] for t in tensors)).float() for i in range(0, n, self.chunk)])
 
     def _conditions(self, n: int, condition: object, device: torch.device) -> tuple[Tensor, ...]:
         if self.conditioner is None:
@@ -70,7 +67,8 @@ class Sampler:
                 return torch.arange(n) % len(self.classes)
             if self.seconds is None:
                 _checks.fail("sample", f"condition is None, wants {n} of what the generator was trained with")
-            return self.seconds(n)
+            found = self.seconds()
+            return found[torch.arange(n, device=found.device) % len(found)]
         if isinstance(condition, Tensor):
             labels = condition
         elif isinstance(condition, str) or not isinstance(condition, Sequence):

@@ -74,7 +74,7 @@ class FromHost(Streamed):
     def batch(self):
         return self._at(self.order.next())
 
-    def reals(self, n):
+    def first_reals(self, n):
         return self.joined(iter([self._at(self.order.fixed(n))]), n)
 
     def state_dict(self):
@@ -123,7 +123,7 @@ class FromDataset(Streamed):
         self.order.taken += self.order.batch_size
         return got
 
-    def reals(self, n):
+    def first_reals(self, n):
         index = self.order.fixed(n).tolist()
         keys = [[(-1, k) for k in index[i : i + self.rows]] for i in range(0, len(index), self.rows)]
         batches = iter(loader(self.items, keys, self.workers, stacked))

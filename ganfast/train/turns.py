@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ganfast import _checks
 from ganfast.step.capture import capture
 from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
@@ -34,16 +35,23 @@ class Updates:
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         scaler, optimizer = self.precision.scalers[phase.network], self.optimizers[phase.network]
         moves_g, received = phase.network == "generator", []
-        self.learn("discriminator", not moves_g)  # spares weight gradients that nobody uses
-        with self.precision.autocast():
-            loss, numbers = self.objective(phase, generator, discriminator, batch)
-        fake = batch.made if moves_g else None
-        hook = fake.register_hook(received.append) if isinstance(fake, Tensor) and fake.requires_grad else None
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        if hook is not None:
-            hook.remove()
-        self.learn("discriminator", True)
+        spared = [p for p in discriminator.parameters() if p.requires_grad] if moves_g else []  # weight gradients that nobody uses
+        batch.detached = not moves_g
+        for p in spared:
+            p.requires_grad_(False)
+        try:
+            with self.precision.autocast():
+                loss, numbers = self.objective(phase, generator, discriminator, batch)
+            _check(phase, loss, numbers)
+            fake = batch.made if moves_g else None
+            hook = fake.register_hook(received.append) if isinstance(fake, Tensor) and fake.requires_grad else None
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            if hook is not None:
+                hook.remove()
+        finally:
+            for p in spared:
+                p.requires_grad_(True)
         self.world.average(self.learning[phase.network])
         scaler.unscale_(optimizer)
         average = {"ema": self.average, "decay": keep} if phase.average else {}
@@ -55,9 +63,16 @@ class Updates:
             scaler.update()
         return numbers
 
-    def learn(self, name: str, on: bool) -> None:
-        for parameter in self.learning[name]:
-            parameter.requires_grad_(on)
+
+def _check(phase: Phase, loss: object, numbers: object) -> None:
+    """What an objective of the user's own may give."""
+    if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
+        got = f"shape {list(loss.shape)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else type(loss).__name__
+        _checks.fail("train", f"the objective's loss of phase {phase.name!r} is {got}, wants a 0-d tensor to minimise", error=TypeError)
+    for name, value in numbers.items():
+        if not isinstance(value, Tensor) or value.dim():
+            got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            _checks.fail("train", f"the objective's number {name!r} is {got}, wants a 0-d tensor on the device", error=TypeError)
 
 
 class Turn:
@@ -80,7 +95,10 @@ class Turn:
         numbers: dict[str, Tensor] = {}
         with self.updates.guard as guard:
             for phase in self.phases:
-                numbers |= self.updates(phase, batch, keep)
+                found = self.updates(phase, batch, keep)
+                if both := numbers.keys() & found.keys() - {"grad_from_d"}:
+                    _checks.fail("train", f"{min(both)!r} is a number of two phases that share a batch", "Give each a name of its own")
+                numbers |= found
         numbers["good"] = torch.ones_like(guard.bad)
         bad = guard.bad.bool()
         return {name: torch.where(bad, 0.0, value.detach().float()) for name, value in numbers.items()}
