@@ -118,7 +118,7 @@ class Trainer:
         return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
 
     def save(self, path: str | Path) -> None:
-        """All that `load` needs, in one file, written by the first process: the old one at `path` or the new one whole, whatever happens."""
+        """All that `load` needs, in one file, by the first process: at `path` is the old one or the new one whole, whatever happens."""
         if self.world.rank == 0:
             checkpoint.write(resume.state_of(self), Path(path))
 
