@@ -27,7 +27,7 @@ test: venv
 
 # Known answers, over five seeds each, and their picture; about half an hour on 2 cores.
 prove: venv
-	$(RUN) -m benchmarks.prove --results $(RESULTS) --picture docs/known-answers.png
+	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 
 lint: venv
 	$(RUN) -m ruff check .

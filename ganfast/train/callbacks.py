@@ -118,6 +118,8 @@ def watch(trainer: "Trainer", row: dict) -> list[Alarm]:
         row["spread"] = spread(fakes, reals).item()
     alarms = trainer.monitors.see(row)
     row["alarms"] = trainer.monitors.active
+    if alarms:
+        row["alarm_messages"] = [f"{alarm.name}: {alarm.message}" for alarm in alarms]
     return alarms
 
 

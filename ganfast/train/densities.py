@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ganfast.functional as GF
-from ganfast.models import MLPDiscriminator
+from ganfast.models import MLPDiscriminator, MLPGenerator
+from ganfast.train.config import TrainConfig
+from ganfast.train.loop import Trainer
 
 EQUILIBRIUM = -math.log(4)
 CELL = 0.01
@@ -47,7 +49,7 @@ FIXED = Bumps((0.0,), (1.2,), (1.0,))  # a generator that does not learn, for a 
 
 
 @torch.no_grad()
-def pushed(generator: nn.Module, cells: int = 8000, reach: float = 8.0) -> Tensor:
+def pushed(generator: nn.Module, cells: int = 4000, reach: float = 8.0) -> Tensor:
     """The density [N] at X that a generator [n, 1] -> [n, 1] makes of normal latents.
 
     Each of many small cells of latents keeps its probability and is spread evenly between its ends' images: exact where the
@@ -61,7 +63,7 @@ def pushed(generator: nn.Module, cells: int = 8000, reach: float = 8.0) -> Tenso
     low, high = torch.minimum(image[:-1], image[1:]), torch.maximum(image[:-1], image[1:])
     edges = torch.cat([X - CELL / 2, X[-1:] + CELL / 2])
     below = ((edges[:, None] - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    return (below @ mass).diff() / CELL
+    return (below @ mass).diff().clamp(min=0) / CELL  # rounding of sums near 1
 
 
 def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ def logits_of(discriminator: nn.Module) -> Tensor:
 
 
 def fit_discriminator(
-    p: Bumps = DATA, q: Bumps = FIXED, *, kind: str = "nonsaturating", smoothing: float = 0.0, steps: int = 1500, batch: int = 1024, seed: int = 0
+    p: Bumps = DATA, q: Bumps = FIXED, *, kind: str = "nonsaturating", smoothing: float = 0.0, steps: int = 1500, seed: int = 0
 ) -> nn.Module:
     """A discriminator trained on fresh samples of both, by `ganfast.functional.discriminator_loss`, until the rate has fallen to 0.
 
@@ -117,7 +119,7 @@ def fit_discriminator(
     adam = torch.optim.Adam(discriminator.parameters(), lr=5e-3, fused=True)
     for step in range(steps):
         adam.param_groups[0]["lr"] = 5e-3 * (1 + math.cos(math.pi * step / steps)) / 2
-        real, fake = discriminator(torch.cat([p.sample(batch, rng), q.sample(batch, rng)])).split(batch)
+        real, fake = discriminator(torch.cat([p.sample(1024, rng), q.sample(1024, rng)])).split(1024)
         loss = GF.discriminator_loss(real, fake, kind=kind, smoothing=smoothing)
         adam.zero_grad()
         loss.backward()
@@ -130,8 +132,74 @@ def mean_error(p: Tensor, q: Tensor, d: Tensor) -> float:
     return ((d - optimal_discriminator(p, q)).abs() * (p + q) / 2).sum().item() * CELL
 
 
-def game(trainer: "Trainer", p: Bumps = DATA) -> dict[str, float]:
-    """How a trainer of a 1-D generator stands: V of its discriminator, the largest V against this generator, the divergences.
-    The averaged generator is measured, and the discriminator as it is."""
+def play(*, steps: int = 600, every: int = 20, seed: int = 0, p: Bumps = DATA) -> tuple[Trainer, list[dict[str, float]]]:
+    """The whole game: a generator of one number learns p, three updates of the discriminator for each of its own, and every so many
+    steps `standing` is asked. (the trainer, these rows)."""
+    rows: list[dict[str, float]] = []
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        networks = MLPGenerator(1, 1, 64, 2), MLPDiscriminator(1, 64, 2)
+    how = {
+        "precision": "fp32",
+        "device": "cpu",
+        "latent_dim": 1,
+        "batch_size": 256,
+        "n_critic": 3,
+        "r1": 0.05,
+        "r2": 0.05,
+        "penalty_end": 0.01,
+    }
+    rates = {"learning_rate": 2e-3, "betas": (0.0, 0.99), "decay": "cosine", "decay_from": 0.0, "ema": 0.99}
+    config = TrainConfig(steps=steps, log_every=every, seed=seed, **how, **rates)
+    data = p.sample(100_000, torch.Generator().manual_seed(seed))
+    trainer = Trainer(*networks, data, config, callbacks=[lambda trainer, _: rows.append({"step": trainer.steps} | standing(trainer, p))])
+    trainer.fit(progress_bar=False)
+    return trainer, rows
+
+
+def standing(trainer: Trainer, p: Bumps = DATA) -> dict[str, float]:
+    """V of the discriminator as it is, its bound, JS and KL(model || data), of the generator's average. KL(data || model) is left out:
+    it is infinite, as a small network keeps to an interval and a Gaussian does not."""
     data, model = p.density(), pushed(trainer.ema)
-    return {"value": value(data, model, logits_of(trainer.discriminator)), "bound": bound(data, model)} | divergences(data, model)
+    numbers = {"value": value(data, model, logits_of(trainer.discriminator)), "bound": bound(data, model)}
+    return numbers | {"js": jensen_shannon(data, model), "kl_model_data": kullback_leibler(model, data)}
+
+
+def draw_discriminator(axes, p: Tensor, q: Tensor, d: Tensor) -> None:
+    """Both densities, and D [N] over p / (p + q), on matplotlib's axes."""
+    seen = (X.abs() < 4).nonzero()[:, 0]
+    x = X[seen]
+    for density, colour, label in ((p, "0.45", "data, p"), (q, "tab:red", "generator, q")):
+        axes.fill_between(x, density[seen], color=colour, alpha=0.25, linewidth=0, label=label)
+    axes.plot(x, optimal_discriminator(p, q)[seen], color="black", linewidth=3, alpha=0.3, label="p / (p + q)")
+    axes.plot(x, d[seen], color="tab:blue", linewidth=1, label="D, trained")
+    axes.set(ylim=(0, 1), title="Discriminator against a fixed generator")
+    axes.legend(fontsize="small")
+
+
+def draw_game(axes, rows: list[dict[str, float]]) -> None:
+    """The value over the steps, towards -log 4, and the divergences beside it."""
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["value"] for row in rows], color="tab:blue", label="V(D)")
+    axes.axhline(EQUILIBRIUM, color="black", linestyle=":", label="-log 4")
+    other = axes.twinx()
+    for key, colour, label in (
+        ("js", "tab:red", "JS(data, generator), right"),
+        ("kl_model_data", "tab:orange", "KL(generator || data), right"),
+    ):
+        other.plot(steps, [row[key] for row in rows], color=colour, linewidth=1, label=label)
+    other.set_ylim(bottom=0)
+    axes.set(xlabel="step", title="Generator and discriminator learn")
+    lines = [*axes.get_lines(), *other.get_lines()]
+    axes.legend(lines, [line.get_label() for line in lines], fontsize="small")
+
+
+def picture(path: Path, p: Tensor, q: Tensor, d: Tensor, rows: list[dict[str, float]], fields: dict[str, str]) -> None:
+    """A PNG of both; `fields` are its text fields (grids.about)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_discriminator(left, p, q, d)
+    draw_game(right, rows)
+    figure.savefig(path, format="png", dpi=110, metadata=fields)

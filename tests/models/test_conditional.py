@@ -109,6 +109,14 @@ def test_every_image_has_its_own_label():
             assert not torch.allclose(together[i : i + 1], other, rtol=1e-3)
 
 
+def test_a_fresh_generator_tells_the_classes_apart():
+    """The norms begin alike for all classes; the joined embedding does not."""
+    generator = DCGANGenerator(16, 7, 4, 3, num_classes=3).eval()
+    latent = torch.randn(1, 7)
+    images = [generator(latent, torch.tensor([label])) for label in range(3)]
+    assert all((a - b).abs().max() > 1e-3 * a.abs().max() for a, b in itertools.combinations(images, 2))
+
+
 def test_the_logit_is_a_projection():
     discriminator = networks(False)[1].eval()
     image = torch.randn(6, 3, 16, 16)
