@@ -72,6 +72,7 @@ class Trainer:
         backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
+        self.world.agree("items in the data", self.source.length or 0)
         self.latent_shape = c.latent_shape or (c.latent_dim,)
         self.conditioner = conditioner(condition, self.device)
         self.classes = list(self.source.classes) if self.conditioner else []
@@ -120,7 +121,7 @@ class Trainer:
         return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
 
     def save(self, path: str | Path) -> None:
-        """All that `load` needs, in one file: the old one at `path` or the new one whole, whatever happens."""
+        """All that `load` needs, in one file, by the first process: at `path` is the old one or the new one whole, whatever happens."""
         if self.world.rank == 0:
             checkpoint.write(resume.state_of(self), Path(path))
 

@@ -59,7 +59,7 @@ class _Synchronised:
 
     def forward(self, x: Tensor, *, partials: Tensor | None = None) -> Tensor:
         if not self.training or not torch.distributed.is_initialized():
-            return super().forward(x)
+            return super().forward(x) if partials is None else super().forward(x, partials=partials)
         self._check_input_dim(x)
         momentum = count_batch(self)
         running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)

@@ -7,12 +7,14 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ganfast import models
+from ganfast.nn import BatchNormAct2d
 from ganfast.train import TrainConfig, Trainer, adversarial
 from ganfast.train.distributed import World
 from ganfast.train.sync_norm import synchronise
@@ -127,12 +129,14 @@ def stopped(folder: Path, rank: int) -> dict:
 def norms(world: World) -> dict[str, float]:
     """Largest differences from one batch norm over the whole batch: outputs, gradients, gradients of a gradient penalty, statistics."""
     found = {}
-    for name, kind, shape in (("plain", nn.BatchNorm1d, (8, 3)), ("momentum", nn.BatchNorm2d, (8, 3, 4, 2))):
-        whole = kind(3, momentum=None if name == "momentum" else 0.3).double()
+    momenta = {"plain": 0.3, "cumulative": None, "act": 0.1}
+    kinds = {"plain": nn.BatchNorm1d, "cumulative": nn.BatchNorm2d, "act": partial(BatchNormAct2d, act="prelu")}
+    for name, kind in kinds.items():
+        shape = (8, 3) if name == "plain" else (8, 3, 4, 2)
+        whole, part = (kind(3, momentum=momenta[name]).double() for _ in range(2))
         draw = torch.Generator().manual_seed(1)
         whole.weight.data, x = torch.rand(3, generator=draw).double(), torch.randn(shape, generator=draw).double() * 2 + 5
         target = torch.randn(shape, generator=draw).double()
-        part = kind(3, momentum=whole.momentum).double()
         part.load_state_dict(whole.state_dict())
         synchronise(part)
         mine = slice(world.rank * 4, world.rank * 4 + 4)
@@ -143,18 +147,13 @@ def norms(world: World) -> dict[str, float]:
             loss = (y.tanh() * target[rows]).sum()
             (inner,) = torch.autograd.grad(loss, image, create_graph=True)
             (inner.square().sum() + loss).backward()
-            results.append((y, inner, image.grad, norm.weight.grad, norm.bias.grad, norm.running_mean, norm.running_var))
-        (y, inner, gx, *vectors), (y2, inner2, gx2, *parts) = results
-        parts[:2] = [2 * p for p in averaged(world, part)]
-        pairs = [(y[mine], y2), (inner[mine], inner2), (gx[mine], gx2), *zip(vectors, parts)]
-        found[name] = max((a - b).abs().max().item() for a, b in pairs)
+            results.append((y, inner, image.grad))
+        world.average(list(part.parameters()))
+        vectors = [(p.grad, 2 * q.grad) for p, q in zip(whole.parameters(), part.parameters(), strict=True)]
+        images = [(a[mine], b) for a, b in zip(*results)]
+        buffers = zip(whole.buffers(), part.buffers(), strict=True)
+        found[name] = max((a - b).abs().max().item() for a, b in (*vectors, *images, *buffers))
     return found
-
-
-def averaged(world: World, module: nn.Module) -> list[torch.Tensor]:
-    parameters = list(module.parameters())
-    world.average(parameters)
-    return [p.grad for p in parameters]
 
 
 def refused() -> str:

@@ -1,5 +1,6 @@
 """Several processes: half the batch in each of two is the whole batch in one; one of them speaks; a lost one ends all."""
 
+import copy
 import os
 import signal
 import subprocess
@@ -9,8 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from ganfast import accelerate, models
+from ganfast.nn import BatchNormAct2d
 from ganfast.train import checkpoint, distributed
+from ganfast.train.sync_norm import _Synchronised, synchronise
 from tests.train import processes
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +80,29 @@ def test_a_gradient_that_some_lack_counts_as_zero_there(pair):
 def test_batch_norm_over_all_processes_is_that_of_the_whole_batch_to_second_order(pair):
     for found in pair[0]:
         assert max(found["batch norms"].values()) < 1e-11
+
+
+def test_a_synchronised_norm_keeps_all_but_its_class():
+    plain = models.DCGANGenerator(16, 6, 4, 1, fused=True, num_classes=3)
+    given = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    changed = copy.deepcopy(plain)
+    synchronise(nn.ModuleList([changed]))
+    synchronise(changed)  # once is enough
+    norms = [[m for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in (plain, changed, copy.deepcopy(changed))]
+    assert [type(m) is BatchNormAct2d for m in norms[1]] == [False, False] and all(type(m) is BatchNormAct2d for m in norms[2])
+    for mode in (True, False):  # without other processes
+        assert torch.equal(plain.train(mode)(*given), changed.train(mode)(*given))
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), changed.state_dict().values(), strict=True))
+    accelerated = accelerate(nn.Sequential(nn.BatchNorm1d(3)))
+    synchronise(accelerated)
+    assert isinstance(accelerated[0], _Synchronised)
+
+    class Own(nn.BatchNorm1d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    with pytest.raises(ValueError, match=r"sync_batch_norm got a Own at '0', wants torch's or ganfast's batch norms"):
+        synchronise(nn.Sequential(Own(3)))
 
 
 def test_a_signal_to_one_stops_all_after_the_same_step_and_the_run_goes_on_the_same(pair):
