@@ -25,7 +25,7 @@ class Phase:
 
     name: str
     network: str
-    terms: tuple[str, ...]
+    terms: tuple[str, ...] = ()
     interval: int = 1
     repeats: int = 1
     average: bool = False

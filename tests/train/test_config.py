@@ -84,11 +84,10 @@ def test_every_setting_survives_the_trip():
         assert configs.from_dict(values, kind) == kind()
 
 
-def test_penalties_fall_and_lazy_ones_weigh_more():
-    config = TrainConfig(r1=2.0, r2=1.0, penalty_every=4, penalty_end=0.25, mode_seeking=0.5, mode_seeking_every=3)
-    assert config.weights(0.0) == {"r1": 8.0, "r2": 4.0, "mode_seeking": 1.5}
-    assert config.weights(0.5) == pytest.approx({"r1": 4.0, "r2": 2.0, "mode_seeking": 1.5})
-    assert config.weights(1.0) == pytest.approx({"r1": 2.0, "r2": 1.0, "mode_seeking": 1.5})
+def test_penalties_fall_geometrically():
+    config, rest = TrainConfig(r1=2.0, r2=1.0, penalty_end=0.25, mode_seeking=0.5), {"gradient_penalty": 0.0, "mode_seeking": 0.5}
+    for progress, r1, r2 in ((0.0, 2.0, 1.0), (0.5, 1.0, 0.5), (1.0, 0.5, 0.25)):
+        assert config.weights(progress) == pytest.approx({"r1": r1, "r2": r2} | rest)
 
 
 def test_the_learning_rate_falls_in_either_shape():

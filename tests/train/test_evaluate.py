@@ -9,7 +9,7 @@ from torch import nn
 
 import ganfast
 from ganfast.train import callbacks, checkpoint, recipes
-from ganfast.train.callbacks import log_rows
+from ganfast.train.curves import log_rows
 from ganfast.train.metrics import SCORES, Evaluate, scores
 from ganfast.train.mixtures import MIXTURES
 from tests.train.common import small
@@ -172,7 +172,7 @@ def test_a_resumed_run_measures_where_the_whole_one_does(tmp_path):
     resumed = ganfast.Trainer.load(
         whole.run_dir / "checkpoint-0000004.pt", generator, discriminator, data.images, callbacks=[Evaluate(5, samples=20)],
         config=ganfast.TrainConfig(run_dir=None, **{n: getattr(whole.config, n) for n in ("steps", "log_every", "batch_size", "latent_dim",
-                                                                                      "precision", "noise")}),
+                                                                                      "precision", "noise", "fused")}),
     )  # fmt: skip
     seen = []
     resumed.callbacks[0].measured = lambda trainer, measured=resumed.callbacks[0].measured: seen.append(trainer.steps) or measured(trainer)
