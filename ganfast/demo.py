@@ -16,6 +16,7 @@ from ganfast._timing import interleaved_medians
 from ganfast.models import DCGANGenerator
 from ganfast.train import Trainer, checkpoint, curves, grids, metrics, recipes
 from ganfast.train.data import digits, to_float
+from ganfast.train.precision import Precision
 from ganfast.train.recipes import Recipe
 
 MARKER = "made-by-ganfast-demo"
@@ -107,7 +108,7 @@ def markdown(report: dict) -> str:
         ("discriminator right on real / fake, last quarter", f"{report['real_accuracy']:.2f} / {report['fake_accuracy']:.2f}", ""),
         ("training", f"{report['steps']} steps, {report['train_seconds']:.0f} s", ""),
         ("training step, images per second: ganfast / plain torch", _ratio(loop["ganfast"], loop["eager"], ".0f"), ""),
-        (f"DCGAN-64 generator, {generator['batch']} images: plain torch / ganfast, ms", _ratio(*_milliseconds(seconds), ".0f"), ""),
+        (f"DCGAN-64 generator, fp32, {generator['batch']} images: plain torch / ganfast, ms", _ratio(*_milliseconds(seconds), ".0f"), ""),
         ("its error against float64: ganfast / plain torch", f"{errors['ganfast']:.1e} / {errors['eager']:.1e}", ""),
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -139,8 +140,9 @@ def run_demo(config: Recipe) -> dict:
     run, device = Path(config.run_dir), config.torch_device()
     if (run / MARKER).is_file():  # an earlier demo; any other run in its place is refused below
         shutil.rmtree(run)
+    precision = Precision(config.precision, device).name
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-    report = {"machine": f"{machine}, torch {torch.__version__}, ganfast {ganfast.__version__}, float32, contiguous"}
+    report = {"machine": f"{machine}, torch {torch.__version__}, ganfast {ganfast.__version__}, training in {precision}, contiguous"}
 
     print("DCGAN-64 generator, train mode, forward + backward, float32, contiguous; error against float64:")
     generator = report["generator"] = compare_generator(device)
