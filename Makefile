@@ -6,7 +6,7 @@ RESULTS := benchmarks/results
 OLDEST_TRITON := 3.6.0
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
+.PHONY: venv demo test prove lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
 	gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -24,6 +24,10 @@ demo: venv
 test: venv
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests -m triton
+
+# Known answers, over five seeds each, and their picture; about half an hour on 2 cores.
+prove: venv
+	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 
 lint: venv
 	$(RUN) -m ruff check .

@@ -160,14 +160,20 @@ class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d):
     __doc__ = _UPSAMPLE_DOC.format(n=3, sizes="D, H, W")
 
 
-def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor | None, partials: Tensor | None = None) -> Tensor:
-    """act(norm(x)) for a torch batch norm, its bookkeeping included; `partials` are used where the batch's statistics are."""
-    norm._check_input_dim(x)
+def count_batch(norm: nn.Module) -> float:
+    """Counts the batch in train mode, as torch's batch norm does; the momentum to move its running statistics by."""
     momentum = 0.0 if norm.momentum is None else norm.momentum
     if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
         if norm.momentum is None:
             momentum = 1.0 / float(norm.num_batches_tracked)
+    return momentum
+
+
+def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor | None, partials: Tensor | None = None) -> Tensor:
+    """act(norm(x)) for a torch batch norm, its bookkeeping included; `partials` are used where the batch's statistics are."""
+    norm._check_input_dim(x)
+    momentum = count_batch(norm)
     batch_statistics = norm.training or norm.running_mean is None
     track = not norm.training or norm.track_running_stats
     return batch_norm_act(

@@ -1,5 +1,7 @@
 """A step whose gradients are not finite leaves no trace: decided and done on the device, before the host looks."""
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +47,7 @@ class FiniteGuard:
         self.modules, device = modules, devices.pop()
         self.bad, self.skipped = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
         self._before: list[tuple[list[_Place], Tensor]] | None = None
+        self._known: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()  # whose parameters were looked at
 
     def _all(self) -> dict[nn.Module, None]:
         return dict.fromkeys(m for module in self.modules for m in module.modules())
@@ -91,9 +94,12 @@ class FiniteGuard:
             if not isinstance(ema, EMA):
                 raise TypeError(f"FiniteGuard: ema expects a ganfast.EMA, got {type(ema).__name__}.")
             check_decay(decay)
-        mine = {id(p) for module in self.modules for p in module.parameters()}
-        if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
-            raise ValueError("FiniteGuard: step got an optimizer of another network: name every network of the step, FiniteGuard(g, d).")
+        if optimizer not in self._known:
+            mine = {id(p) for module in self.modules for p in module.parameters()}
+            if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+                remedy = "name every network of the step, FiniteGuard(g, d)"
+                raise ValueError(f"FiniteGuard: step got an optimizer of another network: {remedy}.")
+            self._known.add(optimizer)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, wide))).float() if gradients else self.bad * 0

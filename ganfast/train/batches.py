@@ -60,7 +60,8 @@ class Source:
     """Reals for training. On the host `next()` moves on and gives what `open` wants, tensors on the device; `open(handle, draws)` makes
     (real float32, second or None) of it on the device alone, so that it can be part of a CUDA graph.
 
-    length: of the data, None where it is not known; classes: names of the labels, [] without; broken: what was left out, and why.
+    length: of the data, None where it is not known; classes: names of the labels, [] where nothing tells them; broken: what was left out,
+    and why.
     """
 
     length: int | None

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ganfast.train import grids
+from ganfast.train.monitors import Alarm
+from ganfast.train.spread import spread
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from ganfast.train.loop import Trainer
 
 POINTS = 2500  # of a scatter plot
+WATCHED = 64  # samples and reals whose spread is compared
 
 class Callback:
     """A base to inherit from; every method may be left out. Called in the first process alone, so none may wait for the others."""
@@ -106,8 +111,26 @@ def default(config) -> list[Callback]:
     return found
 
 
-def summary(row: dict) -> str:
-    """A log row in the progress bar."""
+def watch(trainer: "Trainer", row: dict) -> list[Alarm]:
+    """Adds to a log row how diverse a fixed batch of samples is, and the alarms that are on; gives those to tell of now."""
+    fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
+    if fakes.shape[1:] == reals.shape[1:]:
+        row["spread"] = spread(fakes, reals).item()
+    alarms = trainer.monitors.see(row)
+    row["alarms"] = trainer.monitors.active
+    if alarms:
+        row["alarm_messages"] = [f"{alarm.name}: {alarm.message}" for alarm in alarms]
+    return alarms
+
+
+def show(bar: "tqdm", row: dict, alarms: list[Alarm]) -> None:
+    """A log row in the progress bar, alarms on lines of their own."""
+    bar.set_postfix_str(_summary(row))
+    for alarm in alarms:
+        bar.write(f"step {row['step']}, {alarm.name}: {alarm.message}")
+
+
+def _summary(row: dict) -> str:
     parts = [f"D {row['loss_d']:.2f}"] if "loss_d" in row else []
     parts += [f"G {row['loss_g']:.2f}"] if "loss_g" in row else []
     if "real_accuracy" in row:

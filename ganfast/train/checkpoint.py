@@ -8,7 +8,6 @@ import json
 import math
 import os
 import re
-import shutil
 import weakref
 import zipfile
 from collections import OrderedDict
@@ -243,20 +242,9 @@ class RunFolder:
             old.unlink(missing_ok=True)
         return path
 
-    def keep_best(self, path: Path) -> None:
-        """best.pt: another name of the same file, which outlives that file's deletion; a copy where the file system has no such names."""
-        best = self.path / BEST
-        link = best.with_name(best.name + WRITING)
-        try:
-            with contextlib.suppress(OSError):
-                os.link(path, link)
-                os.replace(link, best)
-                sync(self.path)
-                return
-        finally:
-            link.unlink(missing_ok=True)  # left where best.pt is that file already: such a renaming does nothing
-        with _named(best), open(path, "rb") as source, atomic(best) as file:
-            shutil.copyfileobj(source, file)
+    def keep_best(self, state: dict) -> None:
+        """best.pt, which no later checkpoint deletes."""
+        write(state, self.path / BEST)
 
     def weights(self, name: str, module: nn.Module, step: int) -> Path:
         write_weights(self.path / name, module, step)

@@ -44,7 +44,7 @@ class TrainConfig:
     """of the networks, the order of the data and all that is drawn"""
 
     loss: Loss = "nonsaturating"
-    """on logits; the relativistic ones compare reals with fakes"""
+    """on logits; the relativistic ones compare reals with fakes, relativistic_average with the mean of each process's part of the batch"""
     smoothing: float = 0.0
     """real target 1 - smoothing, for minimax, nonsaturating and lsgan"""
     n_critic: int = 1
@@ -63,6 +63,8 @@ class TrainConfig:
     """weight of a term against generators that answer different latents alike"""
     mode_seeking_every: int = 1
     """the same as penalty_every, for the generator"""
+    sync_batch_norm: bool = False
+    """batch norm by the statistics of the whole batch, for which every such layer then waits; no: of each process's part"""
     spectral_norm: bool = False
     """spectral normalisation of every convolution, linear and embedding layer of the discriminator"""
     augment: str = ""

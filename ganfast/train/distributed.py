@@ -9,6 +9,7 @@ runs. Every update adds one all-reduce of the network's gradients.
 import atexit
 import contextlib
 import datetime
+import importlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -87,18 +88,22 @@ class World:
             if local >= count:
                 raise ValueError(f"train: LOCAL_RANK is {local}, this machine has {count} GPUs; start as many processes as there are GPUs.")
             torch.cuda.set_device(local)
+        # Imported later, by torch._dynamo, it would hold the group by its functions' defaults, and the connections would outlive `close`.
+        importlib.import_module("torch.distributed.nn.functional")
         dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=_timeout())
         _joined = cls(dist.get_rank(), dist.get_world_size())
         _joined._own = True
         atexit.register(_joined.close)
         return _joined
 
-    def close(self) -> None:
-        """Leaves the processes that `from_environment` joined. Whoever still waits for this one learns it at once."""
+    def close(self, abort: bool = False) -> None:
+        """Leaves the processes that `from_environment` joined; whoever still waits for this one learns it at once. abort: without waiting
+        for what is under way on a GPU."""
         if self._own:
-            self._own = False
+            self._own, self.group, self._host = False, None, None
             atexit.unregister(self.close)
-            dist.destroy_process_group()
+            leave = dist.distributed_c10d._abort_process_group if abort else dist.destroy_process_group
+            leave()
 
     @torch.no_grad()
     def average(self, parameters: list[nn.Parameter]) -> None:
@@ -216,7 +221,7 @@ class World:
         said, until, key = {self.rank: mine}, time.monotonic() + PATIENCE, "ganfast/ended/{}".format
         with contextlib.suppress(RuntimeError):  # the store goes with the process that keeps it
             self._store.set(key(self.rank), "=" + mine)
-            self.close()
+            self.close(abort=True)
             while wait and len(said) < self.size and time.monotonic() < until:
                 for rank in range(self.size):
                     if rank not in said and self._store.check([key(rank)]):

@@ -63,7 +63,8 @@ def pixels8(images: Tensor) -> Tensor:
 def inception(device: torch.device | str = "cpu") -> Features:
     """The 2048 features of the Inception network of Heusel et al. 2017, as torch-fidelity computes them: published FIDs are made of these.
 
-    Nothing is downloaded: the weights must lie where torch-fidelity itself keeps them.
+    Nothing is downloaded: the weights must lie where torch-fidelity itself keeps them. It needs torchvision, which not every torch has:
+    the tests put a stand-in with its interface in its place.
     Raises: ValueError without torch-fidelity or without its weights, with what to do.
     """
     op = "features inception"

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ganfast.train import items
 from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.streams import Streamed, stacked
-from ganfast.train.workers import Items
+from ganfast.train.workers import Items, end
 
 
 class _Share(IterableDataset):
@@ -71,7 +71,26 @@ class FromLoader(Streamed):
             self.taken += 1
             return next(self._batches, None)
 
+    def catch_up(self) -> None:
+        """After a stop: to where it was in its epoch."""
+        wanted, self.taken = self.taken, 0
+        while self.taken < wanted:
+            if self.got() is None:
+                items.warn(f"the DataLoader ended before the {wanted} batches that were taken in its epoch: it goes on with a new one.")
+                self.epoch, self.taken, self._batches = self.epoch + 1, 0, None
+                break
+        self._full = self.taken > 0
+
     def batch(self):
+        try:
+            if self._batches is None:
+                self.catch_up()
+            return self.full_batch()
+        except BaseException:
+            self.close()
+            raise
+
+    def full_batch(self) -> tuple[Tensor, Tensor | None]:
         while True:
             if (got := self.got()) is None:
                 if not self._full:
@@ -106,15 +125,11 @@ class FromLoader(Streamed):
 
     def load_state_dict(self, state):
         self.close()
-        self.epoch, self.taken = state["epoch"], 0
-        while self.taken < state["batches"]:
-            if self.got() is None:
-                items.warn(f"the DataLoader ended before the {state['batches']} batches of the saved run: it goes on with a new epoch.")
-                self.epoch, self.taken, self._batches = self.epoch + 1, 0, None
-                break
-        self._full = self.taken > 0
+        self.epoch, self.taken = state["epoch"], state["batches"]
 
     def close(self):
+        if not self.loader.persistent_workers:  # those are the loader's own
+            end(self._batches)
         self._batches = None
 
 

@@ -9,19 +9,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, monitors, resume, spectral
+from ganfast.train import checkpoint, monitors, resume, spectral, sync_norm
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
 from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
 from ganfast.train.precision import Precision
+from ganfast.train.randomness import mixed
 from ganfast.train.sampling import Sampler, conditioner
 from ganfast.train.signals import StopRequests
 from ganfast.train.sources import source_of
 from ganfast.train.turns import Meters, Turn, Updates, runner
 
 NETWORKS = ("generator", "discriminator")
-WATCHED = 64  # samples and reals whose spread is compared
 
 
 class Trainer:
@@ -69,7 +69,7 @@ class Trainer:
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
         self.callbacks = [standard.as_callback(callback) for callback in (*own, *callbacks)] if self.world.rank == 0 else []
-        self.run = self.world.first(lambda: self._open(_resumed))
+        self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **shared)
         self.latent_shape = c.latent_shape or (c.latent_dim,)
@@ -81,6 +81,8 @@ class Trainer:
             network.train().to(self.device, memory_format=layout)
         if c.spectral_norm:
             spectral.normalise(discriminator, c.seed)
+        if c.sync_batch_norm and self.world.size > 1:
+            sync_norm.synchronise(nn.ModuleDict(networks))
         self.world.broadcast(*networks.values())
         self.precision = Precision(c.precision, self.device)
         fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
@@ -91,7 +93,7 @@ class Trainer:
         }
         self.updates = Updates(networks, self.optimizers, objective or adversarial(c), self.precision, self.world)
         self.average, self.ema = self.updates.average, self.updates.average.module
-        self.draws = Draws(torch.Generator(self.device).manual_seed(c.seed), self.world.rank, self.world.size)
+        self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         self.phases = tuple(phases or phases_of(c))
         look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
         groups = turns_of(self.phases)
@@ -157,11 +159,11 @@ class Trainer:
         a checkpoint."""
         c, before, start = self.config, self.seconds, time.monotonic()
         self.stopped = None
-        self.run = self.run or self._open((self.run_dir, {}))
-        if self.run:
-            self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
+        self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
         try:
+            if self.run:
+                self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
             self._call("on_start")
             with (
                 StopRequests() as requests,
@@ -181,6 +183,7 @@ class Trainer:
                         self._checkpoint()
             self._call("on_end")
         finally:
+            self.source.close()
             if self.run:
                 self.run.close()
                 self.run = None
@@ -196,16 +199,12 @@ class Trainer:
         if in_a_row >= self.config.skip_limit:
             self._give_up(f"{in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped")
         if self.world.rank == 0:
-            row["spread"] = monitors.spread(self.sample(WATCHED, seed=self.config.seed), self.source.reals(WATCHED)[0]).item()
-            alarms = self.monitors.see(row)
-            row["alarms"] = self.monitors.active
+            alarms = standard.watch(self, row)
             self._call("on_log", row)
             if self.run:
                 self.run.log(row)
             if bar is not None:
-                bar.set_postfix_str(standard.summary(row))
-                for alarm in alarms:
-                    bar.write(f"step {self.steps}, {alarm.name}: {alarm.message}")
+                standard.show(bar, row, alarms)
         return row
 
     def _left(self) -> str:
@@ -229,18 +228,15 @@ class Trainer:
     def save_best(self) -> None:
         """best.pt in the run's folder: the state as it is now."""
         if self.run:
-            self.save(self.run_dir / checkpoint.BEST)
+            self.run.keep_best(resume.state_of(self))
 
     def _call(self, what: str, *args: object) -> None:
         for callback in self.callbacks:
             getattr(callback, what)(self, *args)
 
-    def _open(self, resumed: tuple[Path, dict] | None) -> checkpoint.RunFolder | None:
-        """The run's folder; only the first process writes."""
+    def _open(self, source: Path | None) -> checkpoint.RunFolder | None:
+        """The run's folder; only the first process writes. source: the checkpoint or folder that the run goes on from."""
         if self.run_dir is None or self.world.rank:
             return None
-        same = False
-        if resumed is not None:
-            path = resumed[0]
-            same = (path if path.is_dir() else path.parent).resolve() == self.run_dir.resolve()
+        same = source is not None and self.run_dir.resolve() in (source.resolve(), source.parent.resolve())
         return checkpoint.RunFolder(self.run_dir, resume=same, keep=self.config.keep_checkpoints)

@@ -64,7 +64,7 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.double()
     mean = x.mean(0)
     centred = (x - mean) / math.sqrt(len(x) - 1)
-    return mean, centred if len(x) <= x.shape[1] else torch.linalg.qr(centred, mode="r").R
+    return mean, torch.linalg.qr(centred, mode="r").R
 
 
 def kernel_distance(real: Tensor, fake: Tensor, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:

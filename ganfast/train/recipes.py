@@ -14,6 +14,7 @@ from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
 from ganfast.train.loop import Trainer
+from ganfast.train.randomness import mixed
 from ganfast.train.resume import whole
 from ganfast.train.sampling import Sampler, conditioner
 
@@ -138,7 +139,7 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
         world.first(lambda: checkpoint.RunFolder(folder, resume=False, keep=keep).close())
     if recipe.data in mixtures.MIXTURES:
         mixture, classes = mixtures.MIXTURES[recipe.data], []
-        made = mixture.sample(100_000, torch.Generator().manual_seed(recipe.seed))
+        made = mixture.sample(100_000, torch.Generator().manual_seed(mixed(recipe.seed, "points")))
     else:
         made = data.images_of(recipe.data, recipe.image_size, recipe.channels)
         classes = made.classes if len(made.classes) > 1 else []

@@ -36,7 +36,7 @@ def source_of(
     Arguments:
         data: a tensor, uint8 images [N, C, H, W] or floats [N, ...], taken as they are: images in [-1, 1]; a pair of that and labels [N],
             vectors [N, D] or images; ImageData; a map-style Dataset of image or (image, second), where an image may be a PIL image; an
-            IterableDataset; a DataLoader, whose batch size must be batch_size / world.
+            IterableDataset; a DataLoader, whose batch size must be batch_size / world; a Source, which is taken as it is.
         flip: mirrors half of the images, and with an image a second that is one.
         image_size: what PIL images are cut and resized to, as those of a folder; tensors must be of that size.
         backend: of `gather_images`.
@@ -49,6 +49,12 @@ def source_of(
     device = torch.device(device)
     if batch_size < 1 or batch_size % world:
         items.refuse(f"batch_size got {batch_size} for {world} processes, wants a multiple of {world}.")
+    if isinstance(data, Source):
+        if data.rows != batch_size // world:
+            items.refuse(
+                f"the source gives {data.rows} entries to each process, batch_size got {batch_size}: {batch_size // world} for each."
+            )
+        return data
     how = {"flip": flip, "channels_last": channels_last, "backend": backend}
     order = lambda length, place: Order(length, batch_size, seed, rank, world, torch.device(place))
     names, broken = _names(data), []

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganfast.train import items
 from ganfast.train.batches import Order, Source, on_device
-from ganfast.train.workers import Entry, Items, loader
+from ganfast.train.workers import Entry, Items, end, loader
 
 
 class Streamed(Source):
@@ -105,7 +105,7 @@ class FromDataset(Streamed):
         self.items, self.order, self.workers, self.length = all_items, order, workers, order.length
         self._batches = None
 
-    def _stacked(self, got: list[tuple[Entry | None, list[str]]] | tuple) -> tuple[Tensor, Tensor | None]:
+    def _stacked(self, got: tuple[tuple[Tensor, ...] | items.Refused, list[str]]) -> tuple[Tensor, Tensor | None]:
         both, wrong = got
         self.broken += [line for line in dict.fromkeys(wrong) if line not in self.broken]
         if isinstance(both, items.Refused):
@@ -115,14 +115,22 @@ class FromDataset(Streamed):
     def batch(self):
         if self._batches is None:
             self._batches = iter(loader(self.items, _Keys(self.order), self.workers, stacked))
-        got = self._stacked(next(self._batches))
+        try:
+            got = self._stacked(next(self._batches))
+        except BaseException:
+            self.close()
+            raise
         self.order.taken += self.order.batch_size
         return got
 
     def reals(self, n):
         index = self.order.fixed(n).tolist()
         keys = [[(-1, k) for k in index[i : i + self.rows]] for i in range(0, len(index), self.rows)]
-        return self.joined(map(self._stacked, loader(self.items, keys, self.workers, stacked)), n)
+        batches = iter(loader(self.items, keys, self.workers, stacked))
+        try:
+            return self.joined(map(self._stacked, batches), n)
+        finally:
+            end(batches)
 
     def state_dict(self):
         return self.order.state_dict()
@@ -132,19 +140,20 @@ class FromDataset(Streamed):
         self.order.load_state_dict(state)
 
     def close(self):
-        self._batches = None  # its workers end with it
+        end(self._batches)
+        self._batches = None
 
 
 def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tuple[tuple[Tensor, ...] | items.Refused, list[str]]:
     """(first [B, ...], second) of a batch of Items, and what went wrong in it."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
-    refused = next((entry for entry in entries if not isinstance(entry, Entry)), items)
-    if refused is not items:
-        return refused or items.Refused(f"data: too many items in a row cannot be read; the last: {wrong[-1]}"), wrong
+    bad = [entry for entry in entries if not isinstance(entry, Entry)]
+    if bad:
+        return bad[0] or items.Refused(f"data: too many items in a row cannot be read; the last: {wrong[-1]}"), wrong
     try:
         return tuple(torch.stack(parts) for parts in zip(*entries) if parts[0] is not None), wrong
     except (RuntimeError, TypeError):
-        looks = ", ".join(sorted({str(tuple(part.shape)) for entry in entries for part in entry if part is not None}))
+        looks = ", ".join(sorted({" with ".join(str(tuple(part.shape)) for part in entry if part is not None) for entry in entries}))
         cause = "image_size resizes PIL images, a transform makes all alike"
         return items.Refused(f"data: items of one batch have shapes {looks}; {cause}."), wrong

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 class TensorBoard(Callback):
     """Writes events for `tensorboard --logdir` into log_dir, by default `tensorboard` in the run's folder: the numbers of each log line,
-    alarms as they begin, and the grids that lie in the run's folder.
+    what the alarms say, and the grids that lie in the run's folder.
 
     A resumed run hides what the stopped one wrote after its checkpoint. Training waits for nothing but the files.
     Raises: ValueError without tensorboard, and where there is neither log_dir nor run_dir.
@@ -27,7 +27,6 @@ class TensorBoard(Callback):
         self.log_dir = log_dir
         self._writer: SummaryWriter | None = None
         self._shown: set[Path] = set()
-        self._alarms: set[str] = set()
         _writer_class()
 
     def on_start(self, trainer: "Trainer") -> None:
@@ -36,7 +35,6 @@ class TensorBoard(Callback):
         folder = Path(self.log_dir) if self.log_dir is not None else trainer.run_dir / "tensorboard"
         self._writer = _writer_class()(str(folder), purge_step=trainer.steps + 1 if trainer.steps else None)
         self._shown = {path for step, path in _grids(trainer) if step <= trainer.steps}
-        self._alarms = set()
         text = "\n\n".join(f"{key}: {value}" for key, value in about(trainer.name, trainer.config.seed).items())
         self._writer.add_text("about", text, trainer.steps)
 
@@ -44,11 +42,9 @@ class TensorBoard(Callback):
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 self._writer.add_scalar(_tag(name), value, trainer.steps)
-        alarms = row.get("alarms") or []
-        for name in alarms:
-            if name not in self._alarms:
-                self._writer.add_text(f"alarm/{name}", f"began before step {trainer.steps}", trainer.steps)
-        self._alarms = set(alarms)
+        for message in row.get("alarm_messages", ()):
+            name, _, text = message.partition(": ")
+            self._writer.add_text(f"alarm/{name}", text, trainer.steps)
         self._show_grids(trainer, trainer.steps - 1)  # this step's is yet to be written; a stopped run may have left one
         self._writer.flush()
 

@@ -3,9 +3,10 @@
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -108,6 +109,8 @@ def look(all_items: Items) -> Looked:
     Raises: ValueError where none of them can be read.
     """
     dataset, raw, wrong, drawn = all_items.dataset, [], [], False
+    if len(dataset) == 0:
+        items.refuse("the Dataset is empty, wants at least one item.")
     for i in _spread(len(dataset)):
         try:
             with own_randomness(0):
@@ -195,12 +198,24 @@ def processes(wanted: int | None, seconds: float = float("inf")) -> int:
 
 def loader(dataset: Dataset, batches, workers: int, collate: Callable) -> DataLoader:
     how = {"multiprocessing_context": "fork", "prefetch_factor": 4} if workers else {}
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, **how)
+    how["generator"] = torch.Generator()  # else it draws from the global one
+    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate, worker_init_fn=_deaf, **how)
 
 
-def into_memory(
-    all_items: Items, looked: Looked, workers: int | None = None, what: str = "images"
-) -> tuple[Tensor, Tensor | None, list[int], list[str]]:
+def _deaf(_: int) -> None:
+    """A terminal and a cluster send signals to all processes at once; the trainer must still get its batch, and ends the workers itself."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def end(batches: Iterator | None) -> None:
+    """Of a DataLoader's iterator the workers, now. Left to the garbage collector, queues may close before they have told the workers to
+    stop, and each is then waited for for five seconds."""
+    if hasattr(batches, "_shutdown_workers"):
+        batches._shutdown_workers()
+
+
+def into_memory(all_items: Items, looked: Looked, workers: int | None = None) -> tuple[Tensor, Tensor | None, list[int], list[str]]:
     """All items: (firsts [N, ...], seconds or None, the indices of those that could be read, what went wrong), in order; a progress bar
     when it takes more than a second.
 
@@ -210,23 +225,27 @@ def into_memory(
 
     length, example = len(all_items.dataset), looked.example
     tensors = [None if part is None else torch.empty(length, *part.shape, dtype=part.dtype) for part in example]
-    together = max(1, min(64, 2**20 * length // max(looked.bytes(length), 1)))
+    most = 64, 2**20 * length // max(looked.bytes(length), 1), int(0.5 / max(looked.seconds, 1e-6))  # a stop waits for these
+    together = max(1, min(most))
     batches = [[(0, i) for i in range(start, min(start + together, length))] for start in range(0, length, together)]
     kept, broken = [], []
     done = iter(loader(all_items, batches, processes(workers, looked.seconds * length), _plain))
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
-    with tqdm(total=length, desc=f"decoding {what} into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden) as bar:
-        for keys, batch in zip(batches, done, strict=True):
-            for (_, index), (entry, wrong) in zip(keys, batch, strict=True):
-                broken += wrong
-                if isinstance(entry, items.Refused):
-                    raise entry
-                if entry is None:
-                    continue
-                for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):
-                    _put(tensor, len(kept), part, f"{all_items.name(index)}'s {name} part")
-                kept.append(index)
-            bar.update(len(keys))
+    try:
+        with tqdm(total=length, desc="decoding into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden) as bar:
+            for keys, batch in zip(batches, done, strict=True):
+                for (_, index), (entry, wrong) in zip(keys, batch, strict=True):
+                    broken += wrong
+                    if isinstance(entry, items.Refused):
+                        raise entry
+                    if entry is None:
+                        continue
+                    for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):
+                        _put(tensor, len(kept), part, f"{all_items.name(index)}'s {name} part")
+                    kept.append(index)
+                bar.update(len(keys))
+    finally:
+        end(done)
     first, second = (None if tensor is None else tensor[: len(kept)] for tensor in tensors)
     return first, second, kept, broken
 

@@ -62,13 +62,18 @@ def test_on_a_stream_of_ones_own():
     equal(ends[1], ends[0])
 
 
+def uncaptured(turn, *example):
+    as_tensor = lambda number: torch.tensor(number, device="cuda")
+    return lambda weights, keep, handle: turn({name: as_tensor(w) for name, w in weights.items()}, as_tensor(keep), handle)
+
+
 @pytest.mark.parametrize(
     "how",
     [
         {},
         {"precision": "bf16", "channels_last": True},
         {"precision": "fp16", "condition": "label"},
-        {"precision": "tf32", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty_every": 2, "mode_seeking": 0.1, "mode_seeking_every": 3},
+        {"precision": "tf32", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty_every": 2, "mode_seeking": 0.1},
         {"loss": "wasserstein", "gradient_penalty": 10.0, "n_critic": 2, "flip": True, "augment": "color,translation,cutout"},
     ],
     ids=str,
@@ -77,17 +82,13 @@ def test_the_trainer_recorded_is_the_trainer_run(tmp_path, monkeypatch, how):
     runs = []
     for name in ("plain", "recorded"):
         if name == "plain":
-            as_tensor = lambda number: torch.tensor(number, device="cuda")
-            plain = lambda turn, *example: lambda weights, keep, handle: turn(
-                {name: as_tensor(w) for name, w in weights.items()}, as_tensor(keep), handle
-            )
-            monkeypatch.setattr(turns, "capture", plain)
+            monkeypatch.setattr(turns, "capture", uncaptured)
         else:
             monkeypatch.undo()
         trainer = recipes.trainer(small(tmp_path / name, device="cuda", fused=True, **how))
         trainer.fit(progress_bar=False)
         runs.append([t for part in (trainer.generator, trainer.discriminator, trainer.ema) for t in part.state_dict().values()])
-    assert all(turn.run.graphs == 1 for turn in trainer.turns)
+    assert all(turn.run.graphs == 1 for turn in trainer.turns)  # of the recorded one, which came last
     equal(runs[1], runs[0])
 
 

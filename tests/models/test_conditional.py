@@ -10,6 +10,9 @@ from torch import nn
 import ganfast
 from ganfast.models import DCGANDiscriminator, DCGANGenerator
 from ganfast.models.conditional import ConditionalBatchNorm2d
+from ganfast.step import capture
+from tests.step.common import adam
+from tests.step.recorded import RecordedGraphs
 
 LABELS = torch.tensor([2, 0, 1, 2, 2, 0])
 
@@ -106,6 +109,14 @@ def test_every_image_has_its_own_label():
             assert not torch.allclose(together[i : i + 1], other, rtol=1e-3)
 
 
+def test_a_fresh_generator_tells_the_classes_apart():
+    """The norms begin alike for all classes; the joined embedding does not."""
+    generator = DCGANGenerator(16, 7, 4, 3, num_classes=3).eval()
+    latent = torch.randn(1, 7)
+    images = [generator(latent, torch.tensor([label])) for label in range(3)]
+    assert all((a - b).abs().max() > 1e-3 * a.abs().max() for a, b in itertools.combinations(images, 2))
+
+
 def test_the_logit_is_a_projection():
     discriminator = networks(False)[1].eval()
     image = torch.randn(6, 3, 16, 16)
@@ -127,6 +138,30 @@ def test_accelerate_keeps_what_a_conditional_network_computes():
     for network, x in zip(networks(False), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
         expected = network.eval()(x, LABELS)
         torch.testing.assert_close(ganfast.accelerate(network)(x, LABELS), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_step_with_labels_can_be_captured(monkeypatch):
+    monkeypatch.setattr(capture, "graphs_for", lambda reached, leaves: RecordedGraphs())
+    batches = [(torch.randn(4, 7), torch.randn(4, 3, 16, 16), torch.randint(3, (4,))) for _ in range(3)]
+    results = []
+    for captured in (False, True):
+        torch.manual_seed(0)
+        generator, discriminator = networks(False)
+        optimizers = adam(generator), adam(discriminator)
+
+        def step(latent, real, labels, g=generator, d=discriminator, optimizers=optimizers):
+            for optimizer in optimizers:
+                optimizer.zero_grad()
+            loss = (F.softplus(d(g(latent, labels), labels)) + F.softplus(-d(real, labels))).mean()
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+            return loss.detach()
+
+        run = ganfast.capture(step, *batches[0]) if captured else step
+        losses = [run(*batch).clone() for batch in batches]
+        results.append([*losses, *(p.detach() for network in (generator, discriminator) for p in network.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_both_can_learn_to_tell_the_classes():

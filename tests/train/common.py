@@ -1,11 +1,12 @@
 """A run small enough for a test, and what stands in for one."""
 
+import json
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ganfast.train import Trainer, recipes
+from ganfast.train import Trainer, checkpoint, recipes
 from ganfast.train.recipes import Recipe
 
 SMALL = {
@@ -50,3 +51,28 @@ class Draws:
     def uniform(self, *shape: int) -> torch.Tensor:
         self.asked.append(shape)
         return torch.rand(shape, generator=self.generator)
+
+
+def leaves(value, prefix=""):
+    """(path, leaf) of nested dicts and lists."""
+    if isinstance(value, dict | list | tuple):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in items:
+            yield from leaves(part, f"{prefix}/{key}")
+    else:
+        yield prefix, value
+
+
+def same_bits(a, b) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def log_rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / checkpoint.LOG).read_text().splitlines()]
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between the newest checkpoints of two runs, apart from clocks and names."""
+    changing = {"/config/run_dir", "/numbers/seconds", "/numbers/logged_seconds"}
+    a, b = (dict(leaves(checkpoint.load(run))) for run in (one, other))
+    return [key for key in a.keys() | b.keys() if key not in changing and not (key in a and key in b and same_bits(a[key], b[key]))]

@@ -1,7 +1,10 @@
 """A run's files as a trainer leaves them, without a trainer, and what may happen to them."""
 
+import json
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -41,6 +44,29 @@ def names(run) -> list[str]:
 
 def contents(run) -> dict:
     return {str(path): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / checkpoint.LOG).read_text().splitlines()]
+
+
+class Watched:
+    """An open file, each piece of which goes through `write(file, piece)`."""
+
+    def __init__(self, file: BinaryIO, write: Callable[[BinaryIO, bytes], int]) -> None:
+        self.file, self.watcher = file, write
+
+    def __getattr__(self, name: str):
+        return getattr(self.file, name)
+
+    def __enter__(self) -> "Watched":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.file.close()
+
+    def write(self, piece: bytes) -> int:
+        return self.watcher(self.file, piece)
 
 
 def truncated(path):

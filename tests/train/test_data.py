@@ -168,6 +168,15 @@ def test_free_memory_is_that_of_the_container(monkeypatch):
     assert abs(workers.free_memory() * 7 - free) < 0.1 * free
 
 
+def test_workers_are_started_where_they_pay_and_can_be_had(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(12))
+    assert [workers.processes(None, seconds) for seconds in (0.9, 1.1)] == [0, 12] and workers.processes(3, 0.1) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "5")
+    assert workers.processes(None) == 2
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert workers.processes(3) == 0
+
+
 def test_a_script_without_a_guard_may_decode(tmp_path, rgb_folder):
     """No process may begin the script anew; it would start processes for ever."""
     script = tmp_path / "script.py"
@@ -185,7 +194,7 @@ def test_a_bar_shows_what_takes_long(rgb_folder, monkeypatch, capfd):
 
     monkeypatch.setattr("tqdm.tqdm", lambda **options: tqdm(**options | {"delay": 0}))
     data.folder(rgb_folder, 16, workers=0)
-    assert "decoding images into memory" in capfd.readouterr().err
+    assert "decoding into memory" in capfd.readouterr().err
     monkeypatch.setenv("LOCAL_RANK", "1")
     data.folder(rgb_folder, 16, workers=0)
     assert capfd.readouterr().err == ""

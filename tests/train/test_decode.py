@@ -119,10 +119,10 @@ def test_a_large_photo_is_decoded_small_and_looks_the_same(tmp_path):
     photo = Image.fromarray(rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)).resize((1200, 1600), Image.Resampling.BICUBIC)
     photo.save(tmp_path / "a.jpg", quality=95)
     with Image.open(tmp_path / "a.jpg") as image:
-        draft = square(image, 32, 3)
-        assert image.size == (150, 200)  # an eighth, still thrice the 32 pixels and more
+        draft = square(image, 128, 3)
+        assert image.size == (600, 800)  # a half, still thrice the 128 pixels and more
     with Image.open(tmp_path / "a.jpg") as image:
-        whole = square(image.convert("RGB"), 32, 3)
+        whole = square(image.convert("RGB"), 128, 3)
     assert (draft.int() - whole.int()).abs().float().mean() < 1
 
 

@@ -1,6 +1,5 @@
 """The loop: what a step does, what an interval leaves, and that a resumed run is the same run."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,27 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfast.train import Trainer, checkpoint, loop, recipes
 from tests.step.recorded import RecordedGraphs
-from tests.train.common import small, trained
+from tests.train.common import differences, leaves, log_rows, small, trained
 
 CLOCK = ("seconds", "images_per_second")
-
-
-def leaves(value, prefix=""):
-    """(path, leaf) of nested dicts and lists."""
-    if isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in items:
-            yield from leaves(part, f"{prefix}/{key}")
-    else:
-        yield prefix, value
-
-
-def same_bits(a, b) -> bool:
-    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def log_rows(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / checkpoint.LOG).read_text().splitlines()]
 
 
 def parts(trainer: Trainer) -> list[torch.Tensor]:
@@ -38,13 +19,6 @@ def parts(trainer: Trainer) -> list[torch.Tensor]:
     held = [trainer.generator, trainer.discriminator, trainer.ema, *trainer.optimizers.values()]
     found = (item for part in held for item in leaves(part.state_dict()))
     return [t.clone() for name, t in found if isinstance(t, torch.Tensor) and not name.endswith("/lr")]
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """What differs between the newest checkpoints of two runs, apart from clocks and names."""
-    changing = {"/config/run_dir", "/numbers/seconds", "/numbers/logged_seconds"}
-    a, b = (dict(leaves(checkpoint.load(run))) for run in (one, other))
-    return [key for key in a.keys() | b.keys() if key not in changing and not (key in a and key in b and same_bits(a[key], b[key]))]
 
 
 def stop_at(trainer: Trainer, step: int, monkeypatch) -> None:

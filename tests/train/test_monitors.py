@@ -127,11 +127,11 @@ def test_a_state_is_a_copy():
     run(monitors, 30)
     state = monitors.state_dict()
     before = json.dumps(state)
-    run(monitors, 30, 1500, **SICK["gradient_ratio"])
+    run(monitors, 30, 1500, **SICK["gradient_ratio"] | {"r1": 0.2})
     assert json.dumps(state) == before
     other = Monitors()
     other.load_state_dict(state)
-    run(other, 30, 1500, **SICK["penalty_spike"])
+    run(other, 30, 1500, **SICK["penalty_spike"] | {"skipped": 1})
     assert json.dumps(state) == before
 
 
@@ -167,7 +167,8 @@ def test_a_number_that_is_not_finite_is_reported_at_once_and_confuses_nothing_el
 
 def test_skipped_updates():
     quick = lambda lines, **row: names(run(Monitors(), lines, **row))
-    assert quick(1, skipped=50) == ["non_finite"], "all of a line"
+    assert quick(1, every=5, skipped=5) == ["non_finite"], "all of a line"
+    assert quick(1, every=1, skipped=1) == [], "a line of one step says little"
     assert quick(1, skipped=1) == [], "fp16 looks for its scale"
     assert quick(20, skipped=2)[:1] == ["non_finite"], "again and again"
     later = Monitors()
@@ -270,9 +271,11 @@ def test_alarms_and_thresholds_are_plain():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"mode_collapse": -1}, "mode_collapse got -1, wants no negative number, or None"),
+        ({"gradient_ratio": 0}, "gradient_ratio got 0, wants a positive number, or None for off."),
         ({"warm_up": None}, "warm_up got None, wants no negative number."),
+        ({"patience_lines": -1}, "patience_lines got -1"),
         ({"non_finite": float("inf")}, "non_finite got inf"),
+        ({"mode_collapse": float("nan")}, "mode_collapse got nan"),
         ({"overfitting": "high"}, "overfitting got 'high'"),
         ({"patience_lines": True}, "patience_lines got True"),
     ],

@@ -199,6 +199,13 @@ def test_data_that_cannot_be_trained_on_is_refused(name):
         source_of(data, batch_size=4)
 
 
+def test_a_source_is_taken_as_it_is():
+    source = source_of(IMAGES, batch_size=8, world=2)
+    assert source_of(source, batch_size=4) is source
+    with pytest.raises(ValueError, match="gives 4 entries to each process, batch_size got 8: 8 for each"):
+        source_of(source, batch_size=8)
+
+
 def test_options_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="batch_size got 5 for 2 processes, wants a multiple of 2"):
         source_of(IMAGES, batch_size=5, world=2)

@@ -53,7 +53,7 @@ class Alarming(Callback):
 
 
 def run(tmp_path, *callbacks, **changes):
-    trainer = recipes.trainer(small(tmp_path / "run", **changes), callbacks=callbacks)
+    trainer = recipes.trainer(small(tmp_path / "run", **{"sample_every": 3} | changes), callbacks=callbacks)
     trainer.fit(progress_bar=False)
     return trainer
 
@@ -83,7 +83,7 @@ def test_a_resumed_run_shows_its_own_grids(tmp_path, writers):
     run(tmp_path, steps=6)
     left = tmp_path / "run" / "grids" / "step-0000009.png"
     left.write_bytes((left.parent / "step-0000003.png").read_bytes())  # of a run that was killed after its checkpoint
-    resumed = recipes.trainer(small(tmp_path / "run", steps=9, log_every=1), resume=True, callbacks=[TensorBoard()])
+    resumed = recipes.trainer(small(tmp_path / "run", steps=9, log_every=1, sample_every=3), resume=True, callbacks=[TensorBoard()])
     resumed.fit(progress_bar=False)
     (writer,) = writers
     assert writer.purge_step == 7 and [step for step, _ in writer.images["grid"]] == [9]
@@ -91,7 +91,7 @@ def test_a_resumed_run_shows_its_own_grids(tmp_path, writers):
 
 
 def test_by_the_setting(tmp_path, writers):
-    trained(tmp_path / "run", tensorboard=True)
+    trained(tmp_path / "run", tensorboard=True, sample_every=3)
     assert writers[0].folder == str(tmp_path / "run" / "tensorboard") and writers[0].scalars
 
 
