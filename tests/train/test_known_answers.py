@@ -5,7 +5,7 @@ import pytest
 from ganfast.train import recipes
 
 
-@pytest.mark.parametrize(("name", "steps", "modes", "within"), [("ring8", 1200, 8, 0.7), ("grid25", 1800, 25, 0.25)])
+@pytest.mark.parametrize(("name", "steps", "modes", "within"), [("ring8", 1200, 8, 0.75), ("grid25", 1800, 25, 0.25)])
 def test_a_short_run_finds_every_mode(tmp_path, name, steps, modes, within):
     quiet = {"log_every": steps // 2, "sample_every": steps, "metrics_every": steps, "checkpoint_every": steps}
     trainer = recipes.trainer(recipes.preset(name, run_dir=str(tmp_path / "run"), device="cpu", steps=steps, **quiet))
@@ -13,5 +13,5 @@ def test_a_short_run_finds_every_mode(tmp_path, name, steps, modes, within):
     found = trainer.config.measure(trainer.sample(2500, seed=1))
     assert found["modes"] == modes
     assert found["within_3_sigma"] > within
-    assert found["reverse_kl"] < 0.06
+    assert found["reverse_kl"] < 0.04
     assert trainer.best["name"] == "within_3_sigma" and trainer.best["value"] > within
