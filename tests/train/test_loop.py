@@ -9,9 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ganfast.train import Trainer, checkpoint, loop, recipes
 from tests.step.recorded import RecordedGraphs
-from tests.train.common import differences, leaves, log_rows, small, trained
-
-CLOCK = ("seconds", "images_per_second")
+from tests.train.common import CLOCK, differences, leaves, log_rows, small, trained
 
 
 def parts(trainer: Trainer) -> list[torch.Tensor]:
