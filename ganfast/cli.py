@@ -161,9 +161,9 @@ def main(args: list[str] | None = None) -> None:
             _checks.nearest("ganfast", "command", args[0], COMMANDS)
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
-        _stop(f"ganfast: {stop}", 130)
+        _stop(f"ganfast: {stop or 'stopped before there was anything to save'}", 130)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if sys.flags.dev_mode:
             raise
         hint = "; pip install 'ganfast[train]'" if isinstance(error, ModuleNotFoundError) else ""
-        _stop(f"ganfast: {' '.join(str(error).split())}{hint}")
+        _stop(f"ganfast: {' '.join(str(error).removeprefix('ganfast: ').split())}{hint}")

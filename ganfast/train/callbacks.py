@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import Tensor
+
+from ganfast._tell import tell
 from ganfast.train import grids
+from ganfast.train.checks import can_sample
 from ganfast.train.monitors import Alarm
 from ganfast.train.spread import spread
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
 
 POINTS = 2500  # of a scatter plot
 WATCHED = 64  # samples and reals whose spread is compared
+MEANING = ("minimax", "nonsaturating", "hinge", "lsgan")  # losses whose logits say real or fake by themselves
 
 class Callback:
     """A base to inherit from; every method may be left out. Called in the first process alone, so none may wait for the others."""
@@ -51,7 +56,7 @@ class Pictures(Callback):
         run, sampler, seed = trainer.run_dir, trainer.sampler(), trainer.config.seed
         if frames := sorted((run / "grids").glob("*.png")):
             grids.write_gif(run / "learning.gif", frames, grids.about(f"{sampler.name}, from the first on", seed))
-        if trainer.source.reals(WATCHED)[0].dim() == 4:
+        if trainer.source.reals(WATCHED)[0].dim() == 4 and can_sample(trainer.generator):
             grids.interpolation(run / "interpolation.gif", sampler, seed)
         if (run / "log.jsonl").exists():
             from ganfast.train.metrics import write_curves
@@ -59,6 +64,8 @@ class Pictures(Callback):
             write_curves(run / "log.jsonl", run / "curves.png", sampler.name, seed)
 
     def _write(self, trainer: "Trainer") -> None:
+        if not can_sample(trainer.generator):
+            return
         real, _ = trainer.source.reals(WATCHED)
         path, sampler, seed = trainer.run_dir / "grids" / f"step-{trainer.steps:07d}.png", trainer.sampler(), trainer.config.seed
         path.parent.mkdir(exist_ok=True)
@@ -108,9 +115,13 @@ def default(config) -> list[Callback]:
 
 def watch(trainer: "Trainer", row: dict) -> list[Alarm]:
     """Adds to a log row how diverse a fixed batch of samples is, and the alarms that are on; gives those to tell of now."""
-    fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
-    if fakes.shape[1:] == reals.shape[1:]:
-        row["spread"] = spread(fakes, reals).item()
+    if can_sample(trainer.generator):
+        fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
+        if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
+            row["spread"] = spread(fakes, reals).item()
+    right = row.get("real_accuracy") == 1 and row.get("fake_accuracy") == 0
+    if right and trainer.config.loss in MEANING and 0 < row["fake_mean"] <= row["real_mean"] < 1:
+        tell("all that the discriminator gives lies between 0 and 1: does it end in a sigmoid? The losses take logits")
     alarms = trainer.monitors.see(row)
     row["alarms"] = trainer.monitors.active
     if alarms:
@@ -118,17 +129,18 @@ def watch(trainer: "Trainer", row: dict) -> list[Alarm]:
     return alarms
 
 
-def show(bar: "tqdm", row: dict, alarms: list[Alarm]) -> None:
+def show(bar: "tqdm", row: dict, alarms: list[Alarm], loss: str) -> None:
     """A log row in the progress bar, alarms on lines of their own."""
-    bar.set_postfix_str(_summary(row))
+    bar.set_postfix_str(_summary(row, loss in MEANING))
     for alarm in alarms:
         bar.write(f"step {row['step']}, {alarm.name}: {alarm.message}")
 
 
-def _summary(row: dict) -> str:
+def _summary(row: dict, signs: bool) -> str:
+    """signs: whether a logit's sign says what the discriminator takes an image for."""
     parts = [f"D {row['loss_d']:.2f}"] if "loss_d" in row else []
     parts += [f"G {row['loss_g']:.2f}"] if "loss_g" in row else []
-    if "real_accuracy" in row:
+    if signs and "real_accuracy" in row:
         parts.append(f"D right on real {row['real_accuracy']:.0%} fake {row['fake_accuracy']:.0%}")
     if row.get("skipped"):
         parts.append(f"{row['skipped']} skipped")

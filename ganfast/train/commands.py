@@ -57,7 +57,8 @@ def _parse(kind: type, command: str, args: list[str], default: Any = None) -> An
         if not stop.code:
             raise
         lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
-        raise ValueError(" ".join(line for line in lines if line).removeprefix("Parsing error ")) from None
+        words = " ".join(line for line in lines if line.strip("- ─")).split("For full helptext")[0]
+        raise ValueError(re.sub(r"^(Parsing error |Value error (Error parsing \w+: )?)", "", words).strip()) from None
 
 
 def _option(args: list[str], name: str) -> str | None:
@@ -94,12 +95,15 @@ def _train(args: list[str], world: World) -> None:
     if resume:
         start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
     wanted = _parse(Train, "train", args, Train(start, resume))
+    if wanted.recipe.model == "mlp":
+        torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
     trainer = recipes.trainer(wanted.recipe, resume=wanted.resume)
     if trainer.source.broken:
         where = trainer.run_dir / checkpoint.BROKEN
         print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
     if trainer.progress() >= 1:
-        print(f"the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
+        asked = f"{trainer.config.steps} steps were asked for; " if trainer.config.steps < trainer.steps else ""
+        print(f"{asked}the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
         return
     trainer.fit()
     if trainer.stopped:
@@ -113,7 +117,13 @@ def _settings(folder: Path) -> Recipe:
     """Of the run in the folder."""
     if not (folder / checkpoint.CONFIG).is_file():
         raise ValueError(f"train: there is no run to resume in {folder}; --run-dir names its folder.")
-    start = configs.load(folder / checkpoint.CONFIG, Recipe)
+    try:
+        start = configs.load(folder / checkpoint.CONFIG, Recipe)
+    except ValueError as error:
+        if checkpoint.newest(folder) is None:
+            raise
+        print(f"{error} Taking the settings from the newest checkpoint", file=sys.stderr)
+        start = configs.from_dict(checkpoint.load(folder)["config"], Recipe, str(folder))
     start.run_dir = str(folder)  # it may have been moved
     return start
 

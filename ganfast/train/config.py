@@ -114,23 +114,35 @@ class TrainConfig:
 
     measure = None  # what metrics_every measures samples by, a function; None: images' precision, recall, KID, FID
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in (names := [f.name for f in dataclasses.fields(self)]):
+            _checks.nearest(self._name, "setting", name, names)
+        if name in ("betas", "latent_shape") and isinstance(value, list):
+            value = tuple(value)
+        object.__setattr__(self, name, value)
+
     def __post_init__(self) -> None:
-        self.betas = tuple(self.betas)
-        if self.latent_shape is not None:
-            self.latent_shape = tuple(self.latent_shape)
         if isinstance(self.thresholds, dict):
             self.thresholds = Thresholds(**self.thresholds)
+        self.check()
+
+    def check(self) -> None:
+        """Raises: TypeError, ValueError for settings that make no sense, which may have been assigned since they were last looked at."""
         for name, kind in typing.get_type_hints(type(self)).items():
-            if typing.get_origin(kind) is Literal and getattr(self, name) not in typing.get_args(kind):
-                _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
+            if typing.get_origin(kind) is Literal:
+                if getattr(self, name) not in typing.get_args(kind):
+                    _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
+            elif not _is(getattr(self, name), kind):
+                words = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+                raise TypeError(f"{self._name}: {name} got {getattr(self, name)!r}, wants {words}.")
         for name in filter(None, self.augment.split(",")):
             if name.strip() not in augment.POLICIES:
                 _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
         counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
-            self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
+            self._want(name, getattr(self, name) >= 1, "at least 1")
         for name in ("sample_every", "metrics_every", "seed"):
-            self._want(name, self._whole(name) and getattr(self, name) >= 0, "a whole number, at least 0")
+            self._want(name, 0 <= getattr(self, name) < 2**63, "a number from 0 to 2**63")
         self._want("latent_shape", self.latent_shape is None or all(n >= 1 for n in self.latent_shape), "sizes of at least 1")
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
         self._want("smoothing", 0 <= self.smoothing < 1, "a number in [0, 1)")
@@ -141,16 +153,13 @@ class TrainConfig:
         self._want("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
         rate = self.discriminator_learning_rate
         self._want("discriminator_learning_rate", rate is None or 0 < rate < math.inf, "a positive number, or none")
-        self._want("betas", len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
+        self._want("betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
         self._want("decay_from", 0 <= self.decay_from <= 1, "a share in [0, 1]")
         self._want("ema", 0 <= self.ema < 1, "a number in [0, 1)")
 
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-    def _whole(self, name: str) -> bool:
-        return isinstance(getattr(self, name), int) and not isinstance(getattr(self, name), bool)
 
     def _want(self, name: str, good: bool, wanted: str) -> None:
         if not good:
@@ -175,6 +184,19 @@ class TrainConfig:
         """The terms' weights, which a lazy phase multiplies by its interval."""
         share = self.penalty_end**progress
         return {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")} | {"mode_seeking": self.mode_seeking}
+
+
+def _is(value: object, kind: object) -> bool:
+    """Whether a value is of an annotated type; a whole number is a float too, True is neither."""
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if typing.get_origin(kind) is tuple:
+        parts = typing.get_args(kind)
+        parts = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is ... else parts
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
+    if others := typing.get_args(kind):
+        return any(_is(value, other) for other in others)
+    return isinstance(value, kind)
 
 
 Config = TypeVar("Config", bound=TrainConfig)

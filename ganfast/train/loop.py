@@ -1,5 +1,6 @@
 """The trainer: what it is made of, a step, the run around the steps, its state."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, monitors, resume, spectral, sync_norm
+from ganfast.train import checkpoint, checks, monitors, prepare, resume
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
@@ -63,12 +64,15 @@ class Trainer:
         _resumed: tuple[Path, dict] | None = None,
     ) -> None:
         c = self.config = config or TrainConfig()
+        c.check()
+        checks.networks(generator, discriminator, objective is None)
         self.world = World.from_environment(c.device)
         self.device = c.torch_device()
         self.run_dir = Path(c.run_dir) if c.run_dir else None
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
-        self.callbacks = [standard.as_callback(callback) for callback in (*own, *callbacks)] if self.world.rank == 0 else []
+        given = callbacks if isinstance(callbacks, Sequence) else (callbacks,)
+        self.callbacks = [standard.as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
         backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
@@ -76,35 +80,23 @@ class Trainer:
         self.latent_shape = c.latent_shape or (c.latent_dim,)
         self.conditioner = conditioner(condition, self.device)
         self.classes = list(self.source.classes) if self.conditioner else []
+        checks.parts(self)
         networks = {name: getattr(self, name) for name in NETWORKS}
-        layout = torch.channels_last if c.channels_last else torch.preserve_format
-        for network in networks.values():
-            if not network.training:  # a part that is frozen in eval mode stays so
-                network.train()
-            network.to(self.device, memory_format=layout)
-        if c.spectral_norm:
-            spectral.normalise(discriminator, c.seed)
-        if c.sync_batch_norm and self.world.size > 1:
-            sync_norm.synchronise(nn.ModuleDict(networks))
-        self.world.broadcast(*networks.values())
+        prepare.prepare(networks, c, self.device, self.world)
         self.precision = Precision(c.precision, self.device)
-        fused = {"betas": c.betas, "fused": True, "capturable": self.device.type == "cuda"}
         self.rates = {"generator": c.learning_rate, "discriminator": c.discriminator_learning_rate or c.learning_rate}
-        self.optimizers = {
-            name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=self.rates[name], **fused)
-            for name, network in networks.items()
-        }
+        self.optimizers = prepare.optimizers(networks, c, self.device)
         self.updates = Updates(networks, self.optimizers, objective or adversarial(c), self.precision, self.world)
         self.average, self.ema = self.updates.average, self.updates.average.module
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
-        self.phases = tuple(phases or phases_of(c))
+        self.phases = phases_of(c) if phases is None else tuple(phases)
+        checks.phases(self.phases, c, objective is None)
         look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
-        groups = turns_of(self.phases)
-        distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in groups}
-        self.turns = [distinct[group] for group in groups]
+        distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
+        self.turns = [distinct[group] for group in turns_of(self.phases)]
         self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
-        self.logged_steps, self.logged_seconds, self.stopped = 0, 0.0, None
+        self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
         if _resumed:
             resume.restore(self, *_resumed)
         self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # at last, as a mistake above would keep it locked
@@ -144,6 +136,11 @@ class Trainer:
 
     def step(self) -> None:
         """All phases that are due. Nothing waits for the device."""
+        with contextlib.nullcontext() if self.captured else checks.first_step(self):
+            self._step()
+        self.captured = True
+
+    def _step(self) -> None:
         c, done = self.config, self.progress()
         fall, weights = c.fall(done), c.weights(done)
         for name, optimizer in self.optimizers.items():
@@ -162,6 +159,7 @@ class Trainer:
         """Trains until config.steps or config.max_seconds are done, or a SIGTERM or Ctrl-C asks to stop (`stopped` says which); then writes
         a checkpoint."""
         c, before, start = self.config, self.seconds, time.monotonic()
+        c.check()  # it may have been changed since
         self.stopped = None
         self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
@@ -209,7 +207,7 @@ class Trainer:
             if self.run:
                 self.run.log(row)
             if bar is not None:
-                standard.show(bar, row, alarms)
+                standard.show(bar, row, alarms, self.config.loss)
         return row
 
     def _left(self) -> str:
@@ -217,7 +215,7 @@ class Trainer:
         return f"; the last good checkpoint is {kept}" if kept else "; no checkpoint was written"
 
     def _give_up(self, reason: str) -> None:
-        remedy = "Look for inf or NaN in the data; else lower the learning rate, or train in bf16 or fp32 instead of fp16."
+        remedy = "Look for inf or NaN in the data and in what the networks give; lower the learning rate; leave fp16 for bf16."
         raise RuntimeError(f"train: {reason}{self._left()}. {remedy}")
 
     def _checkpoint(self) -> None:

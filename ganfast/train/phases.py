@@ -19,8 +19,8 @@ PENALTIES = ("r1", "r2", "gradient_penalty")
 class Phase:
     """One update: `network` ("discriminator" or "generator") takes an optimizer step on what the objective makes of `terms`.
 
-    interval: every how many steps, where a lazy term weighs as many times as much. repeats: how often in such a step, on a new batch each
-    time. average: the averaged generator moves after it.
+    interval: every how many steps; the terms that `adversarial` knows weigh as many times as much. repeats: how often in such a step,
+    on a new batch each time. average: the averaged generator moves after it.
     """
 
     name: str
@@ -29,6 +29,16 @@ class Phase:
     interval: int = 1
     repeats: int = 1
     average: bool = False
+
+    def __post_init__(self) -> None:
+        if self.network not in ("discriminator", "generator"):
+            _checks.nearest("Phase", "network", self.network, ("discriminator", "generator"))
+        for name in ("interval", "repeats"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                _checks.fail("Phase", f"{name} is {value!r}, wants a whole number of at least 1")
+        if isinstance(self.terms, str) or not all(isinstance(term, str) for term in self.terms):
+            _checks.fail("Phase", f"terms is {self.terms!r}, wants a tuple of names", error=TypeError)
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
@@ -150,11 +160,11 @@ def _discriminator(phase, generator, discriminator, batch, kind, smoothing, back
     if "r1" in terms:
         found["r1"], real_logits = penalties.r1_penalty(discriminator, real, *batch.given, **asked)
     elif "adversarial" in terms:
-        real_logits = discriminator(real, *batch.given)
+        real_logits = _logits(discriminator, real, batch)
     if "r2" in terms:
         found["r2"], fake_logits = penalties.r2_penalty(discriminator, fake, *batch.given, **asked)
     elif "adversarial" in terms:
-        fake_logits = discriminator(fake, *batch.given)
+        fake_logits = _logits(discriminator, fake, batch)
     if "gradient_penalty" in terms:
         epsilon = batch.draws.uniform(len(real))
         found["gradient_penalty"] = penalties.gradient_penalty(discriminator, real, fake, *batch.given, epsilon=epsilon)
@@ -170,11 +180,11 @@ def _discriminator(phase, generator, discriminator, batch, kind, smoothing, back
 def _generator(phase, generator, discriminator, batch, kind, smoothing, backend):
     found, loss = {}, 0
     if "adversarial" in phase.terms:
-        fake_logits = discriminator(batch.view(_fakes(generator, batch)), *batch.given)
+        fake_logits = _logits(discriminator, batch.view(_fakes(generator, batch)), batch)
         real_logits = None
         if kind in RELATIVISTIC:
             with torch.no_grad():
-                real_logits = discriminator(batch.view(batch.real), *batch.given)
+                real_logits = _logits(discriminator, batch.view(batch.real), batch)
         loss = found["loss_g"] = GF.generator_loss(fake_logits, real_logits, kind=kind, backend=backend)
     if "mode_seeking" in phase.terms:
         found["mode_seeking"] = mode_seeking(generator, batch)
@@ -191,6 +201,16 @@ def _fakes(generator: nn.Module, batch: Batch) -> Tensor:
         shapes = f"the generator gives shape {list(fake.shape)}, the data have {list(batch.real.shape)}"
         _checks.fail("train", f"{shapes}; both must be the same")
     return fake
+
+
+def _logits(discriminator: nn.Module, images: Tensor, batch: Batch) -> Tensor:
+    logits = discriminator(images, *batch.given)
+    if not isinstance(logits, Tensor):
+        _checks.fail("train", f"the discriminator gives a {type(logits).__name__}, wants a tensor of logits", error=TypeError)
+    if not logits.dim() or len(logits) != len(images):
+        got = f"the discriminator gives shape {list(logits.shape)} for {len(images)} samples"
+        _checks.fail("train", f"{got}, wants logits for each: [N], [N, 1] or patches")
+    return logits
 
 
 def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:

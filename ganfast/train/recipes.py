@@ -57,7 +57,7 @@ class Recipe(TrainConfig, Subject):
             self.condition = "none"
         self._want("model", self.model == "mlp" if points else self.model == "dcgan", f"{'mlp' if points else 'dcgan'} for {self.data}")
         for name in ("condition_dim", "width"):
-            self._want(name, self._whole(name) and getattr(self, name) >= 1, "a whole number of at least 1")
+            self._want(name, getattr(self, name) >= 1, "at least 1")
         self._want("batch_size", points or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
         self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
         self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")

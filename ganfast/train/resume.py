@@ -35,6 +35,7 @@ def state_of(trainer: "Trainer") -> dict:
         "source": trainer.source.state_dict(),
         "meters": trainer.meters.state_dict(),
         "monitors": trainer.monitors.state_dict(),
+        "look": _look(trainer),
         "classes": trainer.classes,
         "table": None if table is None else table.cpu(),
         "kernels": _tune.choices(),
@@ -43,12 +44,22 @@ def state_of(trainer: "Trainer") -> dict:
     }
 
 
+def _look(trainer: "Trainer") -> dict:
+    """What a resumed run cannot change, whatever fits its networks."""
+    shape = list(trainer.source.reals(1)[0].shape[1:])
+    return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
+
+
 def restore(trainer: "Trainer", path: Path, state: dict) -> None:
     """Raises: ValueError for a state of other networks or classes, or one that lacks a part. `state` may be used up."""
     with whole(path, "run"):
         if state["classes"] != trainer.classes:
             held = state["classes"]
             raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.")
+        held = state["look"]
+        for name, value in _look(trainer).items():
+            if held[name] != value:
+                raise ValueError(f"train: {name} is {value}, {path} has {held[name]}; a resumed run keeps it.")
         table = trainer.condition if isinstance(trainer.condition, Tensor) else None
         if table is not None and state["table"] is not None and not torch.equal(table.cpu(), state["table"]):
             raise ValueError(f"train: condition got another table than {path} has; a resumed run keeps its vectors.")
@@ -92,5 +103,5 @@ def whole(path: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = f"there is no {error}" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(" :")
+        reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:400].rstrip(" :.")
         raise ValueError(f"checkpoint: {path} does not hold a whole {what} for these networks; {reason}.") from None

@@ -30,7 +30,7 @@ def spread(fake: Tensor, real: Tensor) -> Tensor:
     with torch.no_grad():
         (any_fake, near_fake), (any_real, near_real) = (_distances(x[:n].float()) for x in (fake, real))
         ratios = torch.stack([any_fake, near_fake]) / torch.stack([any_real, near_real])
-        return torch.where(torch.stack([any_real, near_real]) > 0, ratios, 1.0).min()
+        return torch.where(torch.stack([any_real, near_real]) == 0, 1.0, ratios).min()
 
 
 def _distances(x: Tensor) -> tuple[Tensor, Tensor]:

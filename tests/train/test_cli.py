@@ -87,7 +87,7 @@ def test_a_name_from_a_checkpoint_is_no_path():
 def test_mistakes_are_one_line(run, tmp_path, capsys, rgb_folder):
     saved = str(run)
     assert "Did you mean 'train'" in fails(capsys, "trian")
-    assert "steps got 0, wants a whole number of at least 1" in fails(capsys, "train", "--steps", "0")
+    assert "steps got 0, wants at least 1" in fails(capsys, "train", "--steps", "0")
     assert "--stpes" in fails(capsys, "train", "--stpes", "3")
     assert "already holds a run" in fails(capsys, "train", "--run-dir", run)
     assert "no such folder" in fails(capsys, "train", "--data", tmp_path / "absent", "--run-dir", tmp_path / "a")

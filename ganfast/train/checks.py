@@ -1,0 +1,82 @@
+"""What a trainer looks at before it starts, so that a mistake is told at once and in words."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+from torch.nn.modules.module import _forward_unimplemented
+
+from ganfast import _checks
+from ganfast.step.errors import CaptureError
+from ganfast.train.phases import PENALTIES, Phase
+
+if TYPE_CHECKING:
+    from ganfast.train.loop import Trainer
+
+TERMS = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", "mode_seeking")}
+
+
+def networks(generator: object, discriminator: object, usual: bool) -> None:
+    """usual: no objective of the user's own."""
+    for name, network in (("generator", generator), ("discriminator", discriminator)):
+        if not isinstance(network, nn.Module):
+            got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
+            _checks.fail("train", f"{name} is {got}, wants a torch.nn.Module", "Make an instance of it", TypeError)
+        if not any(p.requires_grad for p in network.parameters()):
+            cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
+            _checks.fail("train", f"the {name} has no parameter that learns", cause)
+    if usual and isinstance(list(discriminator.modules())[-1], nn.Sigmoid):
+        _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
+
+
+def phases(given: Sequence[Phase], config, usual: bool) -> None:
+    if not given or not all(isinstance(phase, Phase) for phase in given):
+        _checks.fail("train", f"phases is {given!r}, wants some of ganfast.train.Phase", error=TypeError)
+    names = [phase.name for phase in given]
+    if len(set(names)) < len(names):
+        _checks.fail("train", f"phases are called {', '.join(names)}", "Give each a name of its own")
+    for phase in given if usual else ():
+        for term in phase.terms or ("",):
+            if term not in TERMS[phase.network]:
+                _checks.nearest("train", f"a term of phase {phase.name!r}", term, TERMS[phase.network])
+            if term != "adversarial" and not getattr(config, term):
+                _checks.fail("train", f"phase {phase.name!r} has the term {term}, whose weight in the config is 0", f"Set {term}")
+
+
+def parts(trainer: "Trainer") -> None:
+    """Data, condition and settings together."""
+    c, (real, second) = trainer.config, trainer.source.reals(1)
+    if c.augment and real.dim() != 4:
+        _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
+    if trainer.conditioner is None:
+        return
+    if second is None:
+        _checks.fail("train", "condition was given, and the data have no second item", "Pass (images, labels), or a Dataset of such pairs")
+    table = trainer.condition
+    if isinstance(table, Tensor) and len(trainer.classes) > len(table):
+        _checks.fail("train", f"condition has {len(table)} rows, and the data {len(trainer.classes)} classes")
+
+
+def can_sample(generator: nn.Module) -> bool:
+    """False for a container of several networks, which an objective of the user's own calls one by one."""
+    return getattr(type(generator), "forward", None) is not _forward_unimplemented
+
+
+@contextlib.contextmanager
+def first_step(trainer: "Trainer") -> Iterator[None]:
+    """Adds to what torch says of shapes and types what the networks were called with."""
+    try:
+        yield
+    except (RuntimeError, TypeError, IndexError) as error:
+        if isinstance(error, CaptureError) or str(error).startswith("train:") or trainer.world.size > 1:
+            raise
+        real, second = trainer.source.reals(1)
+        rows = trainer.source.rows
+        given = "" if trainer.conditioner is None else f", both with a condition {list(trainer.conditioner(second).shape[1:])} each"
+        latent, image = [rows, *trainer.latent_shape], [rows, *real.shape[1:]]
+        labels = "" if second is None or trainer.conditioner else "; the data's second item is not used, condition=True would pass it on"
+        raise RuntimeError(
+            f"train: the first update failed: {' '.join(str(error).split())[:500]} (the generator is called with latents {latent}, see "
+            f"latent_dim and latent_shape, the discriminator with {image}{given}{labels})."
+        ) from error

@@ -1,0 +1,44 @@
+"""A run's networks on their device, with the norms that the config asks for, and their optimizers."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from ganfast.train import sync_norm
+from ganfast.train.config import TrainConfig
+from ganfast.train.distributed import World
+from ganfast.train.randomness import mixed
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Embedding)
+
+
+def normalise(discriminator: nn.Module, seed: int) -> None:
+    """Every layer with a weight matrix, in place; those whose weight is made of something else already stay as they are. The first vectors
+    are drawn from `seed`.
+
+    Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks".
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(mixed(seed, "spectral"))
+        for layer in [m for m in discriminator.modules() if isinstance(m, LAYERS) and isinstance(m._parameters.get("weight"), Tensor)]:
+            parametrizations.spectral_norm(layer)
+
+
+def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device, world: World) -> None:
+    """In place; the same weights in every process."""
+    layout = torch.channels_last if config.channels_last else torch.preserve_format
+    for network in networks.values():
+        if not network.training:  # a part that is frozen in eval mode stays so
+            network.train()
+        network.to(device, memory_format=layout)
+    if config.spectral_norm:
+        normalise(networks["discriminator"], config.seed)
+    if config.sync_batch_norm and world.size > 1:
+        sync_norm.synchronise(nn.ModuleDict(networks))
+    world.broadcast(*networks.values())
+
+
+def optimizers(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:
+    """Adam for what learns in each network."""
+    how = {"lr": config.learning_rate, "betas": config.betas, "fused": True, "capturable": device.type == "cuda"}
+    return {name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], **how) for name, network in networks.items()}
