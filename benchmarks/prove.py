@@ -77,7 +77,7 @@ def draw(path: Path, points: dict[str, Tensor], line: dict, seed: int) -> None:
 
 
 def words(row: dict) -> str:
-    return "  ".join(f"{key} {value:.4g}" for key, value in row.items())
+    return "  ".join(f"{key} {value:.5g}" for key, value in row.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

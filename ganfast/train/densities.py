@@ -132,7 +132,7 @@ def mean_error(p: Tensor, q: Tensor, d: Tensor) -> float:
     return ((d - optimal_discriminator(p, q)).abs() * (p + q) / 2).sum().item() * CELL
 
 
-def play(*, steps: int = 600, every: int = 20, seed: int = 0, p: Bumps = DATA) -> tuple[Trainer, list[dict[str, float]]]:
+def play(*, steps: int = 1500, every: int = 50, seed: int = 0, p: Bumps = DATA) -> tuple[Trainer, list[dict[str, float]]]:
     """The whole game: a generator of one number learns p, three updates of the discriminator for each of its own, and every so many
     steps `standing` is asked. (the trainer, these rows)."""
     rows: list[dict[str, float]] = []
