@@ -35,7 +35,7 @@ ALARMS: dict[str, tuple[str, str]] = {
     ),
     "non_finite": (
         "an update is skipped whole, and nothing is learned from it",
-        'look for nan or inf in the data; else lower learning_rate, or take precision="bf16" or "fp32" instead of "fp16"',
+        'look for nan or inf in the data and in what the networks give; lower learning_rate; if precision is "fp16", take "bf16"',
     ),
     "penalty_spike": (
         "the discriminator has become steep all at once, and its next updates may throw the generator off",
