@@ -20,8 +20,6 @@ os.environ.setdefault("GANFAST_TUNE", "0")
 from ganfast import _backends
 
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
-RAN: set[str] = set()  # backends of tests that ran, in this process or, where it only hands them out, in its workers
-SKIPPED: list[tuple[str, str, str]] = []  # backend, test, reason
 PROMISED = [name.strip() for name in os.environ.get("GANFAST_PROMISED", "").split(",") if name.strip()]
 
 
@@ -29,7 +27,7 @@ def pytest_configure(config):
     unknown = [name for name in PROMISED if name not in (*_backends.BACKENDS, "gpu")]
     if unknown:
         raise pytest.UsageError(f"GANFAST_PROMISED: {', '.join(unknown)} is unknown; valid: {', '.join(_backends.BACKENDS)}, gpu")
-    RAN.clear(), SKIPPED.clear()
+    config.ganfast_ran, config.ganfast_skipped = set(), []
 
 
 def exercised(item) -> set[str]:
@@ -58,28 +56,21 @@ def pytest_runtest_setup(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
-    report.user_properties.append(("exercised", sorted(exercised(item))))  # travels from a worker to the process that counts
-
-
-def pytest_runtest_logreport(report):
-    names = dict(report.user_properties).get("exercised", [])
     if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, (tuple, list)) else str(report.longrepr)
-        SKIPPED.extend((name, report.nodeid, reason) for name in names)
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        item.config.ganfast_skipped += [(name, item.nodeid, reason) for name in exercised(item)]
     elif report.when == "call":
-        RAN.update(names)
+        item.config.ganfast_ran |= exercised(item)
 
 
 def broken_promises(config) -> list[str]:
-    if hasattr(config, "workerinput"):
-        return []
     broken = []
     missing = {name: state.reason for name, state in _backends.backends().items() if not state.available}
     for name in PROMISED:
         if name in missing:
             broken.append(f"{name} is promised and cannot run: {missing[name]}")
-        broken += [f"{name} is promised, {test} was skipped: {reason}" for which, test, reason in SKIPPED if which == name]
-        if name not in RAN:
+        broken += [f"{name} is promised, {test} was skipped: {reason}" for which, test, reason in config.ganfast_skipped if which == name]
+        if name not in config.ganfast_ran:
             broken.append(f"{name} is promised and no test of it ran")
     return broken
 

@@ -96,7 +96,7 @@ class Trainer:
         self.turns = [distinct[group] for group in turns_of(self.phases)]
         self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
-        self.logged_steps, self.logged_seconds, self.stopped, self.begun = 0, 0.0, None, False
+        self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
         if _resumed:
             resume.restore(self, *_resumed)
         self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # at last, as a mistake above would keep it locked
@@ -136,9 +136,9 @@ class Trainer:
 
     def step(self) -> None:
         """All phases that are due. Nothing waits for the device."""
-        with contextlib.nullcontext() if self.begun else checks.first_step(self):
+        with contextlib.nullcontext() if self.captured else checks.first_step(self):
             self._step()
-        self.begun = True
+        self.captured = True
 
     def _step(self) -> None:
         c, done = self.config, self.progress()
