@@ -1,5 +1,6 @@
 """What happens beside the training: at its start, its steps, its log lines, its checkpoints, its end."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,8 @@ def watch(trainer: "Trainer", row: dict) -> list[Alarm]:
     if can_sample(trainer.generator):
         fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
         if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
-            row["spread"] = spread(fakes, reals).item()
+            value = spread(fakes, reals).item()
+            row |= {"spread": value} if math.isfinite(value) else {}  # NaN among the reals says nothing of the fakes
     right = row.get("real_accuracy") == 1 and row.get("fake_accuracy") == 0
     if right and trainer.config.loss in MEANING and 0 < row["fake_mean"] <= row["real_mean"] < 1:
         tell("all that the discriminator gives lies between 0 and 1: does it end in a sigmoid? The losses take logits")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ganfast.train import Trainer, checkpoint, data, workers
-from tests.train.common import small
+from ganfast.train import checkpoint, data, recipes, workers
+from tests.train.common import small, trained
 
 
 def test_the_digits_are_all_there():
@@ -53,7 +53,7 @@ def test_deeper_folders_belong_to_their_first_level(rgb_folder):
 def test_a_flat_folder_has_one_class(rgb_folder):
     found = data.folder(rgb_folder / "ants", 16, 1)
     assert found.images.shape == (5, 1, 16, 16) and found.classes == [""]
-    assert Trainer(small(rgb_folder.parent / "run", data=str(rgb_folder / "ants"))).conditions is None
+    assert recipes.trainer(small(rgb_folder.parent / "run", data=str(rgb_folder / "ants"))).conditioner is None
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
@@ -74,9 +74,9 @@ def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
 
 
 def test_a_run_lists_the_broken_files(tmp_path, rgb_folder):
-    trainer = Trainer(small(tmp_path / "run", data=str(rgb_folder)))
+    trainer = trained(tmp_path / "run", data=str(rgb_folder), steps=1)
     assert "cut.png" in (tmp_path / "run" / checkpoint.BROKEN).read_text()
-    assert trainer.classes == ["ants", "bees"] and len(trainer.broken) == 1
+    assert trainer.classes == ["ants", "bees"] and len(trainer.source.broken) == 1
 
 
 def test_class_vectors_are_apart_and_the_same_every_time():

@@ -29,7 +29,7 @@ def test_it_leaves_what_it_promises_and_can_be_run_again(tmp_path, quick):
     assert json.loads((tmp_path / "demo" / "report.json").read_text())["steps"] == 3
     assert report["assessment"]["reader_accuracy_on_held_out_real"] > 0.95
     text = (tmp_path / "demo" / "report.md").read_text()
-    assert "Synthetic" in text and "0.70, MISSED" in text and "150 / 100 = 1.50x" in text and "300 / 200 = 1.50x" in text
+    assert "Synthetic" in text and "0.75, MISSED" in text and "150 / 100 = 1.50x" in text and "300 / 200 = 1.50x" in text
     for name in ("samples.png", "curves.png"):
         with Image.open(tmp_path / "demo" / name) as image:
             assert image.text["Synthetic"].startswith("yes") and "step 3" in image.text["Model"]
@@ -57,7 +57,7 @@ def test_a_run_that_is_no_demo_is_refused(tmp_path, quick, monkeypatch, capsys):
 
 
 def test_goals_reached_and_missed():
-    assessment = {"samples": 10, "precision": 0.41, "recall": 0.69, "digit_read": 0.9, "real_halves": (0.9, 0.9)}
+    assessment = {"samples": 10, "precision": 0.61, "recall": 0.74, "digit_read": 0.95, "real_halves": (0.9, 0.9)}
     found = demo.markdown(
         {
             "machine": "m", "steps": 1, "train_seconds": 1.0, "real_accuracy": 0.5, "fake_accuracy": 0.5,
@@ -66,7 +66,7 @@ def test_goals_reached_and_missed():
             "assessment": assessment | {"reader_accuracy_on_held_out_real": 0.99},
         }
     )  # fmt: skip
-    assert "0.410 | 0.40, reached" in found and "0.690 | 0.70, MISSED" in found and "0.900 | 0.90, reached" in found
+    assert "0.610 | 0.60, reached" in found and "0.740 | 0.75, MISSED" in found and "0.950 | 0.95, reached" in found
 
 
 def test_the_generator_is_compared_like_for_like(monkeypatch):
