@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _forward_unimplemented
 
@@ -69,7 +70,7 @@ def first_step(trainer: "Trainer") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
-        if isinstance(error, CaptureError) or str(error).startswith("train:") or trainer.world.size > 1:
+        if isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith("train:") or trainer.world.size > 1:
             raise
         real, second = trainer.source.reals(1)
         rows = trainer.source.rows
