@@ -94,7 +94,8 @@ def main() -> None:
             s = row["seconds"]
             print(
                 f"DCGAN-64, width {wanted.width}, batch {wanted.batch}, {precision}: bare {s['bare'] * 1e3:.1f} ms, trainer "
-                f"{s['trainer'] * 1e3:.1f} ms, overhead {row['overhead']:+.1%}, of it the parts {row['parts_share']:.2%}; a log line {row['log_line_seconds'] * 1e3:.0f} ms, "
+                f"{s['trainer'] * 1e3:.1f} ms, overhead {row['overhead']:+.1%}, of it the parts {row['parts_share']:.2%}; "
+                f"a log line {row['log_line_seconds'] * 1e3:.0f} ms, "
                 f"{row['log_lines_share']:.2%} of the steps between two",
                 flush=True,
             )
