@@ -261,3 +261,15 @@ def test_a_sigmoid_is_told(capfd, monkeypatch):
         Trainer(g, nn.Sequential(d, nn.Sigmoid()), points(), config())
     fitted(g, Functional(2, 1), points(), config())
     assert "does it end in a sigmoid" in capfd.readouterr().err
+
+
+def test_spectral_norm_bounds_every_layer_of_the_discriminator():
+    g, d = nets()
+    with torch.no_grad():
+        d.layers[0].weight.mul_(50)
+    plain = {name: p.clone() for name, p in g.named_parameters()}
+    trainer = Trainer(g, d, points(), config(spectral_norm=True))
+    assert all(torch.equal(p, plain[name]) for name, p in g.named_parameters())
+    trainer.fit(progress_bar=False)
+    for layer in (d.layers[0], d.layers[3]):
+        assert torch.linalg.matrix_norm(layer.weight, 2) < 1.2 and "weight" not in layer._parameters
