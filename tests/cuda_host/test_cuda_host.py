@@ -145,7 +145,10 @@ def barrier_lines() -> list:
 
 @pytest.mark.parametrize(("op", "where", "case"), barrier_lines())
 def test_every_barrier_is_missed(programs, op, where, case):
-    code, text = run(programs[op, "thread"].result(), "--only", case, "--drop-barrier", where)
+    for _ in range(4):  # on a busy machine threads may run one after the other, and then there is no race to see
+        code, text = run(programs[op, "thread"].result(), "--only", case, "--drop-barrier", where)
+        if code:
+            break
     assert code == 66, text[-4000:]
     assert "data race" in text or "SEGV" in text  # an index read too early may lead outside before the race is reported
 
