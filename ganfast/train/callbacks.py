@@ -90,6 +90,7 @@ class Function(Callback):
 
 
 def as_callback(given: object) -> Callback:
+    """Raises: TypeError for what is neither a Callback nor a function."""
     if isinstance(given, Callback):
         return given
     if callable(given) and not isinstance(given, type):

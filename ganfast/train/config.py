@@ -19,7 +19,13 @@ SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 
 @dataclass
 class TrainConfig:
-    """A run's settings."""
+    """A run's settings, whatever its networks and data are; below each stands what it means, with its unit.
+
+    Raises: TypeError, ValueError for values that make no sense and, at an assignment, for a name that is no setting; values assigned later
+        are looked at by `check`, which Trainer and its `fit` call. Networks, losses and phases are as when the Trainer was made.
+    Source: the papers' names: R1 and lazy regularisation Mescheder et al. 2018, Karras et al. 2020; WGAN-GP Gulrajani et al. 2017;
+        spectral normalisation Miyato et al. 2018; DiffAugment Zhao et al. 2020; mode seeking Mao et al. 2019.
+    """
 
     run_dir: str | None = None
     """folder for config, log, pictures, checkpoints; none: nothing is written"""

@@ -95,6 +95,7 @@ def _panel(axes, title: str, curves: dict[str, Curve]) -> None:
 
 
 def log_rows(log: Path) -> list[dict]:
+    """The lines of a log.jsonl; one that a dying run tore is left out."""
     rows = []
     for line in log.read_text().splitlines():
         try:

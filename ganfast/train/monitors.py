@@ -100,6 +100,8 @@ class Thresholds:
 
 
 class Alarm(NamedTuple):
+    """What is told: one of ALARMS, the number that raised it beside its threshold, and the sentence."""
+
     name: str
     value: float
     threshold: float
