@@ -3,11 +3,11 @@
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.bias_act.op import bias_act
-from ganfast.ops.conv_transpose_act.conv import conv_act
+from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
 from ganfast.ops.gather_images.op import gather_images
+from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 __all__ = [
     "LossStats",

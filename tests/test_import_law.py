@@ -1,4 +1,4 @@
-"""base < ops < nn < step < train < cli; an op never imports an op, bias_act's kernels apart; `testing` is for tests, benchmarks,
+"""base < ops < nn < step < train < cli; an op imports another one only where ALLOWED says so; `testing` is for tests, benchmarks,
 compare, demo."""
 
 import ast
@@ -15,7 +15,9 @@ CSRC = PACKAGE.parent / "csrc"
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
 LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "step": 4, "train": 5}
 LAYERS |= {"cli": 6, "demo": 6, "__main__": 6}
-SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: the one op whose passes other ops may use
+SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes are for every op
+# One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
+ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}
 USES_TESTING = {"testing", "report", "compare", "demo"}  # last part of a module's name
 
 
@@ -70,7 +72,8 @@ def violations(package: Path) -> list[str]:
                 found.append(f"ganfast/__init__.py imports {target}; its names are lazy")
             elif theirs is not None and theirs > mine:
                 found.append(f"{module} imports {target}, a layer above it")
-            if op_of(module) and op_of(target) and op_of(module) != op_of(target) and target != SHARED_KERNELS:
+            others = {op_of(module), *ALLOWED.get(op_of(module), ())}
+            if op_of(module) and op_of(target) and op_of(target) not in others and target != SHARED_KERNELS:
                 found.append(f"{module} imports {target}, another op")
             if target.split(".")[0] == "testing" and module.split(".")[-1] not in USES_TESTING:
                 found.append(f"{module} imports testing")
@@ -107,6 +110,9 @@ def test_the_sources_keep_the_law():
         ("ops.a.op", "from ganfast.ops.b.op import f", "another op"),
         ("ops.a.op", "from ganfast.ops import b", "another op"),
         ("ops.a.op", "from ..b import op", "another op"),
+        ("ops.a.op", "from ganfast.ops.conv_transpose_act import kernels", "another op"),
+        ("ops.conv_transpose_act.op", "from ganfast.ops.conv_act.op import conv_act", "another op"),
+        ("ops.conv_act.op", "from ganfast.ops.upsample_conv_act import op", "another op"),
         ("ops.a.op", "from ganfast.ops import bias_act", "another op"),
         ("ops.a.op", "from ganfast.ops.bias_act import reference", "another op"),
         ("ops.a.op", "from ganfast.ops.bias_act.op import bias_act", "another op"),
@@ -134,6 +140,7 @@ def test_allowed_imports_pass(tmp_path):
     for module, line in {
         "ops/a/op": "from ganfast import _checks, _native\nfrom ganfast.ops.a import reference\nfrom . import kernels",
         "ops/b/autograd": "from ganfast.ops.bias_act import kernels as bias_act",
+        "ops/conv_act/op": "from ganfast.ops.conv_transpose_act import kernels",
         "functional": "from ganfast.ops.a.op import a",
         "nn/report": "from ganfast import testing, functional",
         "cli": "from ganfast.train import loop",

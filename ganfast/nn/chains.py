@@ -13,9 +13,9 @@ from ganfast.nn.layers import _BatchNormAct, _ConvTransposeAct, run_batch_norm
 from ganfast.nn.patterns import BATCH_NORMS, CONV_TRANSPOSES, hooked, padding
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
-from ganfast.ops.conv_transpose_act.conv import conv_act
+from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
+from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 Alpha = float | Tensor | None
 _FOLDING = 2**18  # values that a norm's pass takes in the time of the fold's operations on vectors

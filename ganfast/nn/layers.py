@@ -8,9 +8,9 @@ from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
-from ganfast.ops.conv_transpose_act.conv import conv_act
+from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.conv_transpose_act.upsample import upsample_conv_act
+from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 
 def _set_activation(module: nn.Module, act: str, alpha: float | Tensor | None, device, dtype) -> None:

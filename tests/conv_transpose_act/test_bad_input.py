@@ -122,7 +122,7 @@ def test_a_named_backend_refuses_the_same(backend):
         ({"stride": 0}, "stride is 0, wants positive"),
         ({"padding": -1}, "padding is -1, wants no negative"),
         ({"dilation": 4}, r"no pixels: \(-3, -3\)"),
-        ({"groups": 5}, "weight expects Cin=20, x has 4"),
+        ({"groups": 5}, "groups is 5, wants a divisor of Cout=6"),
         ({"act": "rely"}, "Did you mean 'relu'"),
         ({"bias": torch.randn(4)}, r"bias has shape \(4,\), wants \(6,\)"),
         ({"bias": torch.randn(6).bfloat16()}, "bias has dtype torch.bfloat16"),

@@ -12,6 +12,7 @@ from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
 from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act.arguments import cast_to, check, check_size, dense_operands, empty
 from ganfast.ops.conv_transpose_act.autograd import ConvTransposeAct, forward_op
 from ganfast.ops.conv_transpose_act.choice import Spec
 
@@ -85,20 +86,12 @@ class _Plan(NamedTuple):
 _plans = Memo()  # key -> _Plan
 
 
-def cast_to(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    if dtype is None:
-        return tensors
-    return tuple(t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in tensors)
-
-
 def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     spec = plan.spec
     if plan.cast is not None:
         x, weight, bias = cast_to(plan.cast, x, weight, bias)
     x = x.unsqueeze(0) if plan.unbatched else x
-    x = x if plan.x_dense else dense(x, spec.channels_last)
-    weight = weight if plan.weight_dense else dense_weight(weight)
-    alpha = _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
+    x, weight, alpha = dense_operands(plan, x, weight, alpha)
     if x.shape[0] == 0:
         y, partials = empty((x, weight, bias, alpha), plan.channels, plan.size)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
@@ -112,33 +105,8 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
 
 def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend) -> _Plan:
     """Every check, then every decision."""
-    _checks.check_tensor(_OP, "x", x)
-    _checks.check_tensor(_OP, "weight", weight)
-    dims = weight.dim() - 2
-    if dims not in (1, 2, 3):
-        _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cin, Cout/groups, *kernel]")
-    if x.dim() not in (dims + 1, dims + 2):
-        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
-    _checks.check_floating(_OP, "x", x)
-    if bias is not None:
-        _checks.check_tensor(_OP, "bias", bias)
-    cast = autocast_dtype(x)
-    if cast is not None:
-        for name, tensor in (("weight", weight), ("bias", bias)):
-            if tensor is not None:  # a cast would hide an integer one
-                _checks.check_floating(_OP, name, tensor)
-        x, weight, bias = cast_to(cast, x, weight, bias)
-    _checks.check_like(_OP, "weight", weight, x)
-
-    unbatched = x.dim() == dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    _check_channels(x, weight, groups)
-    channels = weight.shape[1] * groups
-    if bias is not None:
-        _checks.check_vector(_OP, "bias", bias, channels, x, "output channels")
-        _checks.check_like(_OP, "bias", bias, x)
-    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=True)
+    x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
     stride = tuple(_checks.int_list(_OP, "stride", stride, dims, 1))
     padding = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
     output_padding = tuple(_checks.int_list(_OP, "output_padding", output_padding, dims, 0))
@@ -165,26 +133,7 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
     return _Plan(spec, spec._replace(save_z=False), size, channels, cast, unbatched, x_dense, weight_dense, final)
 
 
-def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
-    c_in = weight.shape[0]
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        _checks.fail(_OP, f"groups is {groups!r}, wants a positive int")
-    if x.shape[1] != c_in:
-        cause = (
-            "Conv2d weights are stored [Cout, Cin, ...]"
-            if weight.shape[1] == x.shape[1]
-            else "Transposed weights are [Cin, Cout/groups, ...]"
-        )
-        _checks.fail(_OP, f"weight expects Cin={c_in}, x has {x.shape[1]} channels", cause)
-    if c_in == 0 or 0 in weight.shape[1:]:
-        _checks.fail(_OP, f"weight has shape {tuple(weight.shape)}, wants no empty dimension")
-    if c_in % groups:
-        _checks.fail(_OP, f"groups is {groups}, wants a divisor of Cin={c_in}")
-
-
 def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[int]:
-    if 0 in x.shape[2:]:
-        _checks.fail(_OP, f"x has no pixels: shape {tuple(x.shape)}")
     for op, s, d in zip(output_padding, stride, dilation):
         if op >= max(s, d):
             _checks.fail(
@@ -192,18 +141,4 @@ def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[
                 "A larger one would append pixels that no stride can have dropped",
             )  # fmt: skip
     size = kernels.output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
-    if any(length <= 0 for length in size):
-        _checks.fail(
-            _OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "padding is too large for this kernel"
-        )
-    return size
-
-
-def empty(inputs: tuple[Tensor | None, ...], channels: int, size: list[int]) -> tuple[Tensor, Tensor]:
-    """(y, partials) of the empty batch: right shapes, and zero gradients for whatever asks."""
-    x = inputs[0]
-    y = x.new_empty(0, channels, *size)
-    for t in inputs:
-        if t is not None and t.requires_grad:
-            y = y + t.to(y.dtype).sum() * 0
-    return y, x.new_zeros((1, 3, channels), dtype=torch.promote_types(x.dtype, torch.float32))
+    return check_size(_OP, size, x, "padding is too large for this kernel")

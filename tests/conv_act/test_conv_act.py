@@ -10,8 +10,8 @@ from torch.autograd import grad, gradcheck, gradgradcheck
 from ganfast._checks import int_list
 from ganfast._tune import choose
 from ganfast.functional import conv_act
+from ganfast.ops.conv_act.op import _check_padding
 from ganfast.ops.conv_transpose_act import choice, kernels
-from ganfast.ops.conv_transpose_act.conv import _check_padding
 from ganfast.ops.conv_transpose_act.reference import CONV
 from ganfast.testing import assert_close_to_reference, named, nan_filled
 from tests.conv_transpose_act import problems

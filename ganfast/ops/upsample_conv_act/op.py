@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast import _backends, _checks, _tune
-from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
-from ganfast.ops.conv_transpose_act.conv import conv_act
+from ganfast.ops.conv_act.op import conv_act
+from ganfast.ops.conv_transpose_act.arguments import check
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 
 _OP = "upsample_conv_act"
@@ -122,28 +122,8 @@ def upsample_conv_act(
         backend cannot run.
     Source: Odena, Dumoulin & Olah 2016 (resize-convolution); the fold is derived in README.md in this folder.
     """
-    _checks.check_tensor(_OP, "x", x)
-    _checks.check_tensor(_OP, "weight", weight)
+    _, weight, bias, _, _, _, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
     dims = weight.dim() - 2
-    if dims not in (1, 2, 3):
-        _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cout, Cin/groups, *kernel]")
-    _checks.check_floating(_OP, "weight", weight)
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or weight.shape[0] % groups:
-        _checks.fail(_OP, f"groups is {groups!r}, wants a positive divisor of Cout={weight.shape[0]}")
-    if x.dim() in (dims + 1, dims + 2) and x.shape[-dims - 1] != weight.shape[1] * groups:
-        cause = (
-            "Transposed weights are stored [Cin, Cout, ...], this wants a convolution's" if x.shape[-dims - 1] == weight.shape[0] else ""
-        )
-        _checks.fail(_OP, f"weight expects Cin={weight.shape[1] * groups}, x has {x.shape[-dims - 1]} channels", cause)
-    cast = autocast_dtype(x)
-    if cast is not None:
-        weight = weight if x.dtype == torch.float64 else weight.to(cast)
-    else:
-        _checks.check_like(_OP, "weight", weight, x)
-    if bias is not None:
-        _checks.check_vector(_OP, "bias", bias, weight.shape[0], x, "output channels")
-        if cast is None:
-            _checks.check_like(_OP, "bias", bias, x)
     scale = tuple(_checks.int_list(_OP, "scale_factor", scale_factor, dims, 1))
     pads = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
     for k, p in zip(weight.shape[2:], pads):
@@ -161,6 +141,6 @@ def upsample_conv_act(
             return_partials=return_partials, backend=backend,
         )  # fmt: skip
 
-    choosing = not return_partials and x.dim() == dims + 2 and cast is None and _backends.requested(_OP, backend) == "auto"
+    choosing = not return_partials and not unbatched and cast is None and _backends.requested(_OP, backend) == "auto"
     way = _way(x, weight, bias, scale, pads, groups, act, alpha, call) if choosing else "folded"
     return call(way, x, weight, bias, alpha)

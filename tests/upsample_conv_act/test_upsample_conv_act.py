@@ -101,7 +101,7 @@ def test_compiles_whole():
         ({"padding": 3}, "padding is 3, wants less than the kernel's 3"),
         ({"scale_factor": 0}, "scale_factor is 0, wants positive"),
         ({"scale_factor": 2.0}, "scale_factor is 2.0, wants an int"),
-        ({"groups": 5}, "groups is 5, wants a positive divisor"),
+        ({"groups": 5}, "groups is 5, wants a divisor of Cout"),
         ({"act": "rely"}, "Did you mean 'relu'"),
     ],
 )

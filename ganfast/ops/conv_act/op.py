@@ -13,9 +13,9 @@ from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
 from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
+from ganfast.ops.conv_transpose_act.arguments import cast_to, check, check_size, dense_operands, empty
 from ganfast.ops.conv_transpose_act.autograd import ConvAct, conv_act_op
 from ganfast.ops.conv_transpose_act.choice import Spec
-from ganfast.ops.conv_transpose_act.op import cast_to, empty
 
 _OP = "conv_act"
 
@@ -91,9 +91,7 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
         x, weight, bias = cast_to(plan.cast, x, weight, bias)
     x = x.unsqueeze(0) if plan.unbatched else x
     x = x if plan.border is None else F.pad(x, plan.border)
-    x = x if plan.x_dense else dense(x, spec.channels_last)
-    weight = weight if plan.weight_dense else dense_weight(weight)
-    alpha = _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
+    x, weight, alpha = dense_operands(plan, x, weight, alpha)
     if x.shape[0] == 0:
         y, _ = empty((x, weight, bias, alpha), plan.channels, plan.size)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, alpha)):
@@ -105,39 +103,15 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
 
 def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend) -> _Plan:
     """Every check, then every decision."""
-    _checks.check_tensor(_OP, "x", x)
-    _checks.check_tensor(_OP, "weight", weight)
-    dims = weight.dim() - 2
-    if dims not in (1, 2, 3):
-        _checks.fail(_OP, f"weight has {weight.dim()} dimensions, wants 3, 4 or 5: [Cout, Cin/groups, *kernel]")
-    if x.dim() not in (dims + 1, dims + 2):
-        _checks.fail(_OP, f"x has {x.dim()} dimensions, wants {dims + 2} ([N, Cin, ...]) or {dims + 1} (unbatched) for this weight")
-    _checks.check_floating(_OP, "x", x)
-    if bias is not None:
-        _checks.check_tensor(_OP, "bias", bias)
-    cast = autocast_dtype(x)
-    if cast is not None:
-        for name, tensor in (("weight", weight), ("bias", bias)):
-            if tensor is not None:  # a cast would hide an integer one
-                _checks.check_floating(_OP, name, tensor)
-        x, weight, bias = cast_to(cast, x, weight, bias)
-    _checks.check_like(_OP, "weight", weight, x)
-
-    unbatched = x.dim() == dims + 1
-    if unbatched:
-        x = x.unsqueeze(0)
-    _check_channels(x, weight, groups)
-    channels = weight.shape[0]
-    if bias is not None:
-        _checks.check_vector(_OP, "bias", bias, channels, x, "output channels")
-        _checks.check_like(_OP, "bias", bias, x)
-    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
+    x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
     stride = tuple(_checks.int_list(_OP, "stride", stride, dims, 1))
     dilation = tuple(_checks.int_list(_OP, "dilation", dilation, dims, 1))
     padding, border = _check_padding(padding, weight.shape[2:], stride, dilation)
     if border is not None:
         x = F.pad(x, border)
-    size = _check_output(x, weight, stride, padding, dilation)
+    size = kernels.conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
+    check_size(_OP, size, x, "The kernel is larger than x")
 
     channels_last = is_channels_last(x, weight)
     x_dense, weight_dense = x.is_contiguous(memory_format=memory_format(x.dim(), channels_last)), dense_weight(weight) is weight
@@ -160,19 +134,6 @@ def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backen
     return _Plan(spec, way, spec._replace(save_z=False), size, channels, border, cast, unbatched, x_dense, weight_dense, final)
 
 
-def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-        _checks.fail(_OP, f"groups is {groups!r}, wants a positive int")
-    c_out, c_in = weight.shape[0], weight.shape[1] * groups
-    if x.shape[1] != c_in:
-        cause = "Transposed weights are stored [Cin, Cout, ...], this wants a convolution's" if x.shape[1] == c_out else ""
-        _checks.fail(_OP, f"weight expects Cin={c_in}, x has {x.shape[1]} channels", cause)
-    if 0 in weight.shape:
-        _checks.fail(_OP, f"weight has shape {tuple(weight.shape)}, wants no empty dimension")
-    if c_out % groups:
-        _checks.fail(_OP, f"groups is {groups}, wants a divisor of Cout={c_out}")
-
-
 def _check_padding(padding, kernel, stride, dilation) -> tuple[tuple[int, ...], list[int] | None]:
     """(the convolution's own padding, F.pad's border for the rest or None). Padding of more than the kernel's reach, which no
     transposed convolution undoes safely, and the odd half of "same" are made of zeros beforehand."""
@@ -189,12 +150,3 @@ def _check_padding(padding, kernel, stride, dilation) -> tuple[tuple[int, ...], 
     own = tuple(0 if b > r else b for b, r in zip(before, reach))
     border = [n for b, a, o in reversed(list(zip(before, after, own))) for n in (b - o, a - o)]
     return own, border if any(border) else None
-
-
-def _check_output(x, weight, stride, padding, dilation) -> list[int]:
-    if 0 in x.shape[2:]:
-        _checks.fail(_OP, f"x has no pixels: shape {tuple(x.shape)}")
-    size = kernels.conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
-    if any(length <= 0 for length in size):
-        _checks.fail(_OP, f"the output would have no pixels: {tuple(size)} from input {tuple(x.shape[2:])}", "The kernel is larger than x")
-    return size

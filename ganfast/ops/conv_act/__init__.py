@@ -1,0 +1,1 @@
+"""Convolution + bias + activation: `conv_transpose_act`'s passes in other roles."""

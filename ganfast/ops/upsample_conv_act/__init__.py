@@ -1,0 +1,1 @@
+"""Nearest upsampling + convolution + bias + activation, as one transposed convolution."""
