@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, results_file
-from ganfast.train import densities, grids, mixtures, recipes
+from ganfast.train.command_line import recipes
+from ganfast.train.known_answers import densities, mixtures
+from ganfast.train.watch import grids
 
 SAMPLES = 2500
 SECONDS = 240  # a run may take

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
-from ganfast.train.features import in_eval_mode
 from ganfast.train.randomness import mixed, own_randomness
+from ganfast.train.watch.features import in_eval_mode
 
 Conditioner = Callable[[Tensor], Tensor]  # the data's second item -> what the networks are given
 
