@@ -21,8 +21,9 @@ from ganfast.train.sampling import Sampler, conditioner
 from ganfast.train.saving import checkpoint, resume
 from ganfast.train.saving.signals import StopRequests
 from ganfast.train.turns import Meters, Turn, Updates, runner
-from ganfast.train.watch import callbacks as standard
+from ganfast.train.watch import standard
 from ganfast.train.watch.alarms import Monitors
+from ganfast.train.watch.callbacks import as_callback
 
 NETWORKS = ("generator", "discriminator")
 
@@ -74,7 +75,7 @@ class Trainer:
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
         given = callbacks if isinstance(callbacks, Sequence) else (callbacks,)
-        self.callbacks = [standard.as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
+        self.callbacks = [as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
         backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)

@@ -165,11 +165,9 @@ def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int]
 
 
 def _write_points(out: Path, sampler: Sampler, points: Tensor, labels: list[int], wanted: Sample) -> str:
-    from ganfast.train.known_answers import mixtures
-
     lines = [f"# synthetic: {sampler.name}, seed {wanted.seed}", "x,y", *(f"{x!r},{y!r}" for x, y in points.tolist())]
     (out / "points.csv").write_text("\n".join(lines) + "\n")
-    mixtures.scatter(out / "points.png", points, points, grids.about(sampler.name, wanted.seed))
+    grids.scatter(out / "points.png", points, points, grids.about(sampler.name, wanted.seed))
     return f"{len(points)} points in {out / 'points.csv'} and {out / 'points.png'}"
 
 

@@ -6,9 +6,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ganfast.train.data import items
-from ganfast.train.data.batches import InMemory, Order, Source
+from ganfast.train.data.batches import InMemory, Source
 from ganfast.train.data.folders import ImageData
 from ganfast.train.data.loaders import loader_source
+from ganfast.train.data.order import Order
 from ganfast.train.data.streams import FromDataset, FromHost
 from ganfast.train.data.workers import Items, Looked, gigabytes, into_memory, look, processes, room
 

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from ganfast.train.data import items
-from ganfast.train.data.batches import Order, Source, on_device
+from ganfast.train.data.batches import Source
+from ganfast.train.data.order import Order, on_device
 from ganfast.train.data.workers import Entry, Items, end, loader
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -66,23 +65,3 @@ def _grid(side: int = 5, step: float = 2.0) -> Tensor:
 
 
 MIXTURES = {"ring8": Mixture(_ring(), 0.01), "grid25": Mixture(_grid(), 0.05)}
-
-
-def draw_points(axes, fake: Tensor, real: Tensor, title: str) -> None:
-    """Real points in grey below, generated ones in colour, on matplotlib's axes."""
-    for points, colour, label in ((real, "0.65", "real"), (fake, "tab:red", "generated")):
-        x, y = points.detach().float().cpu().unbind(1)
-        axes.scatter(x, y, s=3, color=colour, alpha=0.5, linewidths=0, label=label)
-    low, high = real.min().item(), real.max().item()
-    margin = 0.15 * (high - low)
-    axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal", title=title)
-    axes.legend(loc="upper right", markerscale=4, fontsize="small")
-
-
-def scatter(path: Path, fake: Tensor, real: Tensor, fields: dict[str, str], title: str = "") -> None:
-    """A PNG of both; `fields` are its text fields, which say that it is synthetic (grids.about)."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 5), layout="constrained")
-    draw_points(figure.subplots(), fake, real, title)
-    figure.savefig(path, format="png", dpi=110, metadata=fields)

@@ -4,24 +4,56 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganfast import _tune
 from ganfast._tell import tell
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
+from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed
-
-if TYPE_CHECKING:
-    from ganfast.train.loop import Trainer
 
 NUMBERS = ("steps", "images_seen", "seconds", "logged_steps", "logged_seconds", "best")
 
 
-def state_of(trainer: "Trainer") -> dict:
+class Stateful(Protocol):
+    """A part with a state of its own, which may want a device to be put on."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict, *device: torch.device) -> None: ...
+
+
+class Resumable(Protocol):
+    """What a checkpoint takes from a Trainer and gives back to it: these, and NUMBERS."""
+
+    config: TrainConfig
+    device: torch.device
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    precision: Precision
+    draws: Any  # phases.Draws, of which the torch.Generator is kept
+    source: Any  # data.batches.Source
+    meters: Stateful
+    monitors: Stateful
+    classes: list[str]
+    latent_shape: tuple[int, ...]
+    condition: object
+    conditioner: object
+    steps: int
+    images_seen: int
+    seconds: float
+    logged_steps: int
+    logged_seconds: float
+    best: dict | None
+
+
+def state_of(trainer: Resumable) -> dict:
     """Tensors, numbers, strings, lists and dicts of these: what weights_only=True reads back."""
     networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
     table = trainer.condition if isinstance(trainer.condition, Tensor) else None
@@ -44,13 +76,13 @@ def state_of(trainer: "Trainer") -> dict:
     }
 
 
-def _look(trainer: "Trainer") -> dict:
+def _look(trainer: Resumable) -> dict:
     """What a resumed run cannot change, whatever fits its networks."""
     shape = list(trainer.source.reals(1)[0].shape[1:])
     return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
 
 
-def restore(trainer: "Trainer", path: Path, state: dict) -> None:
+def restore(trainer: Resumable, path: Path, state: dict) -> None:
     """Raises: ValueError for a state of other networks or classes, or one that lacks a part. `state` may be used up."""
     with whole(path, "run"):
         if state["classes"] != trainer.classes:

@@ -1,7 +1,6 @@
 """What metrics compare: a function of images, with the name that stands beside every number made of it."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast.train.data.folders import to_uint8
+from ganfast.train.sampling import in_eval_mode
 
 _WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's file name, in torch.hub's folder
 _CHUNK = 250  # images a call
@@ -36,21 +36,6 @@ class Features:
             cause = "features.flatten(1) makes rows of maps" if found.dim() > 2 else "Of a classifier take the layer before its logits"
             _checks.fail(f"features {self.name}", f"the result has shape {list(found.shape)}, wants [{rows}, D]", cause)
         return found.float().cpu()
-
-
-@contextlib.contextmanager
-def in_eval_mode(function: object) -> Iterator[torch.device | None]:
-    """A module and its parts in eval mode, each with its own mode back afterwards. Gives the device of its parameters, None for what has
-    none."""
-    modes = {m: m.training for m in function.modules()} if isinstance(function, nn.Module) else {}
-    parameter = next(function.parameters(), None) if modes else None
-    for module in modes:
-        module.training = False
-    try:
-        yield None if parameter is None else parameter.device
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def pixels8(images: Tensor) -> Tensor:

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from ganfast import _checks
 from ganfast.train.data.folders import to_uint8
+from ganfast.train.sampling import Sampler
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from ganfast.train.sampling import Sampler
 
 
 def about(model: str, seed: int) -> dict[str, str]:
@@ -79,14 +78,14 @@ def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: f
     _save_gif(path, pictures, [each] * (len(pictures) - 1) + [2000], fields)
 
 
-def write_grid(path: Path, sampler: "Sampler", seed: int, columns: int = 10) -> None:
+def write_grid(path: Path, sampler: Sampler, seed: int, columns: int = 10) -> None:
     """Latents and labels depend on the seed alone, so that grids of one run show the same images over time."""
     labels, n = _places(sampler, columns)
     sheet, scale = _sheet(sampler.sample(n, labels, seed), columns)
     write_png(path, sheet, about(sampler.name, seed), scale)
 
 
-def interpolation(path: Path, sampler: "Sampler", seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
+def interpolation(path: Path, sampler: Sampler, seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
     """A clip that ends where it began: each place of a grid walks through `stops` latents by `slerp`, `frames` frames from one to the
     next; a row for each class, else a square. Smooth changes say that the generator did not learn images by heart."""
     labels, n = _places(sampler, columns)
@@ -120,7 +119,7 @@ def class_rows(classes: int, columns: int) -> Tensor | None:
     return torch.arange(min(classes, 16)).repeat_interleave(columns) if classes else None
 
 
-def _places(sampler: "Sampler", columns: int) -> tuple[Tensor | None, int]:
+def _places(sampler: Sampler, columns: int) -> tuple[Tensor | None, int]:
     """A grid's labels, and how many images it has: a row for each class, else a square."""
     labels = class_rows(len(sampler.classes), columns)
     return labels, columns * columns if labels is None else len(labels)
@@ -129,6 +128,26 @@ def _places(sampler: "Sampler", columns: int) -> tuple[Tensor | None, int]:
 def _sheet(images: Tensor, columns: int) -> tuple[Tensor, int]:
     """Images as one, and by how much to enlarge it: small ones to about 64 pixels."""
     if images.dim() != 4:
-        cause = "Points in the plane want mixtures.scatter" if images.dim() == 2 else ""
+        cause = "Points in the plane want grids.scatter" if images.dim() == 2 else ""
         _checks.fail("grids", f"the sampler gives shape {list(images.shape)}, wants images [N, C, H, W]", cause)
     return tile(images, columns), max(1, 64 // max(images.shape[2:]))
+
+
+def draw_points(axes, fake: Tensor, real: Tensor, title: str) -> None:
+    """Real points in grey below, generated ones in colour, on matplotlib's axes."""
+    for points, colour, label in ((real, "0.65", "real"), (fake, "tab:red", "generated")):
+        x, y = points.detach().float().cpu().unbind(1)
+        axes.scatter(x, y, s=3, color=colour, alpha=0.5, linewidths=0, label=label)
+    low, high = real.min().item(), real.max().item()
+    margin = 0.15 * (high - low)
+    axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), aspect="equal", title=title)
+    axes.legend(loc="upper right", markerscale=4, fontsize="small")
+
+
+def scatter(path: Path, fake: Tensor, real: Tensor, fields: dict[str, str], title: str = "") -> None:
+    """A PNG of both; `fields` are its text fields, which say that it is synthetic (`about`)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    draw_points(figure.subplots(), fake, real, title)
+    figure.savefig(path, format="png", dpi=110, metadata=fields)

@@ -4,18 +4,15 @@ callback that measures them while a run goes on."""
 import contextlib
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train.watch.callbacks import Callback
+from ganfast.train.watch.callbacks import Callback, TrainerLike
 from ganfast.train.watch.curves import write_curves
 from ganfast.train.watch.features import Features, features_of, inception, pixels8
-
-if TYPE_CHECKING:
-    from ganfast.train.loop import Trainer
 
 __all__ = [
     "Evaluate", "Features", "Reader", "features_of", "frechet_distance", "inception", "kernel_distance", "pixels8", "precision_recall",
@@ -152,7 +149,7 @@ class Evaluate(Callback):
         self.best = best
         self._real = self._labels = None
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerLike) -> None:
         if isinstance(self.features, str):  # on the run's device
             self.features = features_of(self.features, trainer.device)
         if self.measure is None:
@@ -160,7 +157,7 @@ class Evaluate(Callback):
             with _unnoticed(trainer):
                 self._real, self._labels = self.features(real), second if trainer.classes else None
 
-    def on_log(self, trainer: "Trainer", row: dict) -> None:
+    def on_log(self, trainer: TrainerLike, row: dict) -> None:
         # Told from the steps alone, so that a resumed run measures where an uninterrupted one would.
         before = (trainer.steps - 1) // trainer.config.log_every * trainer.config.log_every
         if trainer.steps // self.every > before // self.every or trainer.progress() >= 1:
@@ -169,7 +166,7 @@ class Evaluate(Callback):
             if self.best is not None:
                 self._keep_best(trainer, numbers)
 
-    def measured(self, trainer: "Trainer") -> dict[str, float]:
+    def measured(self, trainer: TrainerLike) -> dict[str, float]:
         """The numbers, each with its full name; NaN where features are not finite."""
         n = self.samples if self._real is None else len(self._real)
         with _unnoticed(trainer):
@@ -180,7 +177,7 @@ class Evaluate(Callback):
             numbers = scores(self._real, found) if found.isfinite().all() else dict.fromkeys(SCORES, math.nan)
         return {f"{name} ({self.features.name})": value for name, value in numbers.items()}
 
-    def _keep_best(self, trainer: "Trainer", numbers: dict[str, float]) -> None:
+    def _keep_best(self, trainer: TrainerLike, numbers: dict[str, float]) -> None:
         name = self.best if self.measure is not None else f"{self.best} ({self.features.name})"
         if name not in numbers:
             _checks.nearest("Evaluate", "best", name, numbers)
@@ -191,7 +188,7 @@ class Evaluate(Callback):
             trainer.save_best()
 
 
-def _unnoticed(trainer: "Trainer") -> contextlib.AbstractContextManager:
+def _unnoticed(trainer: TrainerLike) -> contextlib.AbstractContextManager:
     """Inside, what generators and features draw from torch's common random numbers is given back."""
     return torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else [], device_type="cuda")
 

@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING
 
 from ganfast import _checks
 from ganfast.train.saving.checkpoint import GRIDS
-from ganfast.train.watch.callbacks import Callback
+from ganfast.train.watch.callbacks import Callback, TrainerLike
 from ganfast.train.watch.curves import PANELS, panel_of
 from ganfast.train.watch.grids import about
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-    from ganfast.train.loop import Trainer
 
 
 class TensorBoard(Callback):
@@ -29,7 +27,7 @@ class TensorBoard(Callback):
         self._shown: set[Path] = set()
         _writer_class()
 
-    def on_start(self, trainer: "Trainer") -> None:
+    def on_start(self, trainer: TrainerLike) -> None:
         if self.log_dir is None and trainer.run_dir is None:
             _checks.fail("TensorBoard", "log_dir is None and the run has no run_dir", "Give one of them")
         folder = Path(self.log_dir) if self.log_dir is not None else trainer.run_dir / "tensorboard"
@@ -38,7 +36,7 @@ class TensorBoard(Callback):
         text = "\n\n".join(f"{key}: {value}" for key, value in about(trainer.name, trainer.config.seed).items())
         self._writer.add_text("about", text, trainer.steps)
 
-    def on_log(self, trainer: "Trainer", row: dict) -> None:
+    def on_log(self, trainer: TrainerLike, row: dict) -> None:
         for name, value in row.items():
             if isinstance(value, int | float) and name != "step":
                 self._writer.add_scalar(_tag(name), value, trainer.steps)
@@ -48,12 +46,12 @@ class TensorBoard(Callback):
         self._show_grids(trainer, trainer.steps - 1)  # this step's is yet to be written; a stopped run may have left one
         self._writer.flush()
 
-    def on_end(self, trainer: "Trainer") -> None:
+    def on_end(self, trainer: TrainerLike) -> None:
         self._show_grids(trainer, trainer.steps)
         self._writer.close()
         self._writer = None
 
-    def _show_grids(self, trainer: "Trainer", until: int) -> None:
+    def _show_grids(self, trainer: TrainerLike, until: int) -> None:
         for step, path in _grids(trainer):
             if step <= until and path not in self._shown:
                 self._shown.add(path)
@@ -75,7 +73,7 @@ def _tag(name: str) -> str:
     return f"{section}/{name}"
 
 
-def _grids(trainer: "Trainer") -> list[tuple[int, Path]]:
+def _grids(trainer: TrainerLike) -> list[tuple[int, Path]]:
     """(step, file) of each."""
     found = (trainer.run_dir / GRIDS).glob("step-*.png") if trainer.run_dir is not None else []
     return sorted((int(path.stem.removeprefix("step-")), path) for path in found)

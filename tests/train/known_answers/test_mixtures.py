@@ -6,7 +6,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ganfast.train.known_answers import mixtures
 from ganfast.train.known_answers.mixtures import MIXTURES, Mixture
 from ganfast.train.watch import grids
 
@@ -92,7 +91,7 @@ def test_other_shapes_are_refused(points):
 def test_the_picture_shows_both_and_says_what_it_is(tmp_path):
     mixture = MIXTURES["grid25"]
     real = mixture.sample(500, torch.Generator().manual_seed(0))
-    mixtures.scatter(tmp_path / "a.png", mixture.centres[:1].repeat(9, 1), real, grids.about("the model", 5))
+    grids.scatter(tmp_path / "a.png", mixture.centres[:1].repeat(9, 1), real, grids.about("the model", 5))
     with Image.open(tmp_path / "a.png") as found:
         assert found.text["Synthetic"].startswith("yes") and found.text["Model"] == "the model" and found.text["Seed"] == "5"
         colours = {pixel[:3] for _, pixel in found.convert("RGB").getcolors(1 << 24)}

@@ -19,7 +19,7 @@ import torch._dynamo  # by every optimizer: imported once here, not by each chil
 import ganfast
 from ganfast import models
 from ganfast.train.saving import checkpoint, disk
-from ganfast.train.watch import callbacks
+from ganfast.train.watch import standard
 from tests.train.saving.run_files import Watched
 
 KILLS = 20
@@ -121,7 +121,7 @@ def in_child(folder: Path, deaths: list, seconds: float = 0) -> bool:
 
 
 def main(base: Path) -> None:
-    callbacks.default = lambda config: []  # pictures take longer than these runs
+    standard.default = lambda config: []  # pictures take longer than these runs
     draw = random.Random(6)
     began = time.monotonic()
     in_child(base / "whole", [Calls(-1), Writes(-1)])

@@ -18,7 +18,7 @@ from ganfast import _tune, cli
 from ganfast.train import Trainer
 from ganfast.train.command_line import recipes
 from ganfast.train.saving import checkpoint, disk
-from ganfast.train.watch import callbacks
+from ganfast.train.watch import standard
 from tests.train.common import CLOCK, differences, log_rows, small, trained
 from tests.train.saving.killing import KILLS, KINDS
 from tests.train.saving.run_files import Watched
@@ -33,7 +33,7 @@ OPTIONS = [
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """They take longer than these runs."""
-    monkeypatch.setattr(callbacks, "default", lambda config: [])
+    monkeypatch.setattr(standard, "default", lambda config: [])
 
 
 def rows(run: Path) -> list[dict]:
@@ -65,7 +65,7 @@ def test_killed_at_twenty_points(tmp_path):
 def uninterrupted(tmp_path_factory):
     run = tmp_path_factory.mktemp("uninterrupted") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(callbacks, "default", lambda config: [])
+        patch.setattr(standard, "default", lambda config: [])
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         cli.main(["train", "--run-dir", str(run), *OPTIONS])

@@ -11,7 +11,7 @@ import ganfast
 from ganfast.train.command_line import recipes
 from ganfast.train.known_answers.mixtures import MIXTURES
 from ganfast.train.saving import checkpoint
-from ganfast.train.watch import callbacks
+from ganfast.train.watch import standard
 from ganfast.train.watch.curves import log_rows
 from ganfast.train.watch.metrics import SCORES, Evaluate, scores
 from tests.train.common import small
@@ -19,7 +19,7 @@ from tests.train.common import small
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(callbacks, "default", lambda config: [])
+    monkeypatch.setattr(standard, "default", lambda config: [])
 
 
 def run(tmp_path, *given, name="run", **changes):

@@ -69,7 +69,7 @@ def test_a_grid_of_a_sampler(tmp_path):
 def test_points_are_no_pictures(tmp_path):
     sampler = FakeSampler()
     sampler.generate = lambda latents, condition=None: latents[:, :2]
-    with pytest.raises(ValueError, match=r"gives shape \[9, 2\], wants images \[N, C, H, W\].*mixtures.scatter"):
+    with pytest.raises(ValueError, match=r"gives shape \[9, 2\], wants images \[N, C, H, W\].*grids.scatter"):
         grids.write_grid(tmp_path / "a.png", sampler, 0, columns=3)
 
 
