@@ -19,8 +19,9 @@ import torch
 import ganfast.functional as GF
 from benchmarks.machine import commit, device_name
 from ganfast._timing import interleaved_medians
-from ganfast.train import Trainer, recipes
-from ganfast.train.recipes import Recipe
+from ganfast.train import Trainer
+from ganfast.train.command_line import recipes
+from ganfast.train.command_line.recipes import Recipe
 
 
 def bare(trainer: Trainer) -> None:

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, results_file
-from ganfast.train import densities, grids, mixtures, recipes
+from ganfast.train.command_line import recipes
+from ganfast.train.known_answers import densities, mixtures
+from ganfast.train.watch import grids
 
 SAMPLES = 2500
 SECONDS = 240  # a run may take
@@ -69,7 +71,7 @@ def draw(path: Path, points: dict[str, Tensor], line: dict, seed: int) -> None:
     (ring, grid), (left, right) = figure.subplots(2, 2)
     for axes, (name, fake) in zip((ring, grid), points.items()):
         real = mixtures.MIXTURES[name].sample(SAMPLES, torch.Generator().manual_seed(seed))
-        mixtures.draw_points(axes, fake, real, f"{name}: {SAMPLES} samples")
+        grids.draw_points(axes, fake, real, f"{name}: {SAMPLES} samples")
     densities.draw_discriminator(left, line["p"], line["q"], line["d"])
     densities.draw_game(right, line["rows"])
     fields = grids.about("MLPGenerator, ganfast's presets ring8 and grid25; MLPGenerator on a line", seed)

@@ -20,13 +20,13 @@ USAGE = """usage: ganfast {train,sample,compare,doctor} [options]
 
 
 def train(args: list[str]) -> None:
-    from ganfast.train import commands
+    from ganfast.train.command_line import commands
 
     commands.train(args)
 
 
 def sample(args: list[str]) -> None:
-    from ganfast.train import commands
+    from ganfast.train.command_line import commands
 
     commands.sample(args)
 

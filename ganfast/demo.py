@@ -14,10 +14,13 @@ from torch import Tensor
 import ganfast
 from ganfast._timing import interleaved_medians
 from ganfast.models import DCGANGenerator
-from ganfast.train import Trainer, checkpoint, curves, grids, metrics, recipes
-from ganfast.train.data import digits, to_float
+from ganfast.train import Trainer
+from ganfast.train.command_line import recipes
+from ganfast.train.command_line.recipes import Recipe
+from ganfast.train.data.folders import digits, to_float
 from ganfast.train.precision import Precision
-from ganfast.train.recipes import Recipe
+from ganfast.train.saving import checkpoint
+from ganfast.train.watch import curves, grids, metrics
 
 MARKER = "made-by-ganfast-demo"
 TARGETS = {"precision": 0.60, "recall": 0.75, "digit_read": 0.95}

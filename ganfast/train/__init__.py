@@ -1,9 +1,18 @@
 """The trainer and what it needs; the extra `train` brings its dependencies."""
 
-from ganfast.train.callbacks import Callback
+import importlib
+
+from ganfast.train._moved import MOVED
 from ganfast.train.config import TrainConfig
 from ganfast.train.loop import Trainer
-from ganfast.train.metrics import Evaluate
 from ganfast.train.phases import Batch, Phase, adversarial
+from ganfast.train.watch.callbacks import Callback
+from ganfast.train.watch.metrics import Evaluate
 
 __all__ = ["Batch", "Callback", "Evaluate", "Phase", "TrainConfig", "Trainer", "adversarial"]
+
+
+def __getattr__(name: str):
+    if name in MOVED:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,20 +2,32 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _forward_unimplemented
 
 from ganfast import _checks
 from ganfast.step.errors import CaptureError
+from ganfast.train.config import TrainConfig
+from ganfast.train.data.batches import Source
+from ganfast.train.distributed.world import World
 from ganfast.train.phases import PENALTIES, Phase
-
-if TYPE_CHECKING:
-    from ganfast.train.loop import Trainer
+from ganfast.train.sampling import Conditioner
 
 TERMS = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", "mode_seeking")}
+
+
+class Checked(Protocol):
+    """What of a Trainer is looked at here."""
+
+    config: TrainConfig
+    source: Source
+    world: World
+    classes: list[str]
+    latent_shape: tuple[int, ...]
+    condition: object
+    conditioner: Conditioner | None
 
 
 def networks(generator: object, discriminator: object, usual: bool) -> None:
@@ -45,7 +57,7 @@ def phases(given: Sequence[Phase], config, usual: bool) -> None:
                 _checks.fail("train", f"phase {phase.name!r} has the term {term}, whose weight in the config is 0", f"Set {term}")
 
 
-def parts(trainer: "Trainer") -> None:
+def parts(trainer: Checked) -> None:
     """Data, condition and settings together."""
     c, (real, second) = trainer.config, trainer.source.reals(1)
     if c.augment and real.dim() != 4:
@@ -59,13 +71,8 @@ def parts(trainer: "Trainer") -> None:
         _checks.fail("train", f"condition has {len(table)} rows, and the data {len(trainer.classes)} classes")
 
 
-def can_sample(generator: nn.Module) -> bool:
-    """False for a container of several networks, which an objective of the user's own calls one by one."""
-    return getattr(type(generator), "forward", None) is not _forward_unimplemented
-
-
 @contextlib.contextmanager
-def first_step(trainer: "Trainer") -> Iterator[None]:
+def first_step(trainer: Checked) -> Iterator[None]:
     """Adds to what torch says of shapes and types what the networks were called with."""
     try:
         yield

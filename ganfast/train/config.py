@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 import torch
 
 from ganfast import _checks, augment
-from ganfast.train.monitors import Thresholds
+from ganfast.train.thresholds import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")

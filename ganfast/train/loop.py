@@ -9,18 +9,21 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ganfast.train import callbacks as standard
-from ganfast.train import checkpoint, checks, monitors, prepare, resume
+from ganfast.train import checks, prepare
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
-from ganfast.train.distributed import World
+from ganfast.train.data.sources import source_of
+from ganfast.train.distributed.world import World
 from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
 from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.sampling import Sampler, conditioner
-from ganfast.train.signals import StopRequests
-from ganfast.train.sources import source_of
+from ganfast.train.saving import checkpoint, resume
+from ganfast.train.saving.signals import StopRequests
 from ganfast.train.turns import Meters, Turn, Updates, runner
+from ganfast.train.watch import standard
+from ganfast.train.watch.alarms import Monitors
+from ganfast.train.watch.callbacks import as_callback
 
 NETWORKS = ("generator", "discriminator")
 
@@ -72,7 +75,7 @@ class Trainer:
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
         own = standard.default(c) if self.run_dir else []
         given = callbacks if isinstance(callbacks, Sequence) else (callbacks,)
-        self.callbacks = [standard.as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
+        self.callbacks = [as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
         backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
@@ -94,7 +97,7 @@ class Trainer:
         look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
         distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
         self.turns = [distinct[group] for group in turns_of(self.phases)]
-        self.meters, self.monitors = Meters(), monitors.Monitors(c.thresholds, loss=c.loss)
+        self.meters, self.monitors = Meters(), Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
         self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
         if _resumed:

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from ganfast.train import sync_norm
 from ganfast.train.config import TrainConfig
-from ganfast.train.distributed import World
+from ganfast.train.distributed import sync_batch_norm
+from ganfast.train.distributed.world import World
 from ganfast.train.randomness import mixed
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Embedding)
@@ -34,7 +34,7 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
     if config.spectral_norm:
         normalise(networks["discriminator"], config.seed)
     if config.sync_batch_norm and world.size > 1:
-        sync_norm.synchronise(nn.ModuleDict(networks))
+        sync_batch_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())
 
 

@@ -1,13 +1,14 @@
 """Samples of a generator: latents by a seed, conditions by name, number or vector."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _forward_unimplemented
 
 from ganfast import _checks
-from ganfast.train.features import in_eval_mode
 from ganfast.train.randomness import mixed, own_randomness
 
 Conditioner = Callable[[Tensor], Tensor]  # the data's second item -> what the networks are given
@@ -111,3 +112,23 @@ def conditioner(condition: object, device: torch.device) -> Conditioner | None:
         return condition
     kinds = "None, True, a table [classes, D] or a function of the data's second item"
     raise ValueError(f"train: condition got {type(condition).__name__}, wants {kinds}.")
+
+
+def can_sample(generator: nn.Module) -> bool:
+    """False for a container of several networks, which an objective of the user's own calls one by one."""
+    return getattr(type(generator), "forward", None) is not _forward_unimplemented
+
+
+@contextlib.contextmanager
+def in_eval_mode(function: object) -> Iterator[torch.device | None]:
+    """A module and its parts in eval mode, each with its own mode back afterwards. Gives the device of its parameters, None for what has
+    none."""
+    modes = {m: m.training for m in function.modules()} if isinstance(function, nn.Module) else {}
+    parameter = next(function.parameters(), None) if modes else None
+    for module in modes:
+        module.training = False
+    try:
+        yield None if parameter is None else parameter.device
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

@@ -9,10 +9,10 @@ from ganfast import _checks
 from ganfast.step.capture import capture
 from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
-from ganfast.train.distributed import World
+from ganfast.train.data.sources import Source
+from ganfast.train.distributed.world import World
 from ganfast.train.phases import Batch, Draws, Objective, Phase
 from ganfast.train.precision import Precision
-from ganfast.train.sources import Source
 
 
 class Updates:

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from benchmarks import prove
-from ganfast.train import densities
-from ganfast.train.mixtures import MIXTURES
+from ganfast.train.known_answers import densities
+from ganfast.train.known_answers.mixtures import MIXTURES
 
 GOOD = {"modes": 8, "within_3_sigma": 0.96, "reverse_kl": 0.01, "seconds": 60.0}
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import ganfast
-from ganfast.train import recipes, turns
+from ganfast.train import turns
+from ganfast.train.command_line import recipes
 from tests.step.common import Gan, equal, images
 from tests.train.common import small
 

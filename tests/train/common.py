@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ganfast.train import Trainer, checkpoint, recipes
-from ganfast.train.recipes import Recipe
+from ganfast.train import Trainer
+from ganfast.train.command_line import recipes
+from ganfast.train.command_line.recipes import Recipe
+from ganfast.train.saving import checkpoint
 
 SMALL = {
     "image_size": 16, "width": 4, "latent_dim": 6, "condition_dim": 10, "batch_size": 8, "steps": 6, "log_every": 2, "sample_every": 0,

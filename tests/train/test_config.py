@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
-from ganfast.train import TrainConfig, checkpoint, recipes
+from ganfast.train import TrainConfig
 from ganfast.train import config as configs
-from ganfast.train.recipes import Recipe
+from ganfast.train.command_line import recipes
+from ganfast.train.command_line.recipes import Recipe
+from ganfast.train.saving import checkpoint
 from tests.train.common import small, trained
 
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganfast.train import Trainer, checkpoint, loop, recipes
+from ganfast.train import Trainer, loop
+from ganfast.train.command_line import recipes
+from ganfast.train.saving import checkpoint
 from tests.step.recorded import RecordedGraphs
 from tests.train.common import CLOCK, differences, leaves, log_rows, small, trained
 

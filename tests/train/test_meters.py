@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ganfast.train import precision
-from ganfast.train.distributed import World
+from ganfast.train.distributed.world import World
 from ganfast.train.precision import Precision
 from ganfast.train.turns import Meters
 

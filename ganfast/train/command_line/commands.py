@@ -1,0 +1,176 @@
+"""`ganfast train` and `ganfast sample`."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from ganfast import _checks
+from ganfast.train import config as configs
+from ganfast.train.command_line import recipes
+from ganfast.train.command_line.recipes import Recipe
+from ganfast.train.distributed.world import World
+from ganfast.train.sampling import Sampler
+from ganfast.train.saving import checkpoint
+from ganfast.train.watch import grids
+
+
+@dataclass
+class Train:
+    """Train a GAN on digits, a folder of images, or a mixture of Gaussians. Defaults suit the data; a run's folder receives config.json,
+    log.jsonl, grids/, checkpoints, weights as safetensors, curves and clips."""
+
+    recipe: tyro.conf.OmitArgPrefixes[Recipe]
+    resume: bool = False
+    """continue the run in run_dir: its settings are the defaults, options given here override them"""
+
+
+@dataclass
+class Sample:
+    """Images from a checkpoint's averaged generator: grid.png and each by itself; points.csv and a picture where it makes points."""
+
+    checkpoint: tyro.conf.Positional[Path]
+    """a checkpoint, or a run's folder for its newest one"""
+    label: str | None = None
+    """a class by name; none: all of them"""
+    seed: int = 0
+    count: int = 10
+    """images for each class"""
+    out: Path | None = None
+    """folder to write to; none: one beside the checkpoint, named by step, label and seed"""
+
+
+def _parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
+    """tyro's parser, with its boxed error turned into a ValueError of one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(kind, prog=f"ganfast {command}", args=args, **({} if default is None else {"default": default}))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()]
+        words = " ".join(line for line in lines if line.strip("- ─")).split("For full helptext")[0]
+        raise ValueError(re.sub(r"^(Parsing error |Value error (Error parsing \w+: )?)", "", words).strip()) from None
+
+
+def _option(args: list[str], name: str) -> str | None:
+    """What `--name` or `--name=` is given, of the last one, before anything is parsed: the defaults depend on it."""
+    found = None
+    for arg, after in zip(args, [*args[1:], ""]):
+        option, equals, value = arg.partition("=")
+        if option.replace("_", "-") == f"--{name}":
+            found = value if equals else after
+    return found
+
+
+def train(args: list[str]) -> None:
+    """Between processes the first one alone speaks, and of an error that is all of theirs one alone says it."""
+    world = World.from_environment(_option(args, "device") or "auto")
+    try:
+        with _silent() if world.rank else contextlib.nullcontext(), world.together():
+            _train(args, world)
+    except Exception as error:
+        if getattr(error, "told", False):
+            raise SystemExit(2) from None
+        raise
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _train(args: list[str], world: World) -> None:
+    resume = "--resume" in args
+    start = recipes.preset(_option(args, "data") or "digits")
+    if resume:
+        start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
+    wanted = _parse(Train, "train", args, Train(start, resume))
+    if wanted.recipe.model == "mlp":
+        torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
+    trainer = recipes.trainer(wanted.recipe, resume=wanted.resume)
+    if trainer.source.broken:
+        where = trainer.run_dir / checkpoint.BROKEN
+        print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
+    if trainer.progress() >= 1:
+        asked = f"{trainer.config.steps} steps were asked for; " if trainer.config.steps < trainer.steps else ""
+        print(f"{asked}the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
+        return
+    trainer.fit()
+    if trainer.stopped:
+        how = f"`ganfast train --resume --run-dir {trainer.run_dir}` goes on"
+        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
+    else:
+        print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
+
+
+def _settings(folder: Path) -> Recipe:
+    """Of the run in the folder."""
+    if not (folder / checkpoint.CONFIG).is_file():
+        raise ValueError(f"train: there is no run to resume in {folder}; --run-dir names its folder.")
+    try:
+        start = configs.load(folder / checkpoint.CONFIG, Recipe)
+    except ValueError as error:
+        if checkpoint.newest(folder) is None:
+            raise
+        print(f"{error} Taking the settings from the newest checkpoint", file=sys.stderr)
+        start = configs.from_dict(checkpoint.load(folder)["config"], Recipe, str(folder))
+    start.run_dir = str(folder)  # it may have been moved
+    return start
+
+
+def _labels(sampler: Sampler, label: str | None) -> list[int]:
+    if label is None:
+        return list(range(len(sampler.classes))) or [0]
+    if not sampler.classes:
+        _checks.fail("sample", f"label got {label!r}, wants none", "The checkpoint is of an unconditional generator")
+    if label not in sampler.classes:
+        _checks.nearest("sample", "label", label, sampler.classes)
+    return [sampler.classes.index(label)]
+
+
+def sample(args: list[str]) -> None:
+    wanted = _parse(Sample, "sample", args)
+    if wanted.count < 1:
+        _checks.fail("sample", f"count got {wanted.count}, wants at least 1")
+    sampler = recipes.load_sampler(wanted.checkpoint)
+    labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
+    samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
+    which = "all" if wanted.label is None else _file_name(wanted.label)
+    folder = wanted.checkpoint if wanted.checkpoint.is_dir() else wanted.checkpoint.parent
+    out = wanted.out or folder / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    write = _write_points if samples.dim() == 2 else _write_images
+    print(write(out, sampler, samples, labels.tolist(), wanted))
+
+
+def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int], wanted: Sample) -> str:
+    fields = grids.about(sampler.name, wanted.seed)
+    grids.write_png(out / "grid.png", grids.tile(images, min(wanted.count, 10)), fields)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        name = sampler.classes[label] if sampler.classes else "image"
+        grids.write_png(out / f"{_file_name(name)}-{i % wanted.count:03d}.png", image, fields | {"Label": name})
+    return f"{len(images)} images and {out / 'grid.png'}"
+
+
+def _write_points(out: Path, sampler: Sampler, points: Tensor, labels: list[int], wanted: Sample) -> str:
+    lines = [f"# synthetic: {sampler.name}, seed {wanted.seed}", "x,y", *(f"{x!r},{y!r}" for x, y in points.tolist())]
+    (out / "points.csv").write_text("\n".join(lines) + "\n")
+    grids.scatter(out / "points.png", points, points, grids.about(sampler.name, wanted.seed))
+    return f"{len(points)} points in {out / 'points.csv'} and {out / 'points.png'}"
+
+
+def _file_name(name: str) -> str:
+    """A class's name comes from a checkpoint, maybe a stranger's: no path separators."""
+    return re.sub(r"[^\w-]", "_", name)

@@ -1,0 +1,162 @@
+"""What `ganfast train` trains: data by name, networks to fit it, settings that suit it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import models
+from ganfast.train import config as configs
+from ganfast.train.config import TrainConfig
+from ganfast.train.data import folders
+from ganfast.train.distributed.world import World
+from ganfast.train.known_answers import mixtures
+from ganfast.train.loop import Trainer
+from ganfast.train.randomness import mixed
+from ganfast.train.sampling import Sampler, conditioner
+from ganfast.train.saving import checkpoint
+from ganfast.train.saving.resume import whole
+
+NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condition_dim", "width", "spectral_norm")
+
+
+@dataclass
+class Subject:
+    """Data and networks."""
+
+    data: str = "digits"
+    """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
+    model: Literal["auto", "dcgan", "mlp"] = "auto"
+    """auto: dcgan for images, mlp for points"""
+    condition: Literal["none", "label", "vector"] = "vector"
+    """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text
+    encoder would give"""
+    image_size: int = 32
+    """a power of two, at least 16"""
+    channels: int | None = None
+    """1 grey, 3 RGB; none: 1 for the digits, 3 for a folder"""
+    condition_dim: int = 16
+    """length of a class's vector"""
+    width: int = 32
+    """channels of dcgan's layer next to the image, of mlp's every layer"""
+
+
+@dataclass
+class Recipe(TrainConfig, Subject):
+    """What to train, and how."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        points = self.data in mixtures.MIXTURES
+        if self.channels is None:
+            self.channels = 1 if self.data == "digits" else 3
+        if self.model == "auto":
+            self.model = "mlp" if points else "dcgan"
+        if points:
+            self.condition = "none"
+        self._want("model", self.model == "mlp" if points else self.model == "dcgan", f"{'mlp' if points else 'dcgan'} for {self.data}")
+        for name in ("condition_dim", "width"):
+            self._want(name, getattr(self, name) >= 1, "at least 1")
+        self._want("batch_size", points or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
+        self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
+        self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")
+
+    @property
+    def measure(self) -> Callable[[Tensor], dict[str, float]] | None:
+        return mixtures.MIXTURES[self.data].measure if self.data in mixtures.MIXTURES else None
+
+
+def preset(name: str, **changes) -> Recipe:
+    """The settings that suit the data called `name`, with `changes`."""
+    return Recipe(data=name, **PRESETS.get(name, IMAGES) | changes)
+
+
+# Small networks learn by the number of steps, and batch 128 makes the most of a second; G swings round its modes until the rates have
+# fallen, so samples come from its average.
+PLANE = {
+    "precision": "fp32", "width": 128, "latent_dim": 2, "batch_size": 128, "loss": "relativistic", "penalty_end": 1e-3,
+    "learning_rate": 2e-3, "betas": (0.0, 0.99), "decay": "cosine", "decay_from": 0.0, "ema": 0.999,
+    "log_every": 100, "sample_every": 500, "metrics_every": 500, "checkpoint_every": 2000,
+}  # fmt: skip
+IMAGES = {"run_dir": "runs/images", "image_size": 64, "width": 64, "latent_dim": 100}
+PRESETS = {
+    "digits": {"run_dir": "runs/digits", "noise": 0.3},
+    # The penalty's weight goes with the square of the data's width, and falls until D may be as sharp as a mode.
+    "ring8": {"run_dir": "runs/ring8", "r1": 0.05, "r2": 0.05, "steps": 8000, **PLANE},
+    "grid25": {"run_dir": "runs/grid25", "r1": 1.5, "r2": 1.5, "steps": 12000, **PLANE},
+}
+
+
+def networks(recipe: Recipe, classes: int) -> tuple[nn.Module, nn.Module]:
+    """(generator, discriminator), freshly initialised from recipe.seed, which leaves torch's own random state as it was."""
+    r = recipe
+    with torch.random.fork_rng():
+        torch.manual_seed(r.seed)
+        if r.model == "mlp":
+            return models.MLPGenerator(r.latent_dim, 2, r.width), models.MLPDiscriminator(2, r.width)
+        given = {}
+        if classes and r.condition != "none":
+            given = {"num_classes": classes} if r.condition == "label" else {"condition_dim": r.condition_dim}
+        given["fused"] = r.fused
+        generator = models.DCGANGenerator(r.image_size, r.latent_dim, r.width, r.channels, **given)
+        return generator, models.DCGANDiscriminator(r.image_size, r.width, r.channels, norm=not penalised(r), **given)
+
+
+def penalised(recipe: Recipe) -> bool:
+    """Under a gradient penalty the discriminator has no batch norm, which mixes the images."""
+    return bool(recipe.r1 or recipe.r2 or recipe.gradient_penalty)
+
+
+def condition_of(recipe: Recipe, classes: int) -> Tensor | bool | None:
+    """Trainer's `condition`."""
+    if not classes or recipe.condition == "none":
+        return None
+    return True if recipe.condition == "label" else folders.class_vectors(classes, recipe.condition_dim)
+
+
+def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> Trainer:
+    """The run that `recipe` describes, or the one in its run_dir, gone on with: it keeps its networks, other settings may change.
+
+    Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
+    """
+    folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
+    state = world.first(lambda: checkpoint.load(folder), share=True) if resume else None
+    recipe.torch_device()
+    if state is not None:
+        for name in NETWORK:
+            if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
+                raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.")
+    else:
+        keep = recipe.keep_checkpoints  # refused before data are decoded
+        world.first(lambda: checkpoint.RunFolder(folder, resume=False, keep=keep).close())
+    if recipe.data in mixtures.MIXTURES:
+        mixture, classes = mixtures.MIXTURES[recipe.data], []
+        made = mixture.sample(100_000, torch.Generator().manual_seed(mixed(recipe.seed, "points")))
+    else:
+        made = folders.images_of(recipe.data, recipe.image_size, recipe.channels)
+        classes = made.classes if len(made.classes) > 1 else []
+    generator, discriminator = networks(recipe, len(classes))
+    resumed = None if state is None else (folder, state)
+    condition = condition_of(recipe, len(classes))
+    return Trainer(generator, discriminator, made, recipe, condition=condition, callbacks=callbacks, _resumed=resumed)
+
+
+def load_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
+    """The averaged generator of a run that a recipe made: from a checkpoint, or a run's folder for its newest good one.
+
+    Raises: ValueError as checkpoint.load, for a run of other networks than a recipe's, or parts that are missing or do not fit together.
+    """
+    path = Path(path)
+    state = checkpoint.load(path)
+    if "data" not in state.get("config", {}):
+        raise ValueError(f"checkpoint: {path} holds networks of one's own; build them and use ganfast.Trainer.load.")
+    with whole(path, "generator"):
+        recipe = configs.from_dict(state["config"], Recipe, str(path))
+        generator, _ = networks(recipe, len(state["classes"]))
+        generator.load_state_dict(state["networks"]["ema"])
+        given = conditioner(True if state["table"] is None and state["classes"] else state["table"], torch.device(device))
+        name, step = f"{type(generator).__name__}, {path}, step {state['numbers']['steps']}", state["numbers"]["steps"]
+        return Sampler(generator.to(device).eval(), recipe.latent_shape or (recipe.latent_dim,), name, step, state["classes"], given)

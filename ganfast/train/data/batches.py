@@ -1,0 +1,97 @@
+"""What a source of training batches is, and the one whose data lies whole on the device."""
+
+import torch
+from torch import Tensor
+
+import ganfast.functional as GF
+from ganfast.train.data.order import Order
+
+KEPT = 100  # reals that are looked at again and again
+
+
+class Source:
+    """Reals for training. On the host `next()` moves on and gives what `open` wants, tensors on the device; `open(handle, draws)` makes
+    (real float32, second or None) of it on the device alone, so that it can be part of a CUDA graph.
+
+    length: of the data, None where it is not known; classes: names of the labels, [] where nothing tells them; broken: what was left out,
+    and why.
+    """
+
+    length: int | None
+
+    def __init__(
+        self, device: torch.device, rows: int, flip: bool = False, channels_last: bool = False, backend: str | None = None
+    ) -> None:
+        self.device, self.rows, self.flip, self.channels_last, self.backend = device, rows, flip, channels_last, backend
+        self.classes: list[str] = []
+        self.broken: list[str] = []
+        self._reals: dict[int, tuple[Tensor, Tensor | None]] = {}
+
+    def next(self) -> tuple[Tensor, ...]:
+        raise NotImplementedError
+
+    def open(self, handle: tuple[Tensor, ...], draws) -> tuple[Tensor, Tensor | None]:
+        """`draws.uniform(rows)` decides which are mirrored; a second that is images is mirrored with the first."""
+        raise NotImplementedError
+
+    def reals(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """The first n (or all there are) of a fixed shuffle, not mirrored; the position stays. Few are kept, for what looks at them
+        again and again."""
+        if n > KEPT:
+            return self.first_reals(n)
+        if n not in self._reals:
+            self._reals[n] = self.first_reals(n)
+        return self._reals[n]
+
+    def first_reals(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """`reals`, read anew."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, int]:
+        raise NotImplementedError
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends what runs beside: worker processes."""
+
+    def mirrored(self, draws) -> Tensor | None:
+        return draws.uniform(self.rows) < 0.5 if self.flip else None
+
+    def drawn(self, x: Tensor | None, index: Tensor, mirrored: Tensor | None) -> Tensor | None:
+        """x[index] as the networks want it: bytes as floats in [-1, 1], images mirrored and in the layout, all else as it is."""
+        if x is None:
+            return None
+        if x.dtype == torch.uint8:
+            return GF.gather_images(x, index, flip=mirrored, channels_last=self.channels_last, backend=self.backend)
+        y = x.index_select(0, index)
+        if y.dim() == 4 and mirrored is not None:
+            y = torch.where(mirrored[:, None, None, None], y.flip(-1), y)
+        return y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 and self.channels_last else y
+
+
+class InMemory(Source):
+    """Tensors on the device, uint8 as they are; `next` gives (index,) [rows] int64, without replacement within an epoch."""
+
+    def __init__(self, first: Tensor, second: Tensor | None, order: Order, device: torch.device, **how) -> None:
+        super().__init__(device, order.rows, **how)
+        self.first, self.second = first.to(device), None if second is None else second.to(device)
+        self.length, self.order = len(first), order
+
+    def next(self) -> tuple[Tensor]:
+        return (self.order.next(),)
+
+    def open(self, handle, draws):
+        (index,), mirrored = handle, self.mirrored(draws)
+        return self.drawn(self.first, index, mirrored), self.drawn(self.second, index, mirrored)
+
+    def first_reals(self, n):
+        index = self.order.fixed(n).to(self.device)
+        return self.drawn(self.first, index, None), self.drawn(self.second, index, None)
+
+    def state_dict(self):
+        return self.order.state_dict()
+
+    def load_state_dict(self, state):
+        self.order.load_state_dict(state)

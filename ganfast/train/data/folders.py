@@ -1,0 +1,119 @@
+"""Images as one uint8 tensor: the real digits that come with scikit-learn, or a folder of the user's own."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfast.train.data.decode import SUFFIXES, Files
+from ganfast.train.data.workers import Entry, Items, Looked, gigabytes, into_memory, room, timed
+
+
+@dataclass
+class ImageData:
+    """images [N, C, S, S] uint8, labels [N] int64; `classes` names them, `broken` lists the files left out and why."""
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    broken: list[str] = field(default_factory=list)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], the range of the generator's tanh."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, rounded to the nearest; the inverse of `to_float`."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def digits(image_size: int = 32) -> ImageData:
+    """The 1,797 scanned digits of scikit-learn (8x8 pixels, 17 grey levels), enlarged bicubically.
+
+    Source: Alpaydin & Kaynak 1998, "Optical recognition of handwritten digits", UCI; the test set, as bundled with scikit-learn.
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    small = torch.from_numpy(raw.images).float()[:, None]
+    large = F.interpolate(small, size=image_size, mode="bicubic", align_corners=False)
+    images = large.mul(255 / 16).round().clamp(0, 255).to(torch.uint8)  # bicubic overshoots 0 and 16
+    return ImageData(images, torch.from_numpy(raw.target).long(), [str(name) for name in raw.target_names])
+
+
+def folder(
+    path: str | os.PathLike, image_size: int = 64, channels: int = 3, *, workers: int | None = None, memory: int | None = None
+) -> ImageData:
+    """Images below `path`, in the order of their paths; if they lie in sub-folders, the first level names the classes. Decoded by `workers`
+    processes (None: as many as pay), into `memory` bytes at most (None: most of what is free).
+
+    Links are followed, hidden files are not looked at. Files that cannot be read are left out and listed; `decode.square` says how an image
+    becomes a square.
+    Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders, or if they do not fit into memory.
+    """
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise ValueError(f"data: path got {str(root)!r}, wants 'digits' or a folder of images; there is no such folder.")
+    found, broken = _files(root)
+    names = [parts[0] if len(parts) > 1 else "" for parts in found]
+    if len(set(names)) > 1 and "" in names:
+        loose = found[names.index("")][-1]
+        raise ValueError(
+            f"data: {str(root)!r} holds images both in sub-folders (classes) and beside them ({loose}), wants one or the other."
+        )
+    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels))
+    looked = Looked(Entry(torch.empty(channels, image_size, image_size, dtype=torch.uint8), None), timed(all_items)[1])
+    if (size := looked.bytes(len(found))) > room(memory):
+        raise ValueError(
+            f"data: the {len(found)} images of {str(root)!r} take {gigabytes(size)} decoded to {channels}x{image_size}x{image_size}, and "
+            f"there is room for {gigabytes(room(memory))}; wants a smaller image_size, fewer images, or a torch Dataset."
+        )
+    images, _, kept, unread = into_memory(all_items, looked, workers)
+    broken += unread
+    if not kept:
+        what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else f"no file with {', '.join(sorted(SUFFIXES))}"
+        raise ValueError(f"data: {str(root)!r} got {what}; wants at least one image.")
+    classes = sorted({names[i] for i in kept})
+    return ImageData(images, torch.tensor([classes.index(names[i]) for i in kept]), classes, [_printable(line) for line in broken])
+
+
+def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Image files below root as parts of their paths, sorted; folders that cannot be read."""
+    found, broken, above = [], [], {}
+    note = lambda error: broken.append(f"{error.filename}: {type(error).__name__}: {error}")
+    for place, folders, files in os.walk(root, followlinks=True, onerror=note):
+        here = Path(place)
+        above[here] = above.get(here.parent, frozenset()) | {os.path.realpath(here)}
+        folders[:] = [name for name in folders if not name.startswith(".") and os.path.realpath(here / name) not in above[here]]
+        for name in files:
+            looks_like_one = Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+            if looks_like_one and (os.path.isfile(here / name) or not os.path.exists(here / name)):  # a link to nothing counts as broken
+                found.append((*here.relative_to(root).parts, name))
+    return sorted(found), broken
+
+
+def _printable(line: str) -> str:
+    """Names on the disk need not be text."""
+    return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def images_of(data: str, image_size: int, channels: int) -> ImageData:
+    """`data` is "digits" or a folder's path ("./digits" for one of that name)."""
+    if data != "digits":
+        return folder(data, image_size, channels)
+    if channels != 1:
+        raise ValueError(f"data: channels got {channels}, wants 1; the digits are grey.")
+    return digits(image_size)
+
+
+def class_vectors(classes: int, dim: int) -> Tensor:
+    """[classes, dim]: a fixed vector per class with entries of about 1, as a text encoder would give; orthogonal while dim allows."""
+    vectors = torch.randn(max(classes, dim), dim, generator=torch.Generator().manual_seed(0))
+    if classes <= dim:
+        vectors = torch.linalg.qr(vectors).Q
+    return F.normalize(vectors[:classes], dim=1) * dim**0.5

@@ -1,0 +1,128 @@
+"""`source_of`: one interface to tensors, Datasets and DataLoaders."""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from ganfast.train.data import items
+from ganfast.train.data.batches import InMemory, Source
+from ganfast.train.data.folders import ImageData
+from ganfast.train.data.loaders import loader_source
+from ganfast.train.data.order import Order
+from ganfast.train.data.streams import FromDataset, FromHost
+from ganfast.train.data.workers import Items, Looked, gigabytes, into_memory, look, processes, room
+
+__all__ = ["Source", "source_of"]
+
+
+def source_of(
+    data,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    flip: bool = False,
+    channels_last: bool = False,
+    image_size: int | None = None,
+    backend: str | None = None,
+    cache: bool | None = None,
+    memory: int | None = None,
+    workers: int | None = None,
+) -> Source:
+    """The reals of `data` in batches of `batch_size` (of all `world` processes together; this one is `rank`).
+
+    Arguments:
+        data: a tensor, uint8 images [N, C, H, W] or floats [N, ...], taken as they are: images in [-1, 1]; a pair of that and labels [N],
+            vectors [N, D] or images; ImageData; a map-style Dataset of image or (image, second), where an image may be a PIL image; an
+            IterableDataset; a DataLoader, whose batch size must be batch_size / world; a Source, which is taken as it is.
+        flip: mirrors half of the images, and with an image a second that is one.
+        image_size: what PIL images are cut and resized to, as those of a folder; tensors must be of that size.
+        backend: of `gather_images`.
+        cache: of a map-style Dataset: True decodes it once into memory, with its random transforms as they fall; False decodes as needed;
+            None decodes once where that fits and nothing is drawn at random.
+        memory: bytes that a decoded Dataset may take; None: most of what is free.
+        workers: processes that decode; None: as many as pay, 0: none.
+    Raises: ValueError for data that cannot be trained on, with what to do.
+    """
+    device = torch.device(device)
+    if batch_size < 1 or batch_size % world:
+        items.refuse(f"batch_size got {batch_size} for {world} processes, wants a multiple of {world}.")
+    if isinstance(data, Source):
+        if data.rows != batch_size // world:
+            items.refuse(
+                f"the source gives {data.rows} entries to each process, batch_size got {batch_size}: {batch_size // world} for each."
+            )
+        return data
+    how = {"flip": flip, "channels_last": channels_last, "backend": backend}
+    order = lambda length, place: Order(length, batch_size, seed, rank, world, torch.device(place))
+    names, broken = _names(data), []
+    if isinstance(data, (DataLoader, IterableDataset)):
+        return loader_source(data, batch_size, seed, device, rank, world, names=names, image_size=image_size, **how)
+    if isinstance(data, ImageData):
+        broken = data.broken
+        data = (data.images, data.labels) if len(data.classes) > 1 else data.images
+    elif isinstance(data, TensorDataset):
+        data = data.tensors
+    elif not isinstance(data, (Tensor, tuple, str, np.ndarray)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        all_items = Items(data, seed, image_size, substitute=True)
+        looked = look(all_items)
+        workers = 0 if looked.on_gpu else workers
+        if not _fits_once(looked, len(data), cache, memory):
+            return FromDataset(all_items, order(len(data), "cpu"), device, processes(workers), names=names, image_size=image_size, **how)
+        all_items.substitute = False
+        *data, _, broken = into_memory(all_items, looked, workers)
+    first, second = items.parts(data, "data")
+    if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
+        items.refuse(f"got {_kind(data)}, wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader.{_cause(first)}")
+    first = items.reals(first, flip=flip, image_size=image_size)
+    items.look_at_range(first)
+    second = None if second is None else items.seconds(second, len(first))
+    size = sum(part.numel() * part.element_size() for part in (first, second) if part is not None)
+    if device.type == "cuda" and not first.is_cuda and size > room(memory, device):
+        source = FromHost(first, second, order(len(first), "cpu"), device, **how)
+    else:
+        source = InMemory(first, second, order(len(first), device), device, **how)
+    source.classes, source.broken = items.named(second, names), broken
+    return source
+
+
+def _fits_once(looked: Looked, length: int, cache: bool | None, memory: int | None) -> bool:
+    """Whether a Dataset is decoded once, into memory; says so where it is not and nobody asked for that."""
+    if cache is False:
+        return False
+    size, place = looked.bytes(length), room(memory)
+    if size > place:
+        message = f"the Dataset takes {gigabytes(size)} decoded, and there is room for {gigabytes(place)}"
+        if cache:
+            items.refuse(f"{message}; wants cache=False, smaller images or fewer.")
+        items.warn(f"{message}: its items are decoded as they are needed.")
+        return False
+    if looked.random and cache is None:
+        items.warn(
+            "the Dataset draws its items at random (a random transform?): they are decoded anew whenever they are needed. "
+            "cache=True of source_of keeps one draw of each in memory, cache=False says that this is meant."
+        )
+        return False
+    return True
+
+
+def _names(data: object) -> list[str] | None:
+    """The classes' names, as torchvision's Datasets have them, also of what lies inside a DataLoader or Subset."""
+    for _ in range(8):
+        if isinstance(names := getattr(data, "classes", None), (list, tuple)):
+            return list(names)
+        data = getattr(data, "dataset", None)
+    return None
+
+
+def _kind(data: object) -> str:
+    return f"({', '.join(type(part).__name__ for part in data)})" if isinstance(data, tuple) else type(data).__name__
+
+
+def _cause(first: object) -> str:
+    if isinstance(first, np.ndarray):
+        return " Arrays: torch.from_numpy."
+    return " A folder: ganfast.train.data.folder(path, image_size)." if isinstance(first, str) or hasattr(first, "__fspath__") else ""

@@ -1,0 +1,1 @@
+"""Problems whose answer is known exactly, to check that training finds it."""

@@ -1,0 +1,139 @@
+"""All that a run is made of at one moment, as a checkpoint holds it, and back."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import _tune
+from ganfast._tell import tell
+from ganfast.train import config as configs
+from ganfast.train.config import TrainConfig
+from ganfast.train.precision import Precision
+from ganfast.train.randomness import mixed
+
+NUMBERS = ("steps", "images_seen", "seconds", "logged_steps", "logged_seconds", "best")
+
+
+class Stateful(Protocol):
+    """A part with a state of its own, which may want a device to be put on."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict, *device: torch.device) -> None: ...
+
+
+class Resumable(Protocol):
+    """What a checkpoint takes from a Trainer and gives back to it: these, and NUMBERS."""
+
+    config: TrainConfig
+    device: torch.device
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: nn.Module
+    optimizers: dict[str, torch.optim.Optimizer]
+    precision: Precision
+    draws: Any  # phases.Draws, of which the torch.Generator is kept
+    source: Any  # data.batches.Source
+    meters: Stateful
+    monitors: Stateful
+    classes: list[str]
+    latent_shape: tuple[int, ...]
+    condition: object
+    conditioner: object
+    steps: int
+    images_seen: int
+    seconds: float
+    logged_steps: int
+    logged_seconds: float
+    best: dict | None
+
+
+def state_of(trainer: Resumable) -> dict:
+    """Tensors, numbers, strings, lists and dicts of these: what weights_only=True reads back."""
+    networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
+    table = trainer.condition if isinstance(trainer.condition, Tensor) else None
+    return {
+        "config": configs.to_dict(trainer.config),
+        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
+        "scalers": {name: scaler.state_dict() for name, scaler in trainer.precision.scalers.items()},
+        "numbers": {name: getattr(trainer, name) for name in NUMBERS},
+        "draws": trainer.draws.generator.get_state(),
+        "source": trainer.source.state_dict(),
+        "meters": trainer.meters.state_dict(),
+        "monitors": trainer.monitors.state_dict(),
+        "look": _look(trainer),
+        "classes": trainer.classes,
+        "table": None if table is None else table.cpu(),
+        "kernels": _tune.choices(),
+        "device": trainer.device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _look(trainer: Resumable) -> dict:
+    """What a resumed run cannot change, whatever fits its networks."""
+    shape = list(trainer.source.reals(1)[0].shape[1:])
+    return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
+
+
+def restore(trainer: Resumable, path: Path, state: dict) -> None:
+    """Raises: ValueError for a state of other networks or classes, or one that lacks a part. `state` may be used up."""
+    with whole(path, "run"):
+        if state["classes"] != trainer.classes:
+            held = state["classes"]
+            raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.")
+        held = state["look"]
+        for name, value in _look(trainer).items():
+            if held[name] != value:
+                raise ValueError(f"train: {name} is {value}, {path} has {held[name]}; a resumed run keeps it.")
+        table = trainer.condition if isinstance(trainer.condition, Tensor) else None
+        if table is not None and state["table"] is not None and not torch.equal(table.cpu(), state["table"]):
+            raise ValueError(f"train: condition got another table than {path} has; a resumed run keeps its vectors.")
+        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
+        for name, network in networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, optimizer in trainer.optimizers.items():
+            settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+            optimizer.load_state_dict(state["optimizers"][name])
+            optimizer.param_groups[0].update(settings)  # a resumed run may change them, and its device
+        for name, scaler in trainer.precision.scalers.items():
+            if scaler.is_enabled() and state["scalers"][name]:
+                scaler.load_state_dict(state["scalers"][name])
+        for name in NUMBERS:
+            setattr(trainer, name, state["numbers"][name])
+        trainer.source.load_state_dict(state["source"])
+        trainer.meters.load_state_dict(state["meters"], trainer.device)
+        trainer.monitors.load_state_dict(state["monitors"])
+        if state["device"] == trainer.device.type:
+            trainer.draws.generator.set_state(state["draws"])
+        else:  # another kind of device draws other numbers anyway
+            trainer.draws.generator.manual_seed(mixed(trainer.config.seed, "draws", trainer.steps))
+        if trainer.device.type == "cpu" and state["threads"] != torch.get_num_threads():
+            tell(f"the run had {state['threads']} CPU threads, now {torch.get_num_threads()}: it goes on, not bit for bit")
+        _tune.adopt(state["kernels"])
+
+
+def config_of(path: Path, state: dict) -> TrainConfig:
+    """The settings the checkpoint was written with, as far as they are the trainer's; its folder is where it lies now."""
+    with whole(path, "configuration"):
+        names = {f.name for f in fields(TrainConfig)}
+        config = configs.from_dict({name: value for name, value in state["config"].items() if name in names}, where=str(path))
+    if config.run_dir is not None:
+        config.run_dir = str(path if path.is_dir() else path.parent)
+    return config
+
+
+@contextlib.contextmanager
+def whole(path: Path, what: str) -> Iterator[None]:
+    """Turns what goes wrong when a state is taken apart into a ValueError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = f"there is no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:400].rstrip(" :.")
+        raise ValueError(f"checkpoint: {path} does not hold a whole {what} for these networks; {reason}.") from None

@@ -1,0 +1,1 @@
+"""Watching a run: callbacks, alarms, metrics, and pictures of samples and curves."""

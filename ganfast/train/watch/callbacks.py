@@ -1,0 +1,82 @@
+"""Callbacks: what a user's own code, and the trainer's, is called for at a run's start, steps, log lines, checkpoints and end."""
+
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ganfast.train.config import TrainConfig
+from ganfast.train.data.batches import Source
+from ganfast.train.sampling import Sampler
+from ganfast.train.watch.alarms import Monitors
+
+
+class TrainerLike(Protocol):
+    """What a callback may use of the Trainer that calls it."""
+
+    config: TrainConfig
+    generator: nn.Module
+    discriminator: nn.Module
+    ema: nn.Module
+    device: torch.device
+    run_dir: Path | None
+    source: Source
+    classes: list[str]
+    monitors: Monitors
+    steps: int
+    images_seen: int
+    seconds: float
+    stopped: str | None
+    best: dict | None
+
+    @property
+    def name(self) -> str: ...
+
+    def progress(self) -> float: ...
+
+    def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor: ...
+
+    def sampler(self) -> Sampler: ...
+
+    def save(self, path: str | Path) -> None: ...
+
+    def save_best(self) -> None: ...
+
+
+class Callback:
+    """A base to inherit from; every method may be left out. Called in the first process alone, so none may wait for the others."""
+
+    def on_start(self, trainer: TrainerLike) -> None:
+        """Before the first step of a `fit`."""
+
+    def on_step(self, trainer: TrainerLike) -> None:
+        """After every step: keep it cheap, and do not read tensors back."""
+
+    def on_log(self, trainer: TrainerLike, row: dict) -> None:
+        """Before `row` is written to log.jsonl and the progress bar: numbers may be added to it."""
+
+    def on_checkpoint(self, trainer: TrainerLike, path: Path) -> None:
+        """After a checkpoint was written."""
+
+    def on_end(self, trainer: TrainerLike) -> None:
+        """When a `fit` is over, also when it was stopped."""
+
+
+class Function(Callback):
+    """A plain function (trainer, row) as a callback, called at each log line."""
+
+    def __init__(self, function) -> None:
+        self.function = function
+
+    def on_log(self, trainer: TrainerLike, row: dict) -> None:
+        self.function(trainer, row)
+
+
+def as_callback(given: object) -> Callback:
+    """Raises: TypeError for what is neither a Callback nor a function."""
+    if isinstance(given, Callback):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return Function(given)
+    raise TypeError(f"train: callbacks got {given!r}, wants ganfast.train.Callback objects or functions of (trainer, row).")

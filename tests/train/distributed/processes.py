@@ -1,0 +1,184 @@
+"""What test_distributed.py runs in several processes, and once more in its own: small trainings whose results are compared.
+
+As a script, under torchrun: processes.py FOLDER does them all, leaves FOLDER/<rank>.pt, and ends with an error in the last process.
+"""
+
+import os
+import signal
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ganfast import models
+from ganfast.nn import BatchNormAct2d
+from ganfast.train import TrainConfig, Trainer, adversarial
+from ganfast.train.distributed.sync_batch_norm import synchronise
+from ganfast.train.distributed.world import World
+
+COMMON = {"device": "cpu", "precision": "fp32", "latent_dim": 6, "batch_size": 8, "steps": 6, "log_every": 2, "noise": 0.1}
+CASES = {
+    "mlp": {"loss": "relativistic", "r1": 0.5, "r2": 0.2, "penalty_every": 2, "n_critic": 2, "spectral_norm": True},
+    "images": {"loss": "wasserstein", "gradient_penalty": 10.0, "augment": "color,translation,cutout", "flip": True},
+    "norms": {"loss": "hinge", "sync_batch_norm": True, "r1": 0.5},
+    "labels": {"sync_batch_norm": True, "loss": "lsgan", "flip": True},
+    "skipped": {"precision": "fp16", "r1": 0.5},
+}  # fmt: skip
+
+
+class Partly(nn.Module):
+    """A discriminator with a buffer that it uses, and a parameter that it does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.spare = models.MLPDiscriminator(2, 16, 2), nn.Parameter(torch.ones(3))
+        self.register_buffer("scale", torch.rand(2) + 0.5)
+
+    def forward(self, x):
+        return self.body(x * self.scale)
+
+
+def networks(case: str) -> tuple[nn.Module, nn.Module]:
+    if case == "images":
+        up = nn.ConvTranspose2d(6, 8, 4), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 1, 4, 4), nn.Tanh()
+        return nn.Sequential(nn.Unflatten(1, (6, 1, 1)), *up), models.DCGANDiscriminator(16, 4, 1, norm=False, fused=True)
+    if case in ("norms", "labels"):
+        given = {"num_classes": 3} if case == "labels" else {}
+        return models.DCGANGenerator(16, 6, 4, 1, fused=True, **given), models.DCGANDiscriminator(16, 4, 1, fused=case == "norms", **given)
+    return models.MLPGenerator(6, 2, 16, 2), Partly()
+
+
+def data(case: str) -> object:
+    draw = torch.Generator().manual_seed(5)
+    if case in ("mlp", "skipped"):
+        return torch.randn(27, 2, generator=draw)
+    images = torch.randint(0, 256, (27, 1, 16, 16), generator=draw, dtype=torch.uint8)
+    return (images, torch.arange(27) % 3) if case == "labels" else images
+
+
+def made(case: str, rank: int, interfere=None, **changes) -> tuple[Trainer, list[dict]]:
+    """Built from another seed in each process. `interfere(trainer, phase, loss)` gives the loss."""
+    torch.manual_seed(rank)
+    config, rows, found = TrainConfig(**COMMON | CASES[case] | changes), [], []
+    plain = adversarial(config)
+
+    def objective(phase, generator, discriminator, batch):
+        loss, numbers = plain(phase, generator, discriminator, batch)
+        return interfere(found[0], phase, loss), numbers
+
+    more = {"objective": objective if interfere else None, "condition": case == "labels"}
+    trainer = Trainer(*networks(case), data(case), config, callbacks=[lambda _, row: rows.append(dict(row))], **more)
+    found.append(trainer)
+    return trainer, rows
+
+
+def spoil(trainer: Trainer, phase, loss):
+    """In the third step, of the last process alone."""
+    return loss * float("nan") if trainer.steps == 3 and trainer.world.rank == trainer.world.size - 1 and phase.name == "d" else loss
+
+
+def outcome(trainer: Trainer, rows: list[dict]) -> dict:
+    states = {name: getattr(trainer, name).state_dict() for name in ("generator", "discriminator", "ema")}
+    moments = {
+        f"{name}.{i}.{key}": value
+        for name, optimizer in trainer.optimizers.items()
+        for i, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+    scales = {name: scaler.state_dict() for name, scaler in trainer.precision.scalers.items()}
+    return states | {"moments": moments, "rows": rows, "scales": scales, "images": trainer.images_seen}
+
+
+def run(case: str, rank: int) -> dict:
+    trainer, rows = made(case, rank, spoil if case == "skipped" else None)
+    trainer.fit(progress_bar=False)
+    return outcome(trainer, rows)
+
+
+def averages(world: World) -> list:
+    """Of parameters that have a gradient in both processes, in one, in none."""
+    parameters = [nn.Parameter(torch.zeros(2, 3, dtype=dtype)) for dtype in (torch.float32, torch.float64, torch.float32, torch.float32)]
+    for i, p in enumerate(parameters[:3]):
+        if i < 2 or world.rank:
+            p.grad = torch.full((3, 2), i + 1.0 + world.rank, dtype=p.dtype).t()
+    world.average(parameters)
+    return [p.grad for p in parameters]
+
+
+def stopped(folder: Path, rank: int) -> dict:
+    """A run that a SIGTERM to the last process stops in its third step, then gone on with, twice: by fit, and from its checkpoint."""
+
+    def stop(trainer, phase, loss):
+        if trainer.steps == 3 and trainer.world.rank == 1 and phase.name == "g":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    trainer, rows = made("mlp", rank, stop, run_dir=str(folder), sample_every=100)
+    trainer.fit(progress_bar=False)
+    found = {"steps": trainer.steps, "stopped": trainer.stopped, "files": sorted(path.name for path in folder.glob("*.pt"))}
+    trainer.fit(progress_bar=False)
+    torch.manual_seed(50 + rank)
+    loaded = Trainer.load(folder / "checkpoint-0000003.pt", *networks("mlp"), data("mlp"), replace(trainer.config, run_dir=None))
+    loaded.fit(progress_bar=False)
+    return found | {"again": outcome(trainer, rows), "loaded": outcome(loaded, rows)}
+
+
+def norms(world: World) -> dict[str, float]:
+    """Largest differences from one batch norm over the whole batch: outputs, gradients, gradients of a gradient penalty, statistics."""
+    found = {}
+    momenta = {"plain": 0.3, "cumulative": None, "act": 0.1}
+    kinds = {"plain": nn.BatchNorm1d, "cumulative": nn.BatchNorm2d, "act": partial(BatchNormAct2d, act="prelu")}
+    for name, kind in kinds.items():
+        shape = (8, 3) if name == "plain" else (8, 3, 4, 2)
+        whole, part = (kind(3, momentum=momenta[name]).double() for _ in range(2))
+        draw = torch.Generator().manual_seed(1)
+        whole.weight.data, x = torch.rand(3, generator=draw).double(), torch.randn(shape, generator=draw).double() * 2 + 5
+        target = torch.randn(shape, generator=draw).double()
+        part.load_state_dict(whole.state_dict())
+        synchronise(part)
+        mine = slice(world.rank * 4, world.rank * 4 + 4)
+        results = []
+        for norm, rows in ((whole, slice(None)), (part, mine)):
+            image = x[rows].clone().requires_grad_()
+            y = norm(image)
+            loss = (y.tanh() * target[rows]).sum()
+            (inner,) = torch.autograd.grad(loss, image, create_graph=True)
+            (inner.square().sum() + loss).backward()
+            results.append((y, inner, image.grad))
+        world.average(list(part.parameters()))
+        vectors = [(p.grad, 2 * q.grad) for p, q in zip(whole.parameters(), part.parameters(), strict=True)]
+        images = [(a[mine], b) for a, b in zip(*results)]
+        buffers = zip(whole.buffers(), part.buffers(), strict=True)
+        found[name] = max((a - b).abs().max().item() for a, b in (*vectors, *images, *buffers))
+    return found
+
+
+def refused() -> str:
+    try:
+        made("mlp", 0, batch_size=7)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def fail(trainer: Trainer, phase, loss):
+    if trainer.steps == 2 and trainer.world.rank == 1:
+        raise ZeroDivisionError("planted")
+    return loss
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    world = World.from_environment("cpu")
+    results = {case: run(case, world.rank) for case in CASES}
+    results |= {"averages": averages(world), "batch norms": norms(world), "refused": refused()}
+    results["stopped"] = stopped(folder / "run", world.rank)
+    torch.save(results, folder / f"{world.rank}.pt")
+    made("mlp", world.rank, fail)[0].fit(progress_bar=False)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
