@@ -1,4 +1,4 @@
-"""Random numbers that follow from a few numbers alone, whatever was drawn before."""
+"""Random numbers that depend on a seed and a position alone, whatever was drawn before: seeds, permutations, global generators."""
 
 import contextlib
 import hashlib

@@ -1,4 +1,4 @@
-"""`source_of`: one interface to tensors, Datasets and DataLoaders."""
+"""`source_of`: makes the Source that suits the data: tensors, folders, Datasets or DataLoaders."""
 
 import numpy as np
 import torch

@@ -1,4 +1,4 @@
-"""Data that comes to the device batch by batch: from the machine's memory, or from a Dataset decoded in worker processes."""
+"""Sources that copy each batch to the device: from tensors in the machine's memory, or from a Dataset decoded by worker processes."""
 
 import copy
 from collections.abc import Iterator
@@ -86,7 +86,7 @@ class FromHost(Streamed):
 
 
 class _Keys:
-    """Of this process's batches, without end, from where `order` is now; the order itself stays."""
+    """Endless batches of keys (epoch, index) for this process, from the position of `order` on, which itself does not move."""
 
     def __init__(self, order: Order) -> None:
         self.order = order

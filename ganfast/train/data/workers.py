@@ -1,4 +1,4 @@
-"""Items of a Dataset, decoded by worker processes: each with random numbers of its own, and all of them at once into memory."""
+"""Worker processes that decode a Dataset's items: batch by batch, or all of them into memory, each item with its own random numbers."""
 
 import contextlib
 import multiprocessing
@@ -203,14 +203,14 @@ def loader(dataset: Dataset, batches, workers: int, collate: Callable) -> DataLo
 
 
 def _deaf(_: int) -> None:
-    """A terminal and a cluster send signals to all processes at once; the trainer must still get its batch, and ends the workers itself."""
+    """Workers ignore SIGINT and SIGTERM, which reach all processes at once: the trainer still needs its batch, and ends them itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def end(batches: Iterator | None) -> None:
-    """Of a DataLoader's iterator the workers, now. Left to the garbage collector, queues may close before they have told the workers to
-    stop, and each is then waited for for five seconds."""
+    """Ends the workers of a DataLoader's iterator now. The garbage collector may close their queues before they are told to stop, and
+    then waits five seconds for each."""
     if hasattr(batches, "_shutdown_workers"):
         batches._shutdown_workers()
 

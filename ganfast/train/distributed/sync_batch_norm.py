@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes' parts of a batch together, on every device and to any order.
+"""Synchronised batch norm: its statistics are of the whole batch, over all processes; on every device, with gradients of any order.
 
 torch's SyncBatchNorm takes no CPU tensors, has no second derivative, and no activation in the same pass.
 """

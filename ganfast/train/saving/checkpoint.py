@@ -1,4 +1,4 @@
-"""A run's folder and the checkpoint's format: what is on the disk is whole, whenever the process dies.
+"""Checkpoint files and the run's folder. A file on the disk is whole, whenever the process dies.
 
 A new file is written beside the old one, forced to the disk and renamed over it; the old checkpoints go after that.
 """

@@ -1,4 +1,4 @@
-"""What a run asks of the disk: a file is whole or not there, and a folder is one process's at a time."""
+"""Files that are written whole or not at all, and the lock by which one process at a time holds a run's folder."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""All that a run is made of at one moment, as a checkpoint holds it, and back."""
+"""What a checkpoint holds: a Trainer's state as plain tensors and numbers, and a Trainer put back into that state."""
 
 import contextlib
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ def state_of(trainer: Resumable) -> dict:
 
 
 def _look(trainer: Resumable) -> dict:
-    """What a resumed run cannot change, whatever fits its networks."""
+    """What must be the same in a resumed run, even where its networks would fit."""
     shape = list(trainer.source.reals(1)[0].shape[1:])
     return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
 

@@ -1,4 +1,4 @@
-"""Alarms: what a run's own numbers say about it, in words, while there is still time to do something."""
+"""Alarms: warnings that a run goes wrong, found in the numbers of its log lines, with what they mean and what to try."""
 
 import math
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The curves of a run's log: losses, accuracies, what the monitors watch, metrics, with the alarms marked."""
+"""curves.png: the numbers of log.jsonl drawn over the steps, with the alarms marked."""
 
 import json
 import math

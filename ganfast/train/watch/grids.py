@@ -1,4 +1,4 @@
-"""Pictures of a run; every file says in its text fields that it is synthetic, by which model and seed."""
+"""Pictures of samples: grids, clips, scatter plots. Every file's text fields say that it is synthetic, by which model and seed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""What a run does by itself beside the training: pictures, measurements, TensorBoard, alarms, the progress bar."""
+"""What every run does without being asked: pictures, metrics, TensorBoard, alarms and the progress bar."""
 
 import math
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ def default(config) -> list[Callback]:
 
 
 def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
-    """Adds to a log row how diverse a fixed batch of samples is, and the alarms that are on; gives those to tell of now."""
+    """Adds to a log row the diversity of a fixed batch of samples, and the alarms that are on. Returns the alarms to show now."""
     if can_sample(trainer.generator):
         fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
         if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
