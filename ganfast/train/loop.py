@@ -29,7 +29,7 @@ NETWORKS = ("generator", "discriminator")
 
 
 class Trainer:
-    """Trains two networks of yours against each other.
+    """Trains a generator and a discriminator against each other.
 
         trainer = ganfast.Trainer(generator, discriminator, images, ganfast.TrainConfig(run_dir="runs/mine", r1=5.0))
         trainer.fit()
@@ -133,7 +133,7 @@ class Trainer:
         return Sampler(self.ema, self.latent_shape, self.name, self.steps, self.classes, self.conditioner, seconds)
 
     def progress(self) -> float:
-        """How much of the run is done, by steps or by time, whichever is further."""
+        """The share of the run that is done, from 0 to 1: by steps or by time, whichever is larger."""
         c = self.config
         return max(self.steps / c.steps, self.seconds / c.max_seconds if c.max_seconds else 0.0)
 

@@ -42,7 +42,7 @@ class Phase:
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
-    """The phases of the usual GANs: D, G, then the regularisers that are due more seldom. Those due at every step join D's and G's own."""
+    """The usual phases: D, G, then lazy regularisers, due every few steps. Regularisers due at every step are terms of D and G."""
     c = config
     held = tuple(name for name in PENALTIES if getattr(c, name))
     seek = ("mode_seeking",) if c.mode_seeking else ()

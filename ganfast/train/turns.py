@@ -32,7 +32,7 @@ class Updates:
         self.learning = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
 
     def __call__(self, phase: Phase, batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-        """The objective's numbers, the norm of the gradient, and of what the generator receives from the discriminator."""
+        """The objective's numbers, the norm of the gradient, and the norm of the gradient that an image gets from the discriminator."""
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         scaler, optimizer = self.precision.scalers[phase.network], self.optimizers[phase.network]
         moves_g, received = phase.network == "generator", []

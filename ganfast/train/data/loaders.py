@@ -44,7 +44,7 @@ class FromLoader(Streamed):
         self._batches, self._full = None, False
 
     def generators(self) -> list[torch.Generator]:
-        """Of the loader and its samplers, made where there is none."""
+        """The random generators of the loader and its samplers, which are given one where they have none."""
         holders = self.loader, self.loader.sampler, getattr(self.loader.batch_sampler, "sampler", None)
         for holder in holders:
             if getattr(holder, "generator", self) is None:

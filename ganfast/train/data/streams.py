@@ -26,7 +26,7 @@ class Streamed(Source):
         raise NotImplementedError
 
     def checked(self, got: object) -> tuple[Tensor, Tensor | None]:
-        """What a loader gave, in the dtypes of `open`; the range is looked at once."""
+        """A loader's batch, checked, in the dtypes that `open` wants. The range of values is checked in the first batch alone."""
         first, second = items.parts(got, "a batch")
         if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
             kinds = ", ".join(type(part).__name__ for part in (first, second) if part is not None)
@@ -146,7 +146,7 @@ class FromDataset(Streamed):
 
 
 def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tuple[tuple[Tensor, ...] | items.Refused, list[str]]:
-    """(first [B, ...], second) of a batch of Items, and what went wrong in it."""
+    """A batch of Items collated, (first [B, ...], second), and the errors of items that could not be read."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
     bad = [entry for entry in entries if not isinstance(entry, Entry)]

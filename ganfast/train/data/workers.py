@@ -56,7 +56,7 @@ class Items(Dataset):
         return None, wrong
 
     def _drawing_from(self, seed: int) -> contextlib.AbstractContextManager:
-        """Cheap where it can be: to keep and restore the generators takes 250 us."""
+        """Random numbers of an item's own, only where something may draw: saving and restoring the generators takes 250 us."""
         if isinstance(self.dataset, Files):
             return contextlib.nullcontext()
         if get_worker_info() is None:
@@ -92,7 +92,7 @@ def is_pil(value: object) -> bool:
 
 
 class Looked(NamedTuple):
-    """What the first items tell: one of them, seconds for each, whether they are drawn at random, whether they use a GPU."""
+    """What a few items show: an example, seconds for each, whether they are random, whether they are on a GPU."""
 
     example: Entry
     seconds: float
@@ -251,7 +251,7 @@ def into_memory(all_items: Items, looked: Looked, workers: int | None = None) ->
 
 
 def _plain(batch: list) -> list:
-    """Arrays go through a pipe: shared memory, which tensors take, is 64 MB in many a container."""
+    """Collates into numpy arrays, which go through a pipe: tensors take shared memory, of which containers often have 64 MB."""
     arrays = lambda entry: tuple(None if part is None else part.numpy() for part in entry)
     return [(arrays(entry) if isinstance(entry, Entry) else entry, wrong) for entry, wrong in batch]
 

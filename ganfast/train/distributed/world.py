@@ -26,11 +26,11 @@ TIMEOUT = 1800.0  # seconds; the first process alone writes pictures and measure
 
 
 class Unreachable(RuntimeError):
-    """A collective failed in this process, as it does where another one is gone."""
+    """A collective operation failed in this process, as happens when another process is gone."""
 
 
 class Lost(RuntimeError):
-    """Another process is gone, and the run with it. told: one of the others says so."""
+    """Another process is gone, which ends the run. told: another process prints the message."""
 
     def __init__(self, message: str, told: bool) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def _meeting() -> Iterator[None]:
 
 
 def summed(x: Tensor) -> Tensor:
-    """x, contiguous, becomes the sum over the processes."""
+    """Replaces x, contiguous, by its sum over the processes."""
     with _meeting():
         dist.all_reduce(x)
     return x
@@ -161,7 +161,7 @@ class World:
             t.copy_(part.clone().view(t.dtype).view(t.shape))  # a clone: each begins at an address that fits its dtype
 
     def agree(self, what: str, number: int) -> None:
-        """Raises: ValueError where the processes were not built alike."""
+        """Raises: ValueError if `number` differs between the processes."""
         least, most = self.largest(-number, number)
         if -least != most:
             raise ValueError(f"train: {what}: {-least:.0f} in one process, {most:.0f} in another, wants the same in all.")
@@ -234,7 +234,7 @@ _joined: World | None = None
 
 
 def _timeout() -> datetime.timedelta:
-    """After which a process that hangs counts as lost; a dead one is noticed at once."""
+    """The time after which a process that hangs counts as lost. A dead one is noticed at once."""
     given = os.environ.get("GANFAST_TIMEOUT", str(TIMEOUT))
     try:
         seconds = float(given)
