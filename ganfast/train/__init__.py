@@ -1,4 +1,7 @@
-"""The trainer and what it needs; the extra `train` brings its dependencies."""
+"""The trainer: the loop here, and rooms for data, saving, watching, distributed runs, known answers and the command line.
+
+The extra `train` brings its dependencies.
+"""
 
 import importlib
 

@@ -1,4 +1,4 @@
-"""The old places of the trainer's modules: `ganfast.train.sources` and its like, from when all of them lay in one folder, still import.
+"""Old import paths: all modules of the trainer once lay in one folder, and `ganfast.train.sources` and the others still import.
 
 `ganfast.train.data` and `ganfast.train.distributed` are not here: they are packages now, and export what the modules of that name had.
 """

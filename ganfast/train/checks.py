@@ -1,4 +1,4 @@
-"""What a trainer looks at before it starts, so that a mistake is told at once and in words."""
+"""Checks of the networks, phases, data and settings before training starts, so that a mistake is an error in words at once."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ TERMS = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversaria
 
 
 class Checked(Protocol):
-    """What of a Trainer is looked at here."""
+    """What these checks use of a Trainer."""
 
     config: TrainConfig
     source: Source
@@ -31,7 +31,7 @@ class Checked(Protocol):
 
 
 def networks(generator: object, discriminator: object, usual: bool) -> None:
-    """usual: no objective of the user's own."""
+    """usual: the objective is ganfast's, not one of the user's own."""
     for name, network in (("generator", generator), ("discriminator", discriminator)):
         if not isinstance(network, nn.Module):
             got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
@@ -58,7 +58,7 @@ def phases(given: Sequence[Phase], config, usual: bool) -> None:
 
 
 def parts(trainer: Checked) -> None:
-    """Data, condition and settings together."""
+    """Whether data, condition and settings fit together."""
     c, (real, second) = trainer.config, trainer.source.reals(1)
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
@@ -73,7 +73,7 @@ def parts(trainer: Checked) -> None:
 
 @contextlib.contextmanager
 def first_step(trainer: Checked) -> Iterator[None]:
-    """Adds to what torch says of shapes and types what the networks were called with."""
+    """Around the first step: adds the shapes that the networks were called with to torch's own error."""
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:

@@ -1,4 +1,4 @@
-"""One typed dataclass holds all that a run depends on, whatever its networks and data are; it is saved beside the run."""
+"""TrainConfig: every setting of a run, checked, and saved as config.json in the run's folder."""
 
 import dataclasses
 import json

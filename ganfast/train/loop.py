@@ -1,4 +1,4 @@
-"""The trainer: what it is made of, a step, the run around the steps, its state."""
+"""Trainer: how it is put together, one training step, the run around the steps, saving and loading."""
 
 import contextlib
 import time
@@ -29,7 +29,7 @@ NETWORKS = ("generator", "discriminator")
 
 
 class Trainer:
-    """Trains two networks of yours against each other.
+    """Trains a generator and a discriminator against each other.
 
         trainer = ganfast.Trainer(generator, discriminator, images, ganfast.TrainConfig(run_dir="runs/mine", r1=5.0))
         trainer.fit()
@@ -102,7 +102,7 @@ class Trainer:
         self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
         if _resumed:
             resume.restore(self, *_resumed)
-        self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # at last, as a mistake above would keep it locked
+        self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # last: after an error above it would stay locked
 
     @classmethod
     def load(
@@ -133,12 +133,12 @@ class Trainer:
         return Sampler(self.ema, self.latent_shape, self.name, self.steps, self.classes, self.conditioner, seconds)
 
     def progress(self) -> float:
-        """How much of the run is done, by steps or by time, whichever is further."""
+        """The share of the run that is done, from 0 to 1: by steps or by time, whichever is larger."""
         c = self.config
         return max(self.steps / c.steps, self.seconds / c.max_seconds if c.max_seconds else 0.0)
 
     def step(self) -> None:
-        """All phases that are due. Nothing waits for the device."""
+        """One training step: all phases that are due at it. Never waits for the device."""
         with contextlib.nullcontext() if self.captured else checks.first_step(self):
             self._step()
         self.captured = True
@@ -150,7 +150,7 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = self.rates[name] * fall
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
-        with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # dropout's and such
+        with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # for dropout
             for turn in self.turns:
                 if self.steps % turn.interval == 0:
                     args = weights, keep, self.source.next()
@@ -167,7 +167,7 @@ class Trainer:
         self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
         try:
-            self.source.reals(standard.WATCHED)  # before training's own reading, which another one may disturb
+            self.source.reals(standard.WATCHED)  # read and kept before training reads: a second reader may disturb the first
             if self.run:
                 self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
             self._call("on_start")
@@ -195,7 +195,7 @@ class Trainer:
                 self.run = None
 
     def log(self, bar: tqdm | None = None) -> dict:
-        """Means since the last line, alarms, and the line written; the only wait for the device."""
+        """Writes a log line: means since the last one, and alarms. The only place that waits for the device."""
         count, seconds = self.steps - self.logged_steps, self.seconds - self.logged_seconds
         self.logged_steps, self.logged_seconds = self.steps, self.seconds
         means = self.meters.read(self.world)

@@ -1,4 +1,4 @@
-"""A step as data: which phases there are and when, what each adds up, and on what batch."""
+"""A training step described as data: its phases (one optimizer update each), when they are due, their loss terms and their batch."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class Phase:
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
-    """The phases of the usual GANs: D, G, then the regularisers that are due more seldom. Those due at every step join D's and G's own."""
+    """The usual phases: D, G, then lazy regularisers, due every few steps. Regularisers due at every step are terms of D and G."""
     c = config
     held = tuple(name for name in PENALTIES if getattr(c, name))
     seek = ("mode_seeking",) if c.mode_seeking else ()
@@ -57,9 +57,9 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 
 def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:
-    """Phases grouped by the batch they share: a phase joins those before if all are due at every step and none is of its network, so
-    that the generator learns on the fakes that the discriminator was just shown, and they are made once. Of a phase that repeats, the
-    last time is shared."""
+    """Phases grouped by the batch they share, whose fakes are then made once: the generator learns on the fakes that the discriminator
+    was just shown. A phase joins the group before it if all of them are due at every step and the others update the other network. Of a
+    phase that repeats, only the last repeat shares its batch."""
     turns: list[tuple[Phase, ...]] = []
     for phase in phases:
         shares = phase.interval == 1 and phase.repeats == 1
@@ -116,8 +116,8 @@ class Batch:
         return () if self.condition is None else (self.condition,)
 
     def fake(self, generator: nn.Module) -> Tensor:
-        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`; detached while the discriminator's
-        turn it is, whose backward has no business there."""
+        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`; detached while the
+        discriminator is updated, whose backward must not reach the generator."""
         if self.made is None:
             with torch.set_grad_enabled(self.differentiable):
                 self.made = generator(self.latent, *self.given)
@@ -151,7 +151,7 @@ def adversarial(config: TrainConfig) -> Objective:
 
 
 def _discriminator(phase, generator, discriminator, batch, kind, smoothing, backend):
-    """The penalties' forwards serve the loss too."""
+    """Loss and numbers of a discriminator phase. The logits that the penalties need anyway serve the adversarial loss too."""
     terms, real, fake = phase.terms, batch.view(batch.real), None
     if {"adversarial", "r2", "gradient_penalty"} & set(terms):
         fake = batch.view(_fakes(generator, batch))

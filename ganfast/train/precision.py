@@ -1,4 +1,4 @@
-"""In which numbers the networks run: resolved once, applied around every step."""
+"""The floating-point format that the networks run in: chosen once, applied around every step by autocast and loss scalers."""
 
 import contextlib
 from collections.abc import Iterator

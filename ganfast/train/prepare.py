@@ -1,4 +1,4 @@
-"""A run's networks on their device, with the norms that the config asks for, and their optimizers."""
+"""Prepares the networks (device, memory format, spectral norm, synchronised batch norm, equal weights) and makes their optimizers."""
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 
 
 def normalise(discriminator: nn.Module, seed: int) -> None:
-    """Every layer with a weight matrix, in place; those whose weight is made of something else already stay as they are. The first vectors
-    are drawn from `seed`.
+    """Spectral normalisation of every layer with a weight matrix, in place. Layers whose weight is already computed from other parameters
+    stay as they are. The power iteration's first vectors are drawn from `seed`.
 
     Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks".
     """
@@ -25,7 +25,7 @@ def normalise(discriminator: nn.Module, seed: int) -> None:
 
 
 def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device, world: World) -> None:
-    """In place; the same weights in every process."""
+    """Prepares the networks in place. Afterwards every process has the same weights."""
     layout = torch.channels_last if config.channels_last else torch.preserve_format
     for network in networks.values():
         if not network.training:  # a part that is frozen in eval mode stays so
@@ -39,6 +39,6 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
 
 
 def optimizers(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:
-    """Adam for what learns in each network."""
+    """One Adam for each network, over the parameters that require a gradient."""
     how = {"lr": config.learning_rate, "betas": config.betas, "fused": True, "capturable": device.type == "cuda"}
     return {name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], **how) for name, network in networks.items()}

@@ -1,4 +1,4 @@
-"""Random numbers that follow from a few numbers alone, whatever was drawn before."""
+"""Random numbers that depend on a seed and a position alone, whatever was drawn before: seeds, permutations, global generators."""
 
 import contextlib
 import hashlib
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def mixed(*numbers: object) -> int:
-    """32 bits that depend on all of them: a generator of torch's on the CPU takes no more of its seed."""
+    """A seed of 32 bits, hashed from all of them; torch's CPU generator uses no more bits of a seed."""
     return int.from_bytes(hashlib.sha256(repr(numbers).encode()).digest()[:4], "little")
 
 
@@ -21,7 +21,7 @@ def permutation(length: int, seed: int, epoch: int) -> Tensor:
 
 
 def global_state() -> tuple:
-    """Of Python's, torch's (on the CPU) and numpy's global generators; comparable."""
+    """The states of Python's, torch's (CPU) and numpy's global generators, which can be compared by ==."""
     kind, keys, *rest = np.random.get_state()
     return random.getstate(), torch.get_rng_state().numpy().tobytes(), (kind, keys.tobytes(), *rest)
 
@@ -34,7 +34,7 @@ def seed_all(seed: int) -> None:
 
 @contextlib.contextmanager
 def own_randomness(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """The global generators, on a GPU `device` too, begin at `seed`, and are afterwards as they were."""
+    """Inside, the global generators, those of a GPU `device` too, start from `seed`; afterwards they have their old state."""
     on_gpu = device is not None and device.type == "cuda"
     python, torchs, numpys = random.getstate(), torch.get_rng_state(), np.random.get_state()
     gpus = torch.cuda.get_rng_state(device) if on_gpu else None

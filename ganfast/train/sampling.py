@@ -26,7 +26,7 @@ class Sampler:
     classes: list[str] = field(default_factory=list)
     conditioner: Conditioner | None = None
     seconds: Callable[[], Tensor] | None = None
-    chunk: int = 256  # images a forward, as the memory of a large batch is not asked for
+    chunk: int = 256  # samples in one forward, which bounds its memory
 
     def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor:
         """[n, ...] float32 on the generator's device, images in [-1, 1]; the same for the same n, condition and seed.
@@ -62,7 +62,7 @@ class Sampler:
         return (self.conditioner(self._all(n, self._second(n, condition).to(device))),)
 
     def _second(self, n: int, condition: object) -> Tensor:
-        """Labels, or what else the data's second items are."""
+        """The data's second items (labels, vectors, ...) that `condition` asks for."""
         if condition is None:
             if self.classes:
                 return torch.arange(n) % len(self.classes)

@@ -1,4 +1,4 @@
-"""The settings of the alarms: from which number on each is raised."""
+"""Thresholds: the settings of the alarms, with the measurements that the defaults come from."""
 
 import math
 from dataclasses import dataclass, fields

@@ -1,4 +1,5 @@
-"""The device's part of a step: phases that share a batch, run as one; on a GPU one graph. And the numbers they leave."""
+"""The part of a step that runs on the device: forwards, backwards and optimizer steps of the phases that share a batch, on a GPU
+recorded as one CUDA graph; and the means of their numbers for the log."""
 
 from collections.abc import Callable
 
@@ -31,11 +32,11 @@ class Updates:
         self.learning = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
 
     def __call__(self, phase: Phase, batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-        """The objective's numbers, the norm of the gradient, and of what the generator receives from the discriminator."""
+        """The objective's numbers, the norm of the gradient, and the norm of the gradient that an image gets from the discriminator."""
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         scaler, optimizer = self.precision.scalers[phase.network], self.optimizers[phase.network]
         moves_g, received = phase.network == "generator", []
-        spared = [p for p in discriminator.parameters() if p.requires_grad] if moves_g else []  # weight gradients that nobody uses
+        spared = [p for p in discriminator.parameters() if p.requires_grad] if moves_g else []  # nobody uses their gradients
         batch.detached = not moves_g
         for p in spared:
             p.requires_grad_(False)
@@ -65,7 +66,7 @@ class Updates:
 
 
 def _check(phase: Phase, loss: object, numbers: object) -> None:
-    """What an objective of the user's own may give."""
+    """Checks what an objective gave, which may be the user's own."""
     if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
         got = f"shape {list(loss.shape)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else type(loss).__name__
         _checks.fail("train", f"the objective's loss of phase {phase.name!r} is {got}, wants a 0-d tensor to minimise", error=TypeError)
@@ -76,17 +77,17 @@ def _check(phase: Phase, loss: object, numbers: object) -> None:
 
 
 class Turn:
-    """One batch and the phases that share it. A call runs on the device alone, as `ganfast.capture` wants it."""
+    """One batch and the phases that share it. A call reads nothing back from the device, so that `ganfast.capture` can record it."""
 
     def __init__(self, phases: tuple[Phase, ...], updates: Updates, source: Source, draws: Draws, look: dict) -> None:
-        """look: what Batch is told beside the tensors, `latent_shape` and `condition`, a function of the data's second item or None."""
+        """look: Batch's settings (augment, noise), with `latent_shape` and `condition`, a function of the data's second item or None."""
         self.phases, self.updates, self.source, self.draws = phases, updates, source, draws
-        self.interval, self.run = phases[0].interval, None  # run: the turn as it is called, made at its first step
+        self.interval, self.run = phases[0].interval, None  # run: the turn recorded by `runner`, made at its first step
         self.look = dict(look)
         self.latent_shape, self.condition = self.look.pop("latent_shape"), self.look.pop("condition")
 
     def __call__(self, weights: dict[str, Tensor], keep: Tensor, handle: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """Its numbers, 0-d float32, zeros where the turn was skipped, and `good`, 1 or 0."""
+        """The phases' numbers, 0-d float32, and `good`, 1; all are 0 where an update was skipped because its gradient was not finite."""
         real, second = self.source.open(handle, self.draws)
         condition = None if self.condition is None else self.condition(second)
         latent = self.draws.normal(len(real), *self.latent_shape)
@@ -105,7 +106,7 @@ class Turn:
 
 
 def runner(turn: Turn, world: World, device: torch.device, *example) -> Callable:
-    """The turn as a function of numbers and tensors: on a GPU a graph. Between processes nothing is captured."""
+    """The turn as a function of numbers and tensors, recorded as a CUDA graph on a GPU. With several processes it is not recorded."""
     if world.size == 1:
         return capture(turn, *example)
     as_tensor = lambda number: torch.tensor(number, dtype=torch.float32, device=device)
@@ -113,7 +114,7 @@ def runner(turn: Turn, world: World, device: torch.device, *example) -> Callable
 
 
 class Meters:
-    """Sums of the turns' numbers on the device, read seldom."""
+    """Sums of the turns' numbers, kept on the device until a log line reads their means."""
 
     def __init__(self) -> None:
         self.sums: list[tuple[list[str], list[Tensor]]] = []

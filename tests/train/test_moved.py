@@ -4,11 +4,15 @@ import ast
 import importlib
 import inspect
 import pickle
+import pickletools
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 import ganfast
 from ganfast.train import _moved
@@ -120,6 +124,16 @@ def test_pickles_with_old_names_load():
     assert pickle.loads(old) is type(ganfast.TrainConfig().thresholds)
     config = pickle.dumps(ganfast.TrainConfig(steps=7), 0).replace(b"ganfast.train.thresholds", b"ganfast.train.monitors")
     assert pickle.loads(config) == ganfast.TrainConfig(steps=7)
+
+
+def test_a_checkpoint_depends_on_no_module_of_the_project(tmp_path):
+    """So that those written before the modules moved load, and those written now will."""
+    config = ganfast.TrainConfig(batch_size=4, latent_dim=2)
+    ganfast.Trainer(nn.Linear(2, 2), nn.Linear(2, 1), torch.randn(8, 2), config).save(tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        (pickled,) = [archive.read(name) for name in archive.namelist() if name.endswith("data.pkl")]
+    named = {arg for code, arg, _ in pickletools.genops(pickled) if code.name in ("GLOBAL", "INST", "STACK_GLOBAL")}
+    assert named and all(arg is not None and arg.startswith(("torch", "collections")) for arg in named)
 
 
 def test_the_project_itself_uses_the_new_names():

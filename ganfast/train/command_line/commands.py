@@ -1,4 +1,4 @@
-"""`ganfast train` and `ganfast sample`."""
+"""The commands `ganfast train` and `ganfast sample`: their options, what they print, the files they write."""
 
 import contextlib
 import io
@@ -64,7 +64,7 @@ def _parse(kind: type, command: str, args: list[str], default: Any = None) -> An
 
 
 def _option(args: list[str], name: str) -> str | None:
-    """What `--name` or `--name=` is given, of the last one, before anything is parsed: the defaults depend on it."""
+    """The value of the last `--name value` or `--name=value`, read before the options are parsed, as their defaults depend on it."""
     found = None
     for arg, after in zip(args, [*args[1:], ""]):
         option, equals, value = arg.partition("=")
@@ -74,7 +74,7 @@ def _option(args: list[str], name: str) -> str | None:
 
 
 def train(args: list[str]) -> None:
-    """Between processes the first one alone speaks, and of an error that is all of theirs one alone says it."""
+    """With several processes only the first one prints, and an error that all of them meet is printed once."""
     world = World.from_environment(_option(args, "device") or "auto")
     try:
         with _silent() if world.rank else contextlib.nullcontext(), world.together():

@@ -1,4 +1,4 @@
-"""What `ganfast train` trains: data by name, networks to fit it, settings that suit it."""
+"""Recipes, which `ganfast train` trains: data by name, networks that fit the data, and presets of settings that suit it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condit
 
 @dataclass
 class Subject:
-    """Data and networks."""
+    """The settings that choose data and networks."""
 
     data: str = "digits"
     """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
@@ -46,7 +46,7 @@ class Subject:
 
 @dataclass
 class Recipe(TrainConfig, Subject):
-    """What to train, and how."""
+    """All settings of `ganfast train`: the data and networks, and TrainConfig."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

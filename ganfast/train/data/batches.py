@@ -31,7 +31,7 @@ class Source:
         raise NotImplementedError
 
     def open(self, handle: tuple[Tensor, ...], draws) -> tuple[Tensor, Tensor | None]:
-        """`draws.uniform(rows)` decides which are mirrored; a second that is images is mirrored with the first."""
+        """`draws.uniform(rows)` decides which images are mirrored; a second item that is an image is mirrored with the first."""
         raise NotImplementedError
 
     def reals(self, n: int) -> tuple[Tensor, Tensor | None]:
@@ -44,7 +44,7 @@ class Source:
         return self._reals[n]
 
     def first_reals(self, n: int) -> tuple[Tensor, Tensor | None]:
-        """`reals`, read anew."""
+        """What `reals` gives, read anew each time."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, int]:
@@ -54,7 +54,7 @@ class Source:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Ends what runs beside: worker processes."""
+        """Ends worker processes, if there are any."""
 
     def mirrored(self, draws) -> Tensor | None:
         return draws.uniform(self.rows) < 0.5 if self.flip else None

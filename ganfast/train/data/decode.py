@@ -1,4 +1,4 @@
-"""One image, whatever its kind, as a square of bytes."""
+"""Decodes an image of any format and mode into a square [C, S, S] of bytes."""
 
 import contextlib
 import os

@@ -98,7 +98,7 @@ def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
 
 
 def _printable(line: str) -> str:
-    """Names on the disk need not be text."""
+    """File names that are not UTF-8, escaped."""
     return line.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""What data may be, and how it is told that it cannot: reals as bytes or floats, and beside them labels, vectors or images."""
+"""Checks of training data: which shapes, dtypes and ranges are accepted, for images and for labels, and the errors for the others."""
 
 import math
 import warnings

@@ -1,4 +1,4 @@
-"""Users' own DataLoaders and IterableDatasets, as they come."""
+"""Sources that read a user's own DataLoader or IterableDataset, in its order and with its batches."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from ganfast.train.randomness import mixed, own_randomness
 
 
 class _Share(IterableDataset):
-    """Of an IterableDataset's batches of all processes this one's part; the tail that fills none is left out."""
+    """This process's part of each batch of an IterableDataset; items at the end that do not fill a batch are left out."""
 
     def __init__(self, dataset: IterableDataset, batch_size: int, rank: int, world: int) -> None:
         self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
@@ -44,7 +44,7 @@ class FromLoader(Streamed):
         self._batches, self._full = None, False
 
     def generators(self) -> list[torch.Generator]:
-        """Of the loader and its samplers, made where there is none."""
+        """The random generators of the loader and its samplers, which are given one where they have none."""
         holders = self.loader, self.loader.sampler, getattr(self.loader.batch_sampler, "sampler", None)
         for holder in holders:
             if getattr(holder, "generator", self) is None:
@@ -72,7 +72,7 @@ class FromLoader(Streamed):
             return next(self._batches, None)
 
     def catch_up(self) -> None:
-        """After a stop: to where it was in its epoch."""
+        """After a resume: reads and drops the batches that were taken in this epoch."""
         wanted, self.taken = self.taken, 0
         while self.taken < wanted:
             if self.got() is None:

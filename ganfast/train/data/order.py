@@ -8,7 +8,7 @@ from ganfast.train.randomness import permutation
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Without waiting: pinned memory is given back to its pool only after the copy."""
+    """Copies without waiting. Pinned memory is reused only after the copy has ended, so it may be dropped here."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" and not tensor.is_cuda else tensor.to(device)
 
 
@@ -33,7 +33,7 @@ class Order:
         return self._queue[at : at + self.rows]
 
     def _fill(self) -> None:
-        """From the present epoch to the one in which the batch ends; few items are laid out for many batches at once."""
+        """Lays out the epochs from the present one to that in which the batch ends; of a small dataset many at once."""
         first, last = self.taken // self.length, (self.taken + max(self.batch_size, 1024) - 1) // self.length
         if self.length > self.batch_size:
             last = (self.taken + self.batch_size - 1) // self.length
@@ -41,7 +41,7 @@ class Order:
         self._queue, self._start = on_device(torch.cat(epochs), self.device), first * self.length
 
     def fixed(self, n: int) -> Tensor:
-        """The first n of a permutation that is no epoch's."""
+        """The first n of a permutation of its own, which no epoch uses."""
         return permutation(self.length, self.seed, -1)[:n]
 
     def state_dict(self) -> dict[str, int]:

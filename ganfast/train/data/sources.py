@@ -1,4 +1,4 @@
-"""`source_of`: one interface to tensors, Datasets and DataLoaders."""
+"""`source_of`: makes the Source that suits the data: tensors, folders, Datasets or DataLoaders."""
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ def source_of(
 
 
 def _fits_once(looked: Looked, length: int, cache: bool | None, memory: int | None) -> bool:
-    """Whether a Dataset is decoded once, into memory; says so where it is not and nobody asked for that."""
+    """Whether to decode a Dataset once, into memory; warns if it does not fit or is random, and `cache` did not say what to do."""
     if cache is False:
         return False
     size, place = looked.bytes(length), room(memory)

@@ -1,4 +1,4 @@
-"""Data that comes to the device batch by batch: from the machine's memory, or from a Dataset decoded in worker processes."""
+"""Sources that copy each batch to the device: from tensors in the machine's memory, or from a Dataset decoded by worker processes."""
 
 import copy
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ class Streamed(Source):
         raise NotImplementedError
 
     def checked(self, got: object) -> tuple[Tensor, Tensor | None]:
-        """What a loader gave, in the dtypes of `open`; the range is looked at once."""
+        """A loader's batch, checked, in the dtypes that `open` wants. The range of values is checked in the first batch alone."""
         first, second = items.parts(got, "a batch")
         if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
             kinds = ", ".join(type(part).__name__ for part in (first, second) if part is not None)
@@ -86,7 +86,7 @@ class FromHost(Streamed):
 
 
 class _Keys:
-    """Of this process's batches, without end, from where `order` is now; the order itself stays."""
+    """Endless batches of keys (epoch, index) for this process, from the position of `order` on, which itself does not move."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -146,7 +146,7 @@ class FromDataset(Streamed):
 
 
 def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tuple[tuple[Tensor, ...] | items.Refused, list[str]]:
-    """(first [B, ...], second) of a batch of Items, and what went wrong in it."""
+    """A batch of Items collated, (first [B, ...], second), and the errors of items that could not be read."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
     bad = [entry for entry in entries if not isinstance(entry, Entry)]

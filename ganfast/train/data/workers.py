@@ -1,4 +1,4 @@
-"""Items of a Dataset, decoded by worker processes: each with random numbers of its own, and all of them at once into memory."""
+"""Worker processes that decode a Dataset's items: batch by batch, or all of them into memory, each item with its own random numbers."""
 
 import contextlib
 import multiprocessing
@@ -56,7 +56,7 @@ class Items(Dataset):
         return None, wrong
 
     def _drawing_from(self, seed: int) -> contextlib.AbstractContextManager:
-        """Cheap where it can be: to keep and restore the generators takes 250 us."""
+        """Random numbers of an item's own, only where something may draw: saving and restoring the generators takes 250 us."""
         if isinstance(self.dataset, Files):
             return contextlib.nullcontext()
         if get_worker_info() is None:
@@ -92,7 +92,7 @@ def is_pil(value: object) -> bool:
 
 
 class Looked(NamedTuple):
-    """What the first items tell: one of them, seconds for each, whether they are drawn at random, whether they use a GPU."""
+    """What a few items show: an example, seconds for each, whether they are random, whether they are on a GPU."""
 
     example: Entry
     seconds: float
@@ -203,14 +203,14 @@ def loader(dataset: Dataset, batches, workers: int, collate: Callable) -> DataLo
 
 
 def _deaf(_: int) -> None:
-    """A terminal and a cluster send signals to all processes at once; the trainer must still get its batch, and ends the workers itself."""
+    """Workers ignore SIGINT and SIGTERM, which reach all processes at once: the trainer still needs its batch, and ends them itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def end(batches: Iterator | None) -> None:
-    """Of a DataLoader's iterator the workers, now. Left to the garbage collector, queues may close before they have told the workers to
-    stop, and each is then waited for for five seconds."""
+    """Ends the workers of a DataLoader's iterator now. The garbage collector may close their queues before they are told to stop, and
+    then waits five seconds for each."""
     if hasattr(batches, "_shutdown_workers"):
         batches._shutdown_workers()
 
@@ -251,7 +251,7 @@ def into_memory(all_items: Items, looked: Looked, workers: int | None = None) ->
 
 
 def _plain(batch: list) -> list:
-    """Arrays go through a pipe: shared memory, which tensors take, is 64 MB in many a container."""
+    """Collates into numpy arrays, which go through a pipe: tensors take shared memory, of which containers often have 64 MB."""
     arrays = lambda entry: tuple(None if part is None else part.numpy() for part in entry)
     return [(arrays(entry) if isinstance(entry, Entry) else entry, wrong) for entry, wrong in batch]
 

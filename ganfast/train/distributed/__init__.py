@@ -1,4 +1,4 @@
-"""Training by several processes: who they are and how they exchange numbers, and batch norm over all their batches."""
+"""Training by several processes: World, by which they exchange numbers, and batch norm over all their batches."""
 
 from ganfast.train.distributed.world import Lost, Unreachable, World, summed
 

@@ -1,4 +1,4 @@
-"""Batch norm whose statistics are those of all processes' parts of a batch together, on every device and to any order.
+"""Synchronised batch norm: its statistics are of the whole batch, over all processes; on every device, with gradients of any order.
 
 torch's SyncBatchNorm takes no CPU tensors, has no second derivative, and no activation in the same pass.
 """
@@ -101,7 +101,7 @@ def _over_all(mean: Tensor, var: Tensor, values: int) -> tuple[Tensor, Tensor, T
 
 
 class _Sum(Function):
-    """Over the processes. Each has a loss of its own, and what is differentiated is their sum: the gradient is a sum again."""
+    """The sum over the processes. What is differentiated is the sum of all processes' losses, so the gradient is summed too."""
 
     @staticmethod
     def forward(ctx, x):
@@ -138,7 +138,7 @@ class _BatchNormActOverAll(Function):
 
 
 def _passes(gy, x, weight, bias, alpha, mean, invstd, count, spec):
-    """(gx, gweight, gbias, galpha); weights' are this process's share, as for every other parameter."""
+    """(gx, gweight, gbias, galpha). Gradients of parameters are this process's share, averaged later like all others."""
     last = spec.channels_last
     gx, gweight, gbias, galpha = kernels.bwd(  # as if the statistics were constants
         dense(gy, last), dense(x, last), mean, invstd, weight, bias, alpha, spec.act, spec.alpha_value, False, last, spec.backend
@@ -150,7 +150,7 @@ def _passes(gy, x, weight, bias, alpha, mean, invstd, count, spec):
 
 
 def _gradients(gy, x, weight, bias, alpha, spec):
-    """The same, every step differentiable: the statistics come from x anew."""
+    """The same by differentiable operations, with the statistics computed from x again."""
     dims = reduced_dims(x)
     var, mean = torch.var_mean(x, dims, correction=0)
     count, mean, var = _over_all(mean, var, x.numel() // x.shape[1])

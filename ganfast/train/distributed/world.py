@@ -26,11 +26,11 @@ TIMEOUT = 1800.0  # seconds; the first process alone writes pictures and measure
 
 
 class Unreachable(RuntimeError):
-    """A collective failed in this process, as it does where another one is gone."""
+    """A collective operation failed in this process, as happens when another process is gone."""
 
 
 class Lost(RuntimeError):
-    """Another process is gone, and the run with it. told: one of the others says so."""
+    """Another process is gone, which ends the run. told: another process prints the message."""
 
     def __init__(self, message: str, told: bool) -> None:
         super().__init__(message)
@@ -46,7 +46,7 @@ def _meeting() -> Iterator[None]:
 
 
 def summed(x: Tensor) -> Tensor:
-    """x, contiguous, becomes the sum over the processes."""
+    """Replaces x, contiguous, by its sum over the processes."""
     with _meeting():
         dist.all_reduce(x)
     return x
@@ -57,10 +57,10 @@ class World:
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
-        self._own = self._over = False  # whether the group is this one's to leave; whether the run ended here
+        self._own = self._over = False  # _own: this World joined the group and must leave it; _over: the run has ended here
         if size > 1:
             self.group, self._store = dist.group.WORLD, dist.distributed_c10d._get_default_store()
-            # Numbers of the host travel by gloo: nobody waits for the device.
+            # Numbers on the host are exchanged by gloo, which does not wait for the device.
             by_gloo = "cpu:gloo" in dist.get_backend_config()
             self._host = self.group if by_gloo else dist.new_group(backend="gloo", timeout=_timeout())
 
@@ -115,7 +115,7 @@ class World:
         for p in parameters:
             kinds.setdefault(p.dtype, []).append(p)
         held = torch.tensor([float(p.grad is not None) for p in parameters])
-        rides = parameters[0].device.type == "cpu"  # with the gradients; those of a GPU would have to be waited for
+        rides = parameters[0].device.type == "cpu"  # sent with the gradients; on a GPU, reading it back would wait for them
         with _meeting():
             asked = None if rides else dist.all_reduce(held, group=self._host, async_op=True)
         flats = []
@@ -138,7 +138,7 @@ class World:
         return values if self.size == 1 else summed(values / self.size)
 
     def largest(self, *values: float) -> list[float]:
-        """Each number's largest over the processes, on the host."""
+        """The largest value of each number over the processes, exchanged on the host."""
         if self.size == 1:
             return list(values)
         numbers = torch.tensor(values, dtype=torch.float64)
@@ -148,7 +148,7 @@ class World:
 
     @torch.no_grad()
     def broadcast(self, *modules: nn.Module) -> None:
-        """Parameters and buffers of rank 0, for all."""
+        """Copies the parameters and buffers of rank 0 to all processes."""
         if self.size == 1:
             return
         tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
@@ -161,7 +161,7 @@ class World:
             t.copy_(part.clone().view(t.dtype).view(t.shape))  # a clone: each begins at an address that fits its dtype
 
     def agree(self, what: str, number: int) -> None:
-        """Raises: ValueError where the processes were not built alike."""
+        """Raises: ValueError if `number` differs between the processes."""
         least, most = self.largest(-number, number)
         if -least != most:
             raise ValueError(f"train: {what}: {-least:.0f} in one process, {most:.0f} in another, wants the same in all.")
@@ -234,7 +234,7 @@ _joined: World | None = None
 
 
 def _timeout() -> datetime.timedelta:
-    """After which a process that hangs counts as lost; a dead one is noticed at once."""
+    """The time after which a process that hangs counts as lost. A dead one is noticed at once."""
     given = os.environ.get("GANFAST_TIMEOUT", str(TIMEOUT))
     try:
         seconds = float(given)

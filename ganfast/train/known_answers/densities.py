@@ -67,19 +67,19 @@ def pushed(generator: nn.Module, cells: int = 4000, reach: float = 8.0) -> Tenso
 
 
 def optimal_discriminator(p: Tensor, q: Tensor) -> Tensor:
-    """p / (p + q) [N]; 1/2 where there is neither."""
+    """p / (p + q) [N]; 1/2 where both are 0."""
     return torch.where(p + q > 0, p / (p + q), 0.5)
 
 
 def value(p: Tensor, q: Tensor, logits: Tensor) -> float:
-    """V(D) of D = sigmoid(logits [N]); both infinities are allowed where the density that minds is 0."""
+    """V(D) of D = sigmoid(logits [N]). A logit may be infinite where the density that it would make infinite is 0."""
     right = torch.where(p > 0, p * F.softplus(-logits.double()), 0.0)
     wrong = torch.where(q > 0, q * F.softplus(logits.double()), 0.0)
     return -(right + wrong).sum().item() * CELL
 
 
 def kullback_leibler(p: Tensor, q: Tensor) -> float:
-    """KL(p || q) in nats; infinite where q misses what p has."""
+    """KL(p || q) in nats; infinite if q is 0 where p is not."""
     return torch.where(p > 0, torch.special.xlogy(p, p / q), 0.0).sum().item() * CELL
 
 

@@ -1,4 +1,4 @@
-"""A run's folder and the checkpoint's format: what is on the disk is whole, whenever the process dies.
+"""Checkpoint files and the run's folder. A file on the disk is whole, whenever the process dies.
 
 A new file is written beside the old one, forced to the disk and renamed over it; the old checkpoints go after that.
 """
@@ -27,12 +27,12 @@ SYNTHETIC = "what a generator with these weights makes is synthetic"
 
 
 class Damaged(ValueError):
-    """Cut short or changed on the disk: an older file can serve instead."""
+    """A checkpoint that was cut short or changed on the disk; an older one may still be good."""
 
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Turns the disk's refusal (full, over quota, gone) into a RuntimeError that says what is whole on it."""
+    """Turns an OSError of writing (disk full, over quota, gone) into a RuntimeError that names the newest whole checkpoint."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,7 @@ def write(state: dict, path: Path) -> None:
 
 
 def _check_readable(value: object, where: str) -> None:
-    """By exact type: a numpy.float64 is a float, and weights_only=True refuses it."""
+    """Raises: ValueError for what weights_only=True would refuse. By exact type: numpy.float64 is a float, and refused."""
     kind = type(value)
     if kind in (dict, OrderedDict):
         for key, part in value.items():
@@ -86,7 +86,7 @@ def load(path: Path) -> dict:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest checkpoint that reads; best.pt where no other one does."""
+    """The newest checkpoint that can be read; best.pt if no other can, None if none can."""
     for path in _candidates(folder):
         with contextlib.suppress(ValueError):
             _read(path)
@@ -95,13 +95,13 @@ def newest(folder: Path) -> Path | None:
 
 
 def checkpoints(folder: Path) -> dict[int, Path]:
-    """step -> file, in the order of steps: a name's digits may outgrow their seven places."""
+    """step -> file, in the order of steps, which is not that of the names once a step has more than seven digits."""
     found = ((re.fullmatch(r"checkpoint-(\d+)\.pt", path.name), path) for path in folder.glob("checkpoint-*.pt"))
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """Newest first."""
+    """All checkpoints, the newest first, best.pt last."""
     best = folder / BEST
     return [*reversed(checkpoints(folder).values()), *([best] if best.is_file() else [])]
 
@@ -218,7 +218,7 @@ class RunFolder:
             file.write(text.encode())
 
     def log(self, row: dict) -> None:
-        """One line, out of this process when this returns. JSON has no NaN: a number that is not finite is written as null."""
+        """Appends a line, which the system has when this returns. JSON has no NaN: a number that is not finite is written as null."""
         row = {name: value.item() if hasattr(value, "item") else value for name, value in row.items()}  # a callback's own numbers
         row = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
         path = self.path / LOG
@@ -233,7 +233,7 @@ class RunFolder:
                 raise
 
     def save(self, state: dict, step: int) -> Path:
-        """The last `keep` checkpoints stay; an older one goes only when the new one is on the disk."""
+        """Writes a checkpoint, and keeps the last `keep`: older ones are deleted only when the new one is on the disk."""
         path = self.path / f"checkpoint-{step:07d}.pt"
         if (self.path / LOG).exists():
             with _named(path):
@@ -253,7 +253,7 @@ class RunFolder:
 
 
 def _lines_until(step: int, log: bytes) -> list[str]:
-    """The log's whole lines up to `step`; the last one may be torn, and a crash of the machine may leave others unreadable."""
+    """The log's readable lines up to `step`: the last line may be cut off, and a crash of the machine may spoil others."""
     lines = []
     for line in log.decode(errors="replace").splitlines(keepends=True):
         try:

@@ -1,4 +1,4 @@
-"""What a run asks of the disk: a file is whole or not there, and a folder is one process's at a time."""
+"""Files that are written whole or not at all, and the lock by which one process at a time holds a run's folder."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: Path) -> None:
-    """Forces a file's content, or a folder's names, to the disk: a rename is there when its folder is."""
+    """Forces a file's content, or a folder's names, to the disk. A rename is on the disk once its folder is."""
     if os.name == "nt":  # no folder can be opened there, and no file that is not open for writing can be forced
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -54,7 +54,7 @@ _held: set[int] = set()  # descriptors of the locks this process holds
 
 
 def _drop_inherited() -> None:
-    """In a forked child (a data worker): an open copy of the descriptor would hold the lock after its parent's death."""
+    """Closes the locks in a forked child (a data worker), whose copy would hold them after its parent has died."""
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""All that a run is made of at one moment, as a checkpoint holds it, and back."""
+"""What a checkpoint holds: a Trainer's state as plain tensors and numbers, and a Trainer put back into that state."""
 
 import contextlib
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ class Resumable(Protocol):
 
 
 def state_of(trainer: Resumable) -> dict:
-    """Tensors, numbers, strings, lists and dicts of these: what weights_only=True reads back."""
+    """The Trainer's state, as tensors, numbers, strings, lists and dicts, which weights_only=True reads back."""
     networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
     table = trainer.condition if isinstance(trainer.condition, Tensor) else None
     return {
@@ -77,13 +77,16 @@ def state_of(trainer: Resumable) -> dict:
 
 
 def _look(trainer: Resumable) -> dict:
-    """What a resumed run cannot change, whatever fits its networks."""
+    """What must be the same in a resumed run, even where its networks would fit."""
     shape = list(trainer.source.reals(1)[0].shape[1:])
     return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
 
 
 def restore(trainer: Resumable, path: Path, state: dict) -> None:
-    """Raises: ValueError for a state of other networks or classes, or one that lacks a part. `state` may be used up."""
+    """Puts the Trainer into `state`, whose tensors it may take over.
+
+    Raises: ValueError for a state of other networks or classes, or one that lacks a part.
+    """
     with whole(path, "run"):
         if state["classes"] != trainer.classes:
             held = state["classes"]
@@ -120,7 +123,7 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
 
 
 def config_of(path: Path, state: dict) -> TrainConfig:
-    """The settings the checkpoint was written with, as far as they are the trainer's; its folder is where it lies now."""
+    """The TrainConfig that the checkpoint was written with; its run_dir becomes the folder where the checkpoint is now."""
     with whole(path, "configuration"):
         names = {f.name for f in fields(TrainConfig)}
         config = configs.from_dict({name: value for name, value in state["config"].items() if name in names}, where=str(path))
@@ -131,7 +134,7 @@ def config_of(path: Path, state: dict) -> TrainConfig:
 
 @contextlib.contextmanager
 def whole(path: Path, what: str) -> Iterator[None]:
-    """Turns what goes wrong when a state is taken apart into a ValueError that names the file."""
+    """Turns errors while a state is read into a ValueError that names the file."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:

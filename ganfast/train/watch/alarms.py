@@ -1,4 +1,4 @@
-"""Alarms: what a run's own numbers say about it, in words, while there is still time to do something."""
+"""Alarms: warnings that a run goes wrong, found in the numbers of its log lines, with what they mean and what to try."""
 
 import math
 from typing import NamedTuple
@@ -49,7 +49,7 @@ _SCALER_SKIPS = 16  # fp16's loss scale, 2^16 at first, halves with each until t
 
 
 class Alarm(NamedTuple):
-    """What is told: one of ALARMS, the number that raised it beside its threshold, and the sentence."""
+    """A raised alarm: its name in ALARMS, the number that raised it, the threshold, and the message."""
 
     name: str
     value: float
@@ -148,7 +148,7 @@ class Monitors:
         return Alarm(name, reading.value, reading.threshold, message, not reading.bad)
 
     def _right(self, row: dict) -> float | None:
-        """Share of the images that the discriminator is right on, as far as the loss lets it be known."""
+        """The share of images that the discriminator is right on; None if the loss does not tell."""
         if self.loss == "wasserstein" or not {"real_accuracy", "fake_accuracy"} <= row.keys():
             return None
         right = (row["real_accuracy"] + row["fake_accuracy"]) / 2
@@ -171,7 +171,7 @@ class Monitors:
         return _Reading(right, limit, right >= limit and self._sure(row), text)
 
     def _overfitting(self, row: dict) -> _Reading | None:
-        """r_t of Karras et al. 2020 (ADA), equation 1; where the logits' zero is anywhere, both sides must be right."""
+        """r_t of Karras et al. 2020 (ADA), equation 1. Relativistic logits have no fixed zero: reals and fakes must both be right."""
         limit, sign = self.thresholds.overfitting, row.get("real_sign")
         if self.loss == "lsgan":
             sign = 2 * row["real_accuracy"] - 1 if "real_accuracy" in row else None

@@ -1,4 +1,4 @@
-"""Callbacks: what a user's own code, and the trainer's, is called for at a run's start, steps, log lines, checkpoints and end."""
+"""Callback: methods that are called at a run's start, steps, log lines, checkpoints and end, and what they may use of the Trainer."""
 
 from pathlib import Path
 from typing import Protocol

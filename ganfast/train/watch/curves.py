@@ -1,4 +1,4 @@
-"""The curves of a run's log: losses, accuracies, what the monitors watch, metrics, with the alarms marked."""
+"""curves.png: the numbers of log.jsonl drawn over the steps, with the alarms marked."""
 
 import json
 import math
@@ -33,7 +33,7 @@ BESIDE = ("step", "images", "seconds", "images_per_second", "skipped_in_a_row", 
 
 
 def panel_of(name: str) -> str | None:
-    """Under which title a number of a log row is shown: a metric under its own name; None for what is no curve."""
+    """The title under which a number of a log row is drawn: a metric's is its own name. None for what is not drawn."""
     if name in BESIDE:
         return None
     return next((title for title, names in PANELS.items() if name in names), name)
@@ -95,7 +95,7 @@ def _panel(axes, title: str, curves: dict[str, Curve]) -> None:
 
 
 def log_rows(log: Path) -> list[dict]:
-    """The lines of a log.jsonl; one that a dying run tore is left out."""
+    """The lines of a log.jsonl, without one that was cut off when its run was killed."""
     rows = []
     for line in log.read_text().splitlines():
         try:
@@ -108,7 +108,7 @@ def log_rows(log: Path) -> list[dict]:
 
 
 def _curves(rows: list[dict]) -> dict[str, Curve]:
-    """Name -> its curve, over the rows that have the number; NaN, a gap, where it is null, which stands for what was not finite."""
+    """Name -> its curve over the rows that have the number. Null stands for a number that was not finite, and becomes NaN, a gap."""
     found: dict[str, Curve] = {}
     for row in rows:
         for name, value in (row | _ratio(row)).items():
@@ -125,7 +125,7 @@ def _ratio(row: dict) -> dict[str, float]:
 
 
 def _alarms(rows: list[dict]) -> dict[str, list[tuple[int, int]]]:
-    """Name -> the first and last steps of each time it went on; a row names all that go on."""
+    """Name -> the first and last step of each period in which the alarm was on; a row names all that are on."""
     found: dict[str, list[tuple[int, int]]] = {}
     before: list[str] = []
     for row in rows:

@@ -1,4 +1,4 @@
-"""How diverse generated images are, against real ones."""
+"""How diverse a batch of generated images is, compared with a batch of real ones; small where modes are lost."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What metrics compare: a function of images, with the name that stands beside every number made of it."""
+"""Features that images are compared by in the metrics: averages of pixels, Inception, or a network of the user's, each with a name."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Pictures of a run; every file says in its text fields that it is synthetic, by which model and seed."""
+"""Pictures of samples: grids, clips, scatter plots. Every file's text fields say that it is synthetic, by which model and seed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,7 +79,7 @@ def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: f
 
 
 def write_grid(path: Path, sampler: Sampler, seed: int, columns: int = 10) -> None:
-    """Latents and labels depend on the seed alone, so that grids of one run show the same images over time."""
+    """A grid of samples as a PNG. Its latents and labels depend on the seed alone, so that a run's grids show the same images over time."""
     labels, n = _places(sampler, columns)
     sheet, scale = _sheet(sampler.sample(n, labels, seed), columns)
     write_png(path, sheet, about(sampler.name, seed), scale)
@@ -126,7 +126,7 @@ def _places(sampler: Sampler, columns: int) -> tuple[Tensor | None, int]:
 
 
 def _sheet(images: Tensor, columns: int) -> tuple[Tensor, int]:
-    """Images as one, and by how much to enlarge it: small ones to about 64 pixels."""
+    """All images in one, and the factor by which to enlarge it: small images to about 64 pixels."""
     if images.dim() != 4:
         cause = "Points in the plane want grids.scatter" if images.dim() == 2 else ""
         _checks.fail("grids", f"the sampler gives shape {list(images.shape)}, wants images [N, C, H, W]", cause)
@@ -134,7 +134,7 @@ def _sheet(images: Tensor, columns: int) -> tuple[Tensor, int]:
 
 
 def draw_points(axes, fake: Tensor, real: Tensor, title: str) -> None:
-    """Real points in grey below, generated ones in colour, on matplotlib's axes."""
+    """Draws real points in grey and generated ones in colour over them, on matplotlib's axes."""
     for points, colour, label in ((real, "0.65", "real"), (fake, "tab:red", "generated")):
         x, y = points.detach().float().cpu().unbind(1)
         axes.scatter(x, y, s=3, color=colour, alpha=0.5, linewidths=0, label=label)

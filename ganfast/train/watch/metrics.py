@@ -1,5 +1,5 @@
-"""What the samples are worth: precision and recall, Frechet and kernel distances, how often the digit asked for is read; and the
-callback that measures them while a run goes on."""
+"""Metrics of samples: precision and recall, FID, KID, how often the digit asked for is read; and Evaluate, the callback that measures
+them during a run."""
 
 import contextlib
 import math
@@ -158,7 +158,7 @@ class Evaluate(Callback):
                 self._real, self._labels = self.features(real), second if trainer.classes else None
 
     def on_log(self, trainer: TrainerLike, row: dict) -> None:
-        # Told from the steps alone, so that a resumed run measures where an uninterrupted one would.
+        # Decided by the steps alone, so that a resumed run measures at the same steps as an uninterrupted one.
         before = (trainer.steps - 1) // trainer.config.log_every * trainer.config.log_every
         if trainer.steps // self.every > before // self.every or trainer.progress() >= 1:
             numbers = self.measured(trainer)
@@ -189,7 +189,7 @@ class Evaluate(Callback):
 
 
 def _unnoticed(trainer: TrainerLike) -> contextlib.AbstractContextManager:
-    """Inside, what generators and features draw from torch's common random numbers is given back."""
+    """Afterwards torch's global generators are as before, whatever the networks drew from them."""
     return torch.random.fork_rng([trainer.device] if trainer.device.type == "cuda" else [], device_type="cuda")
 
 

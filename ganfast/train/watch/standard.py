@@ -1,4 +1,4 @@
-"""What a run does by itself beside the training: pictures, measurements, TensorBoard, alarms, the progress bar."""
+"""What every run does without being asked: pictures, metrics, TensorBoard, alarms and the progress bar."""
 
 import math
 from typing import TYPE_CHECKING
@@ -58,7 +58,7 @@ class Pictures(Callback):
 
 
 def default(config) -> list[Callback]:
-    """What a run with a folder does by itself."""
+    """The callbacks of every run that has a folder."""
     found: list[Callback] = [Pictures(config.sample_every)] if config.sample_every else []
     if config.metrics_every:
         from ganfast.train.watch.metrics import Evaluate
@@ -75,7 +75,7 @@ def default(config) -> list[Callback]:
 
 
 def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
-    """Adds to a log row how diverse a fixed batch of samples is, and the alarms that are on; gives those to tell of now."""
+    """Adds to a log row the diversity of a fixed batch of samples, and the alarms that are on. Returns the alarms to show now."""
     if can_sample(trainer.generator):
         fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
         if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
@@ -92,14 +92,14 @@ def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
 
 
 def show(bar: "tqdm", row: dict, alarms: list[Alarm], loss: str) -> None:
-    """A log row in the progress bar, alarms on lines of their own."""
+    """Shows a log row in the progress bar, and alarms on lines of their own."""
     bar.set_postfix_str(_summary(row, loss in MEANING))
     for alarm in alarms:
         bar.write(f"step {row['step']}, {alarm.name}: {alarm.message}")
 
 
 def _summary(row: dict, signs: bool) -> str:
-    """signs: whether a logit's sign says what the discriminator takes an image for."""
+    """signs: whether a logit's sign says real or fake, as it does for the losses in MEANING."""
     parts = [f"D {row['loss_d']:.2f}"] if "loss_d" in row else []
     parts += [f"G {row['loss_g']:.2f}"] if "loss_g" in row else []
     if signs and "real_accuracy" in row:

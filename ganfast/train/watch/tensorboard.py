@@ -1,4 +1,4 @@
-"""TensorBoard, where it is installed: a run's numbers, its alarms and its grids."""
+"""TensorBoard: a callback that writes a run's numbers, alarms and grids as events, where tensorboard is installed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -9,6 +9,7 @@ from torch import nn
 
 import ganfast
 from ganfast.train.command_line import recipes
+from ganfast.train.data import folders
 from ganfast.train.known_answers.mixtures import MIXTURES
 from ganfast.train.saving import checkpoint
 from ganfast.train.watch import standard
@@ -170,7 +171,7 @@ def test_a_resumed_run_measures_where_the_whole_one_does(tmp_path):
     changes = {"steps": 12, "log_every": 3, "checkpoint_every": 4, "keep_checkpoints": 9, "sample_every": 100, "condition": "none"}
     whole, rows = run(tmp_path, Evaluate(5, samples=20), name="whole", **changes)
     generator, discriminator = recipes.networks(small(tmp_path / "x", **changes), 0)
-    data = recipes.data.images_of("digits", 16, 1)
+    data = folders.images_of("digits", 16, 1)
     resumed = ganfast.Trainer.load(
         whole.run_dir / "checkpoint-0000004.pt", generator, discriminator, data.images, callbacks=[Evaluate(5, samples=20)],
         config=ganfast.TrainConfig(run_dir=None, **{n: getattr(whole.config, n) for n in ("steps", "log_every", "batch_size", "latent_dim",
