@@ -14,9 +14,19 @@ def strided_points(kernel, stride) -> bool:
     return all(k == 1 for k in kernel) and any(s != 1 for s in stride)
 
 
-def padding_nears_kernel(kernel, padding, dilation) -> bool:
-    """More padding than half the kernel's reach: torch's CPU kernel for the weight gradient reads and writes out of bounds."""
-    return any(2 * p > d * (k - 1) for k, p, d in zip(kernel, padding, dilation))
+def padding_nears_kernel(size, kernel, stride, padding, dilation) -> bool:
+    """More padding than half the kernel's reach: torch's CPU kernel for the weight gradient reads and writes out of bounds. And a tap
+    that meets padding alone (x [5, 10, 1, 1], kernel 3, stride 2, padding 1): in bfloat16 its gradient, zero, is never written, and what
+    the memory held before comes out. `size`: the image's."""
+    if any(2 * p > d * (k - 1) for k, p, d in zip(kernel, padding, dilation)):
+        return True
+    for n, k, s, p, d in zip(size, kernel, stride, padding, dilation):
+        last = (n + 2 * p - d * (k - 1) - 1) // s * s - p  # where the last window begins
+        for start in range(-p, d * (k - 1) - p + 1, d) if p else ():
+            first = start if start >= 0 else start % s  # the first pixel inside the image that this tap's windows come to
+            if first >= n or first > last + start + p:
+                return True
+    return False
 
 
 def safe_weight_grad(image: Tensor, kernel, stride, padding, dilation) -> tuple[Tensor, list[int], list[int]]:
@@ -28,7 +38,7 @@ def safe_weight_grad(image: Tensor, kernel, stride, padding, dilation) -> tuple[
     stride, padding = list(stride), list(padding)
     if image.device.type != "cpu":
         return image, stride, padding
-    if padding_nears_kernel(kernel, padding, dilation):
+    if padding_nears_kernel(image.shape[2:], kernel, stride, padding, dilation):
         image = F.pad(image, [p for p in reversed(padding) for _ in range(2)])
         padding = [0] * len(padding)
     if strided_points(kernel, stride):
