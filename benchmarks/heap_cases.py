@@ -66,14 +66,18 @@ def made(seed: int, index: int) -> Case:
 
 def _drawn(rng: random.Random, seed: int) -> Case | None:
     """None where the output would have no pixels, or that path has no such call."""
-    op, dims = rng.choice(OPS), rng.choice([1, 2, 2, 3])
+    op, dims, shuffle = rng.choice(OPS), rng.choice([1, 2, 2, 3]), rng.random() < 0.1
+    if shuffle:  # a shape that pixels can be shuffled for is not met by chance
+        op, dims = rng.choice(OPS[1:]), 2
     draw = lambda low, high: [rng.randint(low, high) for _ in range(dims)]
     alike = lambda values: values[:1] * dims if rng.random() < 0.5 else values
-    groups = rng.choice([1, 1, 1, 2, 3])
+    groups = 1 if shuffle else rng.choice([1, 1, 1, 2, 3])
     c_in, c_out = (groups * rng.choice([1, 2, 3, 4, 5, 8, 11, 16, 17, 33][: 10 if groups == 1 else 6]) for _ in range(2))
     kernel = [1] * dims if rng.random() < 0.2 else alike(draw(1, (5, 5, 4)[dims - 1]))
     stride = [1] * dims if rng.random() < 0.2 else alike(draw(1, 4))
     dilation = alike([rng.choice([1, 1, 1, 2, 3]) for _ in range(dims)])
+    if shuffle:
+        stride, dilation = [rng.randint(2, 4)] * 2, [1, 1]
     size = alike(draw(1, (40, 15, 7)[dims - 1]))
     reach = [d * (k - 1) for k, d in zip(kernel, dilation)]
     padding, output_padding = [rng.randint(0, r) for r in reach], [0] * dims
@@ -83,13 +87,16 @@ def _drawn(rng: random.Random, seed: int) -> Case | None:
     elif op == "conv_transpose_act":
         size = [max(1, n // s) for n, s in zip(size, stride)]
         output_padding = [rng.randint(0, max(s, d) - 1) for s, d in zip(stride, dilation)]
+        if shuffle:
+            padding = [max(0, k - s + o + 1) // 2 for k, s, o in zip(kernel, stride, output_padding)]
         out = output_size(size, kernel, stride, padding, output_padding, dilation)
     else:
         size, dilation = [max(1, n // s) for n, s in zip(size, stride)], [1] * dims
-        padding = [rng.randint(0, k - 1) for k in kernel]
+        padding = [k // 2 if shuffle else rng.randint(0, k - 1) for k in kernel]
         out = [n * s + 2 * p - k + 1 for n, s, p, k in zip(size, stride, padding, kernel)]
-    path = rng.choice(PATHS if dims > 1 else ("reference", "torch", "cpu", "auto"))
-    if min(out) < 1 or (path == "torch/shuffle" and not _can_shuffle(op, size, kernel, stride, padding, output_padding, dilation, groups)):
+    others = [path for path in PATHS if path != "torch/shuffle" and (dims > 1 or "/" not in path)]
+    path = "torch/shuffle" if shuffle else rng.choice(others)
+    if min(out) < 1 or (shuffle and not _can_shuffle(op, size, kernel, stride, padding, output_padding, dilation, groups)):
         return None
     weight = [c_in, c_out // groups] if op == "conv_transpose_act" else [c_out, c_in // groups]
     return Case(

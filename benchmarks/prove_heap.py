@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = hunt(asked.seed, asked.first, asked.cases, asked.jobs, lambda line: print(line, flush=True))
     cases = [made(asked.seed, i) for i in range(asked.first, asked.first + asked.cases)]
     counts = collections.Counter(f"{case.op} {case.path} {case.dtype} {case.threads}t" for case in cases)
+    result |= {"onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA", "")}  # what was kept from torch's convolutions, if anything
     result |= {"seed": asked.seed, "first": asked.first, "cases": asked.cases, "seconds": round(time.monotonic() - began)}
     result |= {"found": [dataclasses.asdict(one) for one in found], "counts": dict(sorted(counts.items()))}
     path = results_file.write(asked.results, f"prove-heap-{results_file.stem(result)}.json", json.dumps(result, indent=1) + "\n")
