@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ganfast import _tune
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
+from ganfast.nn.patterns import CONV_TRANSPOSES, CONVS
+from ganfast.ops.conv_transpose_act.torch_faults import strided_points
 
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -39,7 +41,11 @@ def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) 
 
 
 def _torch_is_wrong(modules: list[nn.Module | None], x: Tensor) -> bool:
-    """torch 2.13's instance_norm on a CPU has a wrong gradient for a channels_last batch of one."""
+    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one, and the weight gradient of a strided
+    convolution of one tap can break the heap, measured or not."""
+    convs = [module for module in modules if isinstance(module, (*CONVS, *CONV_TRANSPOSES))]
+    if any(strided_points(conv.kernel_size, conv.stride) for conv in convs):
+        return True
     if x.dim() < 4 or x.shape[0] != 1 or not any(isinstance(module, _INSTANCE) for module in modules):
         return False
     weights = [getattr(module, "weight", None) for module in modules if not isinstance(module, _INSTANCE)]

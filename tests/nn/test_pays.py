@@ -93,3 +93,11 @@ def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
     for got, wanted in zip(gradients[1], gradients[0]):
         torch.testing.assert_close(got.double(), wanted, rtol=1e-3, atol=1e-3)
     assert not asked
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
+def test_layers_that_can_break_the_heap_are_not_even_measured(asked, layer):
+    asked.answer = "layers"
+    fast = ganfast.accelerate(nn.Sequential(layer(3, 8, 1, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
+    fast(torch.randn(3, 3, 6, 6).contiguous(memory_format=torch.channels_last)).sum().backward()
+    assert not asked

@@ -18,7 +18,7 @@ from torch.autograd import Function
 
 from ganfast._activations import act_alpha_grad, act_grad, one_kernel_grad
 from ganfast._autograd import differentiates, no_autocast, wanted_gradients
-from ganfast._layout import dense
+from ganfast._layout import dense, dense_weight
 from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.choice import Spec
@@ -39,7 +39,7 @@ def conv_act_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | 
 
 
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
-    x = dense(x, spec.channels_last)
+    x, weight = dense(x, spec.channels_last), dense_weight(weight)  # a cotangent of the weight comes as it is
     if spec.backend == "auto":  # the data gradient of a convolution, first wanted here
         spec = spec._replace(backend=choice.conv_transpose(x, weight, spec))
     if differentiates() and (x.requires_grad or weight.requires_grad):
@@ -50,7 +50,7 @@ def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> Tensor:
     if differentiates() and (gz.requires_grad or weight.requires_grad):
         return DataGrad.apply(gz, weight, input_size, spec)
-    gz = dense(gz, spec.channels_last)
+    gz, weight = dense(gz, spec.channels_last), dense_weight(weight)
     backend = choice.data_grad(gz, weight, input_size, spec) if spec.grad_backend == "auto" else spec.grad_backend
     return kernels.data_grad(gz, weight, spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend)
 

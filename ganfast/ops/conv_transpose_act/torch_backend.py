@@ -10,6 +10,7 @@ from torch import Tensor
 from ganfast._activations import activate, activate_
 from ganfast._layout import memory_format
 from ganfast._statistics import partials_of
+from ganfast.ops.conv_transpose_act import torch_faults
 from ganfast.ops.conv_transpose_act.reference import CONV
 
 _CONV_TRANSPOSE = (None, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -98,11 +99,7 @@ def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, paddin
         border += [0, out - x.shape[2 + d]]
     if any(border):
         x = F.pad(x, border)
-    if gz.device.type == "cpu" and any(2 * p > d * (k - 1) for p, d, k in zip(padding, dilation, weight_like.shape[2:])):
-        # torch's CPU kernel for this gradient reads and writes out of bounds when the padding nears the kernel; with the
-        # zeros spelt out it does not.
-        gz = F.pad(gz, [p for p in reversed(padding) for _ in range(2)])
-        padding = [0] * len(padding)
+    gz, stride, padding = torch_faults.safe_weight_grad(gz, weight_like.shape[2:], stride, padding, dilation)
     zeros = [0] * len(stride)
     return torch.ops.aten.convolution_backward(
         x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]
