@@ -4,9 +4,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS := benchmarks/results
 OLDEST_TRITON := 3.6.0
+WORKERS ?= auto
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test prove lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
+.PHONY: venv demo test prove prove-tests lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
 	gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -21,13 +24,20 @@ $(VENV)/.ready: $(SOURCES)
 demo: venv
 	$(RUN) -m ganfast.demo --out runs/demo
 
+# A process a core, each with one thread; then one by one what measures time or wants the whole machine.
 test: venv
-	GANFAST_PROMISED=cpu $(RUN) -m pytest tests
-	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests -m triton
+	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
+	$(RUN) -m pytest tests -m alone
+	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
-# Known answers, over five seeds each, and their picture; about half an hour on 2 cores.
-prove: venv
+# What `make test` leaves out, for its length; then known answers, over five seeds each, and their picture.
+prove: prove-tests
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
+
+# PART=3/8 is the third of eight parts.
+prove-tests: venv
+	$(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
 
 lint: venv
 	$(RUN) -m ruff check .

@@ -184,6 +184,7 @@ def test_operators_are_counted_at_the_top_and_memory_at_its_peak():
         assert counters.launches_and_peak(lambda: conv(torch.ones(1, 4, 3, 3)), "cpu")[0] == 2
 
 
+@pytest.mark.alone
 def test_overhead_is_of_one_call_in_microseconds():
     costs = counters.overhead({"quick": lambda: None, "slow": lambda: time.sleep(200e-6)}, count=5)
     assert costs["quick"] < 20 < 200 <= costs["slow"] < 5000
