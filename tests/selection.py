@@ -30,13 +30,22 @@ def part_of(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def pairs_of(case: dict[str, object]) -> set:
-    """The pairs of values in one case; one parameter alone makes a pair with itself. Cases share a parameter's value as an object."""
-    values = [(name, id(value)) for name, value in sorted(case.items())]
-    return set(itertools.combinations(values, 2)) or {(value, value) for value in values}
+def values_of(item) -> list[tuple]:
+    """(name, value) for each parameter of a case. What one `parametrize` gives together counts as one value; cases share the objects."""
+    values, left = [], dict(item.callspec.params)
+    for mark in item.iter_markers("parametrize"):
+        names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+        together = [name.strip() for name in names if name.strip() in left]
+        values.append((*together, *(id(left.pop(name)) for name in together)))
+    return values + [(name, id(value)) for name, value in left.items()]  # of fixtures
 
 
-def covering(cases: list[dict[str, object]]) -> set[int]:
+def pairs_of(values: list[tuple]) -> set:
+    """The pairs of values in one case; one parameter alone makes a pair with itself."""
+    return set(itertools.combinations(sorted(values), 2)) or {(value, value) for value in values}
+
+
+def covering(cases: list[list[tuple]]) -> set[int]:
     """Places of cases that hold all pairs: those that add most are taken first, the earlier ones of equals."""
     pairs = [pairs_of(case) for case in cases]
     missing, taken = set().union(*pairs), set()
@@ -54,7 +63,7 @@ def left_to_prove(items) -> set:
         if item.get_closest_marker("pairs") and hasattr(item, "callspec"):
             families.setdefault((item.path, item.cls, item.originalname, item.callspec.params.get("backend")), []).append(item)
     for family in families.values():
-        taken = covering([item.callspec.params for item in family])
+        taken = covering([values_of(item) for item in family])
         left |= {item for place, item in enumerate(family) if place not in taken}
     return left
 

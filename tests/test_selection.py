@@ -13,7 +13,7 @@ ACTS, DTYPES, LAYOUTS = ["relu", "tanh", "snake"], ["fp32", "bf16"], ["nchw", "n
 class Item:
     """As much of pytest's as a selection asks for."""
 
-    path, cls = "test_planted.py", None
+    path, cls, decorators = "test_planted.py", None, [("act", ACTS)]  # the other parameters are fixtures'
 
     def __init__(self, test, mark=None, **params):
         self.originalname, self.mark, self.nodeid = test, mark, f"test_planted.py::{test}[{'-'.join(params.values())}]"
@@ -22,6 +22,9 @@ class Item:
 
     def get_closest_marker(self, name):
         return name == self.mark or None
+
+    def iter_markers(self, name):
+        return [types.SimpleNamespace(args=args) for args in self.decorators]
 
 
 @pytest.fixture
@@ -49,6 +52,14 @@ def test_every_pair_of_values_stays(items, backend):
     assert len(cases) == 6
     for one, two in itertools.combinations((ACTS, DTYPES, LAYOUTS), 2):
         assert all(any({a, b} <= case for case in cases) for a, b in itertools.product(one, two))
+
+
+def test_what_one_decorator_gives_together_is_one_value(monkeypatch):
+    """Else "2d" and "2d_last" of one shape would stand for each other with half of the acts."""
+    monkeypatch.setattr(Item, "decorators", [("shape, last", []), (["act"], [])])
+    pairs = [("3x5", "no"), ("3x5", "yes"), ("7", "no")]
+    product = [Item("test_product", "pairs", shape=shape, last=last, act=act) for shape, last in pairs for act in ACTS]
+    assert kept(product) == product, "two parameters: nothing to leave out"
 
 
 def test_turns_cover_what_is_left_once(items):
