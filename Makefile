@@ -4,6 +4,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS := benchmarks/results
 OLDEST_TRITON := 3.6.0
+# Python compiles a module when it is first imported; pip would compile all of them, most of which nobody imports.
+INSTALL := $(RUN) -m pip install --quiet --no-compile
 WORKERS ?= auto
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PART ?= only
@@ -17,8 +19,12 @@ venv: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet torch==2.13.0 ninja "setuptools>=77" wheel numpy
-	$(RUN) -m pip install --quiet --no-build-isolation -e ".[train,bench,test]"
+	@echo "ganfast: 1 of 3, download and unpack torch, some 200 MB"
+	$(INSTALL) torch==2.13.0 ninja "setuptools>=77" wheel numpy
+	@echo "ganfast: 2 of 3, what tests, demo and benchmarks need"
+	GANFAST_BUILD=none $(INSTALL) --no-build-isolation -e ".[train,bench,test]"
+	@echo "ganfast: 3 of 3, the extension"
+	$(RUN) setup.py --quiet build_ext --inplace
 	touch $@
 
 demo: venv
