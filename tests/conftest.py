@@ -13,12 +13,14 @@ What is left to `make prove` (the mark `prove`, and all but the pairs of `pairs`
 
 import os
 import random
+from pathlib import Path
 
 import pytest
 
-# A worker of pytest-xdist has a core for itself; tests of threads set their number. Before torch is imported, which reads it.
+# A worker of pytest-xdist has a core for itself, and threads that wait must not keep it. Before torch is imported, which reads both.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The tuner would time what these tests compare by value; tests/tune turns it on for itself.
 os.environ.setdefault("GANFAST_TUNE", "0")
 
@@ -27,6 +29,7 @@ import torch
 from ganfast import _backends
 from tests import selection
 
+OPS = {path.name for path in Path(_backends.__file__).with_name("ops").iterdir() if path.is_dir()}
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
 RAN: set[str] = set()  # backends of tests that ran
 SKIPPED: list[tuple[str, str, str]] = []  # backend, test, reason
@@ -116,3 +119,13 @@ def pytest_terminal_summary(terminalreporter, config):
 def seeds():
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def kernels_have_threads(request):
+    """At least two for the tests of the kernels, so that work is shared out also where a worker has one."""
+    before = torch.get_num_threads()
+    if request.path.parent.name in OPS:
+        torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -219,7 +220,9 @@ def run(folder, *options):
         "--benchmark-quiet",
         f"--benchmark-json={folder / 'run.json'}",
     ]
-    return subprocess.run([*command, "-p", "no:cacheprovider", *options], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}  # a run of its own
+    command += ["-p", "no:cacheprovider", *options]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_a_run_from_the_command_to_the_results_file(tmp_path):
