@@ -106,14 +106,14 @@ class Progress:
 
     BUILT = re.compile(r"\[(\d+)/(\d+)\].* -c (\S+)")
 
-    def __init__(self, write, clock=time.monotonic):
-        self.write, self.clock, self.began = write, clock, clock()
+    def __init__(self, clock=time.monotonic):
+        self.clock, self.began = clock, clock()
 
-    def line(self, text: str) -> None:
+    def line(self, text: str) -> str:
         built = self.BUILT.match(text)
-        if built:
-            text = f"ganfast: {built[1]} of {built[2]} files built after {self.clock() - self.began:.0f} s, {os.path.relpath(built[3])}\n"
-        self.write(text)
+        if not built:
+            return text
+        return f"ganfast: {built[1]} of {built[2]} files built after {self.clock() - self.began:.0f} s, {os.path.relpath(built[3])}\n"
 
     @contextmanager
     def over_output(self):
@@ -123,12 +123,11 @@ class Progress:
         read, write = os.pipe()
         os.dup2(write, 1)
         os.close(write)
-        self.write = lambda text: os.write(kept, text.encode())
 
         def pump():
             with open(read, errors="replace") as lines:
                 for text in lines:
-                    self.line(text)
+                    os.write(kept, self.line(text).encode())
 
         reader = threading.Thread(target=pump)
         reader.start()
@@ -146,8 +145,7 @@ def telling(build_ext: type, count: int, cuda: bool) -> type:
 
     class Telling(build_ext):
         def build_extensions(self) -> None:
-            progress = Progress(None)
-            with progress.over_output():
+            with Progress().over_output():
                 print("ganfast:", estimate(count, cuda, int(os.environ["MAX_JOBS"])), flush=True)
                 super().build_extensions()
 
