@@ -66,7 +66,7 @@ def test_turns_cover_what_is_left_once(items):
     parts = [kept(items, f"{k}/8") for k in range(1, 9)]
     assert sorted(i.nodeid for part in parts for i in part) == sorted(i.nodeid for i in kept(items, "only"))
     assert sum(map(bool, parts)) > 3, "all in one part"
-    more = [*items, Item("test_other", "prove", seed="0")]
+    more = [Item("test_other", "prove", seed="0"), *items]
     assert all(set(old) <= set(kept(more, f"{k}/8")) for k, old in enumerate(parts, 1)), "another test moved one to another part"
 
 
