@@ -4,9 +4,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS := benchmarks/results
 OLDEST_TRITON := 3.6.0
+# Python compiles a module when it is first imported; pip would compile all of them, most of which nobody imports.
+INSTALL := $(RUN) -m pip install --quiet --no-compile
+WORKERS ?= auto
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
+PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test prove lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
+.PHONY: venv demo test prove prove-tests lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-sanitize gpu-memcheck gpu-racecheck \
 	gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -14,22 +19,33 @@ venv: $(VENV)/.ready
 
 $(VENV)/.ready: $(SOURCES)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet torch==2.13.0 ninja "setuptools>=77" wheel numpy
-	$(RUN) -m pip install --quiet --no-build-isolation -e ".[train,bench,test]"
+	@echo "ganfast: 1 of 3, download and unpack torch, some 200 MB"
+	$(INSTALL) torch==2.13.0 ninja "setuptools>=77" wheel numpy
+	@echo "ganfast: 2 of 3, what tests, demo and benchmarks need"
+	GANFAST_BUILD=none $(INSTALL) --no-build-isolation -e ".[train,bench,test]"
+	@echo "ganfast: 3 of 3, the extension"
+	$(RUN) setup.py --quiet build_ext --inplace
 	touch $@
 
 demo: venv
 	$(RUN) -m ganfast.demo --out runs/demo
 
+# A process a core, each with one thread; then one by one what measures time or wants the whole machine.
 test: venv
-	GANFAST_PROMISED=cpu $(RUN) -m pytest tests
-	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests -m triton
+	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
+	$(RUN) -m pytest tests -m alone
+	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
-# Known answers, over five seeds each, and their picture; then 20,000 random convolutions under heap checking. About half an hour each
-# on 2 cores.
-prove: venv
+# What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
+# heap checking. About half an hour each on 2 cores.
+prove: prove-tests
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
+
+# PART=3/8 is the third of eight parts.
+prove-tests: venv
+	$(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
+	TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
 
 lint: venv
 	$(RUN) -m ruff check .

@@ -5,29 +5,46 @@ A test says which backend it exercises by a parameter named `backend`, or by the
 - `triton` (the interpreter's tests) run only in a process started with TRITON_INTERPRET=1, and nothing else runs there;
 - `gpu` needs a CUDA device.
 GANFAST_PROMISED="cpu,triton" names the backends this machine must have tested: the session fails when one of them is
-unavailable, when a test of it was skipped, or when none ran. "gpu" may be promised too.
+unavailable, when a test of it was skipped, or when none ran. "gpu" may be promised too. Under pytest-xdist the process that hands
+out the tests counts over all of its workers.
+
+What is left to `make prove` (the mark `prove`, and all but the pairs of `pairs`): tests/selection.py.
 """
 
 import os
 import random
+from pathlib import Path
 
 import pytest
-import torch
 
+# A worker of pytest-xdist has a core for itself, and threads that wait must not keep it. Before torch is imported, which reads both.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # The tuner would time what these tests compare by value; tests/tune turns it on for itself.
 os.environ.setdefault("GANFAST_TUNE", "0")
 
-from ganfast import _backends
+import torch
 
+from ganfast import _backends
+from tests import selection
+
+OPS = {path.name for path in Path(_backends.__file__).with_name("ops").iterdir() if path.is_dir()}
 INTERPRETING = os.environ.get("TRITON_INTERPRET") == "1"
+RAN: set[str] = set()  # backends of tests that ran
+SKIPPED: list[tuple[str, str, str]] = []  # backend, test, reason
 PROMISED = [name.strip() for name in os.environ.get("GANFAST_PROMISED", "").split(",") if name.strip()]
+
+
+def pytest_addoption(parser):
+    selection.add_option(parser)
 
 
 def pytest_configure(config):
     unknown = [name for name in PROMISED if name not in (*_backends.BACKENDS, "gpu")]
     if unknown:
         raise pytest.UsageError(f"GANFAST_PROMISED: {', '.join(unknown)} is unknown; valid: {', '.join(_backends.BACKENDS)}, gpu")
-    config.ganfast_ran, config.ganfast_skipped = set(), []
+    RAN.clear(), SKIPPED.clear()
 
 
 def exercised(item) -> set[str]:
@@ -37,10 +54,14 @@ def exercised(item) -> set[str]:
     return found | {mark for mark in ("triton", "gpu") if item.get_closest_marker(mark)}
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest's own -k and -m: which cases stand for a test does not hang on what is asked for
 def pytest_collection_modifyitems(config, items):
+    kept = selection.kept(config, items)
     if INTERPRETING:
-        config.hook.pytest_deselected(items=[item for item in items if not item.get_closest_marker("triton")])
-        items[:] = [item for item in items if item.get_closest_marker("triton")]
+        kept = [item for item in kept if item.get_closest_marker("triton")]
+    stay = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in stay])
+    items[:] = kept
 
 
 def pytest_runtest_setup(item):
@@ -56,26 +77,35 @@ def pytest_runtest_setup(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
+    report.user_properties.append(("exercised", sorted(exercised(item))))  # travels from a worker to the process that counts
+
+
+def pytest_runtest_logreport(report):
+    names = dict(report.user_properties).get("exercised", [])
     if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        item.config.ganfast_skipped += [(name, item.nodeid, reason) for name in exercised(item)]
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple | list) else str(report.longrepr)
+        SKIPPED.extend((name, report.nodeid, reason) for name in names)
     elif report.when == "call":
-        item.config.ganfast_ran |= exercised(item)
+        RAN.update(names)
 
 
 def broken_promises(config) -> list[str]:
+    if hasattr(config, "workerinput"):  # a worker sees a part of the tests
+        return []
     broken = []
     missing = {name: state.reason for name, state in _backends.backends().items() if not state.available}
     for name in PROMISED:
         if name in missing:
             broken.append(f"{name} is promised and cannot run: {missing[name]}")
-        broken += [f"{name} is promised, {test} was skipped: {reason}" for which, test, reason in config.ganfast_skipped if which == name]
-        if name not in config.ganfast_ran:
+        broken += [f"{name} is promised, {test} was skipped: {reason}" for which, test, reason in SKIPPED if which == name]
+        if name not in RAN:
             broken.append(f"{name} is promised and no test of it ran")
     return broken
 
 
-def pytest_sessionfinish(session):
+def pytest_sessionfinish(session, exitstatus):
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("--prove"):
+        session.exitstatus = pytest.ExitCode.OK  # a part may be empty
     if broken_promises(session.config):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -89,3 +119,13 @@ def pytest_terminal_summary(terminalreporter, config):
 def seeds():
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def kernels_have_threads(request):
+    """At least two for the tests of the kernels, so that work is shared out also where a worker has one."""
+    before = torch.get_num_threads()
+    if request.path.parent.name in OPS:
+        torch.set_num_threads(max(2, before))
+    yield
+    torch.set_num_threads(before)

@@ -231,20 +231,26 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("promised", "broken"), [("reference", []), ("reference,cuda,triton,torch,auto", BROKEN)])
-def test_a_broken_promise_fails_the_session(tmp_path, promised, broken):
+EVERYTHING = "reference,cuda,triton,torch,auto"
+
+
+@pytest.mark.parametrize(("promised", "broken", "workers"), [("reference", [], 0), (EVERYTHING, BROKEN, 0), (EVERYTHING, BROKEN, 2)])
+def test_a_broken_promise_fails_the_session(tmp_path, promised, broken, workers):
     if torch.cuda.is_available():
         pytest.skip("the planted tests count on a machine without a GPU")
+    if workers:
+        pytest.importorskip("xdist")
     (tmp_path / "conftest.py").write_text(Path(conftest.__file__).read_text())
     (tmp_path / "test_planted.py").write_text(PROMISED_TEST)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    triton\n    gpu\n")
-    environment = {**os.environ, "GANFAST_PROMISED": promised}
-    environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-m", "pytest", "-q"]
+    environment = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "PYTEST_XDIST_WORKER")}
+    path = [str(Path(conftest.__file__).parents[1]), environment.get("PYTHONPATH")]
+    environment |= {"GANFAST_PROMISED": promised, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    command = [sys.executable, "-m", "pytest", "-q", *([f"-n{workers}"] if workers else [])]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     output = done.stdout + done.stderr
     assert (done.returncode != 0) == bool(broken), output
-    assert all(line in output for line in broken) and "reference is promised" not in output, output
+    assert all(output.count(f"GANFAST_PROMISED: {line}") == 1 for line in broken) and "reference is promised" not in output, output
 
 
 def test_an_unknown_promise_is_refused(monkeypatch):

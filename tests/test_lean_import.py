@@ -4,6 +4,8 @@ import statistics
 import subprocess
 import sys
 
+import pytest
+
 IMPORT = """
 import sys, time
 import torch
@@ -37,6 +39,7 @@ def run(program: str) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.alone
 def test_import_adds_less_than_50_ms_and_loads_nothing_heavy():
     runs = [run(IMPORT) for _ in range(3)]
     assert runs[0][1:] == [], "modules loaded by import ganfast alone"

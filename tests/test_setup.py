@@ -1,6 +1,7 @@
 """setup.py's plan: every mode, every refusal, and what is handed to the compilers."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -103,6 +104,47 @@ def test_sources_of_each_build(setup_py):
     assert cpu == {name for name in everything if "cuda" not in name} and "csrc/bindings.cpp" in cpu
 
 
+def test_the_longest_come_first(setup_py):
+    """The templates over activations take most; on many files nvcc's."""
+    order = setup_py.sources("cpu")
+    assert set(order[:2]) == {"csrc/batch_norm_act/cpu.cpp", "csrc/bias_act/cpu.cpp"}
+    kinds = [name.endswith(".cu") for name in setup_py.sources("cuda")]
+    assert kinds == sorted(kinds, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "cuda", "jobs", "words"),
+    [
+        (9, False, 2, "9 files on 2 cores, about 1 minute"),
+        (20, False, 1, "20 files on 1 core, about 3 minutes"),
+        (20, True, 8, "some minutes for every architecture"),
+    ],
+)
+def test_what_it_will_take_is_said_first(setup_py, count, cuda, jobs, words):
+    assert words in setup_py.estimate(count, cuda, jobs)
+
+
+def test_a_build_says_where_it_is_and_hides_no_word_of_the_compiler(setup_py, capfd):
+    """What a child process writes, too: one line for a file that is done, every other line as it is."""
+    ticks = iter([100.0, 131.4])
+    progress = setup_py.Progress(clock=lambda: next(ticks))
+    lines = f"[3/9] c++ -O3 -c {ROOT}/csrc/bias_act/cpu.cpp -o /tmp/cpu.o\\ncpu.cpp:7: warning: unused\\nninja: build stopped"
+    with progress.over_output():
+        subprocess.run(["printf", lines], check=True)
+    print("afterwards")
+    assert capfd.readouterr().out.splitlines() == [
+        "ganfast: 3 of 9 files built after 31 s, csrc/bias_act/cpu.cpp", "cpu.cpp:7: warning: unused", "ninja: build stoppedafterwards",
+    ]  # fmt: skip
+
+
+def test_a_build_that_fails_gives_the_output_back(setup_py, capfd):
+    with pytest.raises(RuntimeError), setup_py.Progress().over_output():
+        print("FAILED: cpu.o")
+        raise RuntimeError
+    print("afterwards")
+    assert capfd.readouterr().out == "FAILED: cpu.o\nafterwards\n"
+
+
 def test_none_builds_nothing(setup_py, monkeypatch, capsys):
     monkeypatch.setenv("GANFAST_BUILD", "none")
     assert setup_py.extension_arguments() == {}
@@ -120,7 +162,7 @@ def test_cpu_build(setup_py, monkeypatch, capsys):
     monkeypatch.setenv("GANFAST_CPU_FLAGS", "-O1")
     (extension,) = setup_py.extension_arguments()["ext_modules"]
     assert extension.name == "ganfast._C" and extension.extra_compile_args["cxx"][0] == "-O1"
-    assert sorted(extension.sources) == setup_py.sources("cpu")
+    assert sorted(extension.sources) == sorted(setup_py.sources("cpu"))
     assert "building cpu" in capsys.readouterr().err
 
 
@@ -138,7 +180,7 @@ def cuda_home(tmp_path, monkeypatch):
 
 def test_cuda_build_compiles_for_every_architecture_nvcc_knows(setup_py, cuda_home, capsys):
     (extension,) = setup_py.extension_arguments()["ext_modules"]
-    assert sorted(extension.sources) == setup_py.sources("cuda")
+    assert sorted(extension.sources) == sorted(setup_py.sources("cuda"))
     flags = extension.extra_compile_args["nvcc"]
     assert [f.split("=sm_")[1] for f in flags if "=sm_" in f] == ["80", "86", "90", "100"]
     assert ("GANFAST_CUDA_ARCHS", '"80 86 90 100"') in extension.define_macros

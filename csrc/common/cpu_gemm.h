@@ -1,8 +1,10 @@
 // The matrix product of the CPU kernels: oneDNN's, which on AVX-512 runs nearer the peak than at::mm does in float32
 // (205 of 230 GFLOP/s against 170 on two cores, [512, 1024] x [1024, 4096]); at::mm where torch has no oneDNN for the dtype.
 #pragma once
-#include <ATen/ATen.h>
+#include <ATen/Context.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/mm.h>
 
 namespace ganfast {
 

@@ -1,7 +1,10 @@
 // CPU passes over [N, C, P] tensors (P = pixels), contiguous or channels_last, as contiguous runs with fixed-order sums.
 #pragma once
-#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <cstring>
 #include <string>
 #include <type_traits>

@@ -2,6 +2,8 @@
 // taps of each output pixel, bias and activation while the columns are still in L2. Columns are float32 for the half types too:
 // ATen's GEMM would round theirs before the taps are added. Backward passes: cpu_grad.cpp.
 #include <ATen/Parallel.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
 #include "../common/cpu_gemm.h"

@@ -1,6 +1,6 @@
 // Sizes of a transposed convolution as 3-D, and which taps reach each output position.
 #pragma once
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <vector>
 
 namespace ganfast {

@@ -1,5 +1,8 @@
 // CPU backward: the two linear gradients as GEMMs over patches of gz (an im2col at the forward's stride).
+#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <cstring>

@@ -119,6 +119,7 @@ def reference_backward(x, gy, weight, bias, alpha, act, value, training):
     return (mean.detach().float(), invstd.detach().float()), grads
 
 
+@pytest.mark.pairs
 @ROWS
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.usefixtures("plan")
@@ -181,6 +182,7 @@ IMAGES = {
 }
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("name", IMAGES)
 @pytest.mark.usefixtures("plan")

@@ -25,6 +25,7 @@ def slowed(call):
     return run
 
 
+@pytest.mark.alone
 def test_a_planted_fifth_fails_the_gate(tmp_path, capsys):
     """On the rows whose kernels are the same on both sides: at least one of them has to fall, whatever the machine's noise."""
     floors = save(tmp_path / "gate.json", {"rows": [row for row in ROWS if row["backend"] == "torch"]})

@@ -62,6 +62,7 @@ def exact(x, gy, bias, alpha, act, value, gain, clamp):
     return y.detach(), torch.autograd.grad(y, [t for t in leaves if t is not None], gy.double())
 
 
+@pytest.mark.pairs
 @SHAPES
 @GAINS
 @pytest.mark.usefixtures("plan")
@@ -82,6 +83,7 @@ def test_from_x(shape, channels_last, gain, clamp):
     assert torch.equal(overwritten, got)
 
 
+@pytest.mark.pairs
 @SHAPES
 @pytest.mark.parametrize("gain, clamp", [(1.0, None), (2**0.5, 1.1)])
 @pytest.mark.usefixtures("plan")

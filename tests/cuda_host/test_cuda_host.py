@@ -4,11 +4,11 @@ Every check is shown to fail: each barrier of the source is turned off in its tu
 launch past the end of memory as an overflow, and changed sources as wrong numbers.
 """
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,10 +94,18 @@ def compile_program(op: str, kind: str, folder: Path, csrc: Path = CSRC) -> Path
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """(op, kind) -> a future of the program; two compilers at a time, started before the first test asks."""
-    folder = tmp_path_factory.mktemp("cuda_host")
-    with ThreadPoolExecutor(2) as pool:
-        yield {(op, kind): pool.submit(compile_program, op, kind, folder) for kind in ("plain", "thread", "address") for op in OPS}
+    """(op, kind) -> the program, compiled at the first question; workers of pytest-xdist share them."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cuda_host"
+    folder.mkdir(exist_ok=True)
+
+    def program(op: str, kind: str) -> Path:
+        with open(folder / f"{op}_{kind}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            made = folder / f"{op}_{kind}"
+            return made if made.exists() else compile_program(op, kind, folder)
+
+    return program
 
 
 def run(program: Path, *options: str) -> tuple[int, str]:
@@ -121,15 +129,15 @@ def passing_hash(program: Path, *options: str) -> str:
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("kind", ["plain", "address"])
-def test_right_in_both_block_orders(programs: dict[tuple[str, str], Future], op, kind):
-    program = programs[op, kind].result()
+@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.prove), "address"])  # both look at the same numbers
+def test_right_in_both_block_orders(programs, op, kind):
+    program = programs(op, kind)
     assert passing_hash(program) == passing_hash(program, "--reversed")
 
 
 @pytest.mark.parametrize("op", OPS)
 def test_no_race_in_both_block_orders(programs, op):
-    program = programs[op, "thread"].result()
+    program = programs(op, "thread")
     assert passing_hash(program, *only(RACE_CASES[op])) == passing_hash(program, *only(RACE_CASES[op]), "--reversed")
 
 
@@ -146,7 +154,7 @@ def barrier_lines() -> list:
 @pytest.mark.parametrize(("op", "where", "case"), barrier_lines())
 def test_every_barrier_is_missed(programs, op, where, case):
     for _ in range(4):  # on a busy machine threads may run one after the other, and then there is no race to see
-        code, text = run(programs[op, "thread"].result(), "--only", case, "--drop-barrier", where)
+        code, text = run(programs(op, "thread"), "--only", case, "--drop-barrier", where)
         if code:
             break
     assert code == 66, text[-4000:]
@@ -166,7 +174,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
     ],
 )
 def test_an_overrun_is_reported(programs, op, case):
-    code, text = run(programs[op, "address"].result(), "--only", case, "--overrun")
+    code, text = run(programs(op, "address"), "--only", case, "--overrun")
     assert code != 0
     assert "heap-buffer-overflow" in text
 
@@ -194,7 +202,14 @@ def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "c
     return compile_program(op, kind, folder, folder / "csrc")
 
 
-@pytest.mark.parametrize(("op", "path", "old", "new"), MUTATIONS, ids=[m[2] for m in MUTATIONS])
+def mutations() -> list:
+    """The first of each source; the others are `make prove`'s."""
+    paths = [m[1] for m in MUTATIONS]
+    left = lambda place: [pytest.mark.prove] if paths[place] in paths[:place] else []
+    return [pytest.param(*m, id=m[2], marks=left(place)) for place, m in enumerate(MUTATIONS)]
+
+
+@pytest.mark.parametrize(("op", "path", "old", "new"), mutations())
 def test_a_changed_source_is_wrong(tmp_path, op, path, old, new):
     code, text = run(changed(tmp_path, op, path, old, new))
     assert code == 1, text[-4000:]

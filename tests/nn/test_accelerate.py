@@ -253,6 +253,7 @@ class Block(nn.Module):
         return F.relu(self.conv(x))
 
 
+@pytest.mark.alone
 def test_accelerate_takes_less_than_a_second():
     from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 

@@ -43,6 +43,7 @@ def test_ever_new_sizes_are_not_measured_for_ever(told_times):
     assert _tune.choose("q 30", candidates, X, "another family")[0] == "fast" and len(ran) > before
 
 
+@pytest.mark.alone
 def test_a_first_call_that_takes_for_ever_is_the_last():
     ran = []
 
@@ -54,6 +55,7 @@ def test_a_first_call_that_takes_for_ever_is_the_last():
     assert ran == ["slow"]
 
 
+@pytest.mark.alone
 def test_a_candidate_may_ask_a_question_of_its_own():
     """Its first call then measures the inner candidates, for longer than any first call may take."""
 

@@ -101,7 +101,10 @@ def test_nan_in_the_data(digits, capsys):
     assert all(row["loss_d"] < 10 for row in rows), "the rest is learned from"
 
 
-@pytest.mark.parametrize("settings", [{"noise": 0.3}, {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "norm": False, "penalty_every": 8}])
+_PENALISED = {"loss": "relativistic", "r1": 1.0, "r2": 1.0, "norm": False, "penalty_every": 8}
+
+
+@pytest.mark.parametrize("settings", [{"noise": 0.3}, pytest.param(_PENALISED, marks=pytest.mark.prove)])
 def test_a_healthy_run_raises_none(digits, settings):
     """With the thresholds as they come."""
     on, rows = train(digits, width=12, steps=700, log_every=25, thresholds=Thresholds(), **settings)
