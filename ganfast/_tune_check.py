@@ -6,6 +6,7 @@ of its sums, never from what other candidates got, so that all of them can be fo
 """
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def excess(got: Tensor, want: Tensor, allowed: Tensor) -> tuple[float, float, fl
     `want` or `allowed` is not finite."""
     error = (got.to(want.dtype) - want).abs()
     ratio = torch.where(want.isfinite() & allowed.isfinite(), (error / allowed).nan_to_num(torch.inf), 0)
-    if got.numel() == 0 or not (worst := ratio.max()) > 1:
+    if got.numel() == 0 or not ratio.max() > 1:
         return None
     at = ratio.flatten().argmax()
     return error.flatten()[at].item(), allowed.flatten()[at].item(), want.flatten()[at].item()
@@ -115,16 +116,15 @@ class Ways(Check):
 
     results: lists of output and gradients (None for one that is not there), of the same meaning in every way. exact(shaken) gives them
     in float64; shaken: from inputs moved by the roundoff of `dtype`, the dtype that the ways compute in. inputs: what the ways read at
-    each call, so that `prepare` may put random numbers in place of an x
-    that shows nothing: zeros, NaN.
+    each call, so that `prepare` may put random numbers in place of an x that shows nothing: zeros, NaN.
 
     Errors are of whole tensors, ||got - want|| / ||want||. A ReLU whose input is within rounding of 0 may fall on either side, and one
-    such element of n moves a gradient by some n**-0.5; hence FLOOR. What rounding does beyond that (a norm over two pixels, a bias before
-    a norm, whose gradient is 0 but for rounding) the shaken run shows: SHAKES times as much may be the error, as it moves the inputs
-    alone, where a way also rounds the values in between.
+    such element of n moves a gradient by some n**-0.5; hence FLOOR. What rounding does beyond that (a norm over nearly equal values)
+    the shaken run shows: SHAKES times as much may be the error, as it moves the inputs alone, where a way also rounds the values in
+    between.
     """
 
-    FLOOR = {torch.float64: 1e-6, torch.float32: 0.05, torch.float16: 0.15, torch.bfloat16: 0.25}
+    FLOOR: ClassVar = {torch.float64: 1e-6, torch.float32: 0.05, torch.float16: 0.15, torch.bfloat16: 0.25}
     SHAKES = 16.0
 
     def __init__(self, inputs: list, exact: Callable[[bool], list[Tensor | None]], dtype: torch.dtype) -> None:
@@ -142,41 +142,37 @@ class Ways(Check):
         if len(self.results) < 2:
             return {}
         first, *others = self.results.values()
-        if all(self._agree(other, first) for other in others):
+        if all(off <= self.floor / 2 for other in others for off in _distances(other, first)):
             return {}
         want = self.exact(False)
-        allowed = [self.floor + self.SHAKES * _distance(b, a) for a, b in zip(want, self.exact(True), strict=True)]
+        allowed = [self.floor + self.SHAKES * off for off in _distances(self.exact(True), want)]
         found = {}
         for name, result in self.results.items():
-            for i, (got, wanted, most) in enumerate(zip(result, want, allowed, strict=True)):
-                if (error := _distance(got, wanted)) > most:
-                    what = "the output" if i == 0 else f"gradient {i} of {len(want) - 1}"
-                    found[name] = f"{what} is off by {error:.2g} of its size from the same layers in float64, allowed {most:.2g}"
-                    break
+            off = _distances(result, want)
+            if (i := next((i for i in range(len(off)) if off[i] > allowed[i]), None)) is not None:
+                what = "the output" if i == 0 else f"gradient {i} of {len(want) - 1}"
+                found[name] = f"{what} is off by {off[i]:.2g} of its size from the same layers in float64, allowed {allowed[i]:.2g}"
         return found
 
-    def _agree(self, some: list[Tensor | None], others: list[Tensor | None]) -> bool:
-        """Vectors of parameters may differ by a share of the largest gradient: that of a bias before a norm is nothing but rounding, too
-        common to ask float64 about each time."""
-        largest = max(map(_size, others[1:]), default=0.0)
-        for a, b in zip(some, others, strict=True):
-            slack = 1.0 if b is None or b.dim() != 1 else max(1.0, 0.1 * largest / max(_size(b), 1e-300))
-            if not _distance(a, b) <= self.floor / 2 * slack:
-                return False
-        return True
+
+def _distances(got: list[Tensor | None], want: list[Tensor | None]) -> list[float]:
+    """||got - want|| / ||want|| of each. That of a vector's gradient counts as a tenth of the largest at least, element by element: a bias
+    before a norm has one that is nothing but rounding."""
+    largest = max(map(_size, want[1:]), default=0.0)
+    leasts = [0.1 * largest if i and t is not None and t.dim() == 1 else 0.0 for i, t in enumerate(want)]
+    return [_distance(a, b, least) for a, b, least in zip(got, want, leasts, strict=True)]
 
 
 def _size(t: Tensor | None) -> float:
     return 0.0 if t is None or not t.numel() else t.double().norm().item() / t.numel() ** 0.5
 
 
-def _distance(got: Tensor | None, want: Tensor | None) -> float:
-    """Of the size of `want`; 0 where that is not finite, as nothing can be said."""
+def _distance(got: Tensor | None, want: Tensor | None, least: float) -> float:
+    """0 where the size of `want` is not finite, as nothing can be said."""
     if got is None or want is None:
         return 0.0 if got is want else torch.inf
-    got, want = got.detach().double(), want.detach().double()
-    size = want.norm().item()
+    size = max(_size(want), least)
     if size != size or size == torch.inf:
         return 0.0
-    off = (got - want).norm().item()
+    off = _size(got.detach().double() - want.detach().double())
     return 0.0 if off == 0 else torch.inf if off != off or size == 0 else off / size
