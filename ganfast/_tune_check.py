@@ -119,12 +119,12 @@ class Ways(Check):
     each call, so that `prepare` may put random numbers in place of an x that shows nothing: zeros, NaN.
 
     Errors are of whole tensors, ||got - want|| / ||want||. A ReLU whose input is within rounding of 0 may fall on either side, and one
-    such element of n moves a gradient by some n**-0.5; hence FLOOR. What rounding does beyond that (a norm over nearly equal values)
-    the shaken run shows: SHAKES times as much may be the error, as it moves the inputs alone, where a way also rounds the values in
-    between.
+    such element of n moves a gradient by some n**-0.5; hence FLOOR (the worst right one of some 700 random chains was off by 0.37 in
+    bfloat16). What rounding does beyond that (a norm over nearly equal values) the shaken run shows: SHAKES times as much may be the
+    error, as it moves the inputs alone, where a way also rounds the values in between.
     """
 
-    FLOOR: ClassVar = {torch.float64: 1e-6, torch.float32: 0.05, torch.float16: 0.15, torch.bfloat16: 0.25}
+    FLOOR: ClassVar = {torch.float64: 1e-6, torch.float32: 0.05, torch.float16: 0.25, torch.bfloat16: 0.5}
     SHAKES = 16.0
 
     def __init__(self, inputs: list, exact: Callable[[bool], list[Tensor | None]], dtype: torch.dtype) -> None:

@@ -28,6 +28,7 @@ def pytest_configure(config):
     if unknown:
         raise pytest.UsageError(f"GANFAST_PROMISED: {', '.join(unknown)} is unknown; valid: {', '.join(_backends.BACKENDS)}, gpu")
     config.ganfast_ran, config.ganfast_skipped = set(), []
+    config.pluginmanager.register(_Promises(config))
 
 
 def exercised(item) -> set[str]:
@@ -56,14 +57,26 @@ def pytest_runtest_setup(item):
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
-    if report.skipped and not hasattr(report, "wasxfail"):
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
-        item.config.ganfast_skipped += [(name, item.nodeid, reason) for name in exercised(item)]
-    elif report.when == "call":
-        item.config.ganfast_ran |= exercised(item)
+    report.exercised = sorted(exercised(item))
+
+
+class _Promises:
+    """What ran and what was skipped, read off the reports: pytest-xdist's processes send theirs to the one that sums up."""
+
+    def __init__(self, config) -> None:
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, (tuple, list)) else str(report.longrepr)
+            self.config.ganfast_skipped += [(name, report.nodeid, reason) for name in report.exercised]
+        elif report.when == "call":
+            self.config.ganfast_ran |= set(report.exercised)
 
 
 def broken_promises(config) -> list[str]:
+    if hasattr(config, "workerinput"):  # one of pytest-xdist's processes, which runs a part
+        return []
     broken = []
     missing = {name: state.reason for name, state in _backends.backends().items() if not state.available}
     for name in PROMISED:

@@ -145,6 +145,29 @@ def test_any_weight_any_strides_of_one(dtype, monkeypatch):
         assert image.data_ptr() in read
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("order", [(2, 3, 1, 0), (0, 2, 3, 1)], ids=["c_in last", "c_out last"])
+def test_a_weight_that_begins_anywhere(order, dtype, monkeypatch):
+    """As a slice of a flat buffer of parameters does: every descriptor's memory begins at 16 bytes, in the order the kernel reads too."""
+    from ganfast.ops.conv_transpose_act import triton_tma
+
+    x, weight, bias = make(1, 16, 64, 4, 6, (4, 4), dtype)
+    want = F.relu(convolve(x, weight, bias, [2, 2], [1, 1], [0, 0]))
+    inverse = [order.index(i) for i in range(4)]
+    for start in (0, 1):
+        ordered = weight.permute(order)
+        memory = torch.cat([torch.zeros(start, dtype=dtype), ordered.flatten()])
+        placed = memory[start:].view(ordered.shape).permute(inverse)
+        assert (placed.data_ptr() % 16 != 0) == bool(start) and torch.equal(placed, weight)
+        read = []
+        plain = triton_tma._describe
+        with monkeypatch.context() as patched:
+            patched.setattr(triton_tma, "_describe", lambda tensor, *args: read.append(tensor.data_ptr() % 16) or plain(tensor, *args))
+            y, _, _ = run(x, placed, bias, [2, 2], [1, 1], [0, 0], "relu")
+        assert_close(y, want, "y")
+        assert read and not any(read)
+
+
 def test_float32_is_rounded_not_truncated():
     from ganfast.ops.conv_transpose_act import triton_tma
 

@@ -11,7 +11,7 @@ from ganfast.train import recipes, turns
 from tests.step.common import Gan, equal, images
 from tests.train.common import small
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.captures]
 
 
 def allocated() -> int:
