@@ -153,19 +153,17 @@ def test_a_weight_that_begins_anywhere(order, dtype, monkeypatch):
 
     x, weight, bias = make(1, 16, 64, 4, 6, (4, 4), dtype)
     want = F.relu(convolve(x, weight, bias, [2, 2], [1, 1], [0, 0]))
-    inverse = [order.index(i) for i in range(4)]
+    inverse, read, plain = [order.index(i) for i in range(4)], [], triton_tma._describe
+    monkeypatch.setattr(triton_tma, "_describe", lambda tensor, *args: read.append(tensor.data_ptr() % 16) or plain(tensor, *args))
     for start in (0, 1):
         ordered = weight.permute(order)
         memory = torch.cat([torch.zeros(start, dtype=dtype), ordered.flatten()])
         placed = memory[start:].view(ordered.shape).permute(inverse)
         assert (placed.data_ptr() % 16 != 0) == bool(start) and torch.equal(placed, weight)
-        read = []
-        plain = triton_tma._describe
-        with monkeypatch.context() as patched:
-            patched.setattr(triton_tma, "_describe", lambda tensor, *args: read.append(tensor.data_ptr() % 16) or plain(tensor, *args))
-            y, _, _ = run(x, placed, bias, [2, 2], [1, 1], [0, 0], "relu")
+        read.clear()
+        y, _, _ = run(x, placed, bias, [2, 2], [1, 1], [0, 0], "relu")
         assert_close(y, want, "y")
-        assert read and not any(read)
+        assert len(read) == 3 and not any(read)
 
 
 def test_float32_is_rounded_not_truncated():
