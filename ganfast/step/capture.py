@@ -77,7 +77,7 @@ class Captured:
 
     def __init__(self, step: Callable, state: tuple, warmup: int, max_graphs: int, static_outputs: bool) -> None:
         self.step, self.max_graphs, self.static_outputs = step, max_graphs, static_outputs
-        self.graphs = 0
+        self.graphs, self._first = 0, True
         self._state, self._warmup = state if isinstance(state, tuple) else (state,), warmup
         self._recordings: dict[tuple, list[Recording]] = {}
         self._graphs: CudaGraphs | None = None
@@ -160,7 +160,8 @@ class Captured:
         refuse(reached, graphs.device)
         rates = LearningRates(reached.optimizers, graphs.device)
         kept = Kept(reached, graphs.device, [graphs.generator, *reached.generators])
-        refuse_held_graphs(reached)
+        if self._first:  # later ones find what the step itself keeps, whose nodes are of this stream
+            refuse_held_graphs(reached)
         recording = Recording(leaves, structure, graphs.device)
         call = lambda: self.step(*recording.args, **recording.kwargs)
         _recording.append(self.step)
@@ -190,7 +191,7 @@ class Captured:
         finally:
             _recording.pop()
             kept.put_back()
-        self._rates = rates
+        self._rates, self._first = rates, False
         return recording
 
     def _try(self, call: Callable, kept: Kept, recording: Recording) -> Watch:

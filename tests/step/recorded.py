@@ -67,7 +67,7 @@ class RecordedGraphs:
         self.device, self.generator = torch.device("cpu"), torch.default_generator
         self.recordings = self.replays = 0
         self._recording = False
-        self._alive: list[weakref.ref] = []
+        self._alive: dict[int, weakref.ref] = {}
 
     def aside(self):
         return contextlib.nullcontext()
@@ -91,13 +91,13 @@ class RecordedGraphs:
         self.recordings += 1
         recorder.forget()
         graph = _Graph(self, recorder)
-        self._alive.append(weakref.ref(graph))
+        self._alive[graph.number] = weakref.ref(graph)
         return out, graph.replay
 
 
 class _Graph:
     def __init__(self, graphs: RecordedGraphs, recorder: _Recorder) -> None:
-        self._recorder, self._graphs = recorder, graphs
+        self._recorder, self._graphs, self.number = recorder, graphs, graphs.recordings
         self._spoilt = False
 
     def replay(self) -> None:
@@ -106,9 +106,7 @@ class _Graph:
         self._recorder.replay()
 
     def __del__(self) -> None:
-        alive = self._graphs._alive
-        at = next((i for i, other in enumerate(alive) if other() is None), len(alive))
-        for later in alive[at:]:
-            if (graph := later()) is not None:
+        self._graphs._alive.pop(self.number, None)
+        for number, later in self._graphs._alive.items():
+            if number > self.number and (graph := later()) is not None:
                 graph._spoilt = True
-        alive[:] = [other for other in alive if other() is not None]

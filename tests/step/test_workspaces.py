@@ -141,6 +141,28 @@ def test_a_loss_kept_from_an_earlier_step_is_named(device, where):
     assert captured(x) == layer(x).square().mean() and kept is not None
 
 
+def test_a_loss_that_the_step_itself_keeps_is_its_own(device):
+    """As models of the pix2pix family do; met again at the second recording, and after a reset."""
+
+    class Model:
+        def __init__(self):
+            self.layer, self.loss = nn.Linear(2, 2).to(device), None
+
+        def step(self, x):
+            self.layer.zero_grad()
+            self.loss = self.layer(x).square().mean()
+            self.loss.backward()
+            return self.loss
+
+    model = Model()
+    step = ganfast.capture(model.step, torch.ones(3, 2, device=device))
+    for rows in (3, 4):
+        assert step(torch.ones(rows, 2, device=device)) == model.layer(torch.ones(rows, 2, device=device)).square().mean()
+    step.reset()
+    step(torch.ones(3, 2, device=device))
+    assert step.graphs == 1
+
+
 def test_what_holds_no_graph_is_not_refused(device):
     """Gradients, hooks on parameters, a loss with its graph freed and gone, results of frozen networks and under no_grad."""
     layer, frozen = nn.Linear(2, 2).to(device), nn.Linear(2, 2).to(device).requires_grad_(False)
