@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import torch
 
+from ganfast._workspaces import own_workspaces
+
 
 class Timing(NamedTuple):
     """Seconds of one rival: median, 20th and 80th percentile, and every sample in order; `clock` says what a sample is.
@@ -71,7 +73,7 @@ class CudaRuntime:
                 call()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with own_workspaces(), torch.cuda.graph(graph):
             for _ in range(copies):
                 call()
         return graph.replay
@@ -133,6 +135,7 @@ class DeviceClock:
             once = runtime.seconds(replay)
             wanted = min(self.MOST_COPIES, math.ceil(self.ENOUGH / max(once, 1e-9)))
             if wanted > 1:
+                del replay  # a graph goes before its successor is recorded on the same stream
                 replay, copies = runtime.capture(call, wanted), wanted
                 runtime.seconds(replay)
         except Exception as error:  # whatever a rival's capture raises: it can still be timed

@@ -10,13 +10,13 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
-from ganfast import _native, _timing, _tune_cache
+from ganfast import _native, _timing, _tune_cache, _tune_check
 from ganfast._memo import Memo
 from ganfast._tell import tell
 from ganfast._tune_cache import Choice
@@ -55,10 +55,17 @@ def _must_not_measure(x: torch.Tensor) -> bool:
         return x.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: torch.Tensor, family: str = "") -> tuple[str, bool]:
+def choose(
+    question: str,
+    candidates: Mapping[str, Callable[[], object]],
+    x: torch.Tensor,
+    family: str = "",
+    check: _tune_check.Check | None = None,
+) -> tuple[str, bool]:
     """(name of the candidate to run, whether that is final). `candidates`: at most MOST calls without side effects, the default
     first; `question` is op, pass, shapes, dtype, layout: all but the machine, which is added here. x: a tensor the calls read.
     `family`: the question without the size of x; from its MOST_SHAPES-th question on the commonest earlier answer is taken.
+    `check` sees what each first call gave; where all are wrong the answer is its fallback.
 
     Raises: ValueError for more than MOST candidates; what the default raises, where every candidate fails.
     """
@@ -70,12 +77,13 @@ def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: tor
     with _lock:
         place = _place(x.device)
         question, family = f"{question} | {place}", f"{family or question} | {place}"
-        if _answers.get(question) in candidates:
+        fallback = (check and check.fallback) or default
+        if _answers.get(question) in (*candidates, fallback):
             return _answers[question], True
         path = _tune_cache.cache_file(x.device)
         _load(path)
         known, answers = _choices.get(question), _families.setdefault(family, {})
-        if known is not None and known.name in candidates:
+        if known is not None and known.name in (*candidates, fallback):
             _answers[question] = known.name
             if len(answers) < MOST_SHAPES:  # a full family stays as it is, so that what follows from it does
                 answers[question] = known.name
@@ -83,8 +91,10 @@ def choose(question: str, candidates: Mapping[str, Callable[[], object]], x: tor
         if _must_not_measure(x):
             return default, False
         if len(answers) >= MOST_SHAPES:
-            return next((name for name, _ in Counter(answers.values()).most_common() if name in candidates), default), True
-        choice = _measure(candidates, x.device)
+            right = [name for name in candidates if name not in _wrong(answers)]
+            common = (name for name, _ in Counter(answers.values()).most_common() if name in (*right, fallback))
+            return next(common, right[0] if right else fallback), True
+        choice = _measure(question, candidates, x.device, check)
         if any(why.startswith("OutOfMemoryError") for why in choice.failed.values()):
             return choice.name, False  # with more memory free another one may win
         _choices[question] = choice
@@ -120,9 +130,21 @@ def adopt(choices: dict) -> None:
         Memo.forget_all()
 
 
-def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> Choice:
+def _wrong(questions: Iterable[str]) -> set[str]:
+    """The candidates that gave wrong results for one of these."""
+    found = [_choices[question].failed for question in questions if question in _choices]
+    return {name for failed in found for name, why in failed.items() if why.startswith(_tune_check.WRONG)}
+
+
+def _measure(question: str, candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> Choice:
     with torch.no_grad(), _on(device):
-        alive, failed = _first_calls(candidates, device)
+        alive, failed = _first_calls(candidates, device, check)
+        if check is not None and (wrong := check.wrong()):
+            _tune_check.warn(question, wrong, candidates, check.fallback)
+            failed |= {name: f"{_tune_check.WRONG}: {why}" for name, why in wrong.items()}
+            alive = [name for name in alive if name not in wrong] or [name for name in candidates if name not in failed]
+            if not alive:
+                return Choice(check.fallback or next(iter(candidates)), {}, failed)
         measure = _timing.QueueClock() if device.type == "cuda" else _timing.wall_clock
         samplers = {name: measure(candidates[name]) for name in alive}
         times: dict[str, list[float]] = {name: [] for name in alive}
@@ -143,8 +165,13 @@ def _measure(candidates: Mapping[str, Callable[[], object]], device: torch.devic
     return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed)
 
 
-def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> tuple[list[str], dict[str, str]]:
+def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> tuple[list[str], dict[str, str]]:
     """(those worth timing, why others are not), each called once: compilers run side by side, torch's own kernels alone."""
+    if check is not None:
+        try:
+            check.prepare()
+        except torch.OutOfMemoryError as error:
+            return [next(iter(candidates))], {"the check": f"OutOfMemoryError: {error}".splitlines()[0]}
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     on_stream = contextlib.nullcontext
@@ -154,16 +181,22 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
     def attempt(name: str) -> None:
         try:
             with torch.no_grad(), _on(device), on_stream():
+                _bind(device)
                 known = len(_choices)
                 began = time.perf_counter()
-                candidates[name]()
+                result = candidates[name]()
+                took = time.perf_counter() - began
+                if check is not None:
+                    check.see(name, result)
+                del result
                 if len(_choices) > known:  # it asked a question of its own, whose measuring is no part of its time
                     began = time.perf_counter()
                     candidates[name]()
+                    took = time.perf_counter() - began
         except Exception as error:  # whatever a candidate cannot do rules out that candidate alone
             failed[name] = f"{type(error).__name__}: {error}".splitlines()[0]
         else:
-            seconds[name] = time.perf_counter() - began
+            seconds[name] = took
 
     compiled = [name for name in candidates if name.startswith("triton/")]
     for name in candidates:
@@ -172,12 +205,22 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
     if compiled:
         with ThreadPoolExecutor(len(compiled)) as pool:
             list(pool.map(attempt, compiled))
+        for name in [name for name in compiled if name in failed]:  # what a thread of the pool lacked, the caller's may have
+            del failed[name]
+            attempt(name)
     if not seconds:
         default = next(iter(candidates))
         candidates[default]()  # raises its own error, unless that has passed
         return [default], failed
     long = max(_LONG * min(seconds.values()), 0.1) if device.type == "cpu" else float("inf")
     return [name for name in candidates if name in seconds and seconds[name] <= long], failed
+
+
+def _bind(device: torch.device) -> None:
+    """Makes the device's context this thread's: a new thread has none before its first call into CUDA's runtime, and Triton's encoder of
+    tensor maps, which is no such call, fails without."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).query()
 
 
 def _on(device: torch.device):
@@ -220,5 +263,7 @@ def report() -> str:
         for question, choice in sorted(found.items()):
             times = ", ".join(f"{name} {us:.0f}" for name, us in sorted(choice.microseconds.items(), key=lambda item: item[1]))
             lines.append(f"  {question}\n    -> {choice.name}  (microseconds: {times})")
-            lines += [f"    {name} did not run: {why}" for name, why in choice.failed.items()]
+            for name, why in choice.failed.items():
+                verb = "is not used" if why.startswith(_tune_check.WRONG) else "did not run"
+                lines.append(f"    {name} {verb}: {why}")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from ganfast.step.errors import CaptureError, line_of
 from ganfast.step.graph import CudaGraphs
 from ganfast.step.reach import Reached, Running
 from ganfast.step.recording import LearningRates, Recording, check_outputs, is_float
-from ganfast.step.refusals import refuse
+from ganfast.step.refusals import refuse, refuse_held_graphs
 from ganfast.step.state import Kept, Watch
 
 
@@ -77,7 +77,7 @@ class Captured:
 
     def __init__(self, step: Callable, state: tuple, warmup: int, max_graphs: int, static_outputs: bool) -> None:
         self.step, self.max_graphs, self.static_outputs = step, max_graphs, static_outputs
-        self.graphs = 0
+        self.graphs, self._first = 0, True
         self._state, self._warmup = state if isinstance(state, tuple) else (state,), warmup
         self._recordings: dict[tuple, list[Recording]] = {}
         self._graphs: CudaGraphs | None = None
@@ -110,8 +110,14 @@ class Captured:
 
     def reset(self) -> None:
         """Frees all graphs; the next call records anew."""
+        self._free([recording for recordings in self._recordings.values() for recording in recordings])
         self._recordings.clear()
         self.graphs = 0
+
+    def _free(self, recordings: list[Recording]) -> None:
+        """Now, whoever else holds them, the newest first: a graph that dies frees what its stream lent to those recorded after it."""
+        for recording in sorted(recordings, key=lambda recording: -recording.number):
+            recording.free()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         leaves, structure = tree_flatten((args, kwargs))
@@ -127,20 +133,23 @@ class Captured:
         self._rates.follow()
         recordings = self._recordings.setdefault((structure, _looks(leaves), _modes(self.device.type)), [])
         why = f"its arguments look different from all earlier ones: {', '.join(_words(leaf) for leaf in leaves)}"
-        for recording in list(recordings):
+        for recording in recordings:
             if (change := recording.outdated()) is None:
                 return recording
             why = f"the last one was outdated: {change}"
-            if recording.gone:
-                recordings.remove(recording)
         if self.graphs >= self.max_graphs:
             raise CaptureError(
                 f"capture: max_graphs={self.max_graphs} recordings were made, and one more is needed; {why}. Values and tensors that "
                 "change often belong into arguments (floats arrive as device tensors), batches of one size (drop_last=True) need one "
                 "graph, and a learning rate is followed where the optimizer is capturable or fused."
             )
-        recordings.append(recording := self._record(leaves, structure))
+        for others in self._recordings.values():  # before the new one is made, and whatever arguments they were for
+            self._free(gone := [other for other in others if other.outdated() is not None and other.gone])
+            others[:] = [other for other in others if other not in gone]
+        recording = self._record(leaves, structure)
         self.graphs += 1
+        recording.number = self.graphs
+        recordings.append(recording)
         return recording
 
     def _reached(self) -> Reached:
@@ -151,6 +160,8 @@ class Captured:
         refuse(reached, graphs.device)
         rates = LearningRates(reached.optimizers, graphs.device)
         kept = Kept(reached, graphs.device, [graphs.generator, *reached.generators])
+        if self._first:  # later ones find what the step itself keeps, whose nodes are of this stream
+            refuse_held_graphs(reached)
         recording = Recording(leaves, structure, graphs.device)
         call = lambda: self.step(*recording.args, **recording.kwargs)
         _recording.append(self.step)
@@ -180,7 +191,7 @@ class Captured:
         finally:
             _recording.pop()
             kept.put_back()
-        self._rates = rates
+        self._rates, self._first = rates, False
         return recording
 
     def _try(self, call: Callable, kept: Kept, recording: Recording) -> Watch:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from ganfast._workspaces import own_workspaces
+
 
 class CudaGraphs:
     """Of one device. Trials and recordings run on one stream of their own, so that what libraries keep for a stream is there.
@@ -78,6 +80,6 @@ class CudaGraphs:
         # The outer stream context: torch leaves the recording's stream current where ending it fails. thread_local: a DataLoader's
         # pinning thread may go on calling CUDA meanwhile.
         recording = torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local")
-        with torch.cuda.device(self.device), torch.cuda.stream(self._stream), recording:
+        with torch.cuda.device(self.device), torch.cuda.stream(self._stream), own_workspaces(), recording:
             out = call()
         return out, graph.replay

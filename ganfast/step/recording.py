@@ -49,6 +49,7 @@ class Recording:
         self.inputs = [_static(leaf, device) for leaf in leaves]
         self.args, self.kwargs = tree_unflatten(self.inputs, structure)
         self.gone = False  # outdated for ever, as memory moved
+        self.number = 0  # of those of its step, in order
         self._added: list[tuple[nn.Parameter, Tensor, bool]] = []  # gradients that the step adds to or reads; whether they were none
 
     def note_read_gradients(self, kept: Kept, watch: Watch) -> None:
@@ -155,6 +156,10 @@ class Recording:
             torch._foreach_copy_(copies, tensors)
         rest = iter(copies)
         return tree_unflatten([t if t is None else next(rest) for t in self._outputs], self._structure)
+
+    def free(self) -> None:
+        """The graph; never to be replayed again."""
+        del self._replay
 
     def _load(self, leaves: list) -> None:
         to, of = [], []

@@ -1,5 +1,8 @@
 """What cannot be in a graph, told by name before anything is tried."""
 
+import functools
+import weakref
+
 import torch
 from torch import nn
 
@@ -38,6 +41,38 @@ def _refuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) ->
         first = any(not optimizer.state.get(p) for p in group["params"])
         if first and group.get("momentum") and group.get("dampening"):
             raise CaptureError(f"capture: the first step of {name} with dampening is unlike the others: take one before capture.")
+
+
+def refuse_held_graphs(reached: Reached) -> None:
+    """Raises CaptureError where a result of an earlier step, kept with its graph, holds the node that adds to a parameter's gradient:
+    that node runs on the stream it was made on, which no recording on another one may wait for."""
+    names = {id(p): name for module in reached.modules for name, p in module.named_parameters()}
+    for p in reached.parameters():
+        if p.requires_grad and p.is_leaf and _node_is_held(p):
+            raise CaptureError(
+                f"capture: an earlier result is still there with its graph, which holds {names.get(id(p), 'a parameter')} of shape "
+                f"{tuple(p.shape)}: delete the old loss (del loss, or keep loss.detach() or loss.item()) and whatever else of earlier "
+                "steps requires grad, then capture."
+            )
+
+
+class _Mark:
+    """On a node; dies with it."""
+
+
+def _node_is_held(p: nn.Parameter) -> bool:
+    """Whether anything holds the AccumulateGrad node of p, which torch makes anew where nothing does."""
+    mark = _Mark()
+    alive = weakref.ref(mark)
+    handle = torch.autograd.graph.get_gradient_edge(p).node.register_prehook(functools.partial(_unchanged, mark))
+    del mark
+    held = alive() is not None
+    handle.remove()
+    return held
+
+
+def _unchanged(mark: _Mark, gradients: tuple) -> None:
+    return None
 
 
 def _in_group() -> bool:

@@ -135,14 +135,16 @@ def test_any_weight_any_strides_of_one(dtype, monkeypatch):
     odd = in_layout(
         torch.cat([weight.flatten()[:1], weight.permute(0, 2, 3, 1).flatten()])[1:].view(16, 4, 4, 64).permute(0, 3, 1, 2), True
     )
-    assert odd.data_ptr() % 16
+    k_last = weight.permute(2, 3, 1, 0)  # as the kernel reads float32: contiguous, so only its address asks for a copy
+    flat = torch.cat([weight.flatten()[:1], k_last.flatten()])[1:].view(k_last.shape).permute(3, 2, 0, 1)
+    assert odd.data_ptr() % 16 and flat.data_ptr() % 16 and torch.equal(flat, weight)
     lone = x.as_strided(x.shape, (3, *x.stride()[1:]))
-    for image, kernel in ((x, weight), (x, weight.contiguous()), (x, odd), (lone, weight)):
+    for image, kernel in ((x, weight), (x, weight.contiguous()), (x, odd), (x, flat), (lone, weight)):
         read.clear()
         y, _, _ = run(image, kernel, bias, [2, 2], [1, 1], [0, 0], "relu")
         assert_close(y, want, "y")
         assert (kernel.data_ptr() in read) == (kernel is weight and dtype == torch.float16)
-        assert image.data_ptr() in read
+        assert image.data_ptr() in read and not any(pointer % 16 for pointer in read)
 
 
 def test_float32_is_rounded_not_truncated():

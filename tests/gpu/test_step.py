@@ -12,7 +12,7 @@ from ganfast.train.command_line import recipes
 from tests.step.common import Gan, equal, images
 from tests.train.common import small
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.captures]
 
 
 def allocated() -> int:

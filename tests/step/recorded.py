@@ -1,11 +1,13 @@
 """A stand-in for CUDA graphs on a CPU: records the operators of a call and runs them again on the same memory.
 
 It proves the bookkeeping around a graph (what is copied, kept, put back, guarded, refused), not CUDA: streams, pools and launches are
-not its business. tests/gpu runs the same tests on the real thing. Like a CUDA graph it freezes Python: numbers, branches and addresses
-are those of the recording, and what a recorded call computes holds nothing (here NaN) before the first replay.
+not its business, but for one thing: as torch 2.13's, a graph that dies takes its stream's workspace from those recorded after it, which
+must not be replayed any more. tests/gpu runs the same tests on the real thing. Like a CUDA graph it freezes Python: numbers, branches
+and addresses are those of the recording, and what a recorded call computes holds nothing (here NaN) before the first replay.
 """
 
 import contextlib
+import weakref
 
 import torch
 from torch import Tensor
@@ -65,6 +67,7 @@ class RecordedGraphs:
         self.device, self.generator = torch.device("cpu"), torch.default_generator
         self.recordings = self.replays = 0
         self._recording = False
+        self._alive: dict[int, weakref.ref] = {}
 
     def aside(self):
         return contextlib.nullcontext()
@@ -87,9 +90,23 @@ class RecordedGraphs:
             self._recording = False
         self.recordings += 1
         recorder.forget()
+        graph = _Graph(self, recorder)
+        self._alive[graph.number] = weakref.ref(graph)
+        return out, graph.replay
 
-        def replay() -> None:
-            self.replays += 1
-            recorder.replay()
 
-        return out, replay
+class _Graph:
+    def __init__(self, graphs: RecordedGraphs, recorder: _Recorder) -> None:
+        self._recorder, self._graphs, self.number = recorder, graphs, graphs.recordings
+        self._spoilt = False
+
+    def replay(self) -> None:
+        assert not self._spoilt, "a graph died while this one, recorded later on its stream, was alive: this one's workspace is gone"
+        self._graphs.replays += 1
+        self._recorder.replay()
+
+    def __del__(self) -> None:
+        self._graphs._alive.pop(self.number, None)
+        for number, later in self._graphs._alive.items():
+            if number > self.number and (graph := later()) is not None:
+                graph._spoilt = True

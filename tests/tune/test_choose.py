@@ -1,5 +1,6 @@
 """The tuner: what it measures, and when it must not."""
 
+import threading
 import time
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
-from ganfast import _tune, _tune_cache
+from ganfast import _tune, _tune_cache, _tune_check
 from ganfast.testing import assert_close_to_reference
 from tests.tune.common import X, calls
 
@@ -104,6 +105,62 @@ def test_a_failure_that_passes_leaves_the_default():
         raise RuntimeError("no")
 
     assert _tune.choose("q", {"default": recovers, "b": broken}, X)[0] == "default"
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """(name, where) in order: "bind" for a thread that touches the device, the candidate for its call."""
+    found = []
+    monkeypatch.setattr(_tune, "_bind", lambda device: found.append(("bind", threading.get_ident())))
+    return found
+
+
+def test_every_attempt_touches_the_device_first_in_its_own_thread(threads):
+    """A thread of the pool has no CUDA context before it does."""
+    call = lambda name: lambda: threads.append((name, threading.get_ident()))
+    _tune.choose("q", {name: call(name) for name in ("torch", "triton/a", "triton/b")}, X)
+    for name in ("torch", "triton/a", "triton/b"):
+        who = next(thread for what, thread in threads if what == name)
+        mine = [what for what, thread in threads if thread == who]
+        assert mine[0] == "bind"
+    assert len({thread for what, thread in threads if what.startswith("triton")} - {threading.get_ident()}) >= 1
+
+
+@pytest.mark.parametrize("mends", [True, False])
+def test_a_triton_candidate_that_fails_in_the_pool_is_tried_by_the_caller(mends):
+    """What a thread of the pool lacked does not decide; what fails there too is listed."""
+    tried = []
+
+    def picky():
+        tried.append(threading.get_ident())
+        if not mends or threading.get_ident() != threading.main_thread().ident:
+            raise RuntimeError("no context is bound to this thread")
+
+    candidates = {"torch": lambda: time.sleep(0.003), "triton/tma": picky}
+    assert _tune.choose("q", candidates, X)[0] == ("triton/tma" if mends else "torch")
+    assert tried[0] != tried[1] == threading.main_thread().ident
+    failed = next(iter(_tune.chosen().values())).failed
+    assert failed == ({} if mends else {"triton/tma": "RuntimeError: no context is bound to this thread"})
+    assert ("triton/tma did not run: RuntimeError: no context" in _tune.report()) != mends
+
+
+def test_touching_a_device_is_a_call_into_its_runtime(monkeypatch):
+    """Setting the device is none where it is the current one, nor is an allocation from torch's pool."""
+    asked = []
+    stream = type("Stream", (), {"query": lambda self: asked.append("query")})()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: asked.append(device) or stream)
+    _tune._bind(torch.device("cuda", 0))
+    _tune._bind(torch.device("cpu"))
+    assert asked == [torch.device("cuda", 0), "query"]
+
+
+def test_a_reference_that_does_not_fit_memory_is_no_lasting_answer():
+    class Full(_tune_check.Check):
+        def prepare(self):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert _tune.choose("q", {"default": lambda: None, "other": lambda: None}, X, "", Full()) == ("default", False)
+    assert not _tune.chosen()
 
 
 def test_more_than_six_candidates_are_refused():

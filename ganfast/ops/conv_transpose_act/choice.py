@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _tune
+from ganfast import _backends, _tune, _tune_check
 from ganfast._memo import Memo
-from ganfast.ops.conv_transpose_act import kernels, torch_backend
+from ganfast.ops.conv_transpose_act import kernels, sampled, torch_backend
 
 
 class Spec(NamedTuple):
@@ -92,16 +92,17 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
             )
             names += [f"triton/{tile}" for tile in tiles]
     names = list(dict.fromkeys(names))[: _tune.MOST]
-    x, weight = x.detach(), weight.detach()
-    bias, alpha = (None if v is None else v.detach() for v in (bias, alpha))
+    inputs = [None if t is None else t.detach() for t in (x, weight, bias, alpha)]
     run = lambda name: kernels.fwd(
-        x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.act, spec.alpha_value,
+        *inputs, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.act, spec.alpha_value,
         spec.channels_last, spec.save_z, spec.partials, name,
     )  # fmt: skip
     question, family = _signature("conv_transpose_act", x, weight, spec)
     detail = f", {spec.act}{' and z' if spec.save_z else ''}{' and partials' if spec.partials else ''}"
     detail += ", unaligned" if x.is_cuda and x.data_ptr() % 16 else ""
-    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail)
+    size = kernels.output_size(x.shape[2:], weight.shape[2:], spec.stride, spec.padding, spec.output_padding, spec.dilation)
+    check = sampled.Outputs(inputs, size, spec, True)
+    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
 
 
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> str:
@@ -125,17 +126,18 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, s
     if rule == "" or torch.compiler.is_compiling():
         return rule or "torch", not torch.compiler.is_compiling()
     names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, x.dim() - 2)])
-    x, weight, bias, alpha = (None if t is None else t.detach() for t in (x, weight, bias, alpha))
+    inputs = [None if t is None else t.detach() for t in (x, weight, bias, alpha)]
     run = lambda name: kernels.conv(
-        x, weight, bias, alpha, spec.stride, spec.padding, spec.dilation, spec.groups, spec.act, spec.alpha_value, spec.channels_last,
+        *inputs, spec.stride, spec.padding, spec.dilation, spec.groups, spec.act, spec.alpha_value, spec.channels_last,
         spec.save_z, name,
     )  # fmt: skip
     question, family = _signature("conv_act", x, weight, spec)
     detail = f", {spec.act}{' and z' if spec.save_z else ''}"
-    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail)
+    check = sampled.Outputs(inputs, size, spec, False)
+    return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
 
 
-def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run) -> str:
+def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run, check: _tune_check.Check) -> str:
     if torch.compiler.is_compiling() or rule == "" or gz.device.type != "cpu" or gz.shape[0] == 0:
         return rule or "torch"
     off = _tune.off_reason()
@@ -144,7 +146,8 @@ def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run)
         return known
     names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2)])
     question, family = _signature(name, gz, weight, spec)
-    chosen, final = _tune.choose(question, {candidate: lambda candidate=candidate: run(candidate) for candidate in names}, gz, family)
+    calls = {candidate: lambda candidate=candidate: run(candidate) for candidate in names}
+    chosen, final = _tune.choose(question, calls, gz, family, check)
     if final:
         _settled[key] = chosen
     return chosen
@@ -159,14 +162,18 @@ def _rule(gz: Tensor, input_size, for_weight: bool) -> str:
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
+    inputs = [gz.detach(), weight.detach(), None, None]
     run = lambda backend: kernels.data_grad(
-        gz.detach(), weight.detach(), spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
+        *inputs[:2], spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
     )
-    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, _rule(gz, input_size, False), run)
+    check = sampled.Outputs(inputs, input_size, spec.linear(), False)
+    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, _rule(gz, input_size, False), run, check)
 
 
 def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
+    inputs = [gz.detach(), x.detach()]
     run = lambda backend: kernels.weight_grad(
-        gz.detach(), x.detach(), weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
+        *inputs, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
     )
-    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, _rule(gz, x.shape[2:], True), run)
+    check = sampled.WeightGradient(inputs, weight, spec)
+    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, _rule(gz, x.shape[2:], True), run, check)

@@ -92,8 +92,10 @@ def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channe
         return torch.ops.ganfast.conv_transpose_act_data_grad_native(
             gz, weight, stride, padding, dilation, groups, input_size, channels_last
         )
-    layout = backend.partition("/")[2]
-    gx = torch_backend.data_grad_torch(gz, weight, stride, padding, dilation, groups, input_size, layout)
+    layout, dtype = backend.partition("/")[2], gz.dtype
+    if backend == "reference":
+        gz, weight = (t.to(torch.promote_types(dtype, torch.float32)) for t in (gz, weight))
+    gx = torch_backend.data_grad_torch(gz, weight, stride, padding, dilation, groups, input_size, layout).to(dtype)
     return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last))
 
 
@@ -106,7 +108,11 @@ def _weight_grad(gz, x, weight_like, stride, padding, dilation, groups, channels
     if backend == "cpu":
         return torch.ops.ganfast.conv_transpose_act_weight_grad_native(gz, x, weight_like, stride, padding, dilation, groups, channels_last)
     layout = backend.partition("/")[2]
-    gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups, layout)
+    if backend == "reference":
+        gz, x, like = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in (gz, x, weight_like))
+        gweight = torch_backend.weight_grad_torch(gz, x, like, stride, padding, dilation, groups).to(weight_like.dtype)
+    else:
+        gweight = torch_backend.weight_grad_torch(gz, x, weight_like, stride, padding, dilation, groups, layout)
     if gweight.stride() == weight_like.stride():
         return gweight
     return torch.empty_like(weight_like).copy_(gweight)

@@ -236,7 +236,9 @@ def conv_transpose_act_fwd_tma(
     stored = [slice_i, slice_h, 1, pixels // (parts * slice_i * slice_h), block_n]
     columns = k_h * k_w * c_out
     if p.itemsize == 4:
-        w_desc = _describe(weight.permute(2, 3, 1, 0).contiguous(), [columns, c_in], [block_n, block_k], rounds)
+        weight = weight.permute(2, 3, 1, 0).contiguous()
+        weight = weight.clone() if weight.data_ptr() % 16 else weight  # contiguous() copies nothing that is so already, wherever it lies
+        w_desc = _describe(weight, [columns, c_in], [block_n, block_k], rounds)
     else:
         weight = weight if _weight_in_place(weight) else weight.clone(memory_format=torch.channels_last)
         w_desc = _describe(weight, [c_in, columns], [block_k, block_n])

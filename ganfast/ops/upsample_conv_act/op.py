@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast import _backends, _checks, _tune
+from ganfast import _backends, _checks, _tune, _tune_check
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.conv_act.op import conv_act
@@ -51,9 +51,10 @@ def fold_weight(weight: Tensor, scale: tuple[int, ...], groups: int) -> Tensor:
     return folded.contiguous(memory_format=(torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[len(kernel) - 1])
 
 
-def _plain(x, weight, bias, scale, padding, groups, act, alpha) -> Tensor:
+def _plain(x, weight, bias, scale, padding, groups, act, alpha, backend=None) -> Tensor:
     """The two modules as they are: for weights that outweigh the image, which folding reads and writes more than it saves."""
-    return conv_act(F.interpolate(x, scale_factor=scale), weight, bias, padding=padding, groups=groups, act=act, alpha=alpha)
+    up = F.interpolate(x, scale_factor=scale)
+    return conv_act(up, weight, bias, padding=padding, groups=groups, act=act, alpha=alpha, backend=backend)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -76,19 +77,26 @@ def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
     if (known := _settled.get(key)) is not None:
         return known
     own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
+    gradient = _tune_check.Cotangent()
 
-    def run(way: str) -> None:
+    def run(way, own=own) -> list[Tensor]:
         # The user's own hooks (checkpointing, offloading) must not see what is saved here.
         with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-            y = call(way, *own)
-            if learns:
-                torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], torch.ones_like(y))
+            y = way(*own)
+            if not learns:
+                return [y]
+            return [y, *torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], gradient(y))]
+
+    def exact(shaken: bool) -> list[Tensor]:
+        formula = lambda *own: _plain(*own[:3], scale, padding, groups, act, own[3], "reference")
+        return run(formula, [_tune_check.in_double(t, x.dtype if shaken else None) if isinstance(t, Tensor) else t for t in own])
 
     sizes = f"w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
     layout = f"{'nhwc' if is_channels_last(x) else 'nchw'}, {act}{', with gradients' if learns else ''}"
     ways = dict.fromkeys([rule, "folded", "plain"])
-    calls = {way: lambda way=way: run(way) for way in ways}
-    way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}")
+    calls = {way: lambda way=way: run(functools.partial(call, way)) for way in ways}
+    check = _tune_check.Ways(own, exact, x.dtype)
+    way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}", check)
     if final:
         _settled[key] = way
     return way
