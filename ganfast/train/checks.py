@@ -10,7 +10,7 @@ from torch.nn.modules.module import _forward_unimplemented
 
 from ganfast import _checks
 from ganfast.step.errors import CaptureError
-from ganfast.train.phases import PENALTIES, Phase
+from ganfast.train.phases import PENALTIES, Phase, refuse_sigmoid
 
 if TYPE_CHECKING:
     from ganfast.train.loop import Trainer
@@ -27,8 +27,11 @@ def networks(generator: object, discriminator: object, usual: bool) -> None:
         if not any(p.requires_grad for p in network.parameters()):
             cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
             _checks.fail("train", f"the {name} has no parameter that learns", cause)
-    if usual and isinstance(list(discriminator.modules())[-1], nn.Sigmoid):
-        _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
+    last = discriminator
+    while isinstance(last, nn.Sequential) and len(last):  # of another network its first logits tell
+        last = last[-1]
+    if usual and isinstance(last, nn.Sigmoid):
+        refuse_sigmoid()
 
 
 def phases(given: Sequence[Phase], config, usual: bool) -> None:

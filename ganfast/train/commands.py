@@ -19,6 +19,7 @@ from ganfast.train import checkpoint, grids, recipes
 from ganfast.train import config as configs
 from ganfast.train.distributed import World
 from ganfast.train.recipes import Recipe
+from ganfast.train.resume import finished
 from ganfast.train.sampling import Sampler
 
 
@@ -94,6 +95,7 @@ def _train(args: list[str], world: World) -> None:
     start = recipes.preset(_option(args, "data") or "digits")
     if resume:
         start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
+    planned = start.steps
     wanted = _parse(Train, "train", args, Train(start, resume))
     if wanted.recipe.model == "mlp":
         torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
@@ -101,9 +103,8 @@ def _train(args: list[str], world: World) -> None:
     if trainer.source.broken:
         where = trainer.run_dir / checkpoint.BROKEN
         print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
-    if trainer.progress() >= 1:
-        asked = f"{trainer.config.steps} steps were asked for; " if trainer.config.steps < trainer.steps else ""
-        print(f"{asked}the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
+    if words := finished(trainer, lambda name, value: f"--{name.replace('_', '-')} {value}", planned):
+        print(f"{words}. `ganfast sample {trainer.run_dir}` makes samples")
         return
     trainer.fit()
     if trainer.stopped:
