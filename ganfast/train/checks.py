@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _forward_unimplemented
 
 from ganfast import _checks
+from ganfast._tell import tell
 from ganfast.step.errors import CaptureError
 from ganfast.train.phases import PENALTIES, Phase, refuse_sigmoid
 
@@ -53,6 +54,9 @@ def parts(trainer: "Trainer") -> None:
     c, (real, second) = trainer.config, trainer.source.reals(1)
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
+    for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
+        if getattr(c, name):
+            tell(f"{name} changes nothing without run_dir, the folder for what it writes")
     if trainer.conditioner is None:
         return
     if second is None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrizations, remove_weight_norm
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -70,6 +71,8 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
         network.to(device, memory_format=layout)
     if config.spectral_norm:
         normalise(networks["discriminator"], config.seed)
+    if config.sync_batch_norm and not any(isinstance(m, _BatchNorm) for network in networks.values() for m in network.modules()):
+        tell("sync_batch_norm changes nothing: neither network has a batch norm of torch's or ganfast's")
     if config.sync_batch_norm and world.size > 1:
         sync_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())

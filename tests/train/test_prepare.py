@@ -73,3 +73,13 @@ def test_what_cannot_be_normalised_is_refused_by_name(capfd, monkeypatch):
     assert "spectral_norm leaves" not in capfd.readouterr().err
     normalise(nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Bilinear(2, 2, 1), "c": nn.BatchNorm1d(3)}), 0)
     assert "spectral_norm leaves b.weight of the discriminator as they are" in capfd.readouterr().err
+
+
+def test_switches_that_change_nothing_say_so(capfd, monkeypatch):
+    monkeypatch.setattr("ganfast._tell._told", set())
+    Trainer(*nets(), points(), config())
+    Trainer(*nets(backbone=True), points(), config(sync_batch_norm=True))  # which has batch norms
+    assert "changes nothing" not in capfd.readouterr().err
+    Trainer(*nets(), points(), config(sync_batch_norm=True, metrics_every=5, tensorboard=True))
+    said = capfd.readouterr().err
+    assert all(f"{name} changes nothing" in said for name in ("sync_batch_norm", "metrics_every", "tensorboard"))
