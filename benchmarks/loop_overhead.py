@@ -34,13 +34,16 @@ def bare(trainer: Trainer) -> None:
     optimizers["discriminator"].zero_grad()
     loss_d.backward()
     optimizers["discriminator"].step()
-    discriminator.requires_grad_(False)
+    spared = set(discriminator.parameters()) - set(generator.parameters())
+    for p in spared:
+        p.requires_grad_(False)
     with trainer.precision.autocast():
         loss_g = GF.generator_loss(discriminator(fake))
     optimizers["generator"].zero_grad()
     loss_g.backward()
     optimizers["generator"].step()
-    discriminator.requires_grad_(True)
+    for p in spared:
+        p.requires_grad_(True)
 
 
 def parts(trainer: Trainer, rounds: int = 15) -> float:

@@ -109,14 +109,15 @@ class Step:
 
     @contextlib.contextmanager
     def _opponents(self, side: str) -> Iterator[None]:
-        frozen = self.players["D"] if side == "G" and self.how.frozen else []
-        for net in frozen:
-            net.requires_grad_(False)
+        mine, others = ({p for net in self.players[who] for p in net.parameters()} for who in ("G", "D"))
+        frozen = others - mine if side == "G" and self.how.frozen else set()  # what both hold learns in both turns
+        for p in frozen:
+            p.requires_grad_(False)
         try:
             yield
         finally:
-            for net in frozen:
-                net.requires_grad_(True)
+            for p in frozen:
+                p.requires_grad_(True)
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         with self._autocast(), torch.set_grad_enabled(bool(self.game.order)):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
+from ganfast._tell import tell
 from ganfast.step.errors import CaptureError
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
-from ganfast.train.phases import PENALTIES, Phase
+from ganfast.train.phases import PENALTIES, Phase, refuse_sigmoid
 from ganfast.train.sampling import Conditioner
 
 TERMS = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", "mode_seeking")}
@@ -39,8 +40,11 @@ def networks(generator: object, discriminator: object, usual: bool) -> None:
         if not any(p.requires_grad for p in network.parameters()):
             cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
             _checks.fail("train", f"the {name} has no parameter that learns", cause)
-    if usual and isinstance(list(discriminator.modules())[-1], nn.Sigmoid):
-        _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
+    last = discriminator
+    while isinstance(last, nn.Sequential) and len(last):  # of another network its first logits tell
+        last = last[-1]
+    if usual and isinstance(last, nn.Sigmoid):
+        refuse_sigmoid()
 
 
 def phases(given: Sequence[Phase], config, usual: bool) -> None:
@@ -62,6 +66,9 @@ def parts(trainer: Checked) -> None:
     c, (real, second) = trainer.config, trainer.source.reals(1)
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
+    for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
+        if getattr(c, name):
+            tell(f"{name} changes nothing without run_dir, the folder for what it writes")
     if trainer.conditioner is None:
         return
     if second is None:

@@ -75,7 +75,7 @@ class TrainConfig:
     sync_batch_norm: bool = False
     """batch norm by the statistics of the whole batch, for which every such layer then waits; no: of each process's part"""
     spectral_norm: bool = False
-    """spectral normalisation of every convolution, linear and embedding layer of the discriminator"""
+    """spectral normalisation of every convolution, linear and embedding layer of the discriminator, of what weight norm makes too"""
     augment: str = ""
     """DiffAugment of all that the discriminator sees: "color,translation,cutout" or a part of it"""
     flip: bool = False

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from ganfast import _tune
+from ganfast._tell import tell
 from ganfast.train import checks, prepare
 from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
@@ -111,7 +113,7 @@ class Trainer:
         """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a
         CPU, with the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have."""
         world = World.from_environment(config.device if config else "auto")
-        state = world.first(lambda: checkpoint.load(Path(path)), share=True)
+        state = world.first(lambda: checkpoint.with_kernels(Path(path)), share=True)
         config = config or resume.config_of(Path(path), state)
         return cls(generator, discriminator, data, config, _resumed=(Path(path), state), **options)
 
@@ -164,12 +166,17 @@ class Trainer:
         c, before, start = self.config, self.seconds, time.monotonic()
         c.check()  # it may have been changed since
         self.stopped = None
+        if self.world.rank == 0 and (words := resume.finished(self)):
+            tell(words)
         self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
         try:
             self.source.reals(standard.WATCHED)  # read and kept before training reads: a second reader may disturb the first
             if self.run:
                 self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
+                self.run.keep_kernels(_tune.choices())
+                if not checkpoint.checkpoints(self.run_dir):  # a run killed before the next one goes on from here
+                    self.run.save(resume.state_of(self), self.steps)
             self._call("on_start")
             with (
                 StopRequests() as requests,
@@ -178,6 +185,8 @@ class Trainer:
             ):
                 while self.progress() < 1 and not self.stopped:
                     self.step()
+                    if self.run:  # before anything that the step made is
+                        self.run.keep_kernels(_tune.choices())
                     bar.update()
                     self.seconds, asked = self.world.largest(before + time.monotonic() - start, float(bool(requests.asked)))
                     self.stopped = (requests.asked or "another process") if asked else None
@@ -208,6 +217,7 @@ class Trainer:
             alarms = standard.watch(self, row)
             self._call("on_log", row)
             if self.run:
+                self.run.keep_kernels(_tune.choices())  # a log line's samples ask too
                 self.run.log(row)
             if bar is not None:
                 standard.show(bar, row, alarms, self.config.loss)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -210,7 +211,28 @@ def _logits(discriminator: nn.Module, images: Tensor, batch: Batch) -> Tensor:
     if not logits.dim() or len(logits) != len(images):
         got = f"the discriminator gives shape {list(logits.shape)} for {len(images)} samples"
         _checks.fail("train", f"{got}, wants logits for each: [N], [N, 1] or patches")
+    if _ends_in_sigmoid(logits):
+        refuse_sigmoid()
     return logits
+
+
+# Beginnings of autograd's names: what they do to numbers between 0 and 1 leaves them there.
+_KEEPS_RANGE = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Select", "Slice", "Clone",
+                "Alias", "ToCopy", "Mean")  # fmt: skip
+
+
+def _ends_in_sigmoid(given: Tensor) -> bool:
+    """By its graph, which is sure: numbers between 0 and 1 may be logits, of an untrained discriminator above all."""
+    node = given.grad_fn
+    while node is not None and type(node).__name__.startswith(_KEEPS_RANGE):
+        node = next((before for before, _ in node.next_functions if before is not None), None)
+    ours = getattr(node, "spec", None)  # of ganfast's own layers
+    fused = getattr(ours, "act", "") == "sigmoid" and getattr(ours, "gain", 1) == 1
+    return fused or type(node).__name__.startswith(("SigmoidBackward", "HardsigmoidBackward"))
+
+
+def refuse_sigmoid() -> NoReturn:
+    _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
 
 
 def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:

@@ -2,8 +2,14 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, remove_weight_norm
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
+from ganfast import _checks
+from ganfast._tell import tell
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import sync_batch_norm
 from ganfast.train.distributed.world import World
@@ -13,15 +19,47 @@ LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2
 
 
 def normalise(discriminator: nn.Module, seed: int) -> None:
-    """Spectral normalisation of every layer with a weight matrix, in place. Layers whose weight is already computed from other parameters
-    stay as they are. The power iteration's first vectors are drawn from `seed`.
+    """Every layer with a weight matrix, in place: what the layer multiplies by has spectral norm 1, also where that weight is made of
+    something else already (weight norm, any parametrization). The first vectors are drawn from `seed`. torch's older weight_norm becomes
+    the newer one, of the same parameters. Layers that have spectral norm stay as they are.
 
+    Raises: ValueError for a layer whose weight is set by a hook, such as torch.nn.utils.prune's, and where there is no such layer.
     Source: Miyato et al. 2018, "Spectral normalization for generative adversarial networks".
     """
+    layers = {name: m for name, m in discriminator.named_modules() if isinstance(m, LAYERS)}
+    if not layers:
+        cause = "Normalise its weights yourself, and leave spectral_norm off"
+        _checks.fail("train", "spectral_norm finds no convolution, linear or embedding layer in the discriminator", cause)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(mixed(seed, "spectral"))
-        for layer in [m for m in discriminator.modules() if isinstance(m, LAYERS) and isinstance(m._parameters.get("weight"), Tensor)]:
-            parametrizations.spectral_norm(layer)
+        for name, layer in layers.items():
+            if not _has_spectral_norm(layer):
+                _renew_weight_norm(layer)
+                if not (isinstance(layer._parameters.get("weight"), Tensor) or is_parametrized(layer, "weight")):
+                    what = f"spectral_norm got the discriminator's layer {name!r}, a {type(layer).__name__} whose weight is no parameter"
+                    _checks.fail("train", what, "A hook sets it at each forward: take that off, as torch.nn.utils.prune.remove does")
+                parametrizations.spectral_norm(layer)
+    normalised = {p for layer in layers.values() for p in layer.parameters()}
+    matrices = [name for name, p in discriminator.named_parameters() if p.dim() > 1 and p not in normalised]
+    if matrices:
+        tell(f"spectral_norm leaves {', '.join(matrices)} of the discriminator as they are: no convolution, linear or embedding layer's")
+
+
+def _has_spectral_norm(layer: nn.Module) -> bool:
+    """As the last thing that happens to its weight."""
+    if is_parametrized(layer, "weight"):
+        return isinstance(layer.parametrizations["weight"][-1], parametrizations._SpectralNorm)
+    return any(isinstance(hook, SpectralNorm) and hook.name == "weight" for hook in layer._forward_pre_hooks.values())
+
+
+def _renew_weight_norm(layer: nn.Module) -> None:
+    """The older one's weight is no parameter, which a parametrization needs."""
+    for hook in list(layer._forward_pre_hooks.values()):
+        if isinstance(hook, WeightNorm) and hook.name == "weight":
+            norm, direction = layer.weight_g, layer.weight_v
+            remove_weight_norm(layer)
+            parametrizations.weight_norm(layer, dim=hook.dim)
+            layer.parametrizations["weight"].original0, layer.parametrizations["weight"].original1 = norm, direction
 
 
 def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device, world: World) -> None:
@@ -33,6 +71,8 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
         network.to(device, memory_format=layout)
     if config.spectral_norm:
         normalise(networks["discriminator"], config.seed)
+    if config.sync_batch_norm and not any(isinstance(m, _BatchNorm) for network in networks.values() for m in network.modules()):
+        tell("sync_batch_norm changes nothing: neither network has a batch norm of torch's or ganfast's")
     if config.sync_batch_norm and world.size > 1:
         sync_batch_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())

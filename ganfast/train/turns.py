@@ -30,13 +30,16 @@ class Updates:
         self.networks, self.optimizers, self.objective, self.precision, self.world = networks, optimizers, objective, precision, world
         self.average, self.guard = EMA(networks["generator"]), FiniteGuard(*networks.values())
         self.learning = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
+        held = set(networks["generator"].parameters())
+        self.alone = [p for p in networks["discriminator"].parameters() if p not in held]
+        self.shared = [p for p in networks["discriminator"].parameters() if p in held]  # learn in both networks' phases
 
     def __call__(self, phase: Phase, batch: Batch, keep: Tensor) -> dict[str, Tensor]:
         """The objective's numbers, the norm of the gradient, and the norm of the gradient that an image gets from the discriminator."""
         generator, discriminator = self.networks["generator"], self.networks["discriminator"]
         scaler, optimizer = self.precision.scalers[phase.network], self.optimizers[phase.network]
         moves_g, received = phase.network == "generator", []
-        spared = [p for p in discriminator.parameters() if p.requires_grad] if moves_g else []  # nobody uses their gradients
+        spared = [p for p in self.alone if p.requires_grad] if moves_g else []  # nobody uses their gradients
         batch.detached = not moves_g
         for p in spared:
             p.requires_grad_(False)
@@ -54,6 +57,8 @@ class Updates:
             for p in spared:
                 p.requires_grad_(True)
         self.world.average(self.learning[phase.network])
+        if not moves_g and any(p.grad is not None for p in self.shared):
+            batch.made = None  # its graph needs the weights that this update changes: the generator's phase makes fakes anew
         scaler.unscale_(optimizer)
         average = {"ema": self.average, "decay": keep} if phase.average else {}
         numbers = numbers | {f"grad_{phase.name}": self.guard.step(optimizer, **average)}

@@ -249,20 +249,6 @@ def test_a_container_of_networks_trains_without_samples(tmp_path):
     assert trainer.steps == 6 and "spread" not in (tmp_path / "log.jsonl").read_text() and (tmp_path / "curves.png").exists()
 
 
-class Functional(Net):
-    def forward(self, x):
-        return super().forward(x).sigmoid()
-
-
-def test_a_sigmoid_is_told(capfd, monkeypatch):
-    monkeypatch.setattr("ganfast._tell._told", set())
-    g, d = nets()
-    with pytest.raises(ValueError, match="ends in a Sigmoid, and the losses take logits"):
-        Trainer(g, nn.Sequential(d, nn.Sigmoid()), points(), config())
-    fitted(g, Functional(2, 1), points(), config())
-    assert "does it end in a sigmoid" in capfd.readouterr().err
-
-
 def test_spectral_norm_bounds_every_layer_of_the_discriminator():
     g, d = nets()
     with torch.no_grad():

@@ -9,7 +9,8 @@ from torch import nn
 import ganfast
 import ganfast.functional as GF
 from ganfast import _tune, _tune_cache, _tune_check
-from ganfast.ops.conv_transpose_act import kernels, upsample
+from ganfast.ops.conv_transpose_act import kernels
+from ganfast.ops.upsample_conv_act import op as upsample_conv_act
 from tests.tune.common import X, forget
 
 # op and pass -> (the kernel's name in `kernels`, which of its results, what the warning says is off)
@@ -180,7 +181,7 @@ def test_the_same_fault_in_many_layers_is_one_warning(monkeypatch, capsys):
 @pytest.mark.parametrize("n", [1, 16], ids=["plain first", "folded first"])
 def test_a_wrong_way_to_upsample(n, part, wrong, monkeypatch, capsys):
     op = {"folded": "conv_transpose_act", "plain": "conv_act"}[wrong]
-    real, index = getattr(upsample, op), 0 if part == "the output" else int(part[-1])
+    real, index = getattr(upsample_conv_act, op), 0 if part == "the output" else int(part[-1])
 
     def planted(*tensors, **options):
         if options.get("backend") == "reference":
@@ -189,7 +190,7 @@ def test_a_wrong_way_to_upsample(n, part, wrong, monkeypatch, capsys):
         tensors = [1.2 * t - 0.2 * t.detach() if i == index else t for i, t in enumerate(tensors, 1)]
         return real(*tensors, **options) * (1 if index else 1.2)
 
-    monkeypatch.setattr(upsample, op, planted)
+    monkeypatch.setattr(upsample_conv_act, op, planted)
     x, weight, bias = (t.requires_grad_() for t in (torch.randn(n, 6, 5, 4), torch.randn(8, 6, 3, 3) / 8, torch.randn(8)))
     y = GF.upsample_conv_act(x, weight, bias, act="tanh")
     double = [t.detach().double().requires_grad_() for t in (x, weight, bias)]

@@ -21,6 +21,7 @@ from ganfast.train.command_line.recipes import Recipe
 from ganfast.train.distributed.world import World
 from ganfast.train.sampling import Sampler
 from ganfast.train.saving import checkpoint
+from ganfast.train.saving.resume import finished
 from ganfast.train.watch import grids
 
 
@@ -96,6 +97,7 @@ def _train(args: list[str], world: World) -> None:
     start = recipes.preset(_option(args, "data") or "digits")
     if resume:
         start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
+    planned = start.steps
     wanted = _parse(Train, "train", args, Train(start, resume))
     if wanted.recipe.model == "mlp":
         torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
@@ -103,9 +105,8 @@ def _train(args: list[str], world: World) -> None:
     if trainer.source.broken:
         where = trainer.run_dir / checkpoint.BROKEN
         print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
-    if trainer.progress() >= 1:
-        asked = f"{trainer.config.steps} steps were asked for; " if trainer.config.steps < trainer.steps else ""
-        print(f"{asked}the run in {trainer.run_dir} is finished, at step {trainer.steps}; --steps {2 * trainer.steps} would go on")
+    if words := finished(trainer, lambda name, value: f"--{name.replace('_', '-')} {value}", planned):
+        print(f"{words}. `ganfast sample {trainer.run_dir}` makes samples")
         return
     trainer.fit()
     if trainer.stopped:

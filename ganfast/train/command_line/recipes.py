@@ -123,7 +123,7 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     Raises: ValueError as Trainer, and for settings that a resumed run cannot change.
     """
     folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
-    state = world.first(lambda: checkpoint.load(folder), share=True) if resume else None
+    state = world.first(lambda: checkpoint.with_kernels(folder), share=True) if resume else None
     recipe.torch_device()
     if state is not None:
         for name in NETWORK:

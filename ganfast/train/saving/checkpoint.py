@@ -22,6 +22,7 @@ from ganfast.train.saving.disk import WRITING, atomic, release, sync, take_lock
 
 FORMAT, VERSION = "ganfast-checkpoint", 2
 CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
+KERNELS = "kernels.json"  # the tuner's choices
 ASIDE = ".aside"  # end of a name: a checkpoint that a run goes on without
 SYNTHETIC = "what a generator with these weights makes is synthetic"
 
@@ -85,6 +86,18 @@ def load(path: Path) -> dict:
         raise ValueError(str(error) + (f" The newest good one beside it is {good}." if good else "")) from None
 
 
+def with_kernels(path: Path) -> dict:
+    """As `load`, with the tuner's choices as the run's folder has them: also those made since the checkpoint, whose steps come again."""
+    state = load(path)
+    file = (path if path.is_dir() else path.parent) / KERNELS
+    if file.exists():
+        try:
+            state["kernels"] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            tell(f"{file} cannot be read ({error}): the tuner's choices are those of the checkpoint")
+    return state
+
+
 def newest(folder: Path) -> Path | None:
     """The newest checkpoint that can be read; best.pt if no other can, None if none can."""
     for path in _candidates(folder):
@@ -101,9 +114,10 @@ def checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    """All checkpoints, the newest first, best.pt last."""
-    best = folder / BEST
-    return [*reversed(checkpoints(folder).values()), *([best] if best.is_file() else [])]
+    """Newest first; best.pt before the one from which nothing was trained yet."""
+    found, best = checkpoints(folder), folder / BEST
+    begun = [found.pop(0)] if 0 in found else []
+    return [*reversed(found.values()), *([best] if best.is_file() else []), *begun]
 
 
 def _load_newest(folder: Path) -> dict:
@@ -181,7 +195,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool, keep: int) -> None:
         if keep < 1:
             raise ValueError(f"train: keep_checkpoints got {keep}, wants at least 1.")
-        self.path, self.keep = path, keep
+        self.path, self.keep, self.resume, self._kernels = path, keep, resume, None
         try:
             (path / GRIDS).mkdir(parents=True, exist_ok=True)
             self.close = weakref.finalize(self, release, take_lock(path / LOCK))
@@ -189,18 +203,21 @@ class RunFolder:
                 temporary.unlink(missing_ok=True)
         except OSError as error:
             raise ValueError(f"train: run_dir {path} cannot be written: {error.strerror or error}.") from None
-        held = sorted(file.name for pattern in ("checkpoint*.pt", BEST) for file in path.glob(pattern))
+        begun = checkpoints(path).get(0)  # nothing was trained from it: a first run that failed may begin again
+        held = sorted(file.name for pattern in ("checkpoint*.pt", BEST) for file in path.glob(pattern) if file != begun)
         if held and not resume:
             self.close()
             raise ValueError(f"train: run_dir {path} already holds a run ({', '.join(held)}); resume it, or choose another folder.")
-        if not held and ((path / LOG).exists() or (path / CONFIG).exists()):
+        if not held and not resume and ((path / LOG).exists() or (path / CONFIG).exists()):
             tell(f"the run in {path} ended before its first checkpoint; it begins again")
 
     def begin(self, config: dict, step: int, broken: list[str]) -> None:
         """Writes the settings and the list of unreadable images. What is later than the checkpoint at `step` is put out of the way:
         checkpoints aside (damaged, or the user chose an older one), log lines for good: they come again."""
         for later, file in checkpoints(self.path).items():
-            if later > step:
+            if later == step == 0 and not self.resume:
+                file.unlink()  # of other weights than those that begin again
+            elif later > step:
                 aside = file.with_name(file.name + ASIDE)
                 os.replace(file, aside)
                 tell(f"the run goes on from step {step}; {file.name} is set aside as {aside.name}")
@@ -232,15 +249,24 @@ class RunFolder:
                     os.truncate(path, size)  # no half line either
                 raise
 
+    def keep_kernels(self, choices: dict) -> None:
+        """The tuner's choices, on the disk when this returns."""
+        if choices != self._kernels:
+            self._write(KERNELS, json.dumps(choices, indent=1) + "\n")
+            self._kernels = choices
+
     def save(self, state: dict, step: int) -> Path:
-        """Writes a checkpoint, and keeps the last `keep`: older ones are deleted only when the new one is on the disk."""
+        """Writes a checkpoint and keeps the last `keep`, that of step 0 only while it is the only one; an older one is deleted when the new
+        one is on the disk."""
         path = self.path / f"checkpoint-{step:07d}.pt"
         if (self.path / LOG).exists():
             with _named(path):
                 sync(self.path / LOG)  # a run resumed from here has all lines up to here
         write(state, path)
-        for old in list(checkpoints(self.path).values())[: -self.keep]:
-            old.unlink(missing_ok=True)
+        found = checkpoints(self.path)
+        kept = set(list(found)[-self.keep :]) - ({0} if step else set())
+        for old in found.keys() - kept:
+            found[old].unlink(missing_ok=True)
         return path
 
     def keep_best(self, state: dict) -> None:

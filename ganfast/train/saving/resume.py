@@ -1,7 +1,7 @@
 """What a checkpoint holds: a Trainer's state as plain tensors and numbers, and a Trainer put back into that state."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ class Stateful(Protocol):
 
 
 class Resumable(Protocol):
-    """What a checkpoint takes from a Trainer and gives back to it: these, and NUMBERS."""
+    """What is used of a Trainer here: what a checkpoint takes from it and gives back to it, NUMBERS among them."""
 
     config: TrainConfig
     device: torch.device
@@ -51,6 +51,9 @@ class Resumable(Protocol):
     logged_steps: int
     logged_seconds: float
     best: dict | None
+    run_dir: Path | None
+
+    def progress(self) -> float: ...
 
 
 def state_of(trainer: Resumable) -> dict:
@@ -120,6 +123,27 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
         if trainer.device.type == "cpu" and state["threads"] != torch.get_num_threads():
             tell(f"the run had {state['threads']} CPU threads, now {torch.get_num_threads()}: it goes on, not bit for bit")
         _tune.adopt(state["kernels"])
+
+
+def finished(
+    trainer: Resumable, setting: Callable[[str, object], str] = lambda name, value: f"config.{name} = {value}", planned: int = 0
+) -> str:
+    """"" while there is something to train; else why there is not, and which settings, in the words of `setting`, would go on. planned:
+    the steps that the run was set to before."""
+    c, where = trainer.config, trainer.run_dir or "memory"
+    if trainer.progress() < 1:
+        return ""
+    spent = c.max_seconds is not None and trainer.seconds >= c.max_seconds
+    longer = [setting("max_seconds", 2 * c.max_seconds)] if spent else []
+    if c.steps < trainer.steps:
+        asked = f"the run in {where} has done {trainer.steps} steps, and {setting('steps', c.steps)} is the length of all of it"
+        on = f"; left out, the run goes on to step {planned}" if planned > trainer.steps and not spent else ""
+        return f"{asked}: {' with '.join([setting('steps', trainer.steps + c.steps), *longer])} trains {c.steps} more{on}"
+    if c.steps == trainer.steps:
+        more = " with ".join([setting("steps", 2 * c.steps), *longer])
+        return f"the run in {where} is finished, all its {c.steps} steps are done; {more} would train {c.steps} more"
+    used = f"the {c.max_seconds:g} seconds it was given are used up, at step {trainer.steps} of {c.steps}"
+    return f"the run in {where} is finished, {used}; {longer[0]} would go on"
 
 
 def config_of(path: Path, state: dict) -> TrainConfig:

@@ -57,7 +57,7 @@ class Callback:
         """Before `row` is written to log.jsonl and the progress bar: numbers may be added to it."""
 
     def on_checkpoint(self, trainer: TrainerLike, path: Path) -> None:
-        """After a checkpoint was written."""
+        """After a checkpoint was written; not for the one before the first step."""
 
     def on_end(self, trainer: TrainerLike) -> None:
         """When a `fit` is over, also when it was stopped."""

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from ganfast._tell import tell
 from ganfast.train.sampling import can_sample
 from ganfast.train.watch import grids
 from ganfast.train.watch.alarms import Alarm
@@ -81,9 +80,6 @@ def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
         if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
             value = spread(fakes, reals).item()
             row |= {"spread": value} if math.isfinite(value) else {}  # NaN among the reals says nothing of the fakes
-    right = row.get("real_accuracy") == 1 and row.get("fake_accuracy") == 0
-    if right and trainer.config.loss in MEANING and 0 < row["fake_mean"] <= row["real_mean"] < 1:
-        tell("all that the discriminator gives lies between 0 and 1: does it end in a sigmoid? The losses take logits")
     alarms = trainer.monitors.see(row)
     row["alarms"] = trainer.monitors.active
     if alarms:

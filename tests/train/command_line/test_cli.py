@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from ganfast import cli
+from ganfast.train import Trainer
 from ganfast.train import config as configs
 from ganfast.train.command_line import commands
 from ganfast.train.command_line.recipes import Recipe
@@ -15,7 +16,7 @@ from ganfast.train.saving import checkpoint
 SMALL = ["--image-size=16", "--width=4", "--latent-dim=6", "--batch-size=8", "--steps=2", "--log-every=1", "--no-fused"]
 SMALL += ["--precision=fp32", "--sample-every=0"]
 WEIGHTS = ["discriminator.safetensors", "ema.safetensors", "generator.safetensors"]
-WRITTEN = ["checkpoint-0000002.pt", "config.json", *WEIGHTS, "grids", "log.jsonl"]
+WRITTEN = ["checkpoint-0000002.pt", "config.json", *WEIGHTS, "grids", "kernels.json", "log.jsonl"]
 
 
 def fails(capsys, *args: str) -> str:
@@ -37,11 +38,30 @@ def run(tmp_path, capsys):
 def test_train_resume_and_override(run, capsys):
     assert sorted(path.name for path in run.iterdir() if not path.name.startswith(".")) == WRITTEN
     cli.main(["train", "--resume", "--run-dir", str(run)])
-    assert "is finished, at step 2" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished, all its 2 steps are done; --steps 4 would train 2 more. `ganfast sample" in said
     cli.main(["train", "--resume", "--run-dir", str(run), "--steps", "3"])
     assert checkpoint.load(run)["numbers"]["steps"] == 3
     saved = configs.load(run / checkpoint.CONFIG, Recipe)
     assert saved.steps == 3 and saved.width == 4 and not saved.fused  # the rest as the run had it
+
+
+def test_a_resumed_run_with_nothing_left_to_do_says_what_would_go_on(run, capsys):
+    """Of 30 steps 4 are done: `--steps` is the length of the whole run, which who asks for 3 took for the steps to add."""
+    resume = ["train", "--resume", "--run-dir", str(run)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "progress", lambda trainer: trainer.steps / 4)
+        cli.main([*resume, "--steps", "30"])
+    for asked, says in {
+        ("--steps", "3"): "has done 4 steps, and --steps 3 is the length of all of it: --steps 7 trains 3 more; left out, the run goes on",
+        ("--steps", "4"): "is finished, all its 4 steps are done; --steps 8 would train 4 more",
+        ("--max-seconds", "1e-6"): "the 1e-06 seconds it was given are used up, at step 4 of 30; --max-seconds 2e-06 would go on",
+        ("--steps", "4", "--max-seconds", "1e-6"): "--steps 8 with --max-seconds 2e-06 would train 4 more",
+    }.items():
+        capsys.readouterr()
+        cli.main([*resume, *asked])
+        assert says in capsys.readouterr().out
+        assert configs.load(run / checkpoint.CONFIG, Recipe).steps == 30  # nothing was touched
 
 
 def test_a_run_that_was_moved_goes_on_where_it_is(run, tmp_path):

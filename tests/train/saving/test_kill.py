@@ -1,5 +1,6 @@
 """However a run ends, and it goes on: it is bit for bit the run that nothing happened to."""
 
+import contextlib
 import errno
 import json
 import os
@@ -193,3 +194,60 @@ def test_a_resumed_run_keeps_its_kernels_whatever_the_tuner_would_say_now(tmp_pa
     assert run("parts", "torch", 6, resume=True) == 0
     changed = {"/config/steps", *(f"/optimizers/{name}/param_groups/0/lr" for name in ("generator", "discriminator"))}
     assert set(differences(tmp_path / "whole", tmp_path / "parts")) <= changed
+
+
+def test_a_run_killed_before_its_first_checkpoint_goes_on_with_its_kernels(tmp_path, answers, monkeypatch):
+    """With another cache: the choices made in its steps are in its folder as soon as anything that they made is."""
+
+    def run(name, answer, resume=False, dies_at=0):
+        forget()
+        for cache in (tmp_path / "cache").glob("*.json"):
+            cache.unlink()
+        answers[:] = [answer]
+        settings = small(tmp_path / name, fused=True, steps=4, decay_from=1.0, log_every=1, checkpoint_every=100)
+        trainer = recipes.trainer(settings, resume=resume)
+        with monkeypatch.context() as patch:
+            log = checkpoint.RunFolder.log
+            patch.setattr(checkpoint.RunFolder, "log", lambda folder, row: (log(folder, row), row["step"] == dies_at and 1 / 0)[0])
+            with pytest.raises(ZeroDivisionError) if dies_at else contextlib.nullcontext():
+                trainer.fit(progress_bar=False)
+        return len(answers) - 1
+
+    run("whole", "cpu")
+    run("killed", "cpu", dies_at=2)
+    assert checkpoint.checkpoints(tmp_path / "killed").keys() == {0}
+    assert run("killed", "torch", resume=True) == 0  # nothing was asked anew
+    same_run(tmp_path / "whole", tmp_path / "killed")
+    for name in ("whole", "killed"):
+        assert checkpoint.checkpoints(tmp_path / name).keys() == {4}
+        assert json.loads((tmp_path / name / checkpoint.KERNELS).read_text()) == checkpoint.load(tmp_path / name)["kernels"]
+
+
+def test_a_first_run_that_failed_begins_again_or_goes_on(tmp_path, monkeypatch):
+    """Restarted, nothing of the failed run is left: neither its weights nor its kernels."""
+    trained(tmp_path / "whole")
+    failed = tmp_path / "failed"
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda trainer: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            trained(failed, seed=1, width=8)
+    (failed / checkpoint.KERNELS).write_text('{"off": "", "answers": {"stale": "stale"}, "families": {}}')
+    trained(failed)
+    same_run(tmp_path / "whole", failed)
+    assert "stale" not in (failed / checkpoint.KERNELS).read_text()
+
+
+def test_best_is_later_than_the_start(tmp_path):
+    trainer = recipes.trainer(small(tmp_path / "run", checkpoint_every=100))
+
+    def log(bar=None, trainer=trainer):
+        trainer.save_best()
+        raise ZeroDivisionError
+
+    trainer.log = log
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(progress_bar=False)
+    assert checkpoint.newest(tmp_path / "run").name == checkpoint.BEST and checkpoint.checkpoints(tmp_path / "run").keys() == {0}
+    with pytest.raises(ValueError, match=r"already holds a run \(best.pt\)"):
+        recipes.trainer(small(tmp_path / "run"))
+    assert recipes.trainer(small(tmp_path / "run", checkpoint_every=100), resume=True).steps == 2
