@@ -70,7 +70,8 @@ def first_step(trainer: "Trainer") -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
-        if isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith("train:") or trainer.world.size > 1:
+        known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
+        if known or trainer.world.size > 1:
             raise
         real, second = trainer.source.reals(1)
         rows = trainer.source.rows

@@ -66,7 +66,7 @@ def folder(
         raise ValueError(
             f"data: {str(root)!r} holds images both in sub-folders (classes) and beside them ({loose}), wants one or the other."
         )
-    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels))
+    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels), skip=Exception)  # Pillow raises anything
     looked = Looked(Entry(torch.empty(channels, image_size, image_size, dtype=torch.uint8), None), timed(all_items)[1])
     if (size := looked.bytes(len(found))) > room(memory):
         raise ValueError(

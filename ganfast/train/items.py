@@ -1,7 +1,10 @@
 """What data may be, and how it is told that it cannot: reals as bytes or floats, and beside them labels, vectors or images."""
 
+import contextlib
 import math
+import traceback
 import warnings
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import torch
@@ -12,8 +15,52 @@ class Refused(ValueError):
     """Data that cannot be trained on, and what to do."""
 
 
+class Failed(RuntimeError):
+    """An exception of the user's own code (a Dataset, its transforms, a collate_fn), with what it was raised for; the exception itself is
+    the cause. trace: its traceback as text, which survives the way out of a worker process, as the exception need not."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class _InWorker(Exception):
+    """The cause of a Failed that comes from a worker process: prints as the traceback there."""
+
+    def __str__(self) -> str:
+        return f"in a worker process\n\n{self.args[0]}"
+
+
 def refuse(message: str) -> NoReturn:
     raise Refused(f"data: {message}")
+
+
+def failed(where: str, error: Exception, remedy: str = "") -> Failed:
+    """where: what was being read. remedy: for items that are known to be unreadable."""
+    what = f"data: {where} raised {type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    made = Failed(f"{what}. The traceback in that code stands with this error; mend it there{remedy}.", trace)
+    made.__cause__ = error
+    return made
+
+
+def stop_at(entry: object) -> None:
+    """Raises: what ended the decoding of an item, which travels as a value: a worker's own exceptions lose their words on the way."""
+    if isinstance(entry, Failed):
+        raise entry from entry.__cause__ or _InWorker(entry.trace)
+    if isinstance(entry, Refused):
+        raise entry
+
+
+@contextlib.contextmanager
+def users_code(where: Callable[[Exception], str]) -> Iterator[None]:
+    """Raises: Failed for whatever the user's code raises in it, at `where`."""
+    try:
+        yield
+    except (Refused, Failed):
+        raise
+    except Exception as error:
+        raise failed(where(error), error) from error
 
 
 def parts(item: object, where: str) -> tuple[object, object | None]:
