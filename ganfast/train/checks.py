@@ -27,6 +27,11 @@ def networks(generator: object, discriminator: object, usual: bool) -> None:
         if not any(p.requires_grad for p in network.parameters()):
             cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
             _checks.fail("train", f"the {name} has no parameter that learns", cause)
+        dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
+        if dtypes and torch.float32 not in dtypes:
+            kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            cause = "Data and latents are float32" + ("" if torch.float64 in dtypes else "; see TrainConfig.precision")
+            _checks.fail("train", f"the {name}'s weights are {kinds}, wants float32: {name}.float()", cause)
     if usual and isinstance(list(discriminator.modules())[-1], nn.Sigmoid):
         _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
 

@@ -123,6 +123,8 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
     state = world.first(lambda: checkpoint.load(folder), share=True) if resume else None
     recipe.torch_device()
+    if recipe.data not in PRESETS:
+        data.existing(recipe.data, PRESETS)  # before a folder is made for the run
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):

@@ -84,7 +84,8 @@ def source_of(
             items.warn(f"{len(broken)} of the Dataset's {count} items cannot be read and are left out; the first: {broken[0]}.")
     first, second = items.parts(data, "data")
     if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
-        items.refuse(f"got {_kind(data)}, wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader.{_cause(first)}")
+        wants = "wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader"
+        items.refuse(f"got {_kind(data)}, {wants}.{_cause(first, second)}")
     first = items.reals(first, flip=flip, image_size=image_size)
     items.look_at_range(first)
     second = None if second is None else items.seconds(second, len(first))
@@ -138,7 +139,10 @@ def _kind(data: object) -> str:
     return f"({', '.join(type(part).__name__ for part in data)})" if isinstance(data, tuple) else type(data).__name__
 
 
-def _cause(first: object) -> str:
+def _cause(first: object, second: object) -> str:
+    if isinstance(first, Tensor):
+        text = isinstance(second, (list, tuple)) and any(isinstance(label, str) for label in second)
+        return " Names become numbers: torch.tensor([names.index(label) for label in labels])." if text else " Labels: torch.as_tensor."
     if isinstance(first, np.ndarray):
         return " Arrays: torch.from_numpy."
     return " A folder: ganfast.train.data.folder(path, image_size)." if isinstance(first, str) or hasattr(first, "__fspath__") else ""
