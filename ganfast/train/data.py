@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train.decode import Files, endings, holds_image
+from ganfast.train.decode import SUFFIXES, Files, endings, holds_image
 from ganfast.train.workers import Entry, Items, Looked, gigabytes, into_memory, room, timed
 
 
@@ -78,7 +78,7 @@ def folder(
     broken += unread
     if not kept:
         there = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common(5)) or "none at all"
-        none = f"no file with {', '.join(sorted(endings()))}, its files are: {there}"
+        none = f"no file with {', '.join(sorted(SUFFIXES))} or another ending that Pillow decodes here, its files are: {there}"
         what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else none
         raise ValueError(f"data: {str(root)!r} got {what}; wants at least one image.")
     classes = sorted({names[i] for i in kept})
@@ -108,8 +108,9 @@ def existing(path: str | os.PathLike, names: Iterable[str] = ("digits",)) -> Pat
         elif ending in endings() or holds_image(root):
             how = f"one image trains no GAN, give its folder: {str(root.parent)!r}"
         raise ValueError(f"data: path got {str(root)!r}, {wants}; this is a file: {how}.")
-    beside = [str(root.with_name(other.name)) for other in root.parent.iterdir() if other.is_dir()] if root.parent.is_dir() else []
-    raise ValueError(f"data: path got {str(root)!r}, {wants}; there is no such folder.{_checks.meant(root, [*names, *beside], 0.6)}")
+    beside = [other.name for other in root.parent.iterdir() if other.is_dir()] if root.parent.is_dir() else []
+    meant = _checks.meant(root.name, [*names, *beside], 0.6)
+    raise ValueError(f"data: path got {str(root)!r}, {wants}; there is no such folder.{meant}")
 
 
 def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:

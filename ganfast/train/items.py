@@ -201,7 +201,8 @@ def named(labels: Tensor | None, names: list[str] | None) -> list[str]:
         )
     if present <= high:
         absent = sorted(set(range(high + 1)) - set(occur.tolist()))
-        gaps = ", ".join(map(str, absent[:_SHOWN])) + (", ..." if len(absent) > _SHOWN else "")
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        gaps = ", ".join(map(str, absent[:_SHOWN])) + more
         warn(
             f"the labels go up to {high}, but only {present} of these {high + 1} classes occur; there is nothing to learn of {gaps}. "
             f"{renumber}."

@@ -42,6 +42,7 @@ class Subject:
     """channels of dcgan's layer next to the image, of mlp's every layer"""
 
 
+@configs.names_checked
 @dataclass
 class Recipe(TrainConfig, Subject):
     """What to train, and how."""
