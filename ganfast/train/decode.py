@@ -32,7 +32,7 @@ def holds_image(path: str | os.PathLike) -> bool:
     from PIL import Image, UnidentifiedImageError
 
     Image.init()
-    # Formats without a test of the first bytes are guessed at, and text might pass for them.
+    # Formats without a mark at their beginning (TGA) are left out: numbers of any kind may pass for them.
     kinds = [kind for kind, (_, accept) in Image.OPEN.items() if accept is not None and kind not in _NO_PICTURES]
     try:
         with Image.open(path, formats=kinds):
