@@ -14,12 +14,16 @@ def fail(op: str, message: str, cause: str = "", error: type[Exception] = ValueE
     raise error(f"{op}: {message}." + (f" {cause}." if cause else ""))
 
 
-def nearest(op: str, argument: str, value: object, names: Iterable[str]) -> NoReturn:
+def nearest(op: str, argument: str, value: object, names: Iterable[str], error: type[Exception] = ValueError) -> NoReturn:
     """Refuses an unknown name and offers the closest valid one."""
     names = list(names)
-    close = difflib.get_close_matches(str(value), names, n=1, cutoff=0.4)
-    hint = f"Did you mean {close[0]!r}?" if close else ""
-    raise ValueError(f"{op}: {argument}={value!r} is unknown; valid: {', '.join(names)}. {hint}".rstrip())
+    raise error(f"{op}: {argument}={value!r} is unknown; valid: {', '.join(names)}.{meant(value, names)}")
+
+
+def meant(value: object, names: Iterable[str], cutoff: float = 0.4) -> str:
+    """A sentence, or nothing where no name is like it."""
+    close = difflib.get_close_matches(str(value), list(names), n=1, cutoff=cutoff)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def check_tensor(op: str, argument: str, value: object) -> None:

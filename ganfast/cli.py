@@ -89,7 +89,8 @@ def compare(args: list[str]) -> None:
         "--shape", action="append", required=True, help="sizes of an input, drawn from a normal distribution; once per input"
     )
     parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
-    parser.add_argument("--seconds", type=float, default=12.0, help="about how long to measure")
+    how_long = "about how long to measure; a report that lacks a row says how many it wants"
+    parser.add_argument("--seconds", type=float, default=12.0, help=how_long)
     parser.add_argument("--recompute", action="store_true", help="as accelerate(model, recompute=True)")
     wanted = parser.parse_args(args)
     shapes = [_shape(text) for text in wanted.shape]

@@ -1,6 +1,7 @@
 """`compare`: a user's own model, eager against ganfast, like for like."""
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,6 +18,8 @@ from ganfast.nn.pays import copied
 
 _OP = "compare"
 _TRAIN, _EVAL = "train: forward + backward", "eval: forward"
+_LIKE, _MIXED = "like for like", "bfloat16 + channels_last"
+_PATIENCE = 1.6  # so many times the seconds that were asked for, copying and tuning included, no further row is begun
 
 
 class Measured(NamedTuple):
@@ -183,18 +186,21 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     """Measures what ``accelerate`` would do for a model, on its own inputs; the model and its training mode stay as they are.
 
     Like for like: eager and ganfast at the model's own dtype and layout, train (forward, and backward to parameters and inputs) and
-    eval; then both under bfloat16 autocast in channels_last. Rivals take turns in one process; the first calls, which the tuner uses,
-    are not timed. Errors are against eager in float64, or against eager as it is where the model draws random numbers.
+    eval; and both under bfloat16 autocast in channels_last. Training's rows come first, bfloat16 before the other; what the time does
+    not allow is named with the seconds to ask for. Rivals take turns in one process; the first calls, which the tuner uses, are not
+    timed. Errors are against eager in float64, or against eager as it is where the model draws random numbers.
 
     Args:
         model: an accelerated model or a plain one; inputs: what its forward takes, tensors or not, on the model's device.
-        seconds: about how long to measure; copying, tuning and first calls come on top.
+        seconds: about how long to measure; copying, tuning and first calls come on top. Positive.
         recompute: as ``accelerate``.
     Returns: a Comparison; ``print`` it.
-    Raises: TypeError for what is no module, and for scripted or compiled ones; ValueError where the model cannot be copied;
+    Raises: TypeError for what is no module, and for scripted or compiled ones; ValueError where the model cannot be copied, or seconds;
         RuntimeError with the model's own words where it refuses the inputs.
     """
     check_model(_OP, model)
+    if not 0 < seconds < math.inf:
+        _checks.fail(_OP, f"seconds is {seconds}, wants a positive number")
     began = time.perf_counter()
     plain = restore(_copy(model))
     tensors = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)]
@@ -214,19 +220,29 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
     device = tensors[0].device if tensors else "cpu"
     found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
-    deadline = began + seconds
-    for mixed in (False, True):
-        late = time.perf_counter() > began + 1.6 * seconds
-        if mixed and (late or not dtypes <= {torch.float32}):
-            found.notes.append("bfloat16 autocast + channels_last not measured: " + ("the time is up" if dtypes <= {torch.float32} else
-                                                                                     "the model is no float32 one"))  # fmt: skip
-            break
-        for mode in (_TRAIN, _EVAL):
-            left = max(0.5, (deadline - time.perf_counter()) / (2 if mode == _TRAIN else 1) / (2 if not mixed else 1))
-            row, fast = _measure(plain, inputs, mode, mixed, exact, left, recompute)
-            (found.mixed if mixed else found.like_for_like).append(row)
+    halves = dtypes <= {torch.float32}
+    if not halves:
+        found.notes.append(f"{_MIXED} not measured: the model is no float32 one")
+    # Training's two rows say what bfloat16 would add, and are always measured; evaluation's where there is time left.
+    rows = [(mode, mixed) for mode in (_TRAIN, _EVAL) for mixed in (True, False) if halves or not mixed]
+    took, missing = {}, []
+    for i, (mode, mixed) in enumerate(rows):
+        start = time.perf_counter()
+        if mode == _EVAL and start > began + _PATIENCE * seconds:
+            missing.append((mode, mixed))
+            continue
+        left = max(0.5, (began + seconds - start) / (len(rows) - i))
+        row, fast = _measure(plain, inputs, mode, mixed, exact, left, recompute)
+        (found.mixed if mixed else found.like_for_like).append(row)
+        took[mode, mixed] = time.perf_counter() - start
+        if not mixed:
             found.layers = found.layers or explain(fast)
     found.seconds = time.perf_counter() - began
+    if missing:
+        names = " and ".join(f"{mode}, {_MIXED if mixed else _LIKE}" for mode, mixed in missing)
+        enough = found.seconds + sum(took[_TRAIN, mixed] for _, mixed in missing)  # an evaluation takes less than a training step
+        enough = 10 * math.ceil(enough / 10)
+        found.notes.append(f"not measured, as the {seconds:g} s are up: {names}; seconds={enough} (--seconds {enough}) is enough for all")
     return found
 
 
@@ -251,7 +267,7 @@ def _measure(plain, inputs, mode: str, mixed: bool, exact: bool, seconds: float,
     del results, reference
     timings = interleaved(dict(sides), repeats=50, warmup=1, seconds=seconds / 2, at_least=3)
     peaks = {name: _memory.peak_bytes(side, side.device) for name, side in sides.items()}
-    way = "bfloat16 + channels_last" if mixed else "like for like"
+    way = _MIXED if mixed else _LIKE
     gradients = (errors["ganfast"][1], errors["eager"][1]) if training and sides["eager"].gy else (None, None)
     row = Measured(
         mode, way, timings["eager"].median, timings["ganfast"].median, max(t.spread for t in timings.values()), peaks["eager"],

@@ -40,6 +40,11 @@ def networks(generator: object, discriminator: object, usual: bool) -> None:
         if not any(p.requires_grad for p in network.parameters()):
             cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
             _checks.fail("train", f"the {name} has no parameter that learns", cause)
+        dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
+        if dtypes and torch.float32 not in dtypes:
+            kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+            cause = "Data and latents are float32" + ("" if torch.float64 in dtypes else "; see TrainConfig.precision")
+            _checks.fail("train", f"the {name}'s weights are {kinds}, wants float32: {name}.float()", cause)
     last = discriminator
     while isinstance(last, nn.Sequential) and len(last):  # of another network its first logits tell
         last = last[-1]
@@ -84,7 +89,8 @@ def first_step(trainer: Checked) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TypeError, IndexError) as error:
-        if isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith("train:") or trainer.world.size > 1:
+        known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
+        if known or trainer.world.size > 1:
             raise
         real, second = trainer.source.reals(1)
         rows = trainer.source.rows

@@ -1,6 +1,7 @@
 """TrainConfig: every setting of a run, checked, and saved as config.json in the run's folder."""
 
 import dataclasses
+import functools
 import json
 import math
 import typing
@@ -17,6 +18,32 @@ Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "rel
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 
 
+_SOURCE = "source_of(data, batch_size=..., {}=...) of ganfast.train.data, whose answer Trainer takes as its data"
+_ELSEWHERE = {
+    "Trainer(generator, discriminator, data, config)": ("generator", "discriminator", "data"),
+    "Trainer(generator, discriminator, data, config, {}=...)": ("objective", "phases", "condition", "callbacks"),
+    _SOURCE: ("image_size", "cache", "workers", "memory", "skip"),
+}
+"""Arguments that are looked for among the settings, and how they are given."""
+
+Kind = TypeVar("Kind", bound=type)
+
+
+def names_checked(kind: Kind) -> Kind:
+    """A dataclass of settings whose unknown names are refused in words, and not as arguments of an __init__ that nobody wrote."""
+    made = kind.__init__
+
+    @functools.wraps(made)
+    def init(self, *args, **given):
+        for name in given:
+            self._known(name, TypeError)
+        made(self, *args, **given)
+
+    kind.__init__ = init
+    return kind
+
+
+@names_checked
 @dataclass
 class TrainConfig:
     """A run's settings, whatever its networks and data are; below each stands what it means, with its unit.
@@ -121,8 +148,7 @@ class TrainConfig:
     measure = None  # what metrics_every measures samples by, a function; None: images' precision, recall, KID, FID
 
     def __setattr__(self, name: str, value: object) -> None:
-        if name not in (names := [f.name for f in dataclasses.fields(self)]):
-            _checks.nearest(self._name, "setting", name, names)
+        self._known(name, ValueError)
         if name in ("betas", "latent_shape") and isinstance(value, list):
             value = tuple(value)
         object.__setattr__(self, name, value)
@@ -166,6 +192,15 @@ class TrainConfig:
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+    def _known(self, name: str, error: type[Exception]) -> None:
+        names = [f.name for f in dataclasses.fields(self)]
+        if name in names:
+            return
+        for place, arguments in _ELSEWHERE.items():
+            if name in arguments:
+                raise error(f"{self._name}: {name} is no setting, but an argument elsewhere: {place.format(name)}.")
+        _checks.nearest(self._name, "setting", name, names, error)
 
     def _want(self, name: str, good: bool, wanted: str) -> None:
         if not good:

@@ -1,7 +1,9 @@
 """compare, from Python and from the shell: its rows, its errors, and that the model stays as it is."""
 
 import copy
+import re
 import sys
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -41,6 +43,52 @@ def test_rows_and_the_model_as_it_was():
         assert words in text
     assert len(found.mixed) == 2
     assert "would add" in text
+
+
+class Clock:
+    """Stands in for the time: a row takes what it takes, and what it is given."""
+
+    def __init__(self, monkeypatch, costs):
+        self.now, self.costs, self.measured = 0.0, costs, []
+        real = module._measure
+        monkeypatch.setattr(module.time, "perf_counter", lambda: self.now)
+
+        def measure(plain, inputs, mode, mixed, exact, seconds, recompute):
+            self.measured.append((mode.split(":")[0], "bf16" if mixed else "as it is"))
+            self.now += max(self.costs[mode.split(":")[0], mixed], seconds)
+            return real(plain, inputs, mode, mixed, False, 0.01, recompute)
+
+        monkeypatch.setattr(module, "_measure", measure)
+        monkeypatch.setattr(module, "interleaved", lambda sides, **_: {name: Fixed(1.0, 0.0) for name in sides})
+
+
+class Fixed(NamedTuple):
+    median: float
+    spread: float
+
+
+BOTH = "up: eval: forward, bfloat16 + channels_last and eval: forward, like for like;"
+ALL = [("train", "bf16"), ("train", "as it is"), ("eval", "bf16"), ("eval", "as it is")]
+
+
+@pytest.mark.parametrize(("cost", "names"), [(1.0, ""), (9.0, "up: eval: forward, like for like;"), (30.0, BOTH)])
+def test_the_useful_rows_come_first_and_a_missing_one_is_named_with_the_seconds_it_wants(monkeypatch, cost, names):
+    """30 s for a slow model: what bfloat16 would add is always said, and the seconds that are named are enough."""
+    clock = Clock(monkeypatch, {("train", True): 2 * cost, ("train", False): 3 * cost, ("eval", True): cost, ("eval", False): cost})
+    found = ganfast.compare(model(), torch.randn(2, 4, 6, 6), seconds=30)
+    assert clock.measured == ALL[: len(clock.measured)] and len(clock.measured) >= 2
+    assert "would add: train" in str(found) and found.layers.fused
+    assert (len(clock.measured) < 4) == bool(names) == ("not measured, as the 30 s are up" in str(found))
+    if names:
+        assert names in str(found)
+        asked = int(re.search(r"--seconds (\d+)\) is enough", str(found))[1])
+        clock.now, clock.measured = 0.0, []
+        assert "not measured" not in str(ganfast.compare(model(), torch.randn(2, 4, 6, 6), seconds=asked)) and clock.measured == ALL
+
+
+def test_no_row_in_bfloat16_for_a_model_that_is_no_float32_one():
+    found = ganfast.compare(model().double(), torch.randn(2, 4, 6, 6).double(), seconds=0.2)
+    assert not found.mixed and "bfloat16 + channels_last not measured: the model is no float32 one" in str(found)
 
 
 def test_an_error_shows(monkeypatch):
@@ -86,6 +134,7 @@ def test_an_accelerated_model_is_compared_with_its_plain_self():
     [
         (lambda: ganfast.compare(nn.Conv2d, torch.ones(1)), TypeError, "wants a torch.nn.Module"),
         (lambda: ganfast.compare(model()), ValueError, "no inputs"),
+        (lambda: ganfast.compare(model(), torch.ones(1, 4, 8, 8), seconds=0), ValueError, "seconds is 0, wants a positive number"),
         (lambda: ganfast.compare(model(), torch.ones(1, 3, 8, 8)), RuntimeError, "refuses these inputs: RuntimeError: Given transposed"),
         (lambda: ganfast.compare(model(), torch.ones(1, 4, 8, 8, dtype=torch.long)), RuntimeError, "refuses these inputs"),
     ],
@@ -140,6 +189,7 @@ def test_the_command(target, own_file, capsys):
         (["my_networks.py:broken", "--shape", "2"], "is a int"),
         (["my_networks.py:fails", "--shape", "2"], "KeyError: 'no weights here'"),
         (["my_networks.py:Net", "--shape", "2,3,6,6"], "refuses these inputs"),
+        (["my_networks.py:Net", "--shape", "2,4,6,6", "--seconds", "-1"], "seconds is -1.0"),
     ],
 )
 def test_a_mistake_is_one_line(arguments, words, own_file, capsys):

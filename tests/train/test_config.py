@@ -1,6 +1,9 @@
 """The settings: saved and read back whole, refused when they make no sense."""
 
+import copy
 import dataclasses
+import inspect
+import pickle
 
 import pytest
 
@@ -91,6 +94,25 @@ def test_a_misspelt_setting_is_refused():
         config.n_critics = 5
     config.betas, config.latent_shape = [0.5, 0.9], [100, 1, 1]
     assert config == TrainConfig(betas=(0.5, 0.9), latent_shape=(100, 1, 1))
+
+
+def test_what_is_no_setting_is_told_in_words():
+    """Where it is an argument of something else, that is named; also at an assignment."""
+    elsewhere = r"Trainer\(generator, discriminator, data, config, condition=...\)"
+    with pytest.raises(TypeError, match="TrainConfig: condition is no setting, but an argument elsewhere: " + elsewhere):
+        TrainConfig(condition=True)
+    with pytest.raises(TypeError, match=r"Trainer\(generator, discriminator, data, config\)"):
+        TrainConfig(data="digits")
+    with pytest.raises(TypeError, match=r"image_size is no setting.*source_of\(data, batch_size=..., image_size=...\)"):
+        TrainConfig(image_size=64)
+    for kind in (TrainConfig, Recipe):
+        with pytest.raises(TypeError, match="Did you mean 'steps'"):
+            kind(stpes=3)
+    with pytest.raises(ValueError, match=elsewhere):
+        TrainConfig().condition = True
+    assert Recipe(condition="label").condition == "label"
+    assert "steps" in inspect.signature(TrainConfig).parameters and "data" in inspect.signature(Recipe).parameters
+    assert dataclasses.replace(TrainConfig(), steps=3) == copy.deepcopy(pickle.loads(pickle.dumps(TrainConfig(steps=3))))
 
 
 def test_an_unknown_device_is_refused_before_anything_is_written(tmp_path):

@@ -59,6 +59,8 @@ class Frozen(nn.Linear):
         ((nn.Linear, nn.Linear(2, 1)), "generator is the class Linear"),
         ((lambda z: z, nn.Linear(2, 1)), "generator is a function"),
         ((Frozen(3, 2), nn.Linear(2, 1)), "the generator has no parameter that learns.*requires_grad=False"),
+        ((nn.Linear(3, 2).double(), nn.Linear(2, 1)), r"the generator's weights are float64, wants float32: generator\.float\(\)"),
+        ((nn.Linear(3, 2), nn.Linear(2, 1).half()), "discriminator's weights are float16, wants float32.*see TrainConfig.precision"),
         ((nn.Linear(3, 2), nn.Flatten()), "the discriminator has no parameter that learns"),
     ],
 )
@@ -72,7 +74,7 @@ def test_networks_that_cannot_learn(networks, words):
     [
         ((nn.Linear(4, 2), nn.Linear(2, 1)), r"the first update failed: .*called with latents \[8, 3\], see latent_dim.*with \[8, 2\]"),
         ((nn.Linear(3, 2), nn.Linear(7, 1)), r"the first update failed: .*the discriminator with \[8, 2\]"),
-        ((nn.Linear(3, 2).double(), nn.Linear(2, 1)), "the first update failed: .*dtype"),
+        ((nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).double()), nn.Linear(2, 1)), "the first update failed: .*dtype"),
     ],
 )
 def test_the_first_update_says_what_the_networks_got(networks, words):

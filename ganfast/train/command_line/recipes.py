@@ -44,6 +44,7 @@ class Subject:
     """channels of dcgan's layer next to the image, of mlp's every layer"""
 
 
+@configs.names_checked
 @dataclass
 class Recipe(TrainConfig, Subject):
     """All settings of `ganfast train`: the data and networks, and TrainConfig."""
@@ -125,6 +126,8 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
     state = world.first(lambda: checkpoint.with_kernels(folder), share=True) if resume else None
     recipe.torch_device()
+    if recipe.data not in PRESETS:
+        folders.existing(recipe.data, PRESETS)  # before a folder is made for the run
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):

@@ -7,9 +7,61 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif", ".jxl"}  # images, decoded or not
+_NO_PICTURES = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")  # of Pillow's formats: drawings, films and measurements
+_UNREADABLE = (
+    (4, b"ftypavi", "AVIF"), (4, b"ftyphei", "HEIC"), (4, b"ftypmif", "HEIF"), (8, b"WEBP", "WebP"), (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL", "JPEG XL"), (0, b"\0\0\0\x0cjP", "JPEG 2000"),
+)  # fmt: skip
+"""(place, bytes there, name) of formats that not every Pillow decodes."""
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of a grey file with 16 bits
 GREY = ("1", "L", "LA", "La", "F", *_SIXTEEN)
+
+
+def endings() -> set[str]:
+    """Of image files: the usual ones, and those of all that Pillow decodes here, with the plugins that are registered."""
+    from PIL import Image
+
+    Image.init()
+    known = Image.registered_extensions().items()
+    return SUFFIXES | {ending for ending, kind in known if kind in Image.OPEN and kind not in _NO_PICTURES}
+
+
+def holds_image(path: str | os.PathLike) -> bool:
+    """By a file's first bytes, for one whose name does not tell."""
+    from PIL import Image, UnidentifiedImageError
+
+    Image.init()
+    # Formats without a mark at their beginning (TGA) are left out: numbers of any kind may pass for them.
+    kinds = [kind for kind, (_, accept) in Image.OPEN.items() if accept is not None and kind not in _NO_PICTURES]
+    try:
+        with Image.open(path, formats=kinds):
+            return True
+    except UnidentifiedImageError:
+        return _unreadable(_head(path)) is not None
+    except Image.DecompressionBombError:  # an image nevertheless, one that is too large: listed when it is decoded
+        return True
+    except Exception:  # text may begin with a format's mark, and Pillow then trips over the rest in any way
+        return False
+
+
+def _head(path: str | os.PathLike) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(16)
+
+
+def _unreadable(head: bytes) -> str | None:
+    return next((name for place, mark, name in _UNREADABLE if head[place:].startswith(mark)), None)
+
+
+def _why(path: str | os.PathLike) -> str:
+    """Why Pillow does not know what a file is."""
+    head = _head(path)
+    if not head:
+        return "the file is empty"
+    if name := _unreadable(head):
+        return f"{name}, which the Pillow installed here does not decode; convert it to PNG or JPEG"
+    return f"no image that Pillow knows, it begins with {head!r}"
 
 
 def square(image, image_size: int | None, channels: int) -> Tensor:
@@ -50,7 +102,10 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor:
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
-        with Image.open(self.paths[i]) as image:
-            return square(image, self.image_size, self.channels)
+        try:
+            with Image.open(self.paths[i]) as image:
+                return square(image, self.image_size, self.channels)
+        except UnidentifiedImageError:
+            raise UnidentifiedImageError(_why(self.paths[i])) from None

@@ -1,6 +1,8 @@
 """Images as one uint8 tensor: the real digits that come with scikit-learn, or a folder of the user's own."""
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast.train.data.decode import SUFFIXES, Files
+from ganfast import _checks
+from ganfast.train.data.decode import SUFFIXES, Files, endings, holds_image
 from ganfast.train.data.workers import Entry, Items, Looked, gigabytes, into_memory, room, timed
 
 
@@ -52,21 +55,19 @@ def folder(
     """Images below `path`, in the order of their paths; if they lie in sub-folders, the first level names the classes. Decoded by `workers`
     processes (None: as many as pay), into `memory` bytes at most (None: most of what is free).
 
-    Links are followed, hidden files are not looked at. Files that cannot be read are left out and listed; `decode.square` says how an image
-    becomes a square.
+    Files are told by their endings (`decode.endings`), and those without one by their first bytes. Links are followed, hidden files are
+    not looked at. Files that cannot be read are left out and listed; `decode.square` says how an image becomes a square.
     Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders, or if they do not fit into memory.
     """
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise ValueError(f"data: path got {str(root)!r}, wants 'digits' or a folder of images; there is no such folder.")
-    found, broken = _files(root)
+    root = existing(path)
+    found, broken, others = _files(root)
     names = [parts[0] if len(parts) > 1 else "" for parts in found]
     if len(set(names)) > 1 and "" in names:
         loose = found[names.index("")][-1]
         raise ValueError(
             f"data: {str(root)!r} holds images both in sub-folders (classes) and beside them ({loose}), wants one or the other."
         )
-    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels))
+    all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels), skip=Exception)  # Pillow raises anything
     looked = Looked(Entry(torch.empty(channels, image_size, image_size, dtype=torch.uint8), None), timed(all_items)[1])
     if (size := looked.bytes(len(found))) > room(memory):
         raise ValueError(
@@ -76,25 +77,59 @@ def folder(
     images, _, kept, unread = into_memory(all_items, looked, workers)
     broken += unread
     if not kept:
-        what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else f"no file with {', '.join(sorted(SUFFIXES))}"
+        there = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common(5)) or "none at all"
+        none = f"no file with {', '.join(sorted(SUFFIXES))} or another ending that Pillow decodes here, its files are: {there}"
+        what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else none
         raise ValueError(f"data: {str(root)!r} got {what}; wants at least one image.")
     classes = sorted({names[i] for i in kept})
     return ImageData(images, torch.tensor([classes.index(names[i]) for i in kept]), classes, [_printable(line) for line in broken])
 
 
-def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str]]:
-    """Image files below root as parts of their paths, sorted; folders that cannot be read."""
-    found, broken, above = [], [], {}
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+ARRAYS = (".npy", ".npz", ".pt", ".pth", ".csv", ".parquet", ".arrow", ".h5", ".hdf5", ".mat", ".pkl", ".safetensors", ".tfrecord")
+
+
+def existing(path: str | os.PathLike, names: Iterable[str] = ("digits",)) -> Path:
+    """The folder at `path`. names: of data, which may be meant.
+
+    Raises: ValueError where there is none, with what may be meant.
+    """
+    root, names = Path(path).expanduser(), list(names)
+    if root.is_dir():
+        return root
+    wants = f"wants {', '.join(map(repr, names))} or a folder of images"
+    if root.is_file():
+        ending = root.suffix.lower()
+        how = "give the folder that the images lie in"
+        if ending in ARCHIVES:
+            how = "unpack it, and give its folder"
+        elif ending in ARRAYS:
+            how = "load it in Python, and give the tensor or a Dataset to ganfast.Trainer"
+        elif ending in endings() or holds_image(root):
+            how = f"one image trains no GAN, give its folder: {str(root.parent)!r}"
+        raise ValueError(f"data: path got {str(root)!r}, {wants}; this is a file: {how}.")
+    beside = [other.name for other in root.parent.iterdir() if other.is_dir()] if root.parent.is_dir() else []
+    meant = _checks.meant(root.name, [*names, *beside], 0.6)
+    raise ValueError(f"data: path got {str(root)!r}, {wants}; there is no such folder.{meant}")
+
+
+def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:
+    """Image files below root as parts of their paths, sorted; folders that cannot be read; how many other files have which ending."""
+    found, broken, others, above, known = [], [], Counter(), {}, endings()
     note = lambda error: broken.append(f"{error.filename}: {type(error).__name__}: {error}")
     for place, folders, files in os.walk(root, followlinks=True, onerror=note):
         here = Path(place)
         above[here] = above.get(here.parent, frozenset()) | {os.path.realpath(here)}
         folders[:] = [name for name in folders if not name.startswith(".") and os.path.realpath(here / name) not in above[here]]
         for name in files:
-            looks_like_one = Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-            if looks_like_one and (os.path.isfile(here / name) or not os.path.exists(here / name)):  # a link to nothing counts as broken
-                found.append((*here.relative_to(root).parts, name))
-    return sorted(found), broken
+            if name.startswith("."):
+                continue
+            ending, there = Path(name).suffix.lower(), os.path.isfile(here / name)
+            if (ending in known and (there or not os.path.exists(here / name))) or (not ending and there and holds_image(here / name)):
+                found.append((*here.relative_to(root).parts, name))  # a link to nothing counts as broken
+            else:
+                others[ending] += 1
+    return sorted(found), broken, others
 
 
 def _printable(line: str) -> str:

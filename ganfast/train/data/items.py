@@ -1,19 +1,71 @@
 """Checks of training data: which shapes, dtypes and ranges are accepted, for images and for labels, and the errors for the others."""
 
+import contextlib
 import math
+import traceback
 import warnings
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+
+_FEW, _SPARSE = 1000, 10  # labels from so many on, and so many times as many as occur, are no numbers of classes
+_LOOKED_AT = 1000  # entries
+_OVERSHOOT = 0.1  # bicubic resizing goes beyond the range of its input
+_SHOWN = 10  # of what is listed in a warning
 
 
 class Refused(ValueError):
     """Data that cannot be trained on, and what to do."""
 
 
+class Failed(RuntimeError):
+    """An exception of the user's own code (a Dataset, its transforms, a collate_fn), with what it was raised for; the exception itself is
+    the cause. trace: its traceback as text, which survives the way out of a worker process, as the exception need not."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class _InWorker(Exception):
+    """The cause of a Failed that comes from a worker process: prints as the traceback there."""
+
+    def __str__(self) -> str:
+        return f"in a worker process\n\n{self.args[0]}"
+
+
 def refuse(message: str) -> NoReturn:
     raise Refused(f"data: {message}")
+
+
+def failed(where: str, error: Exception, remedy: str = "") -> Failed:
+    """where: what was being read. remedy: for items that are known to be unreadable."""
+    what = f"data: {where} raised {type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    made = Failed(f"{what}. The traceback in that code stands with this error; mend it there{remedy}.", trace)
+    made.__cause__ = error
+    return made
+
+
+def stop_at(entry: object) -> None:
+    """Raises: what ended the decoding of an item, which travels as a value: a worker's own exceptions lose their words on the way."""
+    if isinstance(entry, Failed):
+        raise entry from entry.__cause__ or _InWorker(entry.trace)
+    if isinstance(entry, Refused):
+        raise entry
+
+
+@contextlib.contextmanager
+def users_code(where: Callable[[Exception], str]) -> Iterator[None]:
+    """Raises: Failed for whatever the user's code raises in it, at `where`."""
+    try:
+        yield
+    except (Refused, Failed):
+        raise
+    except Exception as error:
+        raise failed(where(error), error) from error
 
 
 def parts(item: object, where: str) -> tuple[object, object | None]:
@@ -56,11 +108,17 @@ def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_siz
 
 
 def look_at_range(x: Tensor, name: str = "the first item") -> None:
-    """Float images are taken as they are, and the generator's tanh gives [-1, 1]; warns where x [N, ...] is not like that.
+    """Float images are taken as they are, and the generator's tanh gives [-1, 1]; warns where x [N, ...] is not like that, and where bytes
+    look like floats that were not scaled.
 
-    Raises: ValueError for levels of 0 to 255.
+    Raises: ValueError for levels of 0 to 255 as floats.
     """
     if x.dtype == torch.uint8:
+        if x[:_LOOKED_AT].max() == 1:
+            warn(
+                f"{name} has bytes of 0 and 1 alone, of 0 to 255: nearly black images. Floats in [0, 1] are scaled first: "
+                "(x * 255).round().to(torch.uint8); masks: x * 255."
+            )
         return
     low, high = (bound.item() for bound in torch.aminmax(x))  # NaN where there is one
     if not math.isfinite(high - low):
@@ -74,13 +132,16 @@ def look_at_range(x: Tensor, name: str = "the first item") -> None:
             f"{name} has floats from {low:g} to {high:g}, wants [-1, 1], the range of a generator's tanh: x / 127.5 - 1, or uint8, "
             "which is scaled as it is drawn."
         )
-    if low >= 0 and high <= 1 and low != high:
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT and low != high:
         warn(
             f"{name} has floats from {low:g} to {high:g} and is taken as it is; a generator's tanh gives [-1, 1]. Scale it, x * 2 - 1 "
             "(torchvision: transforms.Normalize(0.5, 0.5) after ToTensor()), unless your generator ends in a sigmoid."
         )
     elif low < -1.01 or high > 1.01:
-        warn(f"{name} has floats from {low:g} to {high:g} and is taken as it is; a generator that ends in tanh gives [-1, 1] alone.")
+        warn(
+            f"{name} has floats from {low:g} to {high:g} and is taken as it is; a generator that ends in tanh gives [-1, 1] alone "
+            "(torchvision: Normalize(0.5, 0.5) gives that range, ImageNet's mean and deviation do not)."
+        )
 
 
 def warn(message: str) -> None:
@@ -101,9 +162,10 @@ def seconds(y: Tensor, length: int | None, name: str = "the second item") -> Ten
             refuse(f"{name} has dtype {y.dtype} and shape {shape}; labels are whole numbers: y.long(). Vectors of one: y.unsqueeze(1).")
         if y.is_complex():
             refuse(f"{name} has dtype {y.dtype}, wants labels int64 [N], vectors [N, D] or images.")
+        y = y.long()  # torch has no min of some unsigned kinds
         if y.numel() and y.min() < 0:
             refuse(f"{name} has labels from {int(y.min())}, wants 0 and up; what marks entries without a label must be taken out.")
-        return y.long()
+        return y
     if y.dtype == torch.uint8 and y.dim() == 4:
         return y.contiguous()
     if not y.is_floating_point():
@@ -115,7 +177,9 @@ def seconds(y: Tensor, length: int | None, name: str = "the second item") -> Ten
 def named(labels: Tensor | None, names: list[str] | None) -> list[str]:
     """The classes' names: as given, or the labels as text; none where there are no labels [N] int64.
 
-    Raises: ValueError for labels beyond the names, or without names for labels that do not start at 0.
+    A label is a row of the networks' embedding, so there are as many classes as the highest label says, also where some do not occur.
+    Raises: ValueError for labels beyond the names, or without names for labels that do not start at 0, or that are so far apart that they
+        number no classes.
     """
     if labels is None or labels.dim() != 1:
         return []
@@ -127,7 +191,20 @@ def named(labels: Tensor | None, names: list[str] | None) -> list[str]:
     renumber = "labels.unique(return_inverse=True)[1] numbers them anew"
     if low > 0:
         refuse(f"the labels go from {low} to {high}, wants 0 to the number of classes - 1; {renumber}.")
-    present = len(labels.unique())
+    occur = labels.unique()
+    present = len(occur)
+    if high >= max(_FEW, _SPARSE * present):
+        refuse(
+            f"the labels go up to {high}, and only {present} different ones occur: the networks would need {high + 1} classes. Wants 0 to "
+            f"the number of classes - 1; {renumber}. Are they identities of the entries, or hashes? Those are no classes. Names for all "
+            "classes, as ImageData and torchvision's Datasets have them in `classes`, say that as many are meant."
+        )
     if present <= high:
-        warn(f"the labels go up to {high}, but only {present} of these {high + 1} classes occur; {renumber}.")
+        absent = sorted(set(range(high + 1)) - set(occur.tolist()))
+        more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+        gaps = ", ".join(map(str, absent[:_SHOWN])) + more
+        warn(
+            f"the labels go up to {high}, but only {present} of these {high + 1} classes occur; there is nothing to learn of {gaps}. "
+            f"{renumber}."
+        )
     return [str(i) for i in range(high + 1)]

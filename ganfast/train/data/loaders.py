@@ -1,5 +1,6 @@
 """Sources that read a user's own DataLoader or IterableDataset, in its order and with its batches."""
 
+import traceback
 from collections.abc import Iterator
 
 import torch
@@ -19,12 +20,14 @@ class _Share(IterableDataset):
         self.dataset, self.batch_size, self.rank, self.world = dataset, batch_size, rank, world
 
     def __iter__(self) -> Iterator:
-        rows, batch = self.batch_size // self.world, []
-        for item in self.dataset:
-            batch.append(item)
-            if len(batch) == self.batch_size:
-                yield from batch[self.rank * rows :][:rows]
-                batch = []
+        rows, batch, count = self.batch_size // self.world, [], 0
+        with items.users_code(lambda _: f"item {count} of the IterableDataset ({type(self.dataset).__name__})"):
+            for item in self.dataset:
+                count += 1
+                batch.append(item)
+                if len(batch) == self.batch_size:
+                    yield from batch[self.rank * rows :][:rows]
+                    batch = []
 
 
 class FromLoader(Streamed):
@@ -64,12 +67,20 @@ class FromLoader(Streamed):
 
     def got(self) -> object | None:
         """The loader's next batch, None at its end."""
-        with own_randomness(mixed(self.seed, self.epoch, self.rank, "batch", self.taken)):
+        with own_randomness(mixed(self.seed, self.epoch, self.rank, "batch", self.taken)), items.users_code(self._where_taken):
             if self._batches is None:
                 self.begin(self.epoch)
                 self._batches = iter(self.loader)
             self.taken += 1
             return next(self._batches, None)
+
+    def _where(self, error: Exception, batch: str = "a batch") -> str:
+        index = _index(error, self.loader.dataset)
+        of = "" if index is None else f"item {index!r} of the Dataset ({type(self.loader.dataset).__name__}), in "
+        return f"{of}{batch} of the DataLoader"
+
+    def _where_taken(self, error: Exception) -> str:
+        return self._where(error, f"batch {self.taken} of epoch {self.epoch}")
 
     def catch_up(self) -> None:
         """After a resume: reads and drops the batches that were taken in this epoch."""
@@ -111,7 +122,7 @@ class FromLoader(Streamed):
             batches |= {} if isinstance(loader.dataset, IterableDataset) else {"sampler": loader.sampler}
         else:
             batches = {"batch_sampler": loader.batch_sampler}
-        with own_randomness(mixed(self.seed, "reals")):
+        with own_randomness(mixed(self.seed, "reals")), items.users_code(self._where):
             self.begin(-1)  # workers that persist would leave the running epoch for this one: a loader of its own, in this process
             again = DataLoader(loader.dataset, collate_fn=loader.collate_fn, **batches)
             found = self.joined(map(self.checked, again), n)
@@ -133,6 +144,15 @@ class FromLoader(Streamed):
         self._batches = None
 
 
+def _index(error: Exception, dataset: object) -> object | None:
+    """What dataset[...] was asked for as it raised; None where another process asked, or it was not the Dataset that raised."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_name == "__getitem__" and code.co_argcount == 2 and frame.f_locals.get(code.co_varnames[0]) is dataset:
+            return frame.f_locals.get(code.co_varnames[1])
+    return None
+
+
 class _Collate:
     """A batch of an IterableDataset's items, which may be PIL images."""
 
@@ -141,8 +161,7 @@ class _Collate:
 
     def __call__(self, batch: list) -> tuple[Tensor, ...]:
         both, _ = stacked([(self.items.entry(item), []) for item in batch])
-        if isinstance(both, items.Refused):
-            raise both
+        items.stop_at(both)
         return both
 
 

@@ -11,7 +11,7 @@ from ganfast.train.data.folders import ImageData
 from ganfast.train.data.loaders import loader_source
 from ganfast.train.data.order import Order
 from ganfast.train.data.streams import FromDataset, FromHost
-from ganfast.train.data.workers import Items, Looked, gigabytes, into_memory, look, processes, room
+from ganfast.train.data.workers import Exceptions, Items, Looked, gigabytes, into_memory, look, processes, room
 
 __all__ = ["Source", "source_of"]
 
@@ -31,6 +31,7 @@ def source_of(
     cache: bool | None = None,
     memory: int | None = None,
     workers: int | None = None,
+    skip: Exceptions = (),
 ) -> Source:
     """The reals of `data` in batches of `batch_size` (of all `world` processes together; this one is `rank`).
 
@@ -45,8 +46,12 @@ def source_of(
             None decodes once where that fits and nothing is drawn at random.
         memory: bytes that a decoded Dataset may take; None: most of what is free.
         workers: processes that decode; None: as many as pay, 0: none.
-    Raises: ValueError for data that cannot be trained on, with what to do.
+        skip: exceptions by which a map-style Dataset says that an item cannot be read, such as OSError. Such items are left out of memory;
+            decoded as needed, the next one stands in. They are listed in `broken`, and a warning tells how many.
+    Raises: ValueError for data that cannot be trained on, with what to do; items.Failed, a RuntimeError, from the exception that the
+        data's own code raised, here or as a batch is read.
     """
+    skip = _exceptions(skip)
     device = torch.device(device)
     if batch_size < 1 or batch_size % world:
         items.refuse(f"batch_size got {batch_size} for {world} processes, wants a multiple of {world}.")
@@ -60,6 +65,8 @@ def source_of(
     order = lambda length, place: Order(length, batch_size, seed, rank, world, torch.device(place))
     names, broken = _names(data), []
     if isinstance(data, (DataLoader, IterableDataset)):
+        if skip:
+            items.refuse(f"skip is for map-style Datasets, got {type(data).__name__}; catch the exception where the item is read.")
         return loader_source(data, batch_size, seed, device, rank, world, names=names, image_size=image_size, **how)
     if isinstance(data, ImageData):
         broken = data.broken
@@ -67,16 +74,19 @@ def source_of(
     elif isinstance(data, TensorDataset):
         data = data.tensors
     elif not isinstance(data, (Tensor, tuple, str, np.ndarray)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        all_items = Items(data, seed, image_size, substitute=True)
-        looked = look(all_items)
+        all_items = Items(data, seed, image_size, skip=skip, substitute=True)
+        looked, count = look(all_items), len(data)
         workers = 0 if looked.on_gpu else workers
         if not _fits_once(looked, len(data), cache, memory):
             return FromDataset(all_items, order(len(data), "cpu"), device, processes(workers), names=names, image_size=image_size, **how)
         all_items.substitute = False
         *data, _, broken = into_memory(all_items, looked, workers)
+        if broken:
+            items.warn(f"{len(broken)} of the Dataset's {count} items cannot be read and are left out; the first: {broken[0]}.")
     first, second = items.parts(data, "data")
     if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
-        items.refuse(f"got {_kind(data)}, wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader.{_cause(first)}")
+        wants = "wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader"
+        items.refuse(f"got {_kind(data)}, {wants}.{_cause(first, second)}")
     first = items.reals(first, flip=flip, image_size=image_size)
     items.look_at_range(first)
     second = None if second is None else items.seconds(second, len(first))
@@ -87,6 +97,14 @@ def source_of(
         source = InMemory(first, second, order(len(first), device), device, **how)
     source.classes, source.broken = items.named(second, names), broken
     return source
+
+
+def _exceptions(skip: Exceptions) -> tuple[type[Exception], ...]:
+    kinds = skip if isinstance(skip, tuple) else (skip,)
+    for kind in kinds:
+        if not (isinstance(kind, type) and issubclass(kind, Exception)):
+            items.refuse(f"skip got {kind!r}, wants exceptions, such as OSError or (OSError, KeyError).")
+    return kinds
 
 
 def _fits_once(looked: Looked, length: int, cache: bool | None, memory: int | None) -> bool:
@@ -122,7 +140,10 @@ def _kind(data: object) -> str:
     return f"({', '.join(type(part).__name__ for part in data)})" if isinstance(data, tuple) else type(data).__name__
 
 
-def _cause(first: object) -> str:
+def _cause(first: object, second: object) -> str:
+    if isinstance(first, Tensor):
+        text = isinstance(second, (list, tuple)) and any(isinstance(label, str) for label in second)
+        return " Names become numbers: torch.tensor([names.index(label) for label in labels])." if text else " Labels: torch.as_tensor."
     if isinstance(first, np.ndarray):
         return " Arrays: torch.from_numpy."
     return " A folder: ganfast.train.data.folder(path, image_size)." if isinstance(first, str) or hasattr(first, "__fspath__") else ""

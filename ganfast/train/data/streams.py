@@ -9,7 +9,7 @@ from torch import Tensor
 from ganfast.train.data import items
 from ganfast.train.data.batches import Source
 from ganfast.train.data.order import Order, on_device
-from ganfast.train.data.workers import Entry, Items, end, loader
+from ganfast.train.data.workers import Entry, Items, end, loader, worker_alive
 
 
 class Streamed(Source):
@@ -104,20 +104,31 @@ class FromDataset(Streamed):
     def __init__(self, all_items: Items, order: Order, device: torch.device, workers: int, **how) -> None:
         super().__init__(device, order.rows, **how)
         self.items, self.order, self.workers, self.length = all_items, order, workers, order.length
-        self._batches = None
+        self._batches, self._told = None, 0
 
-    def _stacked(self, got: tuple[tuple[Tensor, ...] | items.Refused, list[str]]) -> tuple[Tensor, Tensor | None]:
+    def _stacked(self, got: tuple[tuple[Tensor, ...] | items.Refused | items.Failed, list[str]]) -> tuple[Tensor, Tensor | None]:
         both, wrong = got
         self.broken += [line for line in dict.fromkeys(wrong) if line not in self.broken]
-        if isinstance(both, items.Refused):
-            raise both
+        if not self._told:
+            self._tell()
+        items.stop_at(both)
         return self.checked(both)
+
+    def _tell(self) -> None:
+        if len(self.broken) > self._told:
+            self._told = len(self.broken)
+            items.warn(
+                f"{self._told} of the Dataset's {self.length} items cannot be read so far, the next one stands in for each; "
+                f"the last: {self.broken[-1]}."
+            )
 
     def batch(self):
         if self._batches is None:
             self._batches = iter(loader(self.items, _Keys(self.order), self.workers, stacked))
         try:
-            got = self._stacked(next(self._batches))
+            with worker_alive():
+                batch = next(self._batches)
+            got = self._stacked(batch)
         except BaseException:
             self.close()
             raise
@@ -129,7 +140,8 @@ class FromDataset(Streamed):
         keys = [[(-1, k) for k in index[i : i + self.rows]] for i in range(0, len(index), self.rows)]
         batches = iter(loader(self.items, keys, self.workers, stacked))
         try:
-            return self.joined(map(self._stacked, batches), n)
+            with worker_alive():
+                return self.joined(map(self._stacked, batches), n)
         finally:
             end(batches)
 
@@ -143,10 +155,13 @@ class FromDataset(Streamed):
     def close(self):
         end(self._batches)
         self._batches = None
+        self._tell()
 
 
-def stacked(batch: list[tuple[Entry | items.Refused | None, list[str]]]) -> tuple[tuple[Tensor, ...] | items.Refused, list[str]]:
-    """A batch of Items collated, (first [B, ...], second), and the errors of items that could not be read."""
+def stacked(
+    batch: list[tuple[Entry | items.Refused | items.Failed | None, list[str]]],
+) -> tuple[tuple[Tensor, ...] | items.Refused | items.Failed, list[str]]:
+    """A batch of Items collated, (first [B, ...], second), and what went wrong in it."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
     bad = [entry for entry in entries if not isinstance(entry, Entry)]

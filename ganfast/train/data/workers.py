@@ -21,6 +21,7 @@ from ganfast.train.randomness import global_state, mixed, own_randomness, seed_a
 
 _SHARE = 0.7  # of the memory that is free: the networks want some as well
 _SUBSTITUTES = 9  # items tried in place of one that cannot be read
+Exceptions = type[Exception] | tuple[type[Exception], ...]
 
 
 class Entry(NamedTuple):
@@ -34,14 +35,15 @@ class Items(Dataset):
     """dataset[index] at the key (epoch, index), as (Entry or None, what went wrong).
 
     What it draws at random follows from (seed, epoch, index), whichever process decodes it and whenever. PIL images become uint8 as in a
-    folder. Where `substitute`, an item that cannot be read is replaced by the next one that can.
+    folder. An exception is given back as items.Failed, unless it is one of `skip`: these say that an item cannot be read; where
+    `substitute`, the next one that can is given in its place.
     """
 
-    def __init__(self, dataset, seed: int = 0, image_size: int | None = None, *, substitute: bool = False) -> None:
-        self.dataset, self.seed, self.image_size, self.substitute = dataset, seed, image_size, substitute
+    def __init__(self, dataset, seed: int = 0, image_size: int | None = None, *, skip: Exceptions = (), substitute: bool = False) -> None:
+        self.dataset, self.seed, self.image_size, self.skip, self.substitute = dataset, seed, image_size, skip, substitute
         self.channels: list[int | None] = [None, None]  # of PIL images, the first and the second; None: as each is, grey or not
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Entry | items.Refused | None, list[str]]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Entry | items.Refused | items.Failed | None, list[str]]:
         epoch, index = key
         wrong = []
         for i in range(index, index + 1 + _SUBSTITUTES * self.substitute):
@@ -51,8 +53,10 @@ class Items(Dataset):
                     return self.entry(self.dataset[i]), wrong
             except items.Refused as error:  # raised in the process that asked, where it is no traceback of a worker's
                 return error, wrong
-            except Exception as error:  # a user's code, and Pillow, which raises anything on a damaged file
+            except self.skip as error:
                 wrong.append(f"{self.name(i)}: {type(error).__name__}: {error}")
+            except Exception as error:
+                return self.failed(i, error), wrong
         return None, wrong
 
     def _drawing_from(self, seed: int) -> contextlib.AbstractContextManager:
@@ -65,6 +69,14 @@ class Items(Dataset):
 
     def name(self, index: int) -> str:
         return str(self.dataset.paths[index]) if isinstance(self.dataset, Files) else f"item {index}"
+
+    def failed(self, index: int, error: Exception) -> items.Failed:
+        kind = type(error).__name__
+        remedy = (
+            f", or, where such items are to be left out and counted, pass ganfast.train.data.source_of(dataset, batch_size=..., "
+            f"skip={kind}) as the data"
+        )
+        return items.failed(f"item {index} of the Dataset ({type(self.dataset).__name__})", error, remedy)
 
     def entry(self, item: object) -> Entry:
         first, second = items.parts(item, "an item of the Dataset")
@@ -106,7 +118,7 @@ class Looked(NamedTuple):
 def look(all_items: Items) -> Looked:
     """Decodes a few items from all over the Dataset, twice, and settles the channels of PIL images.
 
-    Raises: ValueError where none of them can be read.
+    Raises: Failed where one of them raises what is not to be skipped; ValueError where none of them can be read.
     """
     dataset, raw, wrong, drawn = all_items.dataset, [], [], False
     if len(dataset) == 0:
@@ -120,8 +132,10 @@ def look(all_items: Items) -> Looked:
             raw.append(first)
         except items.Refused:
             raise
-        except Exception as error:  # as in Items
+        except all_items.skip as error:
             wrong.append(error)
+        except Exception as error:
+            raise all_items.failed(i, error) from error
     if not raw:
         cause = wrong[0]
         raise ValueError(f"data: of {len(wrong)} items of the Dataset none can be read: {type(cause).__name__}: {cause}") from cause
@@ -136,13 +150,12 @@ def look(all_items: Items) -> Looked:
 def timed(all_items: Items) -> tuple[list[Entry | None], float]:
     """A few items from all over, and the seconds each takes.
 
-    Raises: ValueError for one that cannot be trained on.
+    Raises: ValueError for one that cannot be trained on, Failed for one whose code raised.
     """
     start, spread = time.perf_counter(), _spread(len(all_items.dataset))
     entries = [all_items[0, i][0] for i in spread]
     for entry in entries:
-        if isinstance(entry, items.Refused):
-            raise entry
+        items.stop_at(entry)
     return entries, (time.perf_counter() - start) / max(1, len(spread))
 
 
@@ -208,6 +221,17 @@ def _deaf(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
+@contextlib.contextmanager
+def worker_alive() -> Iterator[None]:
+    """Raises: Failed where torch says that a worker is gone, which is no fault of whatever waits for its batch."""
+    try:
+        yield
+    except items.Failed:
+        raise
+    except RuntimeError as error:
+        raise items.Failed(f"data: a process that decodes the Dataset ended: {error}") from error
+
+
 def end(batches: Iterator | None) -> None:
     """Ends the workers of a DataLoader's iterator now. The garbage collector may close their queues before they are told to stop, and
     then waits five seconds for each."""
@@ -219,7 +243,7 @@ def into_memory(all_items: Items, looked: Looked, workers: int | None = None) ->
     """All items: (firsts [N, ...], seconds or None, the indices of those that could be read, what went wrong), in order; a progress bar
     when it takes more than a second.
 
-    Raises: ValueError for items that differ in shape or dtype.
+    Raises: ValueError for items that differ in shape or dtype, Failed for one whose code raised.
     """
     from tqdm import tqdm
 
@@ -232,12 +256,12 @@ def into_memory(all_items: Items, looked: Looked, workers: int | None = None) ->
     done = iter(loader(all_items, batches, processes(workers, looked.seconds * length), _plain))
     hidden = os.environ.get("LOCAL_RANK", "0") != "0"
     try:
-        with tqdm(total=length, desc="decoding into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden) as bar:
+        bar = tqdm(total=length, desc="decoding into memory", unit="", mininterval=0.5, delay=1, leave=False, disable=hidden)
+        with worker_alive(), bar:
             for keys, batch in zip(batches, done, strict=True):
                 for (_, index), (entry, wrong) in zip(keys, batch, strict=True):
                     broken += wrong
-                    if isinstance(entry, items.Refused):
-                        raise entry
+                    items.stop_at(entry)
                     if entry is None:
                         continue
                     for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):

@@ -1,6 +1,7 @@
 """Where the images come from: the embedded digits, folders with and without classes, broken files."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from ganfast.train.command_line import recipes
 from ganfast.train.data import folders, workers
@@ -59,11 +60,12 @@ def test_a_flat_folder_has_one_class(rgb_folder):
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
-    with pytest.raises(ValueError, match="there is no such folder"):
-        folders.folder(tmp_path / "absent", 16)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match=r"no file with .*\.png"):
+    with pytest.raises(ValueError, match="its files are: none at all"):
+        folders.folder(tmp_path / "empty", 16)
+    for name in ("notes.txt", "more.txt", "README"):
+        (tmp_path / "empty" / name).write_text("no image")
+    with pytest.raises(ValueError, match=r"no file with .*\.png.* its files are: 2 \.txt, 1 without an ending; wants"):
         folders.folder(tmp_path / "empty", 16)
     (tmp_path / "empty" / "a.png").write_bytes(b"no image either")
     with pytest.raises(ValueError, match=r"1 files, none readable, the first: .*a\.png: UnidentifiedImageError"):
@@ -73,6 +75,33 @@ def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
         folders.folder(rgb_folder, 16)
     with pytest.raises(ValueError, match="channels got 3, wants 1; the digits are grey"):
         folders.images_of("digits", 32, 3)
+
+
+NO_FOLDER = {
+    "absent": "there is no such folder.$",
+    "imagse": "there is no such folder. Did you mean 'images'",
+    "digit": "there is no such folder. Did you mean 'digits'",
+    "images/ants/0.png": "this is a file: one image trains no GAN, give its folder: '.*ants'",
+    "plain": "this is a file: one image trains no GAN",
+    "notes.txt": "this is a file: give the folder that the images lie in",
+    "all.zip": "this is a file: unpack it",
+    "all.NPZ": "this is a file: load it in Python, and give the tensor",
+}
+
+
+@pytest.mark.parametrize("name", NO_FOLDER)
+def test_what_is_no_folder_is_told_with_what_may_be_meant(tmp_path, rgb_folder, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(rgb_folder / "ants" / "0.png", tmp_path / "plain")
+    for other in ("notes.txt", "all.zip", "all.NPZ"):
+        (tmp_path / other).write_text("text")
+    with pytest.raises(ValueError, match=NO_FOLDER[name]):
+        folders.folder(tmp_path / name, 16)
+    with pytest.raises(ValueError, match=f"wants 'digits', 'ring8', 'grid25' or a folder of images; .*{NO_FOLDER[name]}"):
+        recipes.trainer(recipes.preset(name))
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(ValueError, match="Did you mean 'ring8'"):
+        recipes.trainer(recipes.preset("ring9"))
 
 
 def test_a_run_lists_the_broken_files(tmp_path, rgb_folder):
@@ -135,6 +164,50 @@ def test_what_cannot_be_read_is_left_out_and_listed(rgb_folder, monkeypatch):
             (line,) = [line for line in found.broken if name in line]
             assert word in line
             line.encode()
+
+
+ENDINGS = {"a.jfif": "JPEG", "b.JPE": "JPEG", "c.ppm": "PPM", "d.tga": "TGA", "e": "PNG", "f": "JPEG", "g.png": "JPEG", "h.pcx": "PCX"}
+
+
+def test_all_that_pillow_decodes_is_an_image_whatever_its_ending(tmp_path):
+    for name, kind in ENDINGS.items():
+        Image.new("RGB", (16, 16), "red").save(tmp_path / name, format=kind)
+    for name in ("README", "Makefile", "notes.txt", "labels.csv", ".hidden"):
+        (tmp_path / name).write_text("P6 is how a PPM begins, and this is text")
+    (tmp_path / "nothing").touch()
+    (tmp_path / "weights").write_bytes(bytes([0, 0, 2, *[0] * 9, 4, 0, 4, 0, 24, 0, *range(9)]))  # a TGA's header, or any numbers
+    found = folders.folder(tmp_path, 16, workers=0)
+    assert len(found.images) == len(ENDINGS) and found.broken == []
+    assert (found.images[:, 0].float().mean((1, 2)) > 250).all()
+
+
+HEADS = {"x.heic": b"\0\0\0\x18ftypheic", "y.jxl": b"\xff\x0a", "z": b"\0\0\0\x1cftypavif", "w.avif": b"\0\0\0\x1cftypavif"}
+
+
+def test_what_this_pillow_does_not_decode_is_listed_with_its_kind(tmp_path, monkeypatch):
+    """Also where the name does not tell. A Pillow without the plugin stands in for one built without the library."""
+    Image.init()
+    monkeypatch.setattr(Image, "OPEN", {kind: how for kind, how in Image.OPEN.items() if kind != "AVIF"})
+    monkeypatch.setattr(Image, "ID", [kind for kind in Image.ID if kind != "AVIF"])
+    png(tmp_path / "a.png")
+    for name, head in HEADS.items():
+        (tmp_path / name).write_bytes(head + bytes(40))
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "page.jpg").write_text("<html>not found</html>")
+    found = folders.folder(tmp_path, 16, workers=0)
+    assert len(found.images) == 1
+    said = {Path(line.split(":")[0]).name: line for line in found.broken}
+    assert said.keys() == {*HEADS, "empty.png", "page.jpg"}
+    for name, word in {"x.heic": "HEIC, which", "y.jxl": "JPEG XL, which", "z": "AVIF, which", "w.avif": "AVIF, which"}.items():
+        assert f"{word} the Pillow installed here does not decode" in said[name]
+    assert "the file is empty" in said["empty.png"] and "begins with b'<html>not" in said["page.jpg"]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif(tmp_path):
+    for name in ("a.avif", "b"):
+        Image.new("RGB", (16, 16), "red").save(tmp_path / name, format="AVIF")
+    assert len(folders.folder(tmp_path, 16, workers=0).images) == 2
 
 
 def test_a_class_of_which_nothing_is_left_is_no_class(rgb_folder):

@@ -150,11 +150,16 @@ def test_image_data_and_tensor_datasets():
     assert source_of(TensorDataset(IMAGES), batch_size=4).reals(2)[1] is None
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool, torch.uint16])
 def test_labels_of_any_whole_numbers(dtype):
     labels = (LABELS % 2).to(dtype)
     source = source_of((IMAGES, labels), batch_size=4)
     assert source.classes == ["0", "1"] and source.reals(10)[1].dtype == torch.int64
+
+
+def test_a_wide_gap_among_named_classes_is_meant():
+    source = source_of(ImageData(IMAGES, LABELS * 1000, [f"c{i}" for i in range(9001)]), batch_size=4)
+    assert len(source.classes) == 9001
 
 
 def test_what_opens_a_batch_can_be_in_a_graph():
@@ -184,6 +189,12 @@ REFUSED = {
     "levels as floats": (torch.arange(256.0).expand(2, 1, 4, 256), r"floats from 0 to 255.*/ 127.5 - 1"),
     "few labels": ((IMAGES, LABELS[:9]), r"second item has shape \(9,\), the first has 10 entries"),
     "float labels": ((IMAGES, LABELS.float()), r"dtype torch.float32.*\.long\(\)"),
+    "names as labels": ((IMAGES, ["a"] * 10), r"got \(Tensor, list\).*names\.index"),
+    "labels in a list": ((IMAGES, [0] * 10), r"got \(Tensor, list\).*torch\.as_tensor"),
+    "identities": ((IMAGES, torch.tensor([0] * 9 + [10**7])), "up to 10000000, and only 2 different ones occur.*unique"),
+    "hashes": ((IMAGES, LABELS * 1000), "up to 9000, and only 10 different ones occur"),
+    "negative small labels": ((IMAGES, (LABELS - 1).to(torch.int8)), "labels from -1"),
+    "complex labels": ((IMAGES, LABELS.to(torch.complex64)), "dtype torch.complex64, wants labels"),
     "negative labels": ((IMAGES, LABELS - 1), "labels from -1"),
     "labels from 1": ((IMAGES, LABELS + 1), r"labels go from 1 to 10, wants 0.*unique\(return_inverse=True\)"),
     "labels as a column": ((IMAGES, LABELS[:, None]), r"one dimension: y\[:, 0\]"),
@@ -219,7 +230,12 @@ WARNED = {
     "not scaled": (torch.rand(10, 1, 4, 4), r"taken as it is.*\[-1, 1\].*x \* 2 - 1.*sigmoid"),
     "other scale": (torch.randn(10, 1, 4, 4) * 2, "tanh gives"),
     "NaN": (torch.ones(10, 2).index_fill(0, torch.tensor([3, 5]), torch.nan), "2 of 10 entries .* hold NaN or infinity, the first is 3"),
-    "gap": ((IMAGES, LABELS // 9 * 3), "labels go up to 3, but only 2 of these 4 classes occur"),
+    "gap": ((IMAGES, LABELS // 9 * 3), "labels go up to 3, but only 2 of these 4 classes occur; there is nothing to learn of 1, 2. lab"),
+    "gaps": ((IMAGES, LABELS * 3), "up to 27, but only 10 of these 28 classes occur; there is nothing to learn of 1, .*, 14 and 8 more"),
+    "many classes": ((IMAGES, LABELS * 99), "up to 891, but only 10"),
+    "not scaled, resized": (torch.rand(10, 1, 4, 4) * 1.04 - 0.02, r"taken as it is.*x \* 2 - 1"),
+    "ImageNet's scale": (torch.rand(10, 3, 4, 4) * 4.7 - 2.1, "ImageNet's mean and deviation do not"),
+    "bytes not scaled": (torch.rand(10, 1, 4, 4).round().to(torch.uint8), r"0 and 1 alone.*x \* 255"),
 }
 
 
