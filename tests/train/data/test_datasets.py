@@ -197,7 +197,8 @@ def test_pil_images_become_what_a_folder_makes_of_them(cache):
 
 def test_names_are_found_inside_of_subsets():
     assert source_of(Subset(photos([(16, 16)] * 6), [1, 3]), batch_size=2).classes == ["ants", "bees"]  # only bees: no complaint
-    assert source_of(Subset(Subset(photos([(16, 16)] * 6), [1, 3, 5]), [0, 1]), batch_size=2, cache=False).classes == ["ants", "bees"]
+    nested = Subset(Subset(photos([(16, 16)] * 6), [1, 3, 5]), [0, 1])
+    assert source_of(nested, batch_size=2, cache=False, workers=0).classes == ["ants", "bees"]
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -237,8 +238,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_datasets_that_cannot_be_trained_on_are_refused(name, cache, workers):
     data, words = REFUSED[name]
+    before = multiprocessing.active_children()  # of a source that an earlier test left to the garbage collector
     with pytest.raises(ValueError, match=words) as error:
         source = source_of(data, batch_size=len(data) or 4, cache=cache, workers=workers)
         source.next()
     assert "Traceback" not in str(error.value)
-    assert multiprocessing.active_children() == [], "workers go on"
+    assert set(multiprocessing.active_children()) <= set(before), "workers go on"

@@ -105,6 +105,7 @@ def test_smoothed_targets_give_another_discriminator():
     assert ((logits.sigmoid() - smoothed).abs() * (P + Q) / 2).sum().item() * CELL < 0.015
 
 
+@pytest.mark.prove
 def test_the_game_comes_to_its_equilibrium(tmp_path):
     trainer, rows = densities.play(steps=500, every=25)
     first, last = rows[0], rows[-1]
