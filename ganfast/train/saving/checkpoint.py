@@ -215,8 +215,8 @@ class RunFolder:
         """Writes the settings and the list of unreadable images. What is later than the checkpoint at `step` is put out of the way:
         checkpoints aside (damaged, or the user chose an older one), log lines for good: they come again."""
         for later, file in checkpoints(self.path).items():
-            if later == step == 0 and not self.resume:
-                file.unlink()  # of other weights than those that begin again
+            if later == 0 and not self.resume:
+                file.unlink()  # a failed run's, of other weights than this one's
             elif later > step:
                 aside = file.with_name(file.name + ASIDE)
                 os.replace(file, aside)

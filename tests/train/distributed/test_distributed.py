@@ -131,7 +131,7 @@ def test_an_error_in_one_process_ends_all(pair):
 def test_a_killed_process_ends_the_run_and_the_run_goes_on_from_its_checkpoint(tmp_path):
     run = tmp_path / "run"
     launcher = torchrun(*RING, f"--run-dir={run}")
-    wait_for(lambda: list(run.glob("checkpoint-*.pt")), launcher)
+    wait_for(lambda: any(checkpoint.checkpoints(run)), launcher)  # not that of step 0
     os.kill(worker(launcher, 1), signal.SIGKILL)
     out, said = launcher.communicate(timeout=60)
     (line,) = [line for line in said.splitlines() if line.startswith("ganfast: ")]
