@@ -159,6 +159,9 @@ def test_a_reference_that_does_not_fit_memory_is_no_lasting_answer():
         def prepare(self):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
+        def wrong(self):
+            return {}
+
     assert _tune.choose("q", {"default": lambda: None, "other": lambda: None}, X, "", Full()) == ("default", False)
     assert not _tune.chosen()
 
