@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from ganfast import _tune
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
+from ganfast.nn.patterns import CONV_TRANSPOSES, CONVS
+from ganfast.ops.conv_transpose_act import torch_faults
 
+_CONVS = (*CONVS, *CONV_TRANSPOSES)
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -39,7 +42,11 @@ def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) 
 
 
 def _torch_is_wrong(modules: list[nn.Module | None], x: Tensor) -> bool:
-    """torch 2.13's instance_norm on a CPU has a wrong gradient for a channels_last batch of one."""
+    """torch 2.13's instance_norm on a CPU has a wrong gradient for a channels_last batch of one; its 16-bit convolutions are wrong
+    where there is AMX, and which of them depends on more than the modules tell."""
+    dtype = autocast_dtype(x) or x.dtype
+    if dtype in torch_faults.HALF and any(isinstance(module, _CONVS) for module in modules) and torch_faults.wrong_in(dtype):
+        return True
     if x.dim() < 4 or x.shape[0] != 1 or not any(isinstance(module, _INSTANCE) for module in modules):
         return False
     weights = [getattr(module, "weight", None) for module in modules if not isinstance(module, _INSTANCE)]
