@@ -48,7 +48,8 @@ class Row(Case):
         groups = self.lists()[3]
         weight = torch.randn(self.c_out, self.c, *self.kernel)
         weight /= weight[0].numel() ** 0.5
-        return tuple(t.to(dtype) for t in (torch.randn(2, self.c * groups, *self.size), weight, torch.randn(2, self.c_out, *self.out(self.size))))
+        x, gy = torch.randn(2, self.c * groups, *self.size), torch.randn(2, self.c_out, *self.out(self.size))
+        return x.to(dtype), weight.to(dtype), gy.to(dtype)
 
 
 # The first is HiFi-GAN's upsampling, seen from its gradient.
