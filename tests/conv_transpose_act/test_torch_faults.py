@@ -128,12 +128,14 @@ def test_right_to_second_order(row, backend, layout, probe):
 
 @rows
 def test_autocast(row, probe):
-    x, weight, _ = row.tensors(torch.float32)
+    x, weight, gy = row.tensors(torch.float32)
     stride, padding, dilation, groups = row.lists()
     for backend in ("reference", "torch", None):
         with torch.autocast("cpu", torch.bfloat16):
-            got = GF.conv_act(x, weight, **row.options, backend=backend)
-        assert_right([got], [CONV[len(stride)](x.double(), weight.double(), None, stride, padding, dilation, groups)])
+            got = [GF.conv_act(x, weight, **row.options, backend=backend), GF.conv_transpose_act(gy, weight, **row.options, backend=backend)]
+        want = CONV[len(stride)](x.double(), weight.double(), None, stride, padding, dilation, groups)
+        back = TRANSPOSED[len(stride)](gy.double(), weight.double(), None, stride, padding, 0, groups, dilation)
+        assert_right(got, [want, back])
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])

@@ -73,9 +73,12 @@ def conv_transpose_act_fwd_torch(
         z = shuffled(x, weight, bias, stride, padding)
     else:
         x, weight = _in_layout(layout, x, weight)
-        own = _wide(x, weight, bias) if torch_faults.conv_transpose(x) else (x, weight, bias)
-        with no_autocast(x):
-            z = _CONV_TRANSPOSE[weight.dim() - 2](*own, stride, padding, output_padding, groups, dilation).to(x.dtype)
+        convolve, geometry = _CONV_TRANSPOSE[weight.dim() - 2], (stride, padding, output_padding, groups, dilation)
+        if torch_faults.conv_transpose(x):
+            with no_autocast(x):
+                z = convolve(*_wide(x, weight, bias), *geometry).to(x.dtype)
+        else:
+            z = convolve(x, weight, bias, *geometry)
     y = activate(z, act, alpha, alpha_value) if save_z else activate_(z, act, alpha, alpha_value)
     acc = torch.promote_types(x.dtype, torch.float32)
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
