@@ -132,7 +132,7 @@ def test_autocast(row, probe):
     stride, padding, dilation, groups = row.lists()
     for backend in ("reference", "torch", None):
         with torch.autocast("cpu", torch.bfloat16):
-            got = [GF.conv_act(x, weight, **row.options, backend=backend), GF.conv_transpose_act(gy, weight, **row.options, backend=backend)]
+            got = [f(t, weight, **row.options, backend=backend) for f, t in ((GF.conv_act, x), (GF.conv_transpose_act, gy))]
         want = CONV[len(stride)](x.double(), weight.double(), None, stride, padding, dilation, groups)
         back = TRANSPOSED[len(stride)](gy.double(), weight.double(), None, stride, padding, 0, groups, dilation)
         assert_right(got, [want, back])
