@@ -122,6 +122,7 @@ def doctor(args: list[str]) -> None:
     import torch
 
     import ganfast
+    from ganfast.ops.conv_transpose_act import torch_faults
 
     print(f"ganfast {_version('ganfast')}, Python {platform.python_version()}, {platform.platform()}")
     print(f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} CPU threads")
@@ -132,6 +133,9 @@ def doctor(args: list[str]) -> None:
     print("\nbackends")
     for name, (available, reason) in ganfast.backends().items():
         print(f"  {name:<10} {'yes' if available else 'no ':<4} {reason}")
+    print("\ntorch's convolutions on the CPU")
+    for line in torch_faults.report():
+        print(f"  {line}")
     wanted = ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib", "safetensors")
     missing = [name for name in wanted if _version(name) == "not installed"]
     print("\ntraining: " + (f"missing {', '.join(missing)}; pip install 'ganfast[train]'" if missing else "ready"))

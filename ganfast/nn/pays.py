@@ -9,8 +9,9 @@ from ganfast import _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.nn.patterns import CONV_TRANSPOSES, CONVS
-from ganfast.ops.conv_transpose_act.torch_faults import strided_points
+from ganfast.ops.conv_transpose_act import torch_faults
 
+_CONVS = (*CONVS, *CONV_TRANSPOSES)
 _INSTANCE = (nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
@@ -41,10 +42,13 @@ def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) 
 
 
 def _torch_is_wrong(modules: list[nn.Module | None], x: Tensor) -> bool:
-    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one, and the weight gradient of a strided
-    convolution of one tap can break the heap, measured or not."""
-    convs = [module for module in modules if isinstance(module, (*CONVS, *CONV_TRANSPOSES))]
-    if any(strided_points(conv.kernel_size, conv.stride) for conv in convs):
+    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one; the weight gradient of a strided
+    convolution of one tap can break the heap, measured or not; where there is AMX, 16-bit convolutions are wrong, and which of them
+    depends on more than the modules tell."""
+    convs, dtype = [module for module in modules if isinstance(module, _CONVS)], autocast_dtype(x) or x.dtype
+    if any(torch_faults.strided_points(conv.kernel_size, conv.stride) for conv in convs):
+        return True
+    if convs and dtype in torch_faults.HALF and torch_faults.wrong_in(dtype):
         return True
     if x.dim() < 4 or x.shape[0] != 1 or not any(isinstance(module, _INSTANCE) for module in modules):
         return False

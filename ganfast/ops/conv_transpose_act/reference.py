@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast._activations import act_fwd
+from ganfast._autograd import no_autocast
 from ganfast._statistics import partials_of
 
 CONV = (None, F.conv1d, F.conv2d, F.conv3d)
@@ -47,7 +48,8 @@ def conv_transpose_act_fwd_reference(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials
 ) -> tuple[Tensor, Tensor, Tensor]:
     acc = torch.promote_types(x.dtype, torch.float32)
-    z = conv_transpose(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, dilation, groups)
+    with no_autocast(x):  # which would cast them back
+        z = conv_transpose(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, dilation, groups)
     y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
     return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
@@ -55,6 +57,7 @@ def conv_transpose_act_fwd_reference(
 def conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z) -> tuple[Tensor, Tensor]:
     acc = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(acc)
-    z = CONV[weight.dim() - 2](x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
+    with no_autocast(x):
+        z = CONV[weight.dim() - 2](x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
     y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
     return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0))

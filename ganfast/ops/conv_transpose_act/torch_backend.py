@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast._activations import activate, activate_
+from ganfast._autograd import no_autocast
 from ganfast._layout import memory_format
 from ganfast._statistics import partials_of
 from ganfast.ops.conv_transpose_act import torch_faults
@@ -21,6 +22,19 @@ def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     if not layout:
         return tensors
     return tuple(t.contiguous(memory_format=memory_format(t.dim(), layout == "nhwc")) for t in tensors)
+
+
+def _wide(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """In float32: what torch computes wrong in 16 bits (torch_faults.py)."""
+    return tuple(None if t is None else t.float() for t in tensors)
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
+    """torch's convolution, in x's dtype."""
+    if not torch_faults.conv(x, weight, stride, padding, dilation, groups):
+        return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
+    with no_autocast(x):
+        return CONV[weight.dim() - 2](*_wide(x, weight, bias), stride, padding, dilation, groups).to(x.dtype)
 
 
 def can_shuffle(x_size, kernel, stride, padding, output_padding, dilation, groups: int) -> bool:
@@ -48,7 +62,7 @@ def shuffled(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding) ->
     phases = F.pad(weight, (0, 1, 0, 1)).index_select(2, taps_h).index_select(3, taps_w)
     phases = phases.view(c_in, c_out, s, 2 * reach_h + 1, s, 2 * reach_w + 1).permute(1, 2, 4, 0, 3, 5).flatten(0, 2)
     bias = None if bias is None else bias.repeat_interleave(s * s)
-    return F.pixel_shuffle(F.conv2d(x, phases, bias, 1, (reach_h, reach_w)), s)
+    return F.pixel_shuffle(_convolved(x, phases, bias, (1, 1), (reach_h, reach_w), (1, 1), 1), s)
 
 
 def conv_transpose_act_fwd_torch(
@@ -59,7 +73,12 @@ def conv_transpose_act_fwd_torch(
         z = shuffled(x, weight, bias, stride, padding)
     else:
         x, weight = _in_layout(layout, x, weight)
-        z = _CONV_TRANSPOSE[weight.dim() - 2](x, weight, bias, stride, padding, output_padding, groups, dilation)
+        convolve, geometry = _CONV_TRANSPOSE[weight.dim() - 2], (stride, padding, output_padding, groups, dilation)
+        if torch_faults.conv_transpose(x):
+            with no_autocast(x):
+                z = convolve(*_wide(x, weight, bias), *geometry).to(x.dtype)
+        else:
+            z = convolve(x, weight, bias, *geometry)
     y = activate(z, act, alpha, alpha_value) if save_z else activate_(z, act, alpha, alpha_value)
     acc = torch.promote_types(x.dtype, torch.float32)
     return y, (z if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
@@ -67,7 +86,7 @@ def conv_transpose_act_fwd_torch(
 
 def conv_torch(x, weight, bias, stride, padding, dilation, groups, layout="") -> Tensor:
     x, weight = _in_layout(layout, x, weight)
-    return CONV[weight.dim() - 2](x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
+    return _convolved(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
 
 
 def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, save_z: bool) -> tuple[Tensor, Tensor]:
@@ -81,7 +100,7 @@ def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, group
     """[N, Cout, *out] -> [N, Cin, *input_size]: an ordinary convolution. Where output_padding reaches the stride (the
     dilation allows it) the convolution sees positions past the input, which are cut off."""
     gz, weight = _in_layout(layout, gz, weight)
-    gx = CONV[weight.dim() - 2](gz, weight, None, stride, padding, dilation, groups)
+    gx = _convolved(gz, weight, None, stride, padding, dilation, groups)
     for d, size in enumerate(input_size):
         if gx.shape[2 + d] != size:
             gx = gx.narrow(2 + d, 0, size)
@@ -100,7 +119,9 @@ def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, paddin
     if any(border):
         x = F.pad(x, border)
     gz, stride, padding = torch_faults.safe_weight_grad(gz, weight_like.shape[2:], stride, padding, dilation)
-    zeros = [0] * len(stride)
+    zeros, dtype = [0] * len(stride), gz.dtype
+    if torch_faults.weight_grad(gz, x.shape[-1], stride):
+        gz, x, weight_like = _wide(gz, x, weight_like)
     return torch.ops.aten.convolution_backward(
         x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]
-    )[1]
+    )[1].to(dtype)
