@@ -116,6 +116,11 @@ def choices() -> dict:
         return {"off": off_reason() or "", "answers": dict(_answers), "families": families}
 
 
+def answered() -> int:
+    """How many questions this process has an answer to: a number that grows with every choice, cheap enough to ask for at each step."""
+    return len(_answers)
+
+
 def adopt(choices: dict) -> None:
     """From now on these answers stand before the cache file's and before measuring, where a question is the same: the same device,
     threads and switches among others. What was settled for earlier calls is asked again."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ganfast import _tune
 from ganfast._tell import tell
 from ganfast.train import checks, prepare
 from ganfast.train import config as configs
@@ -75,9 +74,8 @@ class Trainer:
         self.device = c.torch_device()
         self.run_dir = Path(c.run_dir) if c.run_dir else None
         self.generator, self.discriminator, self.condition = generator, discriminator, condition
-        own = standard.default(c) if self.run_dir else []
-        given = callbacks if isinstance(callbacks, Sequence) else (callbacks,)
-        self.callbacks = [as_callback(callback) for callback in (*given, *own)] if self.world.rank == 0 else []
+        given = (*(callbacks if isinstance(callbacks, Sequence) else (callbacks,)), *standard.default(c))
+        self.callbacks = [as_callback(callback) for callback in given] if self.world.rank == 0 else []
         backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
@@ -163,30 +161,25 @@ class Trainer:
     def fit(self, *, progress_bar: bool = True) -> None:
         """Trains until config.steps or config.max_seconds are done, or a SIGTERM or Ctrl-C asks to stop (`stopped` says which); then writes
         a checkpoint."""
-        c, before, start = self.config, self.seconds, time.monotonic()
+        c, before, start, self.stopped = self.config, self.seconds, time.monotonic(), None
         c.check()  # it may have been changed since
-        self.stopped = None
         if self.world.rank == 0 and (words := resume.finished(self)):
             tell(words)
         self.run = self.run or self._open(self.run_dir)
-        first = self.world.rank == 0
         try:
             self.source.reals(standard.WATCHED)  # read and kept before training reads: a second reader may disturb the first
             if self.run:
-                self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
-                self.run.keep_kernels(_tune.choices())
-                if not checkpoint.checkpoints(self.run_dir):  # a run killed before the next one goes on from here
-                    self.run.save(resume.state_of(self), self.steps)
+                self.run.begin(configs.to_dict(c), self.steps, self.source.broken, lambda: resume.state_of(self))
             self._call("on_start")
             with (
                 StopRequests() as requests,
                 self.world.together(lambda: f" at step {self.steps}{self._left()}"),
-                tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not (progress_bar and first)) as bar,
+                tqdm(total=c.steps, initial=self.steps, unit="step", mininterval=1, disable=not progress_bar or self.world.rank > 0) as bar,
             ):
                 while self.progress() < 1 and not self.stopped:
                     self.step()
-                    if self.run:  # before anything that the step made is
-                        self.run.keep_kernels(_tune.choices())
+                    if self.run:
+                        self.run.keep_kernels()  # before anything that the step made is on the disk
                     bar.update()
                     self.seconds, asked = self.world.largest(before + time.monotonic() - start, float(bool(requests.asked)))
                     self.stopped = (requests.asked or "another process") if asked else None
@@ -210,14 +203,12 @@ class Trainer:
         means = self.meters.read(self.world)
         speed = count * self.config.batch_size / seconds if seconds > 0 else 0.0
         row = {"step": self.steps, "images": self.images_seen, "seconds": self.seconds, "images_per_second": speed} | means
-        in_a_row = means.get("skipped_in_a_row", 0)
-        if in_a_row >= self.config.skip_limit:
+        if (in_a_row := means.get("skipped_in_a_row", 0)) >= self.config.skip_limit:
             self._give_up(f"{in_a_row} updates in a row up to step {self.steps} had gradients that are inf or NaN, and were skipped")
         if self.world.rank == 0:
             alarms = standard.watch(self, row)
             self._call("on_log", row)
             if self.run:
-                self.run.keep_kernels(_tune.choices())  # a log line's samples ask too
                 self.run.log(row)
             if bar is not None:
                 standard.show(bar, row, alarms, self.config.loss)
@@ -237,8 +228,8 @@ class Trainer:
                 self._give_up(f"the {name}'s weights are no longer finite at step {self.steps}")
         if self.run:
             path = self.run.save(resume.state_of(self), self.steps)
-            for name, network in (("ema", self.ema), ("generator", self.generator), ("discriminator", self.discriminator)):
-                self.run.weights(f"{name}.safetensors", network, self.steps)
+            for name in ("ema", *NETWORKS):
+                self.run.weights(f"{name}.safetensors", getattr(self, name), self.steps)
             self._call("on_checkpoint", path)
 
     def save_best(self) -> None:

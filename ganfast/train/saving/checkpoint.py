@@ -11,12 +11,13 @@ import re
 import weakref
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from ganfast import _tune
 from ganfast._tell import tell
 from ganfast.train.saving.disk import WRITING, atomic, release, sync, take_lock
 
@@ -195,7 +196,7 @@ class RunFolder:
     def __init__(self, path: Path, *, resume: bool, keep: int) -> None:
         if keep < 1:
             raise ValueError(f"train: keep_checkpoints got {keep}, wants at least 1.")
-        self.path, self.keep, self.resume, self._kernels = path, keep, resume, None
+        self.path, self.keep, self.resume, self._answered = path, keep, resume, None
         try:
             (path / GRIDS).mkdir(parents=True, exist_ok=True)
             self.close = weakref.finalize(self, release, take_lock(path / LOCK))
@@ -211,9 +212,9 @@ class RunFolder:
         if not held and not resume and ((path / LOG).exists() or (path / CONFIG).exists()):
             tell(f"the run in {path} ended before its first checkpoint; it begins again")
 
-    def begin(self, config: dict, step: int, broken: list[str]) -> None:
-        """Writes the settings and the list of unreadable images. What is later than the checkpoint at `step` is put out of the way:
-        checkpoints aside (damaged, or the user chose an older one), log lines for good: they come again."""
+    def begin(self, config: dict, step: int, broken: list[str], state: Callable[[], dict] | None = None) -> None:
+        """Writes the settings, the list of unreadable images and, where there is none, a first checkpoint of `state`. What is later than
+        `step` is put out of the way: checkpoints aside (damaged, or the user chose an older one), log lines for good: they come again."""
         for later, file in checkpoints(self.path).items():
             if later == 0 and not self.resume:
                 file.unlink()  # a failed run's, of other weights than this one's
@@ -229,6 +230,9 @@ class RunFolder:
             self._write(BROKEN, "".join(line + "\n" for line in broken))
         else:
             (self.path / BROKEN).unlink(missing_ok=True)
+        self.keep_kernels()
+        if state and not checkpoints(self.path):  # a run killed before the next one goes on from here
+            self.save(state(), step)
 
     def _write(self, name: str, text: str) -> None:
         with _named(self.path / name), atomic(self.path / name) as file:
@@ -248,12 +252,13 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     os.truncate(path, size)  # no half line either
                 raise
+        self.keep_kernels()  # the line's samples ask the tuner too
 
-    def keep_kernels(self, choices: dict) -> None:
+    def keep_kernels(self) -> None:
         """The tuner's choices, on the disk when this returns."""
-        if choices != self._kernels:
-            self._write(KERNELS, json.dumps(choices, indent=1) + "\n")
-            self._kernels = choices
+        if self._answered != (answered := _tune.answered()):
+            self._write(KERNELS, json.dumps(_tune.choices(), indent=1) + "\n")
+            self._answered = answered
 
     def save(self, state: dict, step: int) -> Path:
         """Writes a checkpoint and keeps the last `keep`, that of step 0 only while it is the only one; an older one is deleted when the new

@@ -57,7 +57,9 @@ class Pictures(Callback):
 
 
 def default(config) -> list[Callback]:
-    """The callbacks of every run that has a folder."""
+    """The callbacks of every run that has a folder; none without one."""
+    if not config.run_dir:
+        return []
     found: list[Callback] = [Pictures(config.sample_every)] if config.sample_every else []
     if config.metrics_every:
         from ganfast.train.watch.metrics import Evaluate

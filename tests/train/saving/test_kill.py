@@ -156,7 +156,7 @@ def answers(tmp_path, monkeypatch):
     monkeypatch.setenv("GANFAST_CACHE", str(tmp_path / "cache"))
     whim = []
 
-    def measure(candidates, device):
+    def measure(question, candidates, device, check):
         whim.append(whim[0])
         name = whim[0] if whim[0] in candidates else next(iter(candidates))
         return _tune.Choice(name, {}, {})
