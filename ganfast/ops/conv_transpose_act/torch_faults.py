@@ -65,7 +65,8 @@ def conv(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> b
     few = gap == 1 and channels < 16 and channels * width >= 2 * _K_BLOCK and channels * width % _K_BLOCK == 0
     patches = gap == 1 and groups == 1 and padding[-1] == 0 and step > 1 and width % step == 0
     width_out = (x.shape[-1] + 2 * padding[-1] - gap * (width - 1) - 1) // step + 1
-    return (few or patches or x.dim() == 5 or _one_column(width_out, stride)) and wrong_in(x.dtype)
+    shallow = x.dim() == 5 and x.shape[2] < weight.shape[2]
+    return (few or patches or shallow or _one_column(width_out, stride)) and wrong_in(x.dtype)
 
 
 def conv_transpose(x: Tensor) -> bool:
@@ -74,9 +75,9 @@ def conv_transpose(x: Tensor) -> bool:
 
 
 def weight_grad(gz: Tensor, width_out: int, stride) -> bool:
-    """Whether torch's weight gradient of a convolution of gz to an output of that width is not to be trusted. To a single column it is
-    wrong without AMX too, and what it reads is chance: no probe could tell."""
-    return _is_half(gz) and (_one_column(width_out, stride) or (gz.dim() == 5 and wrong_in(gz.dtype)))
+    """Whether torch's weight gradient of a convolution of gz to an output of that width is not to be trusted. It is wrong without AMX
+    too, and what it reads is chance: no probe could tell."""
+    return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride))
 
 
 def report() -> list[str]:
