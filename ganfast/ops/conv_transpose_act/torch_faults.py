@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
 CURE = "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
@@ -78,6 +78,12 @@ def weight_grad(gz: Tensor, width_out: int, stride) -> bool:
     """Whether torch's weight gradient of a convolution of gz to an output of that width is not to be trusted. It is wrong without AMX
     too, and what it reads is chance: no probe could tell."""
     return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride))
+
+
+def layer(module: nn.Module, dtype: torch.dtype, width: int) -> bool:
+    """Whether torch's own convolution layer, forward or backward, may be wrong on a CPU for an input of that width."""
+    narrow = module.stride[-1] > 1 and width <= module.dilation[-1] * (module.kernel_size[-1] - 1) + module.stride[-1]
+    return dtype in HALF and (narrow or len(module.stride) == 3 or wrong_in(dtype))
 
 
 def report() -> list[str]:
