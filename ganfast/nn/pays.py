@@ -42,13 +42,10 @@ def fused_pays(chain, modules: list[nn.Module | None], x: Tensor, extra: tuple) 
 
 
 def _torch_is_wrong(modules: list[nn.Module | None], x: Tensor) -> bool:
-    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one; the weight gradient of a strided
-    convolution of one tap can break the heap, measured or not; where there is AMX, 16-bit convolutions are wrong, and which of them
-    depends on more than the modules tell."""
-    convs, dtype = [module for module in modules if isinstance(module, _CONVS)], autocast_dtype(x) or x.dtype
-    if any(torch_faults.strided_points(conv.kernel_size, conv.stride) for conv in convs):
-        return True
-    if convs and dtype in torch_faults.HALF and torch_faults.wrong_in(dtype):
+    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one; a convolution's gradients can be wrong in
+    16 bits, or break the heap, measured or not."""
+    dtype = autocast_dtype(x) or x.dtype
+    if any(isinstance(module, _CONVS) and torch_faults.layer(module, dtype, x.shape[-1]) for module in modules):
         return True
     if x.dim() < 4 or x.shape[0] != 1 or not any(isinstance(module, _INSTANCE) for module in modules):
         return False

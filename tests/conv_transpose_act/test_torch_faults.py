@@ -210,6 +210,15 @@ def test_the_float32_path_is_taken_only_there(monkeypatch):
     assert not torch_faults.weight_grad(x, 16, (2, 2)) and torch_faults.weight_grad(x, 1, (2, 2))
 
 
+def test_torchs_layers_that_are_wrong_without_amx(monkeypatch):
+    monkeypatch.setattr(torch_faults, "wrong_in", lambda dtype: False)
+    half, narrow = torch.bfloat16, nn.Conv2d(12, 2, (2, 5), (3, 2), (0, 2))
+    assert torch_faults.layer(narrow, half, 1)
+    assert not torch_faults.layer(narrow, half, 32) and not torch_faults.layer(narrow, torch.float32, 1)
+    assert torch_faults.layer(nn.Conv3d(4, 4, 3), half, 32) and torch_faults.layer(nn.ConvTranspose2d(4, 4, 4, 2), half, 1)
+    assert not torch_faults.layer(nn.Conv2d(64, 1, 4), half, 4)
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_doctor_says_what_to_set(wrong, monkeypatch, capsys):
     monkeypatch.setattr(torch_faults, "wrong_in", lambda dtype: wrong and dtype == torch.bfloat16)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 HALF = (torch.bfloat16, torch.float16)
 CURE = "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
@@ -108,7 +108,8 @@ def conv(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> b
     few = gap == 1 and channels < 16 and channels * width >= 2 * _K_BLOCK and channels * width % _K_BLOCK == 0
     patches = gap == 1 and groups == 1 and padding[-1] == 0 and step > 1 and width % step == 0
     width_out = (x.shape[-1] + 2 * padding[-1] - gap * (width - 1) - 1) // step + 1
-    return (few or patches or x.dim() == 5 or _one_column(width_out, stride)) and wrong_in(x.dtype)
+    shallow = x.dim() == 5 and x.shape[2] < weight.shape[2]
+    return (few or patches or shallow or _one_column(width_out, stride)) and wrong_in(x.dtype)
 
 
 def conv_transpose(x: Tensor) -> bool:
@@ -117,8 +118,17 @@ def conv_transpose(x: Tensor) -> bool:
 
 
 def weight_grad(gz: Tensor, width_out: int, stride) -> bool:
-    """Whether torch's weight gradient of a convolution of gz to an output of that width is not to be trusted."""
-    return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride)) and wrong_in(gz.dtype)
+    """Whether torch's weight gradient of a convolution of gz to an output of that width is not to be trusted. It is wrong without AMX
+    too, and what it reads is chance: no probe could tell."""
+    return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride))
+
+
+def layer(module: nn.Module, dtype: torch.dtype, width: int) -> bool:
+    """Whether torch's own convolution layer, forward or backward, may be wrong or break the heap on a CPU for an input of that width."""
+    if strided_points(module.kernel_size, module.stride):
+        return True
+    narrow = module.stride[-1] > 1 and width <= module.dilation[-1] * (module.kernel_size[-1] - 1) + module.stride[-1]
+    return dtype in HALF and (narrow or len(module.stride) == 3 or wrong_in(dtype))
 
 
 def report() -> list[str]:
