@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ganfast import _tune
-from ganfast._tell import tell
 from ganfast.train import callbacks as standard
 from ganfast.train import checkpoint, checks, monitors, prepare, resume
-from ganfast.train import config as configs
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import World
 from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
@@ -163,17 +161,11 @@ class Trainer:
         c, before, start = self.config, self.seconds, time.monotonic()
         c.check()  # it may have been changed since
         self.stopped = None
-        if self.world.rank == 0 and (words := resume.finished(self)):
-            tell(words)
         self.run = self.run or self._open(self.run_dir)
         first = self.world.rank == 0
         try:
             self.source.reals(standard.WATCHED)  # before training's own reading, which another one may disturb
-            if self.run:
-                self.run.begin(configs.to_dict(c), self.steps, self.source.broken)
-                self.run.keep_kernels(_tune.choices())
-                if not checkpoint.checkpoints(self.run_dir):  # a run killed before the next one goes on from here
-                    self.run.save(resume.state_of(self), self.steps)
+            resume.begin(self)
             self._call("on_start")
             with (
                 StopRequests() as requests,

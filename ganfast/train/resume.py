@@ -12,6 +12,7 @@ from torch import Tensor
 from ganfast import _tune
 from ganfast._tell import tell
 from ganfast.train import config as configs
+from ganfast.train.checkpoint import checkpoints
 from ganfast.train.config import TrainConfig
 from ganfast.train.randomness import mixed
 
@@ -42,6 +43,17 @@ def state_of(trainer: "Trainer") -> dict:
         "device": trainer.device.type,
         "threads": torch.get_num_threads(),
     }
+
+
+def begin(trainer: "Trainer") -> None:
+    """A `fit`'s first files and words."""
+    if trainer.world.rank == 0 and (words := finished(trainer)):
+        tell(words)
+    if trainer.run:
+        trainer.run.begin(configs.to_dict(trainer.config), trainer.steps, trainer.source.broken)
+        trainer.run.keep_kernels(_tune.choices())
+        if not checkpoints(trainer.run_dir):  # a run killed before the next one goes on from here
+            trainer.run.save(state_of(trainer), trainer.steps)
 
 
 def _look(trainer: "Trainer") -> dict:
