@@ -116,6 +116,12 @@ def choices() -> dict:
         return {"off": off_reason() or "", "answers": dict(_answers), "families": families}
 
 
+def together(earlier: dict, later: dict) -> dict:
+    """Two results of `choices` as one; the later stands where they differ."""
+    families = {family: earlier["families"].get(family, {}) | answers for family, answers in later["families"].items()}
+    return {"off": later["off"], "answers": earlier["answers"] | later["answers"], "families": earlier["families"] | families}
+
+
 def answered() -> int:
     """How many questions this process has an answer to: a number that grows with every choice, cheap enough to ask for at each step."""
     return len(_answers)

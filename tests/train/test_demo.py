@@ -11,7 +11,7 @@ from tests.train.common import SMALL, small, trained
 
 PROMISED = {"samples.png", "learning.gif", "interpolation.gif", "curves.png", "report.json", "report.md"}
 WEIGHTS = {"ema.safetensors", "generator.safetensors", "discriminator.safetensors"}
-FILES = PROMISED | WEIGHTS | {"checkpoint-0000003.pt", "config.json", "log.jsonl", "grids", demo.MARKER}
+FILES = PROMISED | WEIGHTS | {"checkpoint-0000003.pt", "config.json", "kernels.json", "log.jsonl", "grids", demo.MARKER}
 
 
 @pytest.fixture

@@ -88,13 +88,13 @@ def load(path: Path) -> dict:
 
 
 def with_kernels(path: Path) -> dict:
-    """As `load`, with the tuner's choices as the run's folder has them: also those made since the checkpoint, whose steps come again."""
+    """As `load`, with the tuner's choices that the run made since the checkpoint, whose steps come again."""
     state = load(path)
     file = (path if path.is_dir() else path.parent) / KERNELS
     if file.exists():
         try:
-            state["kernels"] = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            state["kernels"] = _tune.together(state["kernels"], json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             tell(f"{file} cannot be read ({error}): the tuner's choices are those of the checkpoint")
     return state
 

@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from ganfast import _tune
 from ganfast.train.saving import checkpoint
 from ganfast.train.saving.checkpoint import RunFolder
 from tests.train.saving.run_files import contents, finished, named, names, rows, state, truncated
@@ -187,3 +188,19 @@ def test_without_locks_a_run_goes_on(run, monkeypatch, capsys):
 def test_at_least_one_checkpoint_is_kept(tmp_path):
     with pytest.raises(ValueError, match="keep_checkpoints got 0, wants at least 1"):
         RunFolder(tmp_path, resume=False, keep=0)
+
+
+def test_choices_of_the_checkpoint_and_those_made_since_are_read_together(run, capsys, monkeypatch):
+    held = {"off": "", "answers": {"a": "cpu"}, "families": {"f": {"a": "cpu"}, "g": {}}}
+    since = {"off": "", "answers": {"b": "torch"}, "families": {"f": {"b": "torch"}, "h": {"c": "cpu"}}}
+    folder = RunFolder(run, resume=True, keep=3)
+    folder.save(state(5) | {"kernels": held}, 5)
+    assert checkpoint.with_kernels(run)["kernels"] | {"off": ""} == held
+    monkeypatch.setattr(_tune, "choices", lambda: since)
+    folder.keep_kernels()
+    families = {"f": {"a": "cpu", "b": "torch"}, "g": {}, "h": {"c": "cpu"}}
+    assert checkpoint.with_kernels(run)["kernels"] == {"off": "", "answers": {"a": "cpu", "b": "torch"}, "families": families}
+    for damage in ("{", "[1]", '{"answers": 3}'):
+        (run / checkpoint.KERNELS).write_text(damage)
+        assert checkpoint.with_kernels(run)["kernels"] | {"off": ""} == held
+    assert "the tuner's choices are those of the checkpoint" in capsys.readouterr().err
