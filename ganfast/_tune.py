@@ -92,7 +92,8 @@ def choose(
             return default, False
         if len(answers) >= MOST_SHAPES:
             right = [name for name in candidates if name not in _wrong(answers)]
-            common = (name for name, _ in Counter(answers.values()).most_common() if name in (*right, fallback))
+            others = () if fallback in candidates else (fallback,)
+            common = (name for name, _ in Counter(answers.values()).most_common() if name in (*right, *others))
             return next(common, right[0] if right else fallback), True
         choice = _measure(question, candidates, x.device, check)
         if any(why.startswith("OutOfMemoryError") for why in choice.failed.values()):

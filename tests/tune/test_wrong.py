@@ -11,7 +11,7 @@ import ganfast.functional as GF
 from ganfast import _tune, _tune_cache, _tune_check
 from ganfast.ops.conv_transpose_act import kernels
 from ganfast.ops.upsample_conv_act import op as upsample_conv_act
-from tests.tune.common import X, forget
+from tests.tune.common import X, calls, forget
 
 # op and pass -> (the kernel's name in `kernels`, which of its results, what the warning says is off)
 PASSES = {
@@ -167,6 +167,21 @@ def test_sizes_that_go_by_the_commonest_answer_leave_the_wrong_one_out(monkeypat
     assert "torch" not in ran
 
 
+def test_a_common_answer_that_was_wrong_for_one_size_is_no_answer(monkeypatch, told_times):
+    class Second(_tune_check.Check):
+        def see(self, name, result):
+            pass
+
+        def wrong(self):
+            return {"a": "off"}
+
+    monkeypatch.setattr(_tune, "MOST_SHAPES", 2)
+    candidates = calls(a=0.001, b=0.002)[0]
+    assert _tune.choose("q 1", candidates, X, "family")[0] == "a"
+    assert _tune.choose("q 2", candidates, X, "family", Second())[0] == "b"
+    assert _tune.choose("q 3", candidates, X, "family")[0] == "b"
+
+
 def test_the_same_fault_in_many_layers_is_one_warning(monkeypatch, capsys):
     plant(monkeypatch, "fwd", 0, ("cpu",), FAULTS["unwritten"])
     for c_out in (3, 5, 9):
@@ -210,17 +225,18 @@ def chain_network() -> nn.Sequential:
 
 class _Spoilt(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x):
+    def forward(ctx, x, part):
+        ctx.part = part
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, g):
-        return g * 2
+        return (g * 2 if ctx.part == "gradients" else g.flip(-1)), None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("wrong", ["fused", "layers"])
-@pytest.mark.parametrize("part", ["nothing", "output", "gradients"])
+@pytest.mark.parametrize("part", ["nothing", "output", "gradients", "places"])
 def test_a_wrong_chain(part, wrong, dtype, monkeypatch, capsys):
     """Torch's layers are the default; and a chain of right parts may still be put together wrongly."""
     from ganfast.nn import fusion
@@ -232,7 +248,7 @@ def test_a_wrong_chain(part, wrong, dtype, monkeypatch, capsys):
         y = real(self, *args, **kwargs)
         if y.dtype == torch.float64 or part == "nothing":
             return y
-        return y * 2 if part == "output" else _Spoilt.apply(y)
+        return y * 2 if part == "output" else _Spoilt.apply(y, part)
 
     monkeypatch.setattr(fusion.Chain, method, planted)
     without_half_kernels_of_onednn(dtype, monkeypatch)
@@ -241,6 +257,17 @@ def test_a_wrong_chain(part, wrong, dtype, monkeypatch, capsys):
     failed = [(name, choice.name) for q, choice in _tune.chosen().items() if q.startswith("chain") for name in choice.failed]
     assert failed == ([] if part == "nothing" else [(wrong, {"fused": "layers", "layers": "fused"}[wrong])])
     assert (f"{wrong} computes chain" in capsys.readouterr().err) == (part != "nothing")
+
+
+def test_ways_are_compared_from_the_same_powers_of_weights(capsys):
+    """Each call of a spectral norm takes its estimate further, here from 7 to 10."""
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 2, 1, bias=False)), nn.Tanh())
+    with torch.no_grad():
+        model[0].weight_orig.copy_(torch.tensor([10.0, 1.0]).diag().view(2, 2, 1, 1))
+        model[0].weight_u.copy_(torch.tensor([0.01, 1.0]))
+    ganfast.accelerate(model)(torch.randn(3, 2, 5, 5, requires_grad=True)).sum().backward()
+    assert not failures() and "computes" not in capsys.readouterr().err
+    assert any(question.startswith("chain") for question in _tune.chosen())
 
 
 @pytest.mark.parametrize("size", [2, 9])
