@@ -133,7 +133,11 @@ def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, 
         below = saved + _SELU_SCALE * _SELU_ALPHA if from_y else _SELU_SCALE * _SELU_ALPHA * torch.exp(saved.clamp(max=0))
         return torch.where(saved > 0, torch.full_like(saved, _SELU_SCALE), below)
     if act == "softplus":
-        return -torch.expm1(-a * saved) if from_y else torch.sigmoid(a * saved)
+        if from_y:
+            return -torch.expm1(-a * saved)
+        slope = torch.sigmoid(a * saved)
+        # A tensor's formula selects beyond 20, and so has no second derivative there.
+        return slope if alpha is None else torch.where(a * saved > 20, torch.ones_like(slope), slope)
     if act == "silu":
         s = torch.sigmoid(saved)
         return s * (1 + saved * (1 - s))

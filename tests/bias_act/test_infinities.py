@@ -14,7 +14,7 @@ BACKENDS = ["reference", "torch", "cpu", pytest.param("triton", marks=pytest.mar
 @pytest.mark.parametrize("act, alpha", ACTS, ids=IDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_infinite_gradients_are_torchs(backend, act, alpha, gain, clamp):
-    leaves = {"x": spread((3, 2, 11)).requires_grad_(), "bias": torch.zeros(2, requires_grad=True)}
+    leaves = {"x": spread((3, 2, 11), act).requires_grad_(), "bias": torch.zeros(2, requires_grad=True)}
     if isinstance(alpha := alpha_of(alpha), torch.Tensor):
         leaves["alpha"] = alpha
 
