@@ -136,8 +136,8 @@ def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, 
         if from_y:
             return -torch.expm1(-a * saved)
         slope = torch.sigmoid(a * saved)
-        # A tensor's formula selects beyond 20, and so has no second derivative there.
-        return slope if alpha is None else torch.where(a * saved > 20, torch.ones_like(slope), slope)
+        # With a tensor alpha the forward selects z beyond 20: of an infinite g nothing may reach the second order there.
+        return slope if alpha is None else torch.where(a * saved > 20, slope.detach(), slope)
     if act == "silu":
         s = torch.sigmoid(saved)
         return s * (1 + saved * (1 - s))

@@ -100,7 +100,7 @@ class _Reaches(Function):
 
 
 def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
-    """gz, the gradient before a piecewise linear activation, whose double backward gives `tensors` zeros. torch's does, through the
+    """gz, the gradient on one side of a piecewise linear activation, whose double backward gives `tensors` zeros. torch's does, through the
     activation's saved output: an optimizer or DDP that waits for every gradient gets one. Torch's zeros run through every earlier
     convolution; these go where nothing else leads."""
     return _Reaches.apply(gz, *tensors) if any(t is not None and t.requires_grad for t in tensors) else gz

@@ -94,8 +94,8 @@ class _ConvAct(GuardedCopy):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         return conv_act(
-            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups, act=self.act,
-            alpha=self.alpha,
+            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups,
+            act=self.act, alpha=self.alpha,
         )  # fmt: skip
 
     def extra_repr(self) -> str:

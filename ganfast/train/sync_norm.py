@@ -133,7 +133,7 @@ class _BatchNormActOverAll(Function):
             wide = gy.to(mean.dtype), x.to(mean.dtype)
             if differentiates():
                 if ctx.spec.act in PIECEWISE_LINEAR:
-                    wide = reaching(wide[0], weight, bias), wide[1]
+                    wide = reaching(wide[0], weight, bias, alpha), wide[1]
                 grads = _gradients(*wide, weight, bias, alpha, ctx.spec)
             else:
                 grads = _passes(*wide, weight, bias, alpha, mean, invstd, count, ctx.spec)

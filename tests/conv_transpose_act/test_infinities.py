@@ -31,4 +31,5 @@ def test_infinite_gradients_are_torchs(backend, act, alpha, call):
         lambda x, weight, bias, alpha=alpha: act_of_torch(convolution(x, weight, bias), act, alpha),
         lambda x, weight, bias, alpha=alpha: fast(x, weight, bias, act=act, alpha=alpha, backend=backend),
         leaves,
+        backend,
     )

@@ -23,7 +23,7 @@ def fused() -> nn.Sequential:
 def test_convert_sync_batchnorm_refuses_by_name(dims):
     norm = getattr(gnn, f"BatchNormAct{dims}d")(4, act="relu")
     for module in (norm, nn.Sequential(nn.ReLU(), nn.Sequential(norm))):
-        with pytest.raises(RuntimeError, match=rf"convert_sync_batchnorm: got a BatchNormAct{dims}d with act='relu'.*synchronise\(module\)"):
+        with pytest.raises(RuntimeError, match=rf"convert_sync_batchnorm: got a BatchNormAct{dims}d with act='relu'.*synchronise\(mod"):
             nn.SyncBatchNorm.convert_sync_batchnorm(module)
     assert norm.eps == 1e-5 and f"{norm}".endswith("act=relu)")
 
@@ -61,7 +61,7 @@ def test_tools_that_work_in_place_or_go_by_the_exact_class_keep_it():
     net = fused()
     want = net(X)
     torch.testing.assert_close(nn.utils.convert_conv2d_weight_memory_format(copy.deepcopy(net), torch.channels_last)(X), want)
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(AssertionError, match="did not find fuser method"):
         torch.ao.quantization.fuse_modules(copy.deepcopy(net), [["0", "1"]])
     prepared = copy.deepcopy(net)
     prepared.qconfig = torch.ao.quantization.default_qconfig

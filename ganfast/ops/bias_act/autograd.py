@@ -67,13 +67,13 @@ class BiasAct(Function):
             elif differentiates():
                 if spec.act in PIECEWISE_LINEAR:
                     x, enough = before(ctx, saved if spec.saves == "x" else None)
-                    gy = reaching(gy, x, handle_of(ctx, 1, bias)) if enough else reaching(gy, saved)
+                    gy = reaching(gy, x, handle_of(ctx, 1, bias), alpha) if enough else reaching(gy, saved)
                 gx, gbias, galpha = _differentiable(gy, saved, None if spec.saves == "y" else bias, alpha, spec)
             else:
                 gy = dense(gy, spec.channels_last)
                 gx, gbias, galpha = kernels.bwd(
-                    gy, gy if saved is None else saved, None if spec.saves == "y" else bias, alpha, spec.act, spec.alpha_value, spec.gain, spec.clamp,
-                    spec.saves == "y", spec.channels_last, spec.backend,
+                    gy, gy if saved is None else saved, None if spec.saves == "y" else bias, alpha, spec.act, spec.alpha_value, spec.gain,
+                    spec.clamp, spec.saves == "y", spec.channels_last, spec.backend,
                 )  # fmt: skip
         return (
             gx if needs_x else None,

@@ -112,7 +112,8 @@ class ConvTransposeAct(Function):
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         linear = spec.act == "linear"
-        ctx.save_for_backward(x, weight, alpha, None if linear else (z if spec.save_z else y), handle(bias))
+        kept = (x, weight) if any(ctx.needs_input_grad[:3]) else (None, None)  # not for alpha alone
+        ctx.save_for_backward(*kept, alpha, None if linear else (z if spec.save_z else y), handle(bias))
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
@@ -125,9 +126,9 @@ class ConvTransposeAct(Function):
         if upstream is None:
             return None, None, None, None, None
         with no_autocast(upstream):
+            if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
             gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
-            if ctx.spec.act in PIECEWISE_LINEAR and differentiates():
-                gz = _reaching(ctx, gz, x, bias, saved)
             linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
             gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
@@ -146,7 +147,9 @@ class ConvAct(Function):
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         saved = None if spec.act == "linear" else (z if spec.save_z else y)
         # x is for the weight's gradient alone: a frozen discriminator keeps no images.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, alpha, saved, handle(bias))
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        kept = x if needs_weight else None, weight if needs_x or needs_weight or needs_bias else None
+        ctx.save_for_backward(*kept, alpha, saved, handle(bias))
         ctx.set_materialize_grads(False)
         return y, z
 
@@ -158,19 +161,20 @@ class ConvAct(Function):
         if upstream is None:
             return None, None, None, None, None, None
         with no_autocast(upstream):
+            if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
             gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
-            if ctx.spec.act in PIECEWISE_LINEAR and differentiates():
-                gz = _reaching(ctx, gz, x, bias, saved)
             linear = ctx.spec.linear()
             gx = conv_transpose(gz, weight, linear) if needs_x else None
             gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
         return gx, gweight, gbias, galpha if needs_alpha else None, None, None
 
 
-def _reaching(ctx, gz: Tensor, x: Tensor | None, bias: Tensor | None, saved: Tensor) -> Tensor:
-    """gz, whose double backward leads to the bias and to what lies before x; through the activation itself where x was not kept."""
+def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, saved: Tensor) -> Tensor:
+    """gy, whose double backward leads to the others and to what lies before x; through the activation itself where x was not kept.
+    `weight` is None where x's gradient leads to it."""
     x, enough = before(ctx, x)
-    return reaching(gz, x, handle_of(ctx, 2, bias)) if enough else reaching(gz, saved)
+    return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha) if enough else reaching(gy, saved, alpha)
 
 
 def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:

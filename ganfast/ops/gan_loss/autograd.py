@@ -39,8 +39,8 @@ class GanLoss(Function):
         if differentiates():
             if (fake._version, 0 if real is None else real._version) != ctx.logits[2:]:
                 raise RuntimeError(
-                    f"gan_loss: the logits of kind={kind!r} were changed in place after the loss, which a second derivative reads, wants them "
-                    "as they were. Change a copy, logits.detach().clone()."
+                    f"gan_loss: the logits of kind={kind!r} were changed in place after the loss, a second derivative wants them as they "
+                    "were. Change a copy, logits.detach().clone()."
                 )
             flat_real = None if real is None else real.reshape(-1).to(gloss.dtype)
             greal, gfake = reference.gan_loss_grads(flat_real, fake.reshape(-1).to(gloss.dtype), *ctx.formula)
