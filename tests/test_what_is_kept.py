@@ -95,19 +95,18 @@ def networks(act: str):
     """(torch's, ganfast's) layers in places where only zeros lead to some parameter, by name."""
     alpha = {"alpha": 0.2} if act == "leaky_relu" else {}
     layer = {"relu": nn.ReLU(), "leaky_relu": nn.LeakyReLU(0.2), "tanh": nn.Tanh()}[act]
-    norm = lambda: nn.BatchNorm2d(4)
-    yield "norm", [nn.Conv2d(3, 4, 3), norm(), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3), gnn.BatchNormAct2d(4, act=act, **alpha), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
-    yield "instance norm", [nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, affine=True), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3), gnn.InstanceNormAct2d(4, affine=True, act=act, **alpha), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
-    yield "eval norm", [nn.Conv2d(3, 4, 3), norm().eval(), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3), gnn.BatchNormAct2d(4, act=act, **alpha).eval(), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
-    yield "two convolutions", [nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3), gnn.ConvAct2d(4, 4, 3, act=act, **alpha), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
-    yield "something between", [nn.Conv2d(3, 4, 3), nn.Identity(), nn.AvgPool2d(2), nn.ConvTranspose2d(4, 4, 3), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3), nn.AvgPool2d(2), gnn.ConvTransposeAct2d(4, 4, 3, act=act, **alpha), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
-    yield "a chain", [nn.Conv2d(3, 4, 3), layer, nn.Dropout(0.0), nn.Conv2d(4, 4, 3), layer, nn.Conv2d(4, 1, 3)], [
-        gnn.ConvAct2d(3, 4, 3, act=act, **alpha), nn.Dropout(0.0), gnn.ConvAct2d(4, 4, 3, act=act, **alpha), gnn.ConvAct2d(4, 1, 3)]  # fmt: skip
+    conv, own = nn.Conv2d, lambda *sizes, **k: gnn.ConvAct2d(*sizes, **k)
+    first, last, own_first, own_last = conv(3, 4, 3), conv(4, 1, 3), own(3, 4, 3), own(4, 1, 3)
+    fused = {"act": act, **alpha}
+    yield "norm", [first, nn.BatchNorm2d(4), layer, last], [own_first, gnn.BatchNormAct2d(4, **fused), own_last]
+    yield "eval norm", [first, nn.BatchNorm2d(4).eval(), layer, last], [own_first, gnn.BatchNormAct2d(4, **fused).eval(), own_last]
+    instance = nn.InstanceNorm2d(4, affine=True), gnn.InstanceNormAct2d(4, affine=True, **fused)
+    yield "instance norm", [first, instance[0], layer, last], [own_first, instance[1], own_last]
+    yield "two convolutions", [first, conv(4, 4, 3), layer, last], [own_first, own(4, 4, 3, **fused), own_last]
+    between = nn.ConvTranspose2d(4, 4, 3), gnn.ConvTransposeAct2d(4, 4, 3, **fused)
+    yield "something between", [first, nn.AvgPool2d(2), between[0], layer, last], [own_first, nn.AvgPool2d(2), between[1], own_last]
+    chain = [own(3, 4, 3, **fused), nn.Dropout(0.0), own(4, 4, 3, **fused), own_last]
+    yield "a chain", [first, layer, nn.Dropout(0.0), conv(4, 4, 3), layer, last], chain
 
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all learn", "weights frozen"])
@@ -115,9 +114,10 @@ def networks(act: str):
 def test_a_penalty_alone_reaches_whom_torchs_does(act, frozen):
     for name, eager, fast in networks(act):
         eager, fast = nn.Sequential(*eager), nn.Sequential(*fast)
-        for own, torchs in zip(fast.parameters(), eager.parameters()):
-            own.data.copy_(torchs.data)
         results = []
+        for own, torchs in zip(fast.parameters(), eager.parameters(), strict=True):
+            own.requires_grad_().grad = torchs.requires_grad_().grad = None
+            own.data.copy_(torchs.data)
         for net in (eager, fast):
             if frozen:
                 for p in net.parameters():
