@@ -34,6 +34,7 @@ _TABLE = [
     Activation("snake", 1.0, False),
 ]
 ACTIVATIONS = {a.name: a for a in _TABLE}
+PIECEWISE_LINEAR = ("relu", "leaky_relu", "prelu")
 
 
 def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
@@ -132,7 +133,11 @@ def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, 
         below = saved + _SELU_SCALE * _SELU_ALPHA if from_y else _SELU_SCALE * _SELU_ALPHA * torch.exp(saved.clamp(max=0))
         return torch.where(saved > 0, torch.full_like(saved, _SELU_SCALE), below)
     if act == "softplus":
-        return -torch.expm1(-a * saved) if from_y else torch.sigmoid(a * saved)
+        if from_y:
+            return -torch.expm1(-a * saved)
+        slope = torch.sigmoid(a * saved)
+        # With a tensor alpha the forward selects z beyond 20: of an infinite g nothing may reach the second order there.
+        return slope if alpha is None else torch.where(a * saved > 20, slope.detach(), slope)
     if act == "silu":
         s = torch.sigmoid(saved)
         return s * (1 + saved * (1 - s))
@@ -159,16 +164,35 @@ def act_alpha_grad(z: Tensor, act: str, alpha: Tensor) -> Tensor:
     raise AssertionError(act)
 
 
-def one_kernel_grad(gy: Tensor, saved: Tensor, act: str, alpha_value: float, from_y: bool) -> Tensor | None:
-    """gy * f' by one kernel of torch's, differentiable to any order; None where torch has none. Not for a tensor alpha. Where f' is
-    piecewise constant it is so for autograd too: torch's own formula hands zeros down, and a double backward would carry them through
-    every convolution before this one."""
+def act_bwd(g: Tensor, saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, from_y: bool) -> Tensor:
+    """g * f'(z), differentiable to any order, by one of torch's kernels where it has one. Where relu is off the result is 0 whatever
+    arrives, as in torch: a product would make NaN of an infinite g. Where f' is piecewise constant it is so for autograd too; torch's
+    own formula hands zeros down instead, which _autograd.reaching does at less cost."""
+    if act == "linear":
+        return g
     if act == "relu":
-        return torch.ops.aten.threshold_backward(gy, saved.detach(), 0)
+        return torch.ops.aten.threshold_backward(g, saved.detach(), 0)
+    if act in ("leaky_relu", "prelu"):
+        if alpha is None:
+            return torch.ops.aten.leaky_relu_backward(g, saved.detach(), alpha_value, False)
+        on = saved > 0
+        return torch.where(on, g, _column(alpha, alpha_value, saved) * torch.where(on, 0.0, g))
     if act == "tanh" and from_y:
-        return torch.ops.aten.tanh_backward(gy, saved)
+        return torch.ops.aten.tanh_backward(g, saved)
     if act == "sigmoid" and from_y:
-        return torch.ops.aten.sigmoid_backward(gy, saved)
-    if act in ("leaky_relu", "prelu") and from_y:
-        return torch.ops.aten.leaky_relu_backward(gy, saved.detach(), alpha_value, True)
-    return None
+        return torch.ops.aten.sigmoid_backward(g, saved)
+    return g * act_grad(saved, act, alpha, alpha_value, from_y)
+
+
+def act_alpha_bwd(g: Tensor, z: Tensor, act: str, alpha: Tensor) -> Tensor:
+    """g * df/dalpha at every element, differentiable; 0 whatever arrives where f does not depend on alpha."""
+    if act in ("leaky_relu", "prelu", "elu"):
+        g = torch.where(z > 0, 0.0, g)
+    elif act == "softplus":
+        g = torch.where(_column(alpha, 0.0, z) * z > 20, 0.0, g)
+    return g * act_alpha_grad(z, act, alpha)
+
+
+def has_one_kernel(act: str, from_y: bool) -> bool:
+    """Whether act_bwd with a float alpha is one of torch's kernels, which round once in every dtype."""
+    return act in PIECEWISE_LINEAR or (act in ("tanh", "sigmoid") and from_y)

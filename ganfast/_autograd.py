@@ -4,6 +4,7 @@ import contextlib
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 
 def differentiates() -> bool:
@@ -43,11 +44,10 @@ def wanted_gradients(ctx, weights: tuple[int, ...] = ()) -> tuple[bool, ...]:
     if torch.compiler.is_compiling():
         return needs
     skips = weights and _skips()
-    # Inputs that need no gradient, and those that are no tensors, have no node.
-    nodes = iter([node for node, _ in ctx.next_functions if node is not None])
+    nodes = _nodes(ctx)
     wanted = []
     for i, need in enumerate(needs):
-        if need and (node := next(nodes, None)) is not None:
+        if need and (node := nodes[i]) is not None:
             # The answer for a leaf that autograd.grad wants costs 15 us: not asked for an image that is one, nor for what is nearly
             # free beside the weight's gradient.
             free = isinstance(node, _Leaf) and (i == 0 or (i > 1 and wanted[1]))
@@ -57,6 +57,83 @@ def wanted_gradients(ctx, weights: tuple[int, ...] = ()) -> tuple[bool, ...]:
 
 
 _Leaf = torch._C._functions.AccumulateGrad
+
+
+def handle(tensor: Tensor | None) -> Tensor | None:
+    """What a forward saves of a tensor whose numbers its backward does not read, only whose place in the graph `handle_of` gives back:
+    nothing of a leaf, so that an optimizer may change it before the backward."""
+    return None if tensor is None or torch.compiler.is_compiling() or tensor.is_leaf else tensor
+
+
+def kept(vector: Tensor | None) -> Tensor | None:
+    """What an op hands to its Function of a vector [C] that torch's backward does not read: a copy of a leaf, so that an optimizer may
+    change it before the backward. Others are results that nobody changes."""
+    return vector.clone() if vector is not None and vector.is_leaf else vector
+
+
+def handle_of(ctx, index: int, saved: Tensor | None) -> Tensor | None:
+    """In a backward: input `index` of the forward, as a place in the graph; None where it needs no gradient."""
+    if saved is not None or not ctx.needs_input_grad[index]:
+        return saved
+    node = _nodes(ctx)[index]
+    return node.variable if isinstance(node, _Leaf) else None
+
+
+def _nodes(ctx) -> dict:
+    """The node of every input of the forward that needs a gradient. Those that need none, and those that are no tensors, have none."""
+    nodes = iter([node for node, _ in ctx.next_functions if node is not None])
+    return {i: next(nodes, None) for i, need in enumerate(ctx.needs_input_grad) if need}
+
+
+class _Reaches(Function):
+    """gz as it is; a double backward hands zeros to the other tensors."""
+
+    @staticmethod
+    def forward(ctx, gz, *tensors):
+        ctx.tensors = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
+        return gz.view_as(gz)
+
+    @staticmethod
+    def backward(ctx, u):
+        zeros = (torch.zeros(t[0], dtype=t[1], device=t[2]) if need else None for t, need in zip(ctx.tensors, ctx.needs_input_grad[1:]))
+        return u, *zeros
+
+
+def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
+    """gz, the gradient on one side of a piecewise linear activation, whose double backward gives `tensors` zeros. torch's does, through the
+    activation's saved output: an optimizer or DDP that waits for every gradient gets one. Torch's zeros run through every earlier
+    convolution; these go where nothing else leads."""
+    return _Reaches.apply(gz, *tensors) if any(t is not None and t.requires_grad for t in tensors) else gz
+
+
+def reached(node) -> bool:
+    """Whether a double backward needs no zeros from here on for what lies before this node of a forward's graph: every way leads to
+    one of ganfast's activations, which reaches for what lies before itself, and to no parameter on the way."""
+    todo, seen = [node], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, _Leaf) or len(seen) > 64:
+            return False
+        if getattr(getattr(type(node), "_forward_cls", None), "reaches_back", False) and node.spec.act != "linear":
+            continue
+        todo += [before for before, _ in node.next_functions]
+    return True
+
+
+def before(ctx, saved: Tensor | None = None) -> tuple[Tensor | None, bool]:
+    """(x where zeros have to be handed to it, whether that is enough) for the double backward of a forward whose input 0 is x; `saved`
+    is x where it was kept."""
+    node = _nodes(ctx).get(0)
+    if node is None:
+        return None, True
+    if isinstance(node, _Leaf):
+        return node.variable, True
+    if reached(node):
+        return None, True
+    return saved, saved is not None
 
 
 def _runs(node) -> bool:

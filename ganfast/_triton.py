@@ -140,6 +140,27 @@ def act_alpha_grad(z, alpha, ACT: tl.constexpr):
 
 
 @triton.jit
+def act_bwd(g, saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr):
+    """g f'(z). Where relu is off 0 is selected: a product would make NaN of an infinite g."""
+    if ACT == "relu":
+        return tl.where(saved <= 0, 0.0, g)
+    else:
+        return g * act_grad(saved, alpha, ACT, FROM_Y)
+
+
+@triton.jit
+def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr):
+    """g df/dalpha; 0 is selected where f does not depend on alpha."""
+    slope = act_alpha_grad(z, alpha, ACT)
+    if ACT == "softplus":
+        return tl.where(alpha * z > 20, 0.0, g * slope)
+    elif ACT == "snake":
+        return g * slope
+    else:
+        return tl.where(z > 0, 0.0, g * slope)
+
+
+@triton.jit
 def over_rows(v, CHANNELS_LAST: tl.constexpr):
     """A vector per row, broadcast over the tile's channels."""
     return v[:, None] if CHANNELS_LAST else v[None, :]

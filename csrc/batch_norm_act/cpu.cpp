@@ -55,7 +55,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
     for (int64_t i = 0; i < length; ++i) {
       const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
       const A z = centred * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0);
-      const A g = static_cast<A>(gy[at + i]) * act_grad<A>(act, z, kLast ? alpha[i] : alpha0, false);
+      const A g = act_bwd<A>(act, static_cast<A>(gy[at + i]), z, kLast ? alpha[i] : alpha0, false);
       if constexpr (kLast) bias_sum[i] += g, weight_sum[i] += g * centred * invstd[i];
       else b += g, w += g * centred * invstd0;
     }
@@ -63,7 +63,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
       for (int64_t i = 0; i < length; ++i) {
         const int64_t c = kLast ? i : 0;
         const A z = (static_cast<A>(x[at + i]) - mean[c]) * scale[c] + shift[c];
-        const A term = static_cast<A>(gy[at + i]) * act_alpha_grad<A>(act, z, alpha[c]);
+        const A term = act_alpha_bwd<A>(act, static_cast<A>(gy[at + i]), z, alpha[c]);
         if constexpr (kLast) alpha_sum[i] += term;
         else a += term;
       }
@@ -84,7 +84,7 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
     for (int64_t i = 0; i < length; ++i) {
       const A s = kLast ? scale[i] : scale0;
       const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
-      const A g = static_cast<A>(gy[at + i]) * act_grad<A>(act, centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
+      const A g = act_bwd<A>(act, static_cast<A>(gy[at + i]), centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
       gx[at + i] = narrow<T>(s * (g - (kLast ? mean_g[i] : g0) - centred * (kLast ? invstd[i] * mean_gx[i] : invstd0 * gx0)));
     }
   });

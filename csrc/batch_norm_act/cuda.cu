@@ -113,10 +113,10 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_sums_kerne
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const float centred = v[1][i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
-        const float gz = v[0][i] * tag.grad(z, a[i], false);
+        const float gz = tag.bwd(v[0][i], z, a[i], false);
         sums[0][i] += gz;
         sums[1][i] += gz * centred;
-        if (alpha) sums[2][i] += v[0][i] * tag.alpha_grad(z, a[i]);
+        if (alpha) sums[2][i] += tag.alpha_bwd(v[0][i], z, a[i]);
       }
     });
   });
@@ -131,8 +131,9 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(Cha
   const Affine affine = load_affine(g, walk.channel, mean, invstd, weight, bias);
   float a[kVec], offset[kVec], slope[kVec], inverse[kVec];
   load_channels(g, walk.channel, alpha, alpha_value, a);
-  load_channels(g, walk.channel, gbias, 0, offset);
-  load_channels(g, walk.channel, gweight, 0, slope);
+  // In eval mode nothing flows through the statistics, and an infinite sum times 0 would be NaN.
+  load_channels(g, walk.channel, inverse_count ? gbias : nullptr, 0, offset);
+  load_channels(g, walk.channel, inverse_count ? gweight : nullptr, 0, slope);
   load_channels(g, walk.channel, invstd, 0, inverse);
 #pragma unroll
   for (int i = 0; i < kVec; ++i) offset[i] *= inverse_count, slope[i] *= inverse[i] * inverse_count;
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(Cha
 #pragma unroll
       for (int i = 0; i < kVec; ++i) {
         const float centred = v[1][i] - affine.mean[i], z = centred * affine.scale[i] + affine.shift[i];
-        v[1][i] = affine.scale[i] * (v[0][i] * tag.grad(z, a[i], false) - (offset[i] + centred * slope[i]));
+        v[1][i] = affine.scale[i] * (tag.bwd(v[0][i], z, a[i], false) - (offset[i] + centred * slope[i]));
       }
       store_item(gx + at, g.width, v[1]);
     });

@@ -83,7 +83,7 @@ void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, con
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < length; ++i) {
       const A z = static_cast<A>(saved[at + i]) * scale + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0;
-      const A g = slope(i, z, a) * act_grad<A>(act, z, a, from_y);
+      const A g = act_bwd<A>(act, slope(i, z, a), z, a, from_y);
       gx[at + i] = narrow<T>(g);
       if constexpr (kLast) bias_sum[i] += g;
       else total += g;
@@ -91,7 +91,7 @@ void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, con
     if (how.with_alpha)
       for (int64_t i = 0; i < length; ++i) {
         const A z = static_cast<A>(saved[at + i]) + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0;
-        const A term = slope(i, z, a) * act_alpha_grad<A>(act, z, a);
+        const A term = act_alpha_bwd<A>(act, slope(i, z, a), z, a);
         if constexpr (kLast) alpha_sum[i] += term;
         else alpha_total += term;
       }

@@ -50,9 +50,9 @@ __global__ void __launch_bounds__(kChannelThreads, kPlain && sizeof(T) == 4 ? 3 
             if (y >= limit || y <= -limit) slope = 0;
           }
         }
-        result[i] = slope * tag.grad(z, a[i], from_y);
+        result[i] = tag.bwd(slope, z, a[i], from_y);
         sums[0][i] += result[i];
-        if (alpha) sums[1][i] += slope * tag.alpha_grad(z, a[i]);
+        if (alpha) sums[1][i] += tag.alpha_bwd(slope, z, a[i]);
       }
       store_item(gx + at, g.width, result);
     });

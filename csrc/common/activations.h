@@ -149,4 +149,16 @@ template <class T> GANFAST_HD T act_alpha_grad(Act act, T z, T alpha) {
   }
 }
 
+// g * f'(z). Where relu is off the result is 0 whatever arrives, as in torch: a product would make NaN of an infinite g.
+template <class T> GANFAST_HD T act_bwd(Act act, T g, T saved, T alpha, bool from_y) {
+  if (act == Act::relu) return saved <= 0 ? T(0) : g;
+  return g * act_grad<T>(act, saved, alpha, from_y);
+}
+
+// g * df/dalpha; 0 whatever arrives where f does not depend on alpha.
+template <class T> GANFAST_HD T act_alpha_bwd(Act act, T g, T z, T alpha) {
+  const bool depends = act == Act::snake || (act == Act::softplus ? !(alpha * z > T(20)) : !(z > 0));
+  return depends ? g * act_alpha_grad<T>(act, z, alpha) : T(0);
+}
+
 }  // namespace ganfast

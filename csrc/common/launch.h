@@ -85,6 +85,15 @@ template <Act kAct> struct ActTag {
     }
     return act_alpha_grad<float>(kAct, z, alpha);
   }
+  // As act_bwd and act_alpha_bwd.
+  static __device__ __forceinline__ float bwd(float g, float saved, float alpha, bool from_y) {
+    if constexpr (kAct == Act::snake) return g * grad(saved, alpha, from_y);
+    return act_bwd<float>(kAct, g, saved, alpha, from_y);
+  }
+  static __device__ __forceinline__ float alpha_bwd(float g, float z, float alpha) {
+    if constexpr (kAct == Act::snake) return g * alpha_grad(z, alpha);
+    return act_alpha_bwd<float>(kAct, g, z, alpha);
+  }
 };
 
 // f(ActTag<act>): one jump for a whole vector instead of one per element.

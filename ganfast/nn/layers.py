@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast._activations import ACTIVATIONS
+from ganfast.nn.by_class import Guarded, GuardedCopy
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.conv_act.op import conv_act
@@ -35,7 +36,7 @@ def _activation_repr(module: nn.Module) -> str:
     return f", act={module.act}, alpha={f'learned {tuple(alpha.shape)}' if isinstance(alpha, Tensor) else alpha}"
 
 
-class _ConvTransposeAct:
+class _ConvTransposeAct(GuardedCopy):
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
         padding_mode="zeros", device=None, dtype=None, *, act="linear", alpha=None,
@@ -78,7 +79,9 @@ class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
     __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
 
 
-class _ConvAct:
+class _ConvAct(GuardedCopy):
+    dilation = Guarded()
+
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, padding_mode="zeros",
         device=None, dtype=None, *, act="linear", alpha=None,
@@ -91,8 +94,8 @@ class _ConvAct:
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
         return conv_act(
-            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, act=self.act,
-            alpha=self.alpha,
+            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups,
+            act=self.act, alpha=self.alpha,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -118,7 +121,9 @@ class ConvAct3d(_ConvAct, nn.Conv3d):
     __doc__ = _ORDINARY_DOC.format(n=3, sizes="D, H, W")
 
 
-class _UpsampleConvAct:
+class _UpsampleConvAct(GuardedCopy):
+    dilation = Guarded()
+
     def __init__(
         self, in_channels, out_channels, kernel_size=3, padding=1, groups=1, bias=True, device=None, dtype=None, *, scale_factor=2,
         act="linear", alpha=None,
@@ -178,11 +183,13 @@ def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor |
     track = not norm.training or norm.track_running_stats
     return batch_norm_act(
         x, norm.running_mean if track else None, norm.running_var if track else None, norm.weight, norm.bias, training=batch_statistics,
-        momentum=momentum, eps=norm.eps, act=act, alpha=alpha, partials=partials if batch_statistics else None,
+        momentum=momentum, eps=vars(norm)["eps"], act=act, alpha=alpha, partials=partials if batch_statistics else None,
     )  # fmt: skip
 
 
 class _BatchNormAct:
+    eps = Guarded()
+
     def __init__(
         self,
         num_features,

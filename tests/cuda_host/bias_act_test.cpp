@@ -37,8 +37,10 @@ template <class T> void run(const char* name, int64_t n, int64_t c, int64_t l, b
   for (int64_t i = 0; i < x.count; ++i) {
     const int64_t k = channel(i);
     const double z = o.from_y ? y[i] / o.gain : x[i] + (o.bias ? bias[k] : 0), g = std::fabs(unclamped(i)) >= bound ? 0 : gy[i] * o.gain;
-    want_gx[i] = g * act_grad<double>(act, z, slope(i), o.from_y);
-    const double ga = g * act_alpha_grad<double>(act, z, slope(i));
+    const bool off = act == Act::relu && z <= 0;
+    if (off) gy.set(i, INFINITY);  // of which nothing may arrive
+    want_gx[i] = off ? 0 : g * act_grad<double>(act, z, slope(i), o.from_y);
+    const double ga = act == Act::prelu && z > 0 ? 0 : g * act_alpha_grad<double>(act, z, slope(i));
     sum_g[k] += want_gx[i], sum_ga[k] += ga, sums[k] += std::fabs(want_gx[i]) + std::fabs(ga);
   }
   const float limit = o.from_y ? static_cast<float>(y.rounded(o.clamp)) : o.clamp;

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast import _backends
-from ganfast._autograd import differentiates, no_autocast
+from ganfast._activations import PIECEWISE_LINEAR
+from ganfast._autograd import before, differentiates, no_autocast, reaching
 from ganfast._layout import dense
 from ganfast.ops.batch_norm_act import kernels
 from ganfast.ops.batch_norm_act.reference import gradients
@@ -48,7 +49,9 @@ def forward_op(x, weight, bias, alpha, mean, invstd, spec, together: Together | 
 
 
 class BatchNormAct(Function):
-    """Saves x and its statistics; never the running statistics, which the next forward overwrites."""
+    """Saves x and its statistics; never the running statistics, which the next forward overwrites. The bias arrives as `kept` gives it."""
+
+    reaches_back = True  # see _autograd.reached
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, mean, invstd, spec, together):
@@ -65,8 +68,11 @@ class BatchNormAct(Function):
         with no_autocast(gy):
             if differentiates():
                 vectors = (None if v is None else v.to(acc) for v in (weight, bias))
+                gy = gy.to(acc)
+                if spec.act in PIECEWISE_LINEAR:  # in train mode the statistics lead to x
+                    gy = reaching(gy, None if spec.training else before(ctx, x)[0], weight, bias, alpha)
                 gx, gweight, gbias, galpha = gradients(
-                    gy.to(acc), x.to(acc), mean, invstd, *vectors, spec.act, alpha, spec.alpha_value, spec.training, spec.eps
+                    gy, x.to(acc), mean, invstd, *vectors, spec.act, alpha, spec.alpha_value, spec.training, spec.eps
                 )
                 gx = gx.to(x.dtype)
             else:

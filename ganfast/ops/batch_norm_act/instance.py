@@ -2,9 +2,11 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native
+from ganfast._autograd import kept
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.batch_norm_act.autograd import Spec
@@ -52,7 +54,7 @@ def instance_norm_act(
         plan = _plan(x, weight, bias, eps, act, alpha, backend)
         if key is not None:
             _plans[key] = plan
-    return run(plan, x, weight, bias, alpha)
+    return run(plan, x, kept(weight) if torch.is_grad_enabled() else weight, bias, alpha)  # torch keeps a copy too
 
 
 def _plan(x, weight, bias, eps, act, alpha, backend) -> Plan:

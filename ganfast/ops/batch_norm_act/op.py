@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native
+from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last
 from ganfast._memo import Memo
 from ganfast._statistics import merge_partials
@@ -91,7 +92,7 @@ def run(plan: Plan, x, weight, bias, alpha, running_mean=None, running_var=None,
     else:
         mean, invstd = _statistics(x, running_mean, running_var, momentum, partials, spec)
     if torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in (x, weight, bias, alpha)):
-        y = BatchNormAct.apply(x, weight, bias, alpha, mean, invstd, spec, together)
+        y = BatchNormAct.apply(x, weight, kept(bias), alpha, mean, invstd, spec, together)
     else:
         y = forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec, together)[0]
     return y if plan.missing is None else y.squeeze(plan.missing)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd
 
 
 def reduced_dims(x: Tensor, per_image: bool = False) -> list[int]:
@@ -47,7 +47,7 @@ def gradients(gy, x, mean, invstd, weight, bias, act, alpha, alpha_value, traini
         xhat = (x - column(mean, x)) * scale
     z = xhat if weight is None else xhat * column(weight, x)
     z = z if bias is None else z + column(bias, x)
-    g = gy * act_grad(z, act, alpha, alpha_value, False)
+    g = act_bwd(gy, z, act, alpha, alpha_value, False)
     gbias, gweight = g.sum(dims).flatten(), (g * xhat).sum(dims).flatten()
     centred = g
     if training:
@@ -56,7 +56,7 @@ def gradients(gy, x, mean, invstd, weight, bias, act, alpha, alpha_value, traini
     gx = centred * scale if weight is None else centred * scale * column(weight, x)
     if per_image:
         gbias, gweight = gbias.view(x.shape[:2]).sum(0), gweight.view(x.shape[:2]).sum(0)
-    galpha = None if alpha is None else (gy * act_alpha_grad(z, act, alpha)).sum(reduced_dims(x))
+    galpha = None if alpha is None else act_alpha_bwd(gy, z, act, alpha).sum(reduced_dims(x))
     return gx, gweight, gbias, galpha
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd
 from ganfast.ops.batch_norm_act.reference import is_per_image, reduced_dims
 
 
@@ -24,12 +24,12 @@ def batch_norm_act_fwd_torch(x, mean, invstd, weight, bias, alpha, act, alpha_va
 def batch_norm_act_bwd_torch(gy, x, mean, invstd, weight, bias, alpha, act, alpha_value, training, channels_last):
     acc, gy, x = mean.dtype, _one_image(gy, mean), _one_image(x, mean)
     z = None if act == "linear" else _normalise(x, mean, invstd, weight, bias)
-    if act == "relu":
-        g = exact = torch.ops.aten.threshold_backward(gy, z, 0)
+    if act in ("linear", "relu"):  # which round nothing
+        g = exact = act_bwd(gy, z, act, alpha, alpha_value, False)
     else:
-        exact = gy if z is None else gy.to(acc) * act_grad(z.to(acc), act, alpha, alpha_value, False)
+        exact = act_bwd(gy.to(acc), z.to(acc), act, alpha, alpha_value, False)
         g = exact.to(gy.dtype)
-    galpha = mean.new_empty(0) if alpha is None else (gy.to(acc) * act_alpha_grad(z.to(acc), act, alpha)).sum(reduced_dims(x))
+    galpha = mean.new_empty(0) if alpha is None else act_alpha_bwd(gy.to(acc), z.to(acc), act, alpha).sum(reduced_dims(x))
     unit = torch.ones_like(mean) if weight is None else weight
     variance = invstd.square().reciprocal()
     gx, gweight, gbias = torch.ops.aten.native_batch_norm_backward(

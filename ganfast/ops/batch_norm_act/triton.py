@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast._triton import (
-    act_alpha_grad,
+    act_alpha_bwd,
+    act_bwd,
     act_fwd,
-    act_grad,
     cdiv,
     chan_merge,
     chunks,
@@ -138,11 +138,11 @@ def batch_norm_act_bwd_reduce_kernel(
         g = tl.load(gy + offsets, mask=mask, other=0.0).to(tl.float32)
         xhat = (tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) - centre) * inverse
         z = xhat * w + b
-        g_z = tl.where(mask, g * act_grad(z, a, ACT, False), 0.0)
+        g_z = tl.where(mask, act_bwd(g, z, a, ACT, False), 0.0)
         sum_bias += g_z
         sum_weight += tl.where(mask, g_z * xhat, 0.0)
         if alpha is not None:
-            sum_alpha += tl.where(mask, g * act_alpha_grad(z, a, ACT), 0.0)
+            sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
     ROWS: tl.constexpr = 2 if alpha is None else 3
     at = partials + t * ROWS * c + channels
     tl.store(at, sum_rows(sum_bias, CHANNELS_LAST), mask=channels < c)
@@ -167,7 +167,7 @@ def batch_norm_act_bwd_kernel(
     a = load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST)
     g = tl.load(gy + offsets, mask=mask, other=0.0).to(tl.float32)
     xhat = (tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) - load_channels(mean, channels, c, 0.0, CHANNELS_LAST)) * inverse
-    g = g * act_grad(xhat * w + load_channels(bias, channels, c, 0.0, CHANNELS_LAST), a, ACT, False)
+    g = act_bwd(g, xhat * w + load_channels(bias, channels, c, 0.0, CHANNELS_LAST), a, ACT, False)
     if TRAINING:
         sum_bias = load_channels(gbias, channels, c, 0.0, CHANNELS_LAST)
         sum_weight = load_channels(gweight, channels, c, 0.0, CHANNELS_LAST)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import saves_y
-from ganfast._autograd import differentiates, no_autocast
+from ganfast._activations import PIECEWISE_LINEAR, saves_y
+from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching
 from ganfast._layout import dense
 from ganfast.ops.bias_act import kernels, reference
 
@@ -37,7 +37,10 @@ def forward_op(x: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec)
 
 
 class BiasAct(Function):
-    """x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x."""
+    """x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x. The bias
+    arrives as `kept` gives it where its numbers are needed."""
+
+    reaches_back = True  # see _autograd.reached
 
     @staticmethod
     def forward(ctx, x, bias, alpha, spec):
@@ -47,7 +50,7 @@ class BiasAct(Function):
         if spec.saves == "x":
             ctx.save_for_backward(x, bias, alpha)
         else:
-            ctx.save_for_backward(y if spec.saves == "y" else None, None, None)
+            ctx.save_for_backward(y if spec.saves == "y" else None, handle(bias), None)
         return y
 
     @staticmethod
@@ -62,12 +65,15 @@ class BiasAct(Function):
                 gbias = gx.sum(reference.reduced_dims(gx), dtype=acc) if needs_bias else None
                 galpha = None
             elif differentiates():
-                gx, gbias, galpha = _differentiable(gy, saved, bias, alpha, spec)
+                if spec.act in PIECEWISE_LINEAR:
+                    x, enough = before(ctx, saved if spec.saves == "x" else None)
+                    gy = reaching(gy, x, handle_of(ctx, 1, bias), alpha) if enough else reaching(gy, saved)
+                gx, gbias, galpha = _differentiable(gy, saved, None if spec.saves == "y" else bias, alpha, spec)
             else:
                 gy = dense(gy, spec.channels_last)
                 gx, gbias, galpha = kernels.bwd(
-                    gy, gy if saved is None else saved, bias, alpha, spec.act, spec.alpha_value, spec.gain, spec.clamp,
-                    spec.saves == "y", spec.channels_last, spec.backend,
+                    gy, gy if saved is None else saved, None if spec.saves == "y" else bias, alpha, spec.act, spec.alpha_value, spec.gain,
+                    spec.clamp, spec.saves == "y", spec.channels_last, spec.backend,
                 )  # fmt: skip
         return (
             gx if needs_x else None,

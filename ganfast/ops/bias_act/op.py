@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native
+from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last, memory_format
 from ganfast._memo import Memo
 from ganfast.ops.bias_act import kernels
@@ -68,7 +69,7 @@ def bias_act(
     if torch.is_grad_enabled() and (
         x.requires_grad or (bias is not None and bias.requires_grad) or (alpha is not None and alpha.requires_grad)
     ):
-        y = BiasAct.apply(arranged, bias, alpha, spec)
+        y = BiasAct.apply(arranged, kept(bias) if spec.saves == "x" else bias, alpha, spec)
     else:
         y = forward_op(arranged, bias, alpha, spec)
     return y if plan.view is None else y.view(x.shape)

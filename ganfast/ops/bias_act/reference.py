@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganfast._activations import act_alpha_grad, act_fwd, act_grad
+from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd
 
 
 def reduced_dims(x: Tensor) -> list[int]:
@@ -33,8 +33,8 @@ def gradients(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y):
     if limit is not None:
         y = saved if from_y else act_fwd(z, act, alpha, alpha_value) * gain
         g = torch.where(y.detach().abs() >= limit, torch.zeros_like(g), g)
-    gx = g * act_grad(z, act, alpha, alpha_value, from_y)
-    galpha = None if alpha is None else (g * act_alpha_grad(z, act, alpha)).sum(reduced_dims(gy))
+    gx = act_bwd(g, z, act, alpha, alpha_value, from_y)
+    galpha = None if alpha is None else act_alpha_bwd(g, z, act, alpha).sum(reduced_dims(gy))
     return gx, gx.sum(reduced_dims(gy)), galpha
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ganfast._activations import activate, activate_, one_kernel_grad
+from ganfast._activations import act_bwd, activate, activate_, has_one_kernel
 from ganfast.ops.bias_act.reference import bias_act_bwd_reference, column, reduced_dims
 
 
@@ -28,10 +28,9 @@ def bias_act_fwd_torch_(x, bias, alpha, act, alpha_value, gain, clamp, channels_
 
 
 def bias_act_bwd_torch(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y, channels_last):
-    if limit is not None or gain != 1 or alpha is not None or not (from_y or bias is None):
+    one_kernel = act == "linear" or has_one_kernel(act, from_y)
+    if limit is not None or gain != 1 or alpha is not None or not (from_y or bias is None) or not one_kernel:
         return bias_act_bwd_reference(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y, channels_last)
-    gx = gy.clone() if act == "linear" else one_kernel_grad(gy, saved, act, alpha_value, from_y)
-    if gx is None:
-        return bias_act_bwd_reference(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y, channels_last)
+    gx = gy.clone() if act == "linear" else act_bwd(gy, saved, act, None, alpha_value, from_y)
     acc = torch.promote_types(gy.dtype, torch.float32)
     return gx, gx.sum(reduced_dims(gy), dtype=acc), gy.new_empty(0, dtype=acc)

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ganfast import _triton
-from ganfast._triton import act_alpha_grad, act_fwd, act_grad, load_channels, sum_rows, tile_offsets
+from ganfast._triton import act_alpha_bwd, act_bwd, act_fwd, load_channels, sum_rows, tile_offsets
 
 
 @triton.jit
@@ -52,11 +52,11 @@ def bias_act_bwd_kernel(
         if CLAMPS:
             y = v if FROM_Y else gain * act_fwd(z, a, ACT)
             g = tl.where(tl.abs(y) >= limit, 0.0, g)
-        gz = g * act_grad(z, a, ACT, FROM_Y)
+        gz = act_bwd(g, z, a, ACT, FROM_Y)
         tl.store(gx + offsets, gz.to(gx.dtype.element_ty), mask=mask)
         sum_bias += tl.where(mask, gz, 0.0)
         if alpha is not None:
-            sum_alpha += tl.where(mask, g * act_alpha_grad(z, a, ACT), 0.0)
+            sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
     ROWS: tl.constexpr = 1 if alpha is None else 2
     at = partials + t * ROWS * c + channels
     tl.store(at, sum_rows(sum_bias, CHANNELS_LAST), mask=channels < c)

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import act_alpha_grad, act_grad, one_kernel_grad
-from ganfast._autograd import differentiates, no_autocast, wanted_gradients
+from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd, has_one_kernel
+from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching, wanted_gradients
 from ganfast._layout import dense, dense_weight
 from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
@@ -105,12 +105,15 @@ class ConvTransposeAct(Function):
     x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x.
     """
 
+    reaches_back = True  # see _autograd.reached
+
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, spec):
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
-        ctx.spec = spec
+        ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         linear = spec.act == "linear"
-        ctx.save_for_backward(x, weight, alpha, None if linear else (z if spec.save_z else y), bias)
+        kept = (x, weight) if any(ctx.needs_input_grad[:3]) else (None, None)  # not for alpha alone
+        ctx.save_for_backward(*kept, alpha, None if linear else (z if spec.save_z else y), handle(bias))
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
@@ -123,9 +126,9 @@ class ConvTransposeAct(Function):
         if upstream is None:
             return None, None, None, None, None
         with no_autocast(upstream):
-            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, bias.dtype if needs_bias else None)
-            if ctx.needs_input_grad[2] and ctx.spec.act in _PIECEWISE_LINEAR and differentiates():
-                gz = _Reaches.apply(gz, bias)
+            if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
             linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
             gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
@@ -136,13 +139,17 @@ class ConvAct(Function):
     """(y, z) of an ordinary convolution, z as in ConvTransposeAct. `way`: the forward's backend; the spec is that of the
     transposed convolution whose D it is."""
 
+    reaches_back = True  # see _autograd.reached
+
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, spec, way):
         y, z = conv_act_op(x, weight, bias, alpha, spec, way)
-        ctx.spec = spec
+        ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         saved = None if spec.act == "linear" else (z if spec.save_z else y)
         # x is for the weight's gradient alone: a frozen discriminator keeps no images.
-        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight, alpha, saved, bias)
+        needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        kept = x if needs_weight else None, weight if needs_x or needs_weight or needs_bias else None
+        ctx.save_for_backward(*kept, alpha, saved, handle(bias))
         ctx.set_materialize_grads(False)
         return y, z
 
@@ -154,31 +161,20 @@ class ConvAct(Function):
         if upstream is None:
             return None, None, None, None, None, None
         with no_autocast(upstream):
-            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, bias.dtype if needs_bias else None)
-            if ctx.needs_input_grad[2] and ctx.spec.act in _PIECEWISE_LINEAR and differentiates():
-                gz = _Reaches.apply(gz, bias)
+            if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
             linear = ctx.spec.linear()
             gx = conv_transpose(gz, weight, linear) if needs_x else None
             gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
         return gx, gweight, gbias, galpha if needs_alpha else None, None, None
 
 
-_PIECEWISE_LINEAR = ("relu", "leaky_relu", "prelu")
-
-
-class _Reaches(Function):
-    """gz as it is; a double backward hands zeros to the bias, as torch's does through the saved output of a piecewise linear
-    activation: an optimizer or DDP that waits for every gradient gets one. Torch's zeros run through every earlier convolution;
-    these do not."""
-
-    @staticmethod
-    def forward(ctx, gz, bias):
-        ctx.save_for_backward(bias)
-        return gz.view_as(gz)
-
-    @staticmethod
-    def backward(ctx, u):
-        return u, torch.zeros_like(ctx.saved_tensors[0])
+def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, saved: Tensor) -> Tensor:
+    """gy, whose double backward leads to the others and to what lies before x; through the activation itself where x was not kept.
+    `weight` is None where x's gradient leads to it."""
+    x, enough = before(ctx, x)
+    return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha) if enough else reaching(gy, saved, alpha)
 
 
 def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -203,13 +199,13 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
             gy, saved, None, alpha, spec.act, spec.alpha_value, 1.0, None, from_y, spec.channels_last, spec.act_backend
         )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
-    if alpha is None and (gz := one_kernel_grad(gy, saved, spec.act, spec.alpha_value, from_y)) is not None:
-        return gz, None, None
+    if alpha is None and has_one_kernel(spec.act, from_y):
+        return act_bwd(gy, saved, spec.act, None, spec.alpha_value, from_y), None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)
     gy_acc, saved_acc = gy.to(acc), saved.to(acc)
-    gz = (gy_acc * act_grad(saved_acc, spec.act, alpha, spec.alpha_value, from_y)).to(gy.dtype)
+    gz = act_bwd(gy_acc, saved_acc, spec.act, alpha, spec.alpha_value, from_y).to(gy.dtype)
     if alpha is None:
         return gz, None, None
-    galpha = (gy_acc * act_alpha_grad(saved_acc, spec.act, alpha)).sum([0, *range(2, gy.dim())]).to(alpha.dtype)
+    galpha = act_alpha_bwd(gy_acc, saved_acc, spec.act, alpha).sum([0, *range(2, gy.dim())]).to(alpha.dtype)
     return gz, None, galpha

@@ -12,8 +12,8 @@ from torch.autograd import Function
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ganfast import _checks
-from ganfast._activations import act_alpha_grad, act_grad
-from ganfast._autograd import differentiates, no_autocast
+from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd
+from ganfast._autograd import differentiates, kept, no_autocast, reaching
 from ganfast._layout import dense, is_channels_last
 from ganfast._statistics import merge_partials
 from ganfast.nn.layers import _BatchNormAct, count_batch
@@ -86,7 +86,7 @@ def synchronised_batch_norm_act(x, running_mean, running_var, weight, bias, mome
         if running_mean is not None:
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
-    return _BatchNormActOverAll.apply(x, weight, bias, alpha, mean, torch.rsqrt(var + eps), count, spec)
+    return _BatchNormActOverAll.apply(x, weight, kept(bias), alpha, mean, torch.rsqrt(var + eps), count, spec)
 
 
 def _over_all(mean: Tensor, var: Tensor, values: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +115,8 @@ class _Sum(Function):
 class _BatchNormActOverAll(Function):
     """ganfast's passes with an all-reduce between them; the same formulas in torch where a graph of the backward is asked for."""
 
+    reaches_back = True  # see _autograd.reached
+
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, mean, invstd, count, spec):
         y = kernels.fwd(
@@ -130,6 +132,8 @@ class _BatchNormActOverAll(Function):
         with no_autocast(gy):
             wide = gy.to(mean.dtype), x.to(mean.dtype)
             if differentiates():
+                if ctx.spec.act in PIECEWISE_LINEAR:
+                    wide = reaching(wide[0], weight, bias, alpha), wide[1]
                 grads = _gradients(*wide, weight, bias, alpha, ctx.spec)
             else:
                 grads = _passes(*wide, weight, bias, alpha, mean, invstd, count, ctx.spec)
@@ -159,10 +163,10 @@ def _gradients(gy, x, weight, bias, alpha, spec):
     xhat = (x - column(mean, x)) * column(invstd, x)
     z = xhat if weight is None else xhat * column(weight, x)
     z = z if bias is None else z + column(bias, x)
-    g = gy * act_grad(z, spec.act, alpha, spec.alpha_value, False)
+    g = act_bwd(gy, z, spec.act, alpha, spec.alpha_value, False)
     gbias, gweight = g.sum(dims), (g * xhat).sum(dims)
     of_xhat, of_ones = (_Sum.apply(torch.cat([gweight, gbias])) / count).chunk(2)
     scale = invstd if weight is None else invstd * weight
     gx = (g - column(of_ones, x) - xhat * column(of_xhat, x)) * column(scale, x)
-    galpha = None if alpha is None else (gy * act_alpha_grad(z, spec.act, alpha)).sum(dims)
+    galpha = None if alpha is None else act_alpha_bwd(gy, z, spec.act, alpha).sum(dims)
     return gx, gweight, gbias, galpha

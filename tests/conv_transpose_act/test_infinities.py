@@ -1,0 +1,35 @@
+"""Infinite and NaN gradients through the convolutions' activations, against torch's own layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ganfast.functional import conv_act, conv_transpose_act, upsample_conv_act
+from tests.infinities import ACTS, IDS, act_of_torch, alpha_of, compare, spread
+
+BACKENDS = ["reference", "torch", "cpu", pytest.param("triton", marks=pytest.mark.triton)]
+CALLS = {
+    "conv": (F.conv1d, conv_act),
+    "conv_transpose": (F.conv_transpose1d, conv_transpose_act),
+    "upsample_conv": (lambda x, w, b: F.conv1d(F.interpolate(x, scale_factor=2), w, b, padding=1), upsample_conv_act),
+}
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")  # numpy, which interprets triton
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("act, alpha", ACTS, ids=IDS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinite_gradients_are_torchs(backend, act, alpha, call):
+    alpha, (convolution, fast) = alpha_of(alpha), CALLS[call]
+    weight = torch.eye(2)[:, :, None]  # so that z has the values of x
+    if call == "upsample_conv":
+        weight = F.pad(weight, (1, 1))
+    leaves = {"x": spread((2, 2, 11), act).requires_grad_(), "weight": weight.requires_grad_(), "bias": torch.zeros(2, requires_grad=True)}
+    if isinstance(alpha, torch.Tensor):
+        leaves["alpha"] = alpha
+    compare(
+        lambda x, weight, bias, alpha=alpha: act_of_torch(convolution(x, weight, bias), act, alpha),
+        lambda x, weight, bias, alpha=alpha: fast(x, weight, bias, act=act, alpha=alpha, backend=backend),
+        leaves,
+        backend,
+    )
