@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
+from ganfast.train.sync_norm import synchronised_batch_norm_act
 from torch import nn
 
 import ganfast.nn as gnn
 from ganfast.functional import batch_norm_act, bias_act, conv_act, conv_transpose_act, instance_norm_act, upsample_conv_act
-from ganfast.train.sync_norm import synchronised_batch_norm_act
 from tests.infinities import act_of_torch
 
 WIDE = {"x": (2, 3, 5), "weight": (3, 3, 3), "bias": (3,)}

@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from ganfast.train.sync_norm import synchronised_batch_norm_act
 
 from ganfast.functional import batch_norm_act, instance_norm_act
-from ganfast.train.sync_norm import synchronised_batch_norm_act
 from tests.infinities import ACTS, IDS, act_of_torch, alpha_of, compare, spread
 
 BACKENDS = ["reference", "torch", "cpu", pytest.param("triton", marks=pytest.mark.triton)]
