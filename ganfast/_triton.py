@@ -156,8 +156,10 @@ def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr):
         return tl.where(alpha * z > 20, 0.0, g * slope)
     elif ACT == "snake":
         return g * slope
-    else:
+    elif ACT == "leaky_relu" or ACT == "prelu" or ACT == "elu":
         return tl.where(z > 0, 0.0, g * slope)
+    else:
+        return slope
 
 
 @triton.jit

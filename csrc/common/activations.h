@@ -157,8 +157,14 @@ template <class T> GANFAST_HD T act_bwd(Act act, T g, T saved, T alpha, bool fro
 
 // g * df/dalpha; 0 whatever arrives where f does not depend on alpha.
 template <class T> GANFAST_HD T act_alpha_bwd(Act act, T g, T z, T alpha) {
-  const bool depends = act == Act::snake || (act == Act::softplus ? !(alpha * z > T(20)) : !(z > 0));
-  return depends ? g * act_alpha_grad<T>(act, z, alpha) : T(0);
+  switch (act) {
+    case Act::leaky_relu:
+    case Act::prelu:
+    case Act::elu: return z > 0 ? T(0) : g * act_alpha_grad<T>(act, z, alpha);
+    case Act::softplus: return alpha * z > T(20) ? T(0) : g * act_alpha_grad<T>(act, z, alpha);
+    case Act::snake: return g * act_alpha_grad<T>(act, z, alpha);
+    default: return T(0);
+  }
 }
 
 }  // namespace ganfast
