@@ -45,6 +45,7 @@ prove: prove-tests
 # PART=3/8 is the third of eight parts.
 prove-tests: venv
 	$(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
+	$(RUN) -m pytest tests --prove $(PART) -m alone
 	TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
 
 lint: venv
