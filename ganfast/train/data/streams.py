@@ -1,6 +1,7 @@
 """Sources that copy each batch to the device: from tensors in the machine's memory, or from a Dataset decoded by worker processes."""
 
 import copy
+import weakref
 from collections.abc import Iterator
 
 import torch
@@ -125,6 +126,7 @@ class FromDataset(Streamed):
     def batch(self):
         if self._batches is None:
             self._batches = iter(loader(self.items, _Keys(self.order), self.workers, stacked))
+            self._dropped = weakref.finalize(self, end, self._batches)  # a source that nobody closes
         try:
             with worker_alive():
                 batch = next(self._batches)
@@ -153,8 +155,9 @@ class FromDataset(Streamed):
         self.order.load_state_dict(state)
 
     def close(self):
-        end(self._batches)
-        self._batches = None
+        if self._batches is not None:
+            self._dropped()
+            self._batches = None
         self._tell()
 
 

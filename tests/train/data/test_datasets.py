@@ -1,9 +1,11 @@
 """Map-style Datasets: decoded once into memory, or as they are needed by worker processes, in one order."""
 
+import gc
 import multiprocessing
 import os
 import random
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -116,6 +118,15 @@ def test_signals_to_all_processes_take_no_batch_away():
         os.kill(worker.pid, signal.SIGINT)
     assert same(drawn(source, 20), drawn(plain, 20))
     source.close()
+
+
+def test_a_source_that_is_dropped_ends_its_workers_at_once():
+    source = source_of(tensors(), batch_size=6, cache=False, workers=1)
+    source.next()
+    began = time.monotonic()
+    del source
+    gc.collect()
+    assert multiprocessing.active_children() == [] and time.monotonic() - began < 4  # torch waits 5 seconds for each
 
 
 def test_what_is_seldom_random_is_random_too():
