@@ -5,6 +5,8 @@ import weakref
 
 import torch
 from torch import nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ganfast.step.errors import CaptureError
 from ganfast.step.reach import Reached
@@ -46,6 +48,8 @@ def _refuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) ->
 def refuse_held_graphs(reached: Reached) -> None:
     """Raises CaptureError where a result of an earlier step, kept with its graph, holds the node that adds to a parameter's gradient:
     that node runs on the stream it was made on, which no recording on another one may wait for."""
+    for module in {part for module in reached.modules for part in module.modules()}:
+        _drop_computed_weights(module)
     names = {id(p): name for module in reached.modules for name, p in module.named_parameters()}
     for p in reached.parameters():
         if p.requires_grad and p.is_leaf and _node_is_held(p):
@@ -54,6 +58,15 @@ def refuse_held_graphs(reached: Reached) -> None:
                 f"{tuple(p.shape)}: delete the old loss (del loss, or keep loss.detach() or loss.item()) and whatever else of earlier "
                 "steps requires grad, then capture."
             )
+
+
+def _drop_computed_weights(module: nn.Module) -> None:
+    """torch's older weight and spectral norm leave the weight of the last forward, with its graph, in the module; the next one makes it
+    anew."""
+    for hook in module._forward_pre_hooks.values():
+        weight = vars(module).get(hook.name) if isinstance(hook, (WeightNorm, SpectralNorm)) else None
+        if isinstance(weight, torch.Tensor) and weight.requires_grad:
+            setattr(module, hook.name, weight.detach())
 
 
 class _Mark:
