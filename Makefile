@@ -33,7 +33,7 @@ demo: venv
 # A process a core, each with one thread; then one by one what measures time or wants the whole machine.
 test: venv
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
-	$(RUN) -m pytest tests -m alone
+	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
@@ -44,9 +44,9 @@ prove: prove-tests
 
 # PART=3/8 is the third of eight parts.
 prove-tests: venv
-	$(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
-	$(RUN) -m pytest tests --prove $(PART) -m alone
-	TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
+	GANFAST_PROMISED=cpu $(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
+	GANFAST_PROMISED=cpu $(RUN) -m pytest tests --prove $(PART) -m alone
+	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
 
 lint: venv
 	$(RUN) -m ruff check .
@@ -105,7 +105,8 @@ $(GPU_BUILT): $(SOURCES)
 	mkdir -p $(@D) && touch $@
 
 gpu-test: gpu-build
-	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu tests/step -m gpu -v $(GPU_PROCESSES) $(PYTEST_OPTIONS)
+	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and not alone" -v $(GPU_PROCESSES) $(PYTEST_OPTIONS)
+	GANFAST_PROMISED=gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and alone" -v $(PYTEST_OPTIONS)
 
 # What the tuner takes for three layers of a DCGAN, and that no candidate failed or was wrong.
 gpu-tuned: gpu-build

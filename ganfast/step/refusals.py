@@ -48,8 +48,8 @@ def _refuse_optimizer(optimizer: torch.optim.Optimizer, device: torch.device) ->
 def refuse_held_graphs(reached: Reached) -> None:
     """Raises CaptureError where a result of an earlier step, kept with its graph, holds the node that adds to a parameter's gradient:
     that node runs on the stream it was made on, which no recording on another one may wait for."""
-    for module in {part for module in reached.modules for part in module.modules()}:
-        _drop_computed_weights(module)
+    for part in {part for module in reached.modules for part in module.modules()}:
+        _drop_computed_weights(part)
     names = {id(p): name for module in reached.modules for name, p in module.named_parameters()}
     for p in reached.parameters():
         if p.requires_grad and p.is_leaf and _node_is_held(p):

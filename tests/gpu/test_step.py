@@ -21,6 +21,7 @@ def allocated() -> int:
     return torch.cuda.memory_allocated()
 
 
+@pytest.mark.alone
 def test_reset_frees_the_pools():
     gan = Gan("cuda")
     gan.step(images("cuda"))

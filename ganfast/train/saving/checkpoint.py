@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from ganfast import _tune
 from ganfast._tell import tell
+from ganfast.train.saving import kernels
 from ganfast.train.saving.disk import WRITING, atomic, release, sync, take_lock
 
 FORMAT, VERSION = "ganfast-checkpoint", 2
 CONFIG, LOG, BROKEN, GRIDS, BEST, LOCK = "config.json", "log.jsonl", "broken.txt", "grids", "best.pt", ".lock"
-KERNELS = "kernels.json"  # the tuner's choices
 ASIDE = ".aside"  # end of a name: a checkpoint that a run goes on without
 SYNTHETIC = "what a generator with these weights makes is synthetic"
 
@@ -89,14 +89,8 @@ def load(path: Path) -> dict:
 
 def with_kernels(path: Path) -> dict:
     """As `load`, with the tuner's choices that the run made since the checkpoint, whose steps come again."""
-    state = load(path)
-    file = (path if path.is_dir() else path.parent) / KERNELS
-    if file.exists():
-        try:
-            state["kernels"] = _tune.together(state["kernels"], json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            tell(f"{file} cannot be read ({error}): the tuner's choices are those of the checkpoint")
-    return state
+    state, folder = load(path), path if path.is_dir() else path.parent
+    return state | {"kernels": kernels.joined(state["kernels"], folder)}
 
 
 def newest(folder: Path) -> Path | None:
@@ -257,7 +251,9 @@ class RunFolder:
     def keep_kernels(self) -> None:
         """The tuner's choices, on the disk when this returns."""
         if self._answered != (answered := _tune.answered()):
-            self._write(KERNELS, json.dumps(_tune.choices(), indent=1) + "\n")
+            if answered and not (self._answered or self.resume):
+                tell(kernels.WORDS.format(self.path))
+            self._write(kernels.FILE, kernels.text())
             self._answered = answered
 
     def save(self, state: dict, step: int) -> Path:

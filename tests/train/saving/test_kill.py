@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from ganfast import _tune, cli
 from ganfast.train import Trainer
 from ganfast.train.command_line import recipes
-from ganfast.train.saving import checkpoint, disk
+from ganfast.train.saving import checkpoint, disk, kernels
 from ganfast.train.watch import standard
 from tests.train.common import CLOCK, differences, log_rows, small, trained
 from tests.train.saving.killing import KILLS, KINDS
@@ -220,7 +220,7 @@ def test_a_run_killed_before_its_first_checkpoint_goes_on_with_its_kernels(tmp_p
     same_run(tmp_path / "whole", tmp_path / "killed")
     for name in ("whole", "killed"):
         assert checkpoint.checkpoints(tmp_path / name).keys() == {4}
-        assert json.loads((tmp_path / name / checkpoint.KERNELS).read_text()) == checkpoint.load(tmp_path / name)["kernels"]
+        assert json.loads((tmp_path / name / kernels.FILE).read_text()) == checkpoint.load(tmp_path / name)["kernels"]
 
 
 def test_a_first_run_that_failed_begins_again_or_goes_on(tmp_path, monkeypatch):
@@ -231,10 +231,10 @@ def test_a_first_run_that_failed_begins_again_or_goes_on(tmp_path, monkeypatch):
         patch.setattr(Trainer, "step", lambda trainer: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             trained(failed, seed=1, width=8)
-    (failed / checkpoint.KERNELS).write_text('{"off": "", "answers": {"stale": "stale"}, "families": {}}')
+    (failed / kernels.FILE).write_text('{"off": "", "answers": {"stale": "stale"}, "families": {}}')
     trained(failed)
     same_run(tmp_path / "whole", failed)
-    assert "stale" not in (failed / checkpoint.KERNELS).read_text()
+    assert "stale" not in (failed / kernels.FILE).read_text()
 
 
 def test_best_is_later_than_the_start(tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from ganfast import _tune
-from ganfast.train.saving import checkpoint
+from ganfast.train.saving import checkpoint, kernels
 from ganfast.train.saving.checkpoint import RunFolder
 from tests.train.saving.run_files import contents, finished, named, names, rows, state, truncated
 
@@ -201,6 +201,6 @@ def test_choices_of_the_checkpoint_and_those_made_since_are_read_together(run, c
     families = {"f": {"a": "cpu", "b": "torch"}, "g": {}, "h": {"c": "cpu"}}
     assert checkpoint.with_kernels(run)["kernels"] == {"off": "", "answers": {"a": "cpu", "b": "torch"}, "families": families}
     for damage in ("{", "[1]", '{"answers": 3}'):
-        (run / checkpoint.KERNELS).write_text(damage)
+        (run / kernels.FILE).write_text(damage)
         assert checkpoint.with_kernels(run)["kernels"] | {"off": ""} == held
     assert "the tuner's choices are those of the checkpoint" in capsys.readouterr().err
