@@ -39,10 +39,10 @@ def holds_image(path: str | os.PathLike) -> bool:
             return True
     except UnidentifiedImageError:
         return _unreadable(_head(path)) is not None
-    except OSError:
-        return False
-    except Exception:  # an image nevertheless, one that is too large: listed when it is decoded
+    except Image.DecompressionBombError:  # an image nevertheless, listed when it is decoded
         return True
+    except Exception:  # a text that begins with P6 is no PPM, and the plugin raises ValueError
+        return False
 
 
 def _head(path: str | os.PathLike) -> bytes:
