@@ -39,9 +39,9 @@ def holds_image(path: str | os.PathLike) -> bool:
             return True
     except UnidentifiedImageError:
         return _unreadable(_head(path)) is not None
-    except Image.DecompressionBombError:  # an image nevertheless, one that is too large: listed when it is decoded
+    except Image.DecompressionBombError:  # an image nevertheless, listed when it is decoded
         return True
-    except Exception:  # text may begin with a format's mark, and Pillow then trips over the rest in any way
+    except Exception:  # a text that begins with P6 is no PPM, and the plugin raises ValueError
         return False
 
 

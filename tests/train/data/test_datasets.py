@@ -112,7 +112,7 @@ def test_a_dataset_with_a_generator_of_its_own_is_random_too():
 def test_signals_to_all_processes_take_no_batch_away():
     source = source_of(tensors(), batch_size=6, cache=False, workers=2)
     plain = source_of((IMAGES, torch.arange(20)), batch_size=6)
-    assert same(drawn(source, 1), drawn(plain, 1))
+    assert same(drawn(source, 2), drawn(plain, 2))  # one of each worker: both are up, and deaf
     for worker in multiprocessing.active_children():
         os.kill(worker.pid, signal.SIGTERM)
         os.kill(worker.pid, signal.SIGINT)
