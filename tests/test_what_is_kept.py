@@ -5,11 +5,11 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from ganfast.train.sync_norm import synchronised_batch_norm_act
 from torch import nn
 
 import ganfast.nn as gnn
 from ganfast.functional import batch_norm_act, bias_act, conv_act, conv_transpose_act, instance_norm_act, upsample_conv_act
+from ganfast.train.distributed.sync_batch_norm import synchronised_batch_norm_act
 from tests.infinities import act_of_torch
 
 WIDE = {"x": (2, 3, 5), "weight": (3, 3, 3), "bias": (3,)}
@@ -33,7 +33,7 @@ ACTS = ["linear", "relu", "leaky_relu", "tanh", "elu", "silu", "prelu"]
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    monkeypatch.setattr("ganfast.train.sync_norm.summed", lambda x: x)
+    monkeypatch.setattr("ganfast.train.distributed.sync_batch_norm.summed", lambda x: x)
 
 
 def outcome(call, leaves: dict, changed: str | None, twice: bool):
