@@ -21,8 +21,9 @@ from torch import Tensor
 import ganfast.functional as GF
 from ganfast import _memo
 from ganfast._activations import act_fwd
-from ganfast.ops.conv_transpose_act import choice, reference, torch_backend, upsample
+from ganfast.ops.conv_transpose_act import choice, reference, torch_backend
 from ganfast.ops.conv_transpose_act.kernels import conv_output_size, output_size
+from ganfast.ops.upsample_conv_act import op as upsample
 
 OPS = ("conv_act", "conv_transpose_act", "upsample_conv_act")
 # What runs the passes; "auto" asks the tuner, each of whose candidates then runs too.

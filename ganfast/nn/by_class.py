@@ -24,8 +24,10 @@ def refuse_tools(module: torch.nn.Module, lost: str, depth: int) -> None:
     """Raises RuntimeError where the caller `depth` frames up is a tool; `lost`: what it would leave out, "" for nothing."""
     if not lost or torch.compiler.is_compiling():
         return
-    reader = sys._getframe(depth + 1)
-    tool = _TOOLS.get((reader.f_globals.get("__name__"), reader.f_code.co_name))
+    reader = sys._getframe()
+    for _ in range(depth + 1):
+        reader = reader and reader.f_back  # pickle's C code has no frame: a script's top level, or a thread, may lie less deep
+    tool = reader and _TOOLS.get((reader.f_globals.get("__name__"), reader.f_code.co_name))
     if tool is not None:
         name = type(module).__name__
         _checks.fail(tool[0], f"got a {name} with {lost}, which it would leave out; wants torch's plain class", tool[1], RuntimeError)

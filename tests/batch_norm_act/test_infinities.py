@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from ganfast.train.sync_norm import synchronised_batch_norm_act
 
 from ganfast.functional import batch_norm_act, instance_norm_act
+from ganfast.train.distributed.sync_batch_norm import synchronised_batch_norm_act
 from tests.infinities import ACTS, IDS, act_of_torch, alpha_of, compare, spread
 
 BACKENDS = ["reference", "torch", "cpu", pytest.param("triton", marks=pytest.mark.triton)]
@@ -56,7 +56,7 @@ def test_instance_norm_has_torchs_infinities(backend, act, alpha):
 @pytest.mark.parametrize("act, alpha", ACTS, ids=IDS)
 def test_synchronised_batch_norm_has_torchs_infinities(act, alpha, monkeypatch):
     alpha = alpha_of(alpha)
-    monkeypatch.setattr("ganfast.train.sync_norm.summed", lambda x: x)  # a process alone
+    monkeypatch.setattr("ganfast.train.distributed.sync_batch_norm.summed", lambda x: x)  # a process alone
 
     def eager(x, weight, bias, alpha=alpha):
         return act_of_torch(F.batch_norm(x, None, None, weight, bias, True), act, alpha)

@@ -2,8 +2,8 @@
 `benchmarks/prove_heap.py`'s random ones, under glibc's malloc checking.
 
 Eager torch does break there: `F.conv_transpose3d(x, weight, stride=3, padding=(4, 0, 3), output_padding=(2, 0, 0))` with the first of
-SHAPES has the right forward, and its backward ends this process (EAGER below); so does the backward of a strided 1x1 convolution
-(STRIDED).
+SHAPES has the right forward, and its backward ends this process; so does the backward of a strided 1x1
+convolution (STRIDED).
 """
 
 import pytest
@@ -69,16 +69,6 @@ ctypes.memset(x.data_ptr() + 100, 77, 1)
 del x
 print("sound")
 """
-# Run by hand, for the record; never by the tests.
-EAGER = """
-import torch
-x, weight = torch.randn(1, 8, 2, 3, 4, requires_grad=True), torch.randn(8, 17, 5, 5, 4, requires_grad=True)
-y = torch.nn.functional.conv_transpose3d(x, weight, None, 3, (4, 0, 3), (2, 0, 0))
-y.sum().backward()
-print("sound")
-"""
-
-
 
 
 @pytest.fixture(scope="module", autouse=True)

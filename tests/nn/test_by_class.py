@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -84,3 +86,24 @@ def test_copies_pickles_and_calls_are_as_ever():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert torch.equal(torch.compile(net, fullgraph=True, backend="eager")(X), net(X))
+
+
+# Every way to copy a layer, at a script's top level and as all that a thread runs: C code has no frame, so few or none lie above.
+SHALLOW = """
+import _thread, copy, io, pickle, sys, time, torch
+import ganfast.nn as gnn
+layer, done, errors = gnn.ConvAct2d(2, 2, 1, act="relu"), [], []
+assert pickle.loads(pickle.dumps(layer)).act == copy.deepcopy(layer).act == copy.copy(layer).act == "relu"
+torch.save(layer, io.BytesIO())
+sys.unraisablehook = errors.append
+for calls in (map(pickle.dumps, [layer]), map(copy.deepcopy, [layer]), map(torch.save, [layer], [io.BytesIO()])):
+    _thread.start_new_thread(done.extend, (calls,))
+while len(done) + len(errors) < 3:
+    time.sleep(0.01)
+assert not errors, errors
+"""
+
+
+def test_copies_from_where_few_frames_lie_above():
+    done = subprocess.run([sys.executable, "-c", SHALLOW], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
