@@ -16,7 +16,8 @@ CALLS = {
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")  # numpy, which interprets triton
-@pytest.mark.parametrize("call", CALLS)
+# An upsampling convolution is one of the other two: which, the tuner says.
+@pytest.mark.parametrize("call", ["conv", "conv_transpose", pytest.param("upsample_conv", marks=pytest.mark.prove)])
 @pytest.mark.parametrize("act, alpha", ACTS, ids=IDS)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_infinite_gradients_are_torchs(backend, act, alpha, call):

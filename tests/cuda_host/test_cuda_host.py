@@ -26,8 +26,8 @@ FLAGS = {
     "changed": ["-O0"],
 }
 
-# Under the race checker a case costs a second: those that between them take every path through barriers and shuffles.
-RACE_CASES = {
+# Under a checker a case costs up to a second: those that between them take every path through barriers and shuffles.
+FEW_CASES = {
     "conv_transpose_act": [
         "fwd large, vectors",
         "fwd large, half",
@@ -132,16 +132,24 @@ def passing_hash(program: Path, *options: str) -> str:
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.prove), "address"])  # both look at the same numbers
+@pytest.mark.parametrize("kind", ["plain", "address"])
+@pytest.mark.prove
 def test_right_in_both_block_orders(programs, op, kind):
     program = programs(op, kind)
     assert passing_hash(program) == passing_hash(program, "--reversed")
 
 
 @pytest.mark.parametrize("op", OPS)
+def test_a_few_cases_are_right_in_both_block_orders(programs, op):
+    program, few = programs(op, "address"), only(FEW_CASES[op])
+    assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
+
+
+# bias_act's one barrier is batch_norm_act's, of common/channel_grid.h, and gather_images has none.
+@pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.prove] if op in ("bias_act", "gather_images") else []) for op in OPS])
 @pytest.mark.parametrize("order", [[], pytest.param(["--reversed"], marks=pytest.mark.prove)], ids=["as_they_come", "reversed"])
 def test_no_race_in_both_block_orders(programs, op, order):
-    passing_hash(programs(op, "thread"), *only(RACE_CASES[op]), *order)
+    passing_hash(programs(op, "thread"), *only(FEW_CASES[op]), *order)
 
 
 def barrier_lines() -> list:
