@@ -108,7 +108,7 @@ def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
 
 def reached(node) -> bool:
     """Whether a double backward needs no zeros from here on for what lies before this node of a forward's graph: every way leads to
-    one of ganfast's activations, which reaches for what lies before itself, and to no parameter on the way."""
+    one of ganfast's activations whose backward runs now, and hands zeros to what lies before itself; and to no parameter on the way."""
     todo, seen = [node], set()
     while todo:
         node = todo.pop()
@@ -118,6 +118,9 @@ def reached(node) -> bool:
         if isinstance(node, _Leaf) or len(seen) > 64:
             return False
         if getattr(getattr(type(node), "_forward_cls", None), "reaches_back", False) and node.spec.act != "linear":
+            # One whose output autograd.grad was asked for counts as wanted; it runs only where something before it is wanted too.
+            if not (_runs(node) and any(_runs(before) for before, _ in node.next_functions if before is not None)):
+                return False
             continue
         todo += [before for before, _ in node.next_functions]
     return True
