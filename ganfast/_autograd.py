@@ -60,8 +60,8 @@ _Leaf = torch._C._functions.AccumulateGrad
 
 
 def handle(tensor: Tensor | None) -> Tensor | None:
-    """What a forward saves of a tensor whose numbers its backward does not read, only whose place in the graph `handle_of` gives back:
-    nothing of a leaf, so that an optimizer may change it before the backward."""
+    """What a forward saves of an input whose place in the graph its backward needs, but not its numbers. Of a leaf nothing is saved, so
+    that an optimizer may change it before the backward: `handle_of` finds it in the graph."""
     return None if tensor is None or torch.compiler.is_compiling() or tensor.is_leaf else tensor
 
 
@@ -127,8 +127,8 @@ def reached(node) -> bool:
 
 
 def before(ctx, saved: Tensor | None = None) -> tuple[Tensor | None, bool]:
-    """(x where zeros have to be handed to it, whether that is enough) for the double backward of a forward whose input 0 is x; `saved`
-    is x where it was kept."""
+    """For the double backward of a forward whose input 0 is x: (the tensor to hand zeros to, or None, whether no more is needed).
+    `saved` is x if the forward saved it. The second is False where what lies before x needs zeros and x was not saved."""
     node = _nodes(ctx).get(0)
     if node is None:
         return None, True
