@@ -60,8 +60,8 @@ _Leaf = torch._C._functions.AccumulateGrad
 
 
 def handle(tensor: Tensor | None) -> Tensor | None:
-    """What a forward saves of a tensor whose numbers its backward does not read, only whose place in the graph `handle_of` gives back:
-    nothing of a leaf, so that an optimizer may change it before the backward."""
+    """What a forward saves of an input whose place in the graph its backward needs, but not its numbers. Of a leaf nothing is saved, so
+    that an optimizer may change it before the backward: `handle_of` finds it in the graph."""
     return None if tensor is None or torch.compiler.is_compiling() or tensor.is_leaf else tensor
 
 
@@ -108,7 +108,7 @@ def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
 
 def reached(node) -> bool:
     """Whether a double backward needs no zeros from here on for what lies before this node of a forward's graph: every way leads to
-    one of ganfast's activations, which reaches for what lies before itself, and to no parameter on the way."""
+    one of ganfast's activations whose backward runs now, and hands zeros to what lies before itself; and to no parameter on the way."""
     todo, seen = [node], set()
     while todo:
         node = todo.pop()
@@ -118,14 +118,17 @@ def reached(node) -> bool:
         if isinstance(node, _Leaf) or len(seen) > 64:
             return False
         if getattr(getattr(type(node), "_forward_cls", None), "reaches_back", False) and node.spec.act != "linear":
+            # One whose output autograd.grad was asked for counts as wanted; it runs only where something before it is wanted too.
+            if not (_runs(node) and any(_runs(before) for before, _ in node.next_functions if before is not None)):
+                return False
             continue
         todo += [before for before, _ in node.next_functions]
     return True
 
 
 def before(ctx, saved: Tensor | None = None) -> tuple[Tensor | None, bool]:
-    """(x where zeros have to be handed to it, whether that is enough) for the double backward of a forward whose input 0 is x; `saved`
-    is x where it was kept."""
+    """For the double backward of a forward whose input 0 is x: (the tensor to hand zeros to, or None, whether no more is needed).
+    `saved` is x if the forward saved it. The second is False where what lies before x needs zeros and x was not saved."""
     node = _nodes(ctx).get(0)
     if node is None:
         return None, True

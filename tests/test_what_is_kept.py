@@ -132,6 +132,28 @@ def test_a_penalty_alone_reaches_whom_torchs_does(act, frozen):
             torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5, msg=f"{name}: parameter {i}")
 
 
+@pytest.mark.parametrize("frozen", [False, True], ids=["all learn", "weights frozen"])
+@pytest.mark.parametrize("act", ["relu", "leaky_relu", "tanh"])
+def test_a_penalty_on_the_gradient_of_a_hidden_layer_reaches_whom_torchs_does(act, frozen):
+    """The backward of the layers before the hidden one does not run in the inner autograd.grad, so it cannot hand zeros on."""
+    first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh() if act == "tanh" else nn.LeakyReLU(0.2))
+    own_first = gnn.ConvAct2d(3, 4, 3, act="tanh") if act == "tanh" else gnn.ConvAct2d(3, 4, 3, act="leaky_relu", alpha=0.2)
+    for name, eager, fast in networks("relu" if act == "tanh" else act):
+        eager, fast = nn.Sequential(first, *eager[2 if name == "a chain" else 1 :]), nn.Sequential(own_first, *fast[1:])
+        for own, torchs in zip(fast.parameters(), eager.parameters(), strict=True):
+            torchs.requires_grad_().grad = own.grad = None
+            torchs.requires_grad_(not frozen or torchs.dim() == 1)
+            own.requires_grad_(torchs.requires_grad).data.copy_(torchs.data)
+        for net in (eager, fast):
+            hidden = net[0](torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(1)))
+            (g,) = torch.autograd.grad(net[1:](hidden).sum(), hidden, create_graph=True)
+            if g.requires_grad:
+                g.square().sum().backward()
+        for i, (own, torchs) in enumerate(zip(fast.parameters(), eager.parameters())):
+            assert (own.grad is None) == (torchs.grad is None), f"{name}: parameter {i} has {own.grad}, torch's {torchs.grad}"
+            torch.testing.assert_close(own.grad, torchs.grad, rtol=1e-4, atol=1e-5, msg=f"{name}: parameter {i}")
+
+
 def test_zeros_go_where_nothing_else_leads_and_not_through_every_convolution():
     """A chain of convolutions and activations: the double backward runs no node of the forward, as torch's would."""
     layers = [gnn.ConvAct2d(3, 3, 3, act="relu"), nn.AvgPool2d(1), *(gnn.ConvAct2d(3, 3, 3, act="relu") for _ in range(2))]

@@ -12,7 +12,7 @@ _LEAVE = "Convert before ganfast's layers are put in, or give the layer act='lin
 _TOOLS = {
     ("torch.nn.modules.batchnorm", "convert_sync_batchnorm"): (
         "SyncBatchNorm.convert_sync_batchnorm",
-        "ganfast.train.sync_norm.synchronise(module), TrainConfig's sync_batch_norm, does the same and keeps the activation",
+        "ganfast.train.distributed.sync_batch_norm.synchronise(module), TrainConfig's sync_batch_norm: converts and keeps the activation",
     ),
     ("torch.nn.utils.fusion", "fuse_conv_bn_eval"): ("fuse_conv_bn_eval", "ganfast.accelerate folds a norm into its convolution by itself"),
     ("torch.nn.utils.fusion", "fuse_linear_bn_eval"): ("fuse_linear_bn_eval", _LEAVE),

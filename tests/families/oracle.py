@@ -186,9 +186,11 @@ def how(row: Family, dtype: torch.dtype) -> tuple[torch.dtype, dict[str, bool]]:
 
 @functools.lru_cache(maxsize=4)
 def untouched(row: Family, training: bool, dtype: torch.dtype) -> tuple[Results, Results, dict[str, float]]:
-    """(at dtype, in float64 from the same values, per kind the worst module's distance between the two). Where torch is wrong at that
-    dtype, the first is not its own but what it should be. The rounding of 16 bits
-    moves many a pre-activation across its kink, how many hangs on the input: the worst is then of several inputs."""
+    """The network without ganfast: (its results at dtype, its results in float64 from the same values, the worst module's distance
+    between the two for each kind of result).
+
+    Where torch's own convolutions are wrong at that dtype, the results at dtype come from right ones. Rounding to 16 bits moves some
+    pre-activations across their activation's kink, and how many depends on the input: the worst module is then that of several inputs."""
     stored, options = how(row, dtype)
     first = seed(row, training)
     runs = []

@@ -10,9 +10,6 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast._triton import (
-    act_alpha_bwd,
-    act_bwd,
-    act_fwd,
     cdiv,
     chan_merge,
     chunks,
@@ -24,6 +21,7 @@ from ganfast._triton import (
     tile_offsets,
     tile_shape,
 )
+from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
 
 MOST_BLOCKS = 65535  # along the second axis of a grid; images times channels may be more, so blocks of channels take two
 

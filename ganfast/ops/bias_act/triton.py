@@ -7,7 +7,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ganfast import _triton
-from ganfast._triton import act_alpha_bwd, act_bwd, act_fwd, load_channels, sum_rows, tile_offsets
+from ganfast._triton import load_channels, sum_rows, tile_offsets
+from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
 
 
 @triton.jit

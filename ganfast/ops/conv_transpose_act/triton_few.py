@@ -18,7 +18,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ganfast import _triton
-from ganfast._triton import act_fwd, cdiv, next_power_of_2
+from ganfast._triton import cdiv, next_power_of_2
+from ganfast._triton_activations import act_fwd
 from ganfast.ops.conv_transpose_act.triton_fwd import phase
 
 MAX_CHANNELS = 8  # output channels of a group

@@ -7,7 +7,7 @@ layouts; the weight is read through its strides. Per-dimension constants come as
 import triton
 import triton.language as tl
 
-from ganfast._triton import act_fwd
+from ganfast._triton_activations import act_fwd
 
 
 @triton.jit

@@ -16,7 +16,8 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ganfast import _triton
-from ganfast._triton import act_fwd, cdiv
+from ganfast._triton import cdiv
+from ganfast._triton_activations import act_fwd
 from ganfast.ops.conv_transpose_act.triton_configs import SLICE, Blocks, Problem, accumulators
 
 # The copy engine of newer Tritons rounds float32 to TF32 on the way; the matrix instructions alone would truncate.

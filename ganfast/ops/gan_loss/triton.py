@@ -10,7 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ganfast import _triton
-from ganfast._triton import cdiv, next_power_of_2, sigmoid, softplus
+from ganfast._triton import cdiv, next_power_of_2
+from ganfast._triton_activations import sigmoid, softplus
 
 ONE_PROGRAM = 65536  # logits up to which one launch does
 PROGRAMS = 256  # at most, above that
