@@ -18,6 +18,7 @@ import torch
 
 from ganfast import _native, _timing, _tune_cache, _tune_check
 from ganfast._memo import Memo
+from ganfast._place import place
 from ganfast._tell import tell
 from ganfast._tune_cache import Choice
 
@@ -75,8 +76,8 @@ def choose(
     if len(candidates) == 1 or off_reason():
         return default, True
     with _lock:
-        place = _place(x.device)
-        question, family = f"{question} | {place}", f"{family or question} | {place}"
+        where = place(x.device)
+        question, family = f"{question} | {where}", f"{family or question} | {where}"
         fallback = (check and check.fallback) or default
         if _answers.get(question) in (*candidates, fallback):
             return _answers[question], True
@@ -237,22 +238,6 @@ def _bind(device: torch.device) -> None:
 
 def _on(device: torch.device):
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
-
-
-@functools.cache
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _place(device: torch.device) -> str:
-    """What an answer depends on besides the question and the cache file's versions."""
-    if device.type == "cuda":
-        tf32 = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.benchmark
-        return f"{_device_name(device)}, conv {tf32[0]}, cudnn.benchmark {tf32[1]}"
-    return f"{_device_name(device)}, {torch.get_num_threads()} threads"
 
 
 def _load(path: Path | None) -> None:
