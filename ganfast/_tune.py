@@ -153,11 +153,15 @@ def _measure(question: str, candidates: Mapping[str, Callable[[], object]], devi
     with torch.no_grad(), _on(device):
         alive, failed = _first_calls(candidates, device, check)
         if check is not None and (wrong := check.wrong()):
-            _tune_check.warn(question, wrong, candidates, check.fallback)
+            left = [name for name in candidates if name not in wrong and name not in failed]
+            last = None if left else check.fallback or next(iter(candidates))
+            if last is not None and last not in wrong and (why := check.fallback_off()):
+                wrong[last] = why
+            _tune_check.warn(question, wrong, left, last)
             failed |= {name: f"{_tune_check.WRONG}: {why}" for name, why in wrong.items()}
-            alive = [name for name in alive if name not in wrong] or [name for name in candidates if name not in failed]
-            if not alive:
-                return Choice(check.fallback or next(iter(candidates)), {}, failed)
+            if last is not None:
+                return Choice(last, {}, failed)
+            alive = [name for name in alive if name in left] or left
         measure = _timing.QueueClock() if device.type == "cuda" else _timing.wall_clock
         samplers = {name: measure(candidates[name]) for name in alive}
         times: dict[str, list[float]] = {name: [] for name in alive}
@@ -262,5 +266,6 @@ def report() -> str:
             lines.append(f"  {question}\n    -> {choice.name}  (microseconds: {times})")
             for name, why in choice.failed.items():
                 verb = "is not used" if why.startswith(_tune_check.WRONG) else "did not run"
+                verb = "runs, as no way is right" if name == choice.name else verb
                 lines.append(f"    {name} {verb}: {why}")
     return "\n".join(lines)

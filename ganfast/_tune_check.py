@@ -17,9 +17,11 @@ WRONG = "WrongResult"  # the first word of such a reason in Choice.failed
 
 
 class Check:
-    """fallback: what runs where every candidate is wrong; None: the default does, for want of anything else."""
+    """fallback: what runs where every candidate is wrong; None: the default does, for want of anything else. call_fallback: gives its
+    results."""
 
     fallback: str | None = None
+    call_fallback: Callable[[], object] | None = None
 
     def prepare(self) -> None:
         """Before the first call of any candidate."""
@@ -32,14 +34,25 @@ class Check:
         """The wrong candidates that were seen, and by how much."""
         raise NotImplementedError
 
+    def fallback_off(self) -> str | None:
+        """How wrong the fallback is, None where it is right: it may be the very call of the library that was found wrong."""
+        if self.call_fallback is None:
+            return None
+        self.see(self.fallback, self.call_fallback())
+        return self.wrong().get(self.fallback)
 
-def warn(question: str, wrong: dict[str, str], candidates, fallback: str | None) -> None:
-    """One sentence for each op and way that is wrong, once a process: a network has many layers of the same kind."""
-    left = [name for name in candidates if name not in wrong]
+
+def warn(question: str, wrong: dict[str, str], left: list[str], last: str | None) -> None:
+    """One sentence for each op and way that is wrong, once a process: a network has many layers of the same kind. left: the ways that are
+    right; last: what runs where there is none."""
+    if last is None:
+        instead = f"{', '.join(left)} remain"
+    else:
+        instead = f"no way is right here; {last} runs, {wrong[last]}" if last in wrong else f"only {last} is right here, and runs"
     for name, why in wrong.items():
-        instead = f"{', '.join(left)} remain" if left else f"no way is right here, {fallback or next(iter(candidates))} runs"
+        used = "runs for want of a right one" if name == last else "is not used for it"
         tell(
-            f"{name} computes {question.split(' | ')[0]} wrong on this machine, and is not used for it: {why}; {instead}. It is a fault of "
+            f"{name} computes {question.split(' | ')[0]} wrong on this machine, and {used}: {why}; {instead}. It is a fault of "
             f"the library behind it or of its setting. `ganfast doctor --tuning` lists every such case",
             f"wrong {question.split(' x (')[0]} {name}",
         )
