@@ -150,17 +150,18 @@ def _wrong(questions: Iterable[str]) -> set[str]:
 
 
 def _measure(question: str, candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> Choice:
+    guard = _tune_check.Guard(check, question)
     with torch.no_grad(), _on(device):
-        alive, failed = _first_calls(candidates, device, check)
-        if check is not None and (wrong := check.wrong()):
+        alive, failed = _first_calls(candidates, device, guard)
+        if wrong := guard.wrong():
             left = [name for name in candidates if name not in wrong and name not in failed]
             last = None if left else check.fallback or next(iter(candidates))
-            if last is not None and last not in wrong and (why := check.fallback_off()):
+            if last is not None and last not in wrong and (why := guard.fallback_off()):
                 wrong[last] = why
             _tune_check.warn(question, wrong, left, last)
             failed |= {name: f"{_tune_check.WRONG}: {why}" for name, why in wrong.items()}
             if last is not None:
-                return Choice(last, {}, failed)
+                return Choice(last, {}, failed | guard.failed)
             alive = [name for name in alive if name in left] or left
         measure = _timing.QueueClock() if device.type == "cuda" else _timing.wall_clock
         samplers = {name: measure(candidates[name]) for name in alive}
@@ -179,16 +180,12 @@ def _measure(question: str, candidates: Mapping[str, Callable[[], object]], devi
     default, winner = next(iter(candidates)), min(fastest, key=fastest.get)
     if default in fastest and fastest[winner] > (1 - MARGIN) * fastest[default]:
         winner = default
-    return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed)
+    return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed | guard.failed)
 
 
-def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> tuple[list[str], dict[str, str]]:
+def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device, guard) -> tuple[list[str], dict[str, str]]:
     """(those worth timing, why others are not), each called once: compilers run side by side, torch's own kernels alone."""
-    if check is not None:
-        try:
-            check.prepare()
-        except torch.OutOfMemoryError as error:
-            return [next(iter(candidates))], {"the check": f"OutOfMemoryError: {error}".splitlines()[0]}
+    guard.prepare()
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     on_stream = contextlib.nullcontext
@@ -203,8 +200,7 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
                 began = time.perf_counter()
                 result = candidates[name]()
                 took = time.perf_counter() - began
-                if check is not None:
-                    check.see(name, result)
+                guard.see(name, result)
                 del result
                 if len(_choices) > known:  # it asked a question of its own, whose measuring is no part of its time
                     began = time.perf_counter()

@@ -42,13 +42,42 @@ class Check:
         return self.wrong().get(self.fallback)
 
 
+class Guard:
+    """A check, or none, whose own errors (its float64 takes memory) end no call of the user: what it could not compare is not compared.
+    failed: the first of them, as `Choice.failed` has it."""
+
+    def __init__(self, check: Check | None, question: str) -> None:
+        self.check, self.question, self.failed, self.ready = check, question, {}, check is not None
+
+    def _attempt(self, step: Callable[[], object]) -> object:
+        try:
+            return step() if self.ready else None
+        except Exception as error:  # memory that is short comes as three types, and any error here is the check's alone
+            why = f"not compared: {type(error).__name__}: {error}".splitlines()[0]
+            self.failed = self.failed or {"the check": why}
+            tell(f"{self.question.split(' | ')[0]}: ways to compute it were {why}. The fastest runs all the same", "not compared")
+
+    def prepare(self) -> None:
+        self._attempt(lambda: self.check.prepare())
+        self.ready = self.ready and not self.failed
+
+    def see(self, name: str, result: object) -> None:
+        self._attempt(lambda: self.check.see(name, result))
+
+    def wrong(self) -> dict[str, str]:
+        return self._attempt(lambda: self.check.wrong()) or {}
+
+    def fallback_off(self) -> str | None:
+        return self._attempt(lambda: self.check.fallback_off())
+
+
 def warn(question: str, wrong: dict[str, str], left: list[str], last: str | None) -> None:
     """One sentence for each op and way that is wrong, once a process: a network has many layers of the same kind. left: the ways that are
     right; last: what runs where there is none."""
     if last is None:
         instead = f"{', '.join(left)} remain"
     else:
-        instead = f"no way is right here; {last} runs, {wrong[last]}" if last in wrong else f"only {last} is right here, and runs"
+        instead = f"no way is right here; {last} runs, {wrong[last]}" if last in wrong else f"{last} runs instead"
     for name, why in wrong.items():
         used = "runs for want of a right one" if name == last else "is not used for it"
         tell(

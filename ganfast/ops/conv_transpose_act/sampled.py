@@ -90,7 +90,8 @@ def _allowed(z: Tensor, bias: Tensor | float, bound: Tensor, terms: float, x: Te
 
 class Outputs(_tune_check.Check):
     """Of (y, z, partials), (y, z) or a gradient of x. inputs: [x, weight, bias, alpha], read by the candidates at each call, so that
-    `prepare` may put random numbers in place of a tensor that shows nothing: zeros, NaN. size: the output's. run(backend) is a candidate."""
+    `prepare` may put random numbers in place of a tensor that shows nothing: zeros, NaN. size: the output's.
+    run(backend): a candidate."""
 
     fallback = "reference"
 
