@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 import ganfast
-from ganfast import _backends
+from ganfast import _backends, _place
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,8 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def device_name() -> str:
     if DEVICE == "cuda":
         return torch.cuda.get_device_name()
-    match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
-    return f"{match[1].strip() if match else platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    return f"{_place.processor()}, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:

@@ -18,6 +18,7 @@ import torch
 
 from ganfast import _native, _timing, _tune_cache, _tune_check
 from ganfast._memo import Memo
+from ganfast._place import place
 from ganfast._tell import tell
 from ganfast._tune_cache import Choice
 
@@ -75,8 +76,8 @@ def choose(
     if len(candidates) == 1 or off_reason():
         return default, True
     with _lock:
-        place = _place(x.device)
-        question, family = f"{question} | {place}", f"{family or question} | {place}"
+        where = place(x.device)
+        question, family = f"{question} | {where}", f"{family or question} | {where}"
         fallback = (check and check.fallback) or default
         if _answers.get(question) in (*candidates, fallback):
             return _answers[question], True
@@ -149,14 +150,19 @@ def _wrong(questions: Iterable[str]) -> set[str]:
 
 
 def _measure(question: str, candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> Choice:
+    guard = _tune_check.Guard(check, question)
     with torch.no_grad(), _on(device):
-        alive, failed = _first_calls(candidates, device, check)
-        if check is not None and (wrong := check.wrong()):
-            _tune_check.warn(question, wrong, candidates, check.fallback)
+        alive, failed = _first_calls(candidates, device, guard)
+        if wrong := guard.wrong():
+            left = [name for name in candidates if name not in wrong and name not in failed]
+            last = None if left else check.fallback or next(iter(candidates))
+            if last is not None and last not in wrong and (why := guard.fallback_off()):
+                wrong[last] = why
+            _tune_check.warn(question, wrong, left, last)
             failed |= {name: f"{_tune_check.WRONG}: {why}" for name, why in wrong.items()}
-            alive = [name for name in alive if name not in wrong] or [name for name in candidates if name not in failed]
-            if not alive:
-                return Choice(check.fallback or next(iter(candidates)), {}, failed)
+            if last is not None:
+                return Choice(last, {}, failed | guard.failed)
+            alive = [name for name in alive if name in left] or left
         measure = _timing.QueueClock() if device.type == "cuda" else _timing.wall_clock
         samplers = {name: measure(candidates[name]) for name in alive}
         times: dict[str, list[float]] = {name: [] for name in alive}
@@ -174,16 +180,12 @@ def _measure(question: str, candidates: Mapping[str, Callable[[], object]], devi
     default, winner = next(iter(candidates)), min(fastest, key=fastest.get)
     if default in fastest and fastest[winner] > (1 - MARGIN) * fastest[default]:
         winner = default
-    return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed)
+    return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed | guard.failed)
 
 
-def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> tuple[list[str], dict[str, str]]:
+def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.device, guard) -> tuple[list[str], dict[str, str]]:
     """(those worth timing, why others are not), each called once: compilers run side by side, torch's own kernels alone."""
-    if check is not None:
-        try:
-            check.prepare()
-        except torch.OutOfMemoryError as error:
-            return [next(iter(candidates))], {"the check": f"OutOfMemoryError: {error}".splitlines()[0]}
+    guard.prepare()
     seconds: dict[str, float] = {}
     failed: dict[str, str] = {}
     on_stream = contextlib.nullcontext
@@ -198,8 +200,7 @@ def _first_calls(candidates: Mapping[str, Callable[[], object]], device: torch.d
                 began = time.perf_counter()
                 result = candidates[name]()
                 took = time.perf_counter() - began
-                if check is not None:
-                    check.see(name, result)
+                guard.see(name, result)
                 del result
                 if len(_choices) > known:  # it asked a question of its own, whose measuring is no part of its time
                     began = time.perf_counter()
@@ -239,22 +240,6 @@ def _on(device: torch.device):
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-@functools.cache
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
-    return f"cpu {torch.backends.cpu.get_cpu_capability()}"
-
-
-def _place(device: torch.device) -> str:
-    """What an answer depends on besides the question and the cache file's versions."""
-    if device.type == "cuda":
-        tf32 = torch.backends.cudnn.conv.fp32_precision, torch.backends.cudnn.benchmark
-        return f"{_device_name(device)}, conv {tf32[0]}, cudnn.benchmark {tf32[1]}"
-    return f"{_device_name(device)}, {torch.get_num_threads()} threads"
-
-
 def _load(path: Path | None) -> None:
     if path is not None and path not in _loaded:
         _loaded.add(path)
@@ -277,5 +262,6 @@ def report() -> str:
             lines.append(f"  {question}\n    -> {choice.name}  (microseconds: {times})")
             for name, why in choice.failed.items():
                 verb = "is not used" if why.startswith(_tune_check.WRONG) else "did not run"
+                verb = "runs, as no way is right" if name == choice.name else verb
                 lines.append(f"    {name} {verb}: {why}")
     return "\n".join(lines)

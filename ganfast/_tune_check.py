@@ -17,9 +17,11 @@ WRONG = "WrongResult"  # the first word of such a reason in Choice.failed
 
 
 class Check:
-    """fallback: what runs where every candidate is wrong; None: the default does, for want of anything else."""
+    """fallback: what runs where every candidate is wrong; None: the default does, for want of anything else. call_fallback: gives its
+    results."""
 
     fallback: str | None = None
+    call_fallback: Callable[[], object] | None = None
 
     def prepare(self) -> None:
         """Before the first call of any candidate."""
@@ -32,14 +34,54 @@ class Check:
         """The wrong candidates that were seen, and by how much."""
         raise NotImplementedError
 
+    def fallback_off(self) -> str | None:
+        """How wrong the fallback is, None where it is right: it may be the very call of the library that was found wrong."""
+        if self.call_fallback is None:
+            return None
+        self.see(self.fallback, self.call_fallback())
+        return self.wrong().get(self.fallback)
 
-def warn(question: str, wrong: dict[str, str], candidates, fallback: str | None) -> None:
-    """One sentence for each op and way that is wrong, once a process: a network has many layers of the same kind."""
-    left = [name for name in candidates if name not in wrong]
+
+class Guard:
+    """A check, or none, whose own errors (its float64 takes memory) end no call of the user: what it could not compare is not compared.
+    failed: the first of them, as `Choice.failed` has it."""
+
+    def __init__(self, check: Check | None, question: str) -> None:
+        self.check, self.question, self.failed, self.ready = check, question, {}, check is not None
+
+    def _attempt(self, step: Callable[[], object]) -> object:
+        try:
+            return step() if self.ready else None
+        except Exception as error:  # memory that is short comes as three types, and any error here is the check's alone
+            why = f"not compared: {type(error).__name__}: {error}".splitlines()[0]
+            self.failed = self.failed or {"the check": why}
+            tell(f"{self.question.split(' | ')[0]}: ways to compute it were {why}. The fastest runs all the same", "not compared")
+
+    def prepare(self) -> None:
+        self._attempt(lambda: self.check.prepare())
+        self.ready = self.ready and not self.failed
+
+    def see(self, name: str, result: object) -> None:
+        self._attempt(lambda: self.check.see(name, result))
+
+    def wrong(self) -> dict[str, str]:
+        return self._attempt(lambda: self.check.wrong()) or {}
+
+    def fallback_off(self) -> str | None:
+        return self._attempt(lambda: self.check.fallback_off())
+
+
+def warn(question: str, wrong: dict[str, str], left: list[str], last: str | None) -> None:
+    """One sentence for each op and way that is wrong, once a process: a network has many layers of the same kind. left: the ways that are
+    right; last: what runs where there is none."""
+    if last is None:
+        instead = f"{', '.join(left)} remain"
+    else:
+        instead = f"no way is right here; {last} runs, {wrong[last]}" if last in wrong else f"{last} runs instead"
     for name, why in wrong.items():
-        instead = f"{', '.join(left)} remain" if left else f"no way is right here, {fallback or next(iter(candidates))} runs"
+        used = "runs for want of a right one" if name == last else "is not used for it"
         tell(
-            f"{name} computes {question.split(' | ')[0]} wrong on this machine, and is not used for it: {why}; {instead}. It is a fault of "
+            f"{name} computes {question.split(' | ')[0]} wrong on this machine, and {used}: {why}; {instead}. It is a fault of "
             f"the library behind it or of its setting. `ganfast doctor --tuning` lists every such case",
             f"wrong {question.split(' x (')[0]} {name}",
         )

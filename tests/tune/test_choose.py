@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
-from ganfast import _tune, _tune_cache, _tune_check
+from ganfast import _tune, _tune_cache
 from ganfast.testing import assert_close_to_reference
 from tests.tune.common import X, calls
 
@@ -153,17 +153,6 @@ def test_touching_a_device_is_a_call_into_its_runtime(monkeypatch):
     _tune._bind(torch.device("cpu"))
     assert asked == [torch.device("cuda", 0), "query"]
 
-
-def test_a_reference_that_does_not_fit_memory_is_no_lasting_answer():
-    class Full(_tune_check.Check):
-        def prepare(self):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        def wrong(self):
-            return {}
-
-    assert _tune.choose("q", {"default": lambda: None, "other": lambda: None}, X, "", Full()) == ("default", False)
-    assert not _tune.chosen()
 
 
 def test_more_than_six_candidates_are_refused():

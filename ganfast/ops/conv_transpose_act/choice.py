@@ -101,7 +101,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
     detail = f", {spec.act}{' and z' if spec.save_z else ''}{' and partials' if spec.partials else ''}"
     detail += ", unaligned" if x.is_cuda and x.data_ptr() % 16 else ""
     size = kernels.output_size(x.shape[2:], weight.shape[2:], spec.stride, spec.padding, spec.output_padding, spec.dilation)
-    check = sampled.Outputs(inputs, size, spec, True)
+    check = sampled.Outputs(inputs, size, spec, True, run)
     return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
 
 
@@ -133,7 +133,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, s
     )  # fmt: skip
     question, family = _signature("conv_act", x, weight, spec)
     detail = f", {spec.act}{' and z' if spec.save_z else ''}"
-    check = sampled.Outputs(inputs, size, spec, False)
+    check = sampled.Outputs(inputs, size, spec, False, run)
     return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
 
 
@@ -166,7 +166,7 @@ def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
     run = lambda backend: kernels.data_grad(
         *inputs[:2], spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
     )
-    check = sampled.Outputs(inputs, input_size, spec.linear(), False)
+    check = sampled.Outputs(inputs, input_size, spec.linear(), False, run)
     return _gradient("data gradient of conv_transpose_act", gz, weight, spec, _rule(gz, input_size, False), run, check)
 
 
@@ -175,5 +175,5 @@ def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
     run = lambda backend: kernels.weight_grad(
         *inputs, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
     )
-    check = sampled.WeightGradient(inputs, weight, spec)
+    check = sampled.WeightGradient(inputs, weight, spec, run)
     return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, _rule(gz, x.shape[2:], True), run, check)

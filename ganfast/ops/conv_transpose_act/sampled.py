@@ -11,6 +11,7 @@ neighbours too):
 """
 
 import itertools
+from collections.abc import Callable
 from math import prod
 
 import torch
@@ -89,11 +90,13 @@ def _allowed(z: Tensor, bias: Tensor | float, bound: Tensor, terms: float, x: Te
 
 class Outputs(_tune_check.Check):
     """Of (y, z, partials), (y, z) or a gradient of x. inputs: [x, weight, bias, alpha], read by the candidates at each call, so that
-    `prepare` may put random numbers in place of a tensor that shows nothing: zeros, NaN. size: the output's."""
+    `prepare` may put random numbers in place of a tensor that shows nothing: zeros, NaN. size: the output's.
+    run(backend): a candidate."""
 
     fallback = "reference"
 
-    def __init__(self, inputs: list[Tensor | None], size, spec, transposed: bool) -> None:
+    def __init__(self, inputs: list[Tensor | None], size, spec, transposed: bool, run: Callable[[str], object]) -> None:
+        self.call_fallback = lambda: run(self.fallback)
         self.inputs, self.size, self.transposed = inputs, tuple(size), transposed
         self.geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
         self.act, self.alpha_value = spec.act, spec.alpha_value
@@ -167,7 +170,8 @@ class WeightGradient(_tune_check.Check):
 
     fallback = "reference"
 
-    def __init__(self, inputs: list[Tensor], weight: Tensor, spec) -> None:
+    def __init__(self, inputs: list[Tensor], weight: Tensor, spec, run: Callable[[str], object]) -> None:
+        self.call_fallback = lambda: run(self.fallback)
         self.inputs, self.shape, self.spec = inputs, weight.shape, spec
         self.found: dict[str, str] = {}
 

@@ -1,0 +1,39 @@
+"""What an answer of the tuner depends on besides its question and the versions of the cache file: the machine and its switches."""
+
+import functools
+import os
+import platform
+import re
+from pathlib import Path
+
+import torch
+
+
+def place(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"{_gpu(device)}, conv {torch.backends.cudnn.conv.fp32_precision}, cudnn.benchmark {torch.backends.cudnn.benchmark}"
+    return f"{_cpu()}, {torch.get_num_threads()} threads"
+
+
+@functools.cache
+def _gpu(device: torch.device) -> str:
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} sm_{major}{minor}"
+
+
+@functools.cache
+def _cpu() -> str:
+    """Torch's capability alone is the same with and without AMX, by which oneDNN takes other kernels, of which some are wrong. oneDNN
+    reads ONEDNN_MAX_CPU_ISA once a process, so it is read once here."""
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return (
+        f"cpu {processor()} {torch.backends.cpu.get_cpu_capability()}{' with AMX' if amx else ''}"
+        f"{f', ONEDNN_MAX_CPU_ISA={limit}' if limit else ''}"
+    )
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE) if info.exists() else None
+    return found[1].strip() if found else platform.processor() or platform.machine()
