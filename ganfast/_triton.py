@@ -142,24 +142,14 @@ def act_alpha_grad(z, alpha, ACT: tl.constexpr):
 @triton.jit
 def act_bwd(g, saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr):
     """g f'(z). Where relu is off 0 is selected: a product would make NaN of an infinite g."""
-    if ACT == "relu":
-        return tl.where(saved <= 0, 0.0, g)
-    else:
-        return g * act_grad(saved, alpha, ACT, FROM_Y)
+    return tl.where(saved <= 0, 0.0, g) if ACT == "relu" else g * act_grad(saved, alpha, ACT, FROM_Y)
 
 
 @triton.jit
 def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr):
     """g df/dalpha; 0 is selected where f does not depend on alpha."""
-    slope = act_alpha_grad(z, alpha, ACT)
-    if ACT == "softplus":
-        return tl.where(alpha * z > 20, 0.0, g * slope)
-    elif ACT == "snake":
-        return g * slope
-    elif ACT == "leaky_relu" or ACT == "prelu" or ACT == "elu":
-        return tl.where(z > 0, 0.0, g * slope)
-    else:
-        return slope
+    term = g * act_alpha_grad(z, alpha, ACT)
+    return term if ACT == "snake" else tl.where(alpha * z > 20 if ACT == "softplus" else z > 0, 0.0, term)
 
 
 @triton.jit
