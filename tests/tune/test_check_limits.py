@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from ganfast import _tune, _tune_check
+from ganfast.ops.conv_transpose_act import sampled
+from ganfast.ops.conv_transpose_act.choice import Spec
 from tests.tune.common import X, calls, forget
 from tests.tune.test_wrong import FAULTS, PASSES, failures, plant, run
 
@@ -66,3 +69,28 @@ def test_a_wrong_way_is_dropped_though_another_could_not_be_compared(told_times)
             return {"b": "off"}
 
     assert _tune.choose("q", calls(a=0.002, b=0.001)[0], X, "", Half())[0] == "a"
+
+
+@pytest.mark.parametrize("work", [2**28, 40000, 1])
+@pytest.mark.parametrize("groups", [1, 2, 12])
+def test_a_weight_gradient_is_compared_within_its_work(groups, work, monkeypatch):
+    """Channels are left out, never pixels: what is wrong at one pixel is seen in those that are left."""
+    monkeypatch.setattr(sampled, "_WORK", work)
+    done = []
+    real = sampled._weight_gradient
+    monkeypatch.setattr(sampled, "_weight_gradient", lambda *args: done.append(real(*args)) or done[-1])
+    torch.manual_seed(0)
+    x, weight = torch.randn(3, 24, 5, 4), torch.randn(24, 36 // groups, 3, 4).requires_grad_()
+    y = F.conv_transpose2d(x, weight, None, 2, 1, groups=groups)
+    gz = torch.randn_like(y)
+    (right,) = torch.autograd.grad(y, weight, gz)
+    spec = Spec((2, 2), (1, 1), (0, 0), (1, 1), groups, "linear", 0.0, False, False, False, "auto", "auto", "auto")
+    check = sampled.WeightGradient([gz, x], weight, spec, None)
+    check.prepare()
+    check.see("right", right)
+    y, dark = F.conv_transpose2d(x, weight, None, 2, 1, groups=groups), gz.clone()
+    dark[:, :, 4, 4] = 0
+    check.see("a pixel lost", *torch.autograd.grad(y, weight, dark))
+    assert set(check.wrong()) == {"a pixel lost"}
+    assert done[0].numel() * x.numel() // x.shape[1] <= max(work, 60 * 12)
+    assert done[0].numel() == weight.numel() or work < 2**28

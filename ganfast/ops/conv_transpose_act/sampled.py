@@ -1,5 +1,6 @@
 """What the tuner compares a convolution's candidates with: its formula in float64 by gathers and matrix products, which no convolution of
-any library takes part in; at sampled outputs for the passes whose images are independent, whole for the weight's gradient.
+any library takes part in; at sampled outputs for the passes whose images are independent, for sampled channels in the weight's gradient,
+whose sum over the pixels stays whole.
 
 How far a result may be off, u the roundoff of the dtype, U that of its accumulator (float32, or float64), L the terms of a sum, B a
 bound of the sum of their absolute values (Cauchy and Schwarz over the image: a fast algorithm's error at one pixel comes from its
@@ -180,17 +181,35 @@ class WeightGradient(_tune_check.Check):
             if not fine:
                 self.inputs[i] = random_like(self.inputs[i])
         gz, x = self.inputs
-        self.want = _weight_gradient(gz, x, self.shape, self.spec)
+        groups, kernel = self.spec.groups, self.shape[2:]
+        sizes = [groups, self.shape[0] // groups, self.shape[1]]
+        kept, work = list(sizes), x.numel() // x.shape[1] * prod(kernel)
+        while prod(kept) * work > _WORK and max(kept) > 1:
+            most = kept.index(max(kept))
+            kept[most] = (kept[most] + 1) // 2
+        self.at = [_sample(size, count, x.device) for size, count in zip(sizes, kept)]
+        gz, x = (self._channels(t, at) for t, at in ((gz, self.at[2]), (x, self.at[1])))
+        kept = [len(at) for at in self.at]
+        self.want = _weight_gradient(gz, x, (kept[0] * kept[1], kept[2], *kernel), self.spec._replace(groups=kept[0]))
         acc = torch.promote_types(x.dtype, torch.float32)
         norms = [torch.linalg.vector_norm(t, dim=[0, *range(2, t.dim())], dtype=acc).double() for t in (x, gz)]
-        sizes = [t.unflatten(0, (self.spec.groups, -1)) for t in norms]
-        bound = (sizes[0][:, :, None] * sizes[1][:, None]).flatten(0, 1).view(*self.shape[:2], *[1] * (x.dim() - 2))
+        norms = [t.unflatten(0, (kept[0], -1)) for t in norms]
+        bound = (norms[0][:, :, None] * norms[1][:, None]).flatten(0, 1).view(*self.want.shape[:2], *[1] * (x.dim() - 2))
         self.allowed = _allowed(self.want, 0.0, bound, x.numel() / x.shape[1], x)
+
+    def _channels(self, t: Tensor, at: Tensor) -> Tensor:
+        """Those of t [N, C, ...] that are looked at: the same ones of each group."""
+        if len(self.at[0]) * len(at) == t.shape[1]:
+            return t
+        return t.unflatten(1, (self.spec.groups, -1))[:, self.at[0][:, None], at].flatten(1, 2)
 
     def see(self, name: str, result: Tensor) -> None:
         if result.shape != self.shape:
             self.found[name] = f"the weight's gradient has shape {tuple(result.shape)} instead of {tuple(self.shape)}"
-        elif why := _sentence("the weight's gradient", excess(result, self.want, self.allowed)):
+            return
+        groups, inputs, outputs = self.at
+        seen = result.unflatten(0, (self.spec.groups, -1))[groups[:, None, None], inputs[:, None], outputs].flatten(0, 1)
+        if why := _sentence("the weight's gradient", excess(seen, self.want, self.allowed)):
             self.found[name] = why
 
     def wrong(self) -> dict[str, str]:
