@@ -1,6 +1,7 @@
 """What cannot be in a graph, told by name before anything is tried."""
 
 import functools
+import gc
 import weakref
 
 import torch
@@ -51,8 +52,11 @@ def refuse_held_graphs(reached: Reached) -> None:
     for part in {part for module in reached.modules for part in module.modules()}:
         _drop_computed_weights(part)
     names = {id(p): name for module in reached.modules for name, p in module.named_parameters()}
-    for p in reached.parameters():
-        if p.requires_grad and p.is_leaf and _node_is_held(p):
+    learns = [p for p in reached.parameters() if p.requires_grad and p.is_leaf]
+    if any(map(_node_is_held, learns)):
+        gc.collect()  # what only a cycle of garbage holds is nobody's result
+    for p in learns:
+        if _node_is_held(p):
             raise CaptureError(
                 f"capture: an earlier result is still there with its graph, which holds {names.get(id(p), 'a parameter')} of shape "
                 f"{tuple(p.shape)}: delete the old loss (del loss, or keep loss.detach() or loss.item()) and whatever else of earlier "

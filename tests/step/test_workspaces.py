@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import warnings
 
 import pytest
 import torch
@@ -139,6 +140,31 @@ def test_a_loss_kept_from_an_earlier_step_is_named(device, where):
     kept = kept.detach()
     captured = ganfast.capture(step, x)
     assert captured(x) == layer(x).square().mean() and kept is not None
+
+
+def test_what_only_garbage_or_an_older_weight_norm_holds_is_not_refused(device):
+    """A loss in a cycle that nobody reaches; the weight that torch's older norm leaves in a layer, with the graph of its last forward."""
+    layer = nn.Linear(2, 2).to(device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch would have its newer one
+        normed = torch.nn.utils.weight_norm(nn.Linear(2, 2)).to(device)
+    x = torch.ones(3, 2, device=device)
+
+    def step(x):
+        layer.zero_grad(), normed.zero_grad()
+        loss = normed(layer(x)).square().mean()
+        loss.backward()
+        return loss
+
+    gc.disable()
+    try:
+        cycle = [step(x)]
+        cycle.append(cycle)
+        del cycle
+        captured = ganfast.capture(step, x)
+    finally:
+        gc.enable()
+    assert captured(x) == normed(layer(x)).square().mean()
 
 
 def test_a_loss_that_the_step_itself_keeps_is_its_own(device):
