@@ -8,14 +8,14 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "_loaded": "ganfast.nn.accelerated",  # for pickles of accelerated models
-    "_quiet": "ganfast.nn.accelerated",
-    "accelerate": "ganfast.nn.convert",
+    "_loaded": "ganfast.dropin.accelerate",  # for pickles of accelerated models
+    "_quiet": "ganfast.dropin.accelerate",
+    "accelerate": "ganfast.dropin.accelerate",
     "backends": "ganfast._backends",
     "capture": "ganfast.step.capture",
-    "compare": "ganfast.nn.compare",
-    "explain": "ganfast.nn.explain",
-    "restore": "ganfast.nn.convert",
+    "compare": "ganfast.dropin.compare",
+    "explain": "ganfast.dropin.explain",
+    "restore": "ganfast.dropin.accelerate",
     "use_backend": "ganfast._backends",
     "CaptureError": "ganfast.step.errors",
     "EMA": "ganfast.step.ema",

@@ -212,11 +212,11 @@ def test_the_float32_path_is_taken_only_there(monkeypatch):
 
 def test_torchs_layers_that_are_wrong_without_amx(monkeypatch):
     monkeypatch.setattr(torch_faults, "wrong_in", lambda dtype: False)
-    half, narrow = torch.bfloat16, nn.Conv2d(12, 2, (2, 5), (3, 2), (0, 2))
-    assert torch_faults.layer(narrow, half, 1)
-    assert not torch_faults.layer(narrow, half, 32) and not torch_faults.layer(narrow, torch.float32, 1)
-    assert torch_faults.layer(nn.Conv3d(4, 4, 3), half, 32) and torch_faults.layer(nn.ConvTranspose2d(4, 4, 4, 2), half, 1)
-    assert not torch_faults.layer(nn.Conv2d(64, 1, 4), half, 4)
+    half, one, narrow = torch.bfloat16, (1, 1), ((2, 5), (3, 2), (1, 1))
+    assert torch_faults.layer(*narrow, half, 1)
+    assert not torch_faults.layer(*narrow, half, 32) and not torch_faults.layer(*narrow, torch.float32, 1)
+    assert torch_faults.layer((3, 3, 3), (1, 1, 1), (1, 1, 1), half, 32) and torch_faults.layer((4, 4), (2, 2), one, half, 1)
+    assert not torch_faults.layer((4, 4), one, one, half, 4)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

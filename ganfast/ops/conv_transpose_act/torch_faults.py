@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 HALF = (torch.bfloat16, torch.float16)
 CURE = "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16"
@@ -123,12 +123,12 @@ def weight_grad(gz: Tensor, width_out: int, stride) -> bool:
     return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride))
 
 
-def layer(module: nn.Module, dtype: torch.dtype, width: int) -> bool:
-    """Whether torch's own convolution layer, forward or backward, may be wrong or break the heap on a CPU for an input of that width."""
-    if strided_points(module.kernel_size, module.stride):
+def layer(kernel, stride: tuple[int, ...], dilation: tuple[int, ...], dtype: torch.dtype, width: int) -> bool:
+    """Whether torch's own convolution, forward or backward, may be wrong or break the heap on a CPU for an input of that width."""
+    if strided_points(kernel, stride):
         return True
-    narrow = module.stride[-1] > 1 and width <= module.dilation[-1] * (module.kernel_size[-1] - 1) + module.stride[-1]
-    return dtype in HALF and (narrow or len(module.stride) == 3 or wrong_in(dtype))
+    narrow = stride[-1] > 1 and width <= dilation[-1] * (kernel[-1] - 1) + stride[-1]
+    return dtype in HALF and (narrow or len(kernel) == 3 or wrong_in(dtype))
 
 
 def report() -> list[str]:

@@ -1,6 +1,7 @@
 """`compare`: a user's own model, eager against ganfast, like for like."""
 
 import contextlib
+import copy
 import math
 import time
 from collections.abc import Iterator
@@ -12,9 +13,8 @@ from torch.utils import _pytree as pytree
 
 from ganfast import _checks, _memory
 from ganfast._timing import interleaved
-from ganfast.nn.convert import accelerate, check_model, restore
-from ganfast.nn.explain import Explanation, explain
-from ganfast.nn.pays import copied
+from ganfast.dropin.accelerate import accelerate, check_model, restore
+from ganfast.dropin.explain import Explanation, explain
 
 _OP = "compare"
 _TRAIN, _EVAL = "train: forward + backward", "eval: forward"
@@ -147,6 +147,21 @@ class _Side:
 def _channels_last(t: Tensor) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return t.contiguous(memory_format=formats[t.dim()]) if t.dim() in formats and t.is_floating_point() else t
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. torch's older weight_norm and spectral_norm leave a tensor with a graph on its module, which no copy can take and
+    the next forward makes anew."""
+    left = []
+    for module in model.modules():
+        for name, value in list(module.__dict__.items()):
+            if isinstance(value, Tensor) and not value.is_leaf:
+                left.append((module, name, module.__dict__.pop(name)))
+    try:
+        return copy.deepcopy(model)
+    finally:
+        for module, name, value in left:
+            module.__dict__[name] = value
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -1,0 +1,1 @@
+"""The drop-in: a dynamo backend, and `accelerate`, `explain`, `compare` on top of it."""

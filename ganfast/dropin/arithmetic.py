@@ -1,0 +1,171 @@
+"""What a group computes, by ganfast's ops: [upsampling] + convolution, norm, activation with what they share."""
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ganfast._layout import is_channels_last
+from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
+from ganfast.ops.batch_norm_act.instance import instance_norm_act
+from ganfast.ops.batch_norm_act.op import batch_norm_act
+from ganfast.ops.bias_act.op import bias_act
+from ganfast.ops.conv_act.op import conv_act
+from ganfast.ops.conv_transpose_act.op import conv_transpose_act
+from ganfast.ops.upsample_conv_act.op import upsample_conv_act
+
+_FOLDING = 2**18  # values that a norm's pass takes in the time of the fold's operations on vectors
+
+
+class Spec(NamedTuple):
+    """A group's constants. conv: the options of its op, None without one; scale: of the upsampling; norm: its options; open_output:
+    whether a caller may write to the output, as eager's activation would allow; keeps_x: whether a caller can reach x, of which eager
+    keeps nothing."""
+
+    transposed: bool
+    conv: dict[str, Any] | None
+    scale: tuple[int, ...] | None
+    norm: dict[str, Any] | None
+    act: str
+    alpha: float | None
+    gain: float
+    clamp: float | None
+    open_output: bool
+    keeps_x: bool
+    recompute: bool
+
+    @property
+    def folds(self) -> bool:
+        """Whether a norm by running statistics may become a factor of the convolution's weight."""
+        return self.conv is not None and self.norm is not None and self.norm["kind"] == "batch" and not self.norm["training"]
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """ganfast's ops that it runs on."""
+        names = []
+        if self.conv is not None:
+            names.append("conv_transpose_act" if self.transposed else "upsample_conv_act" if self.scale else "conv_act")
+        if self.norm is not None:
+            names.append(f"{self.norm['kind']}_norm_act")
+        if self.norm is None and (self.conv is None or self.gain != 1 or self.clamp is not None):
+            names.append("bias_act")
+        return tuple(names)
+
+
+def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
+    """t: the operands by name; those that the group has not are None."""
+    alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
+    weight, bias = t["weight"], t["bias"] if t["added"] is None else _sum(t["bias"], t["added"])
+    if spec.norm is not None:
+        return _normalised(spec, x, weight, bias, t, alpha)
+    if spec.conv is not None and t["scale"] is not None:
+        weight, bias = _scaled(spec, weight, bias, t["scale"].reshape(-1), None if t["offset"] is None else t["offset"].reshape(-1))
+    if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
+        return _convolved(spec, x, weight, bias, spec.act, alpha)
+    z = x if spec.conv is None else _convolved(spec, x, weight, None, "linear", None)
+    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp)
+
+
+def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
+    return added.reshape(-1) if bias is None else bias + added.reshape(-1)
+
+
+def _convolved(spec: Spec, x, weight, bias, act: str, alpha, **options):
+    """act(conv(x) + bias), after the upsampling where there is one."""
+    if spec.keeps_x and torch.is_grad_enabled() and weight.requires_grad:
+        x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
+    options |= {"act": act, "alpha": alpha}
+    with _rebuilt(x) if spec.recompute else contextlib.nullcontext():
+        if spec.transposed:
+            return conv_transpose_act(x, weight, bias, **spec.conv, **options)
+        if spec.scale is not None:
+            return upsample_conv_act(x, weight, bias, scale_factor=spec.scale, **spec.conv, **options)
+        return conv_act(x, weight, bias, **spec.conv, **options)
+
+
+def _normalised(spec: Spec, x: Tensor, weight, bias, t: dict[str, Tensor | None], alpha) -> Tensor:
+    """act(norm(conv(x))) with what the two can share: a batch norm in train mode takes the statistics that a transposed convolution's
+    epilogue gathers; by running statistics it becomes a factor of the weight and a bias, where that is less work than a pass over the
+    output. The fold is made anew at each call, in float32, and rounded to the weight's dtype; no parameter changes.
+    Source: Jacob et al. 2018, section 3.2 (folding batch norm)."""
+    gain, shift = _affine(t)
+    if spec.folds and _outputs(spec, x, weight) >= weight.numel() + _FOLDING:
+        acc = torch.promote_types(weight.dtype, torch.float32)
+        factor = torch.rsqrt(t["var"].to(acc) + spec.norm["eps"])
+        factor = factor if gain is None else factor * gain.to(acc)
+        offset = -t["mean"].to(acc) * factor
+        offset = offset if shift is None else offset + shift.to(acc)
+        folded, moved = _scaled(spec, weight, bias, factor, offset)
+        return _convolved(spec, x, folded, moved, spec.act, alpha)
+    partials = None
+    if spec.conv is not None and spec.transposed and spec.norm.get("training"):
+        x, partials = _convolved(spec, x, weight, bias, "linear", None, return_partials=True)
+    elif spec.conv is not None:
+        x = _convolved(spec, x, weight, bias, "linear", None)
+    if spec.norm["kind"] == "instance":
+        x = x.contiguous() if is_channels_last(x) else x  # as torch's, whose output somebody may flatten by `view`
+        return instance_norm_act(x, gain, shift, eps=spec.norm["eps"], act=spec.act, alpha=alpha)
+    return batch_norm_act(
+        x, t["mean"], t["var"], gain, shift, training=spec.norm["training"], momentum=spec.norm["momentum"], eps=spec.norm["eps"],
+        act=spec.act, alpha=alpha, partials=partials,
+    )  # fmt: skip
+
+
+def _affine(t: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """The norm's own factor and bias, and those that come after it, as one of each."""
+    gain, shift = t["gain"], t["shift"]
+    if t["scale"] is not None:
+        scale = t["scale"].reshape(-1)
+        gain, shift = scale if gain is None else gain * scale, None if shift is None else shift * scale
+    if t["offset"] is not None:
+        shift = _sum(shift, t["offset"])
+    return gain, shift
+
+
+def _outputs(spec: Spec, x: Tensor, weight: Tensor) -> float:
+    """About how many values the convolution gives."""
+    each = lambda option: option if isinstance(option, tuple) else (option,) * (weight.dim() - 2)
+    strides = math.prod(each(spec.conv.get("stride", 1)))
+    grown = strides if spec.transposed else math.prod(spec.scale or ()) / strides
+    channels = weight.shape[1] * spec.conv["groups"] if spec.transposed else weight.shape[0]
+    return x.shape[0] * math.prod(x.shape[2:]) * grown * channels
+
+
+def _scaled(spec: Spec, weight: Tensor, bias: Tensor | None, factor: Tensor, offset: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(weight, bias) of the convolution whose output channels are multiplied by the factor, then moved by the offset."""
+    ones = [1] * (weight.dim() - 2)
+    if spec.transposed:
+        groups = spec.conv["groups"]
+        scaled = (weight.unflatten(0, (groups, -1)) * factor.view(groups, 1, -1, *ones)).flatten(0, 1)
+    else:
+        scaled = weight * factor.view(-1, 1, *ones)
+    moved = offset if bias is None else bias.to(factor.dtype) * factor if offset is None else bias.to(factor.dtype) * factor + offset
+    return scaled.to(weight.dtype), None if moved is None else moved.to(weight.dtype)
+
+
+def _rebuilt(x: Tensor):
+    """Inside, an op that saves x, a fused norm's output, keeps what the norm saved instead and normalises again in its backward:
+    one pass over memory more, one activation of the layer less in memory. Other tensors go to the user's own hooks, if any."""
+    node = x.grad_fn
+    if not isinstance(node, BatchNormAct._backward_cls) or x._version:
+        return contextlib.nullcontext()
+    outer = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    # Checkpointing counts what is saved and asked for; and hooks may be forbidden.
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (outer and outer[0].__module__ == "torch.utils.checkpoint"):
+        return contextlib.nullcontext()
+    pointer, shape = x.data_ptr(), x.shape
+
+    def pack(t: Tensor) -> tuple:
+        if t.data_ptr() == pointer and t.shape == shape:
+            return None, node
+        return (outer[1], outer[0](t)) if outer else (None, t)
+
+    def unpack(kept: tuple) -> Tensor:
+        unpack_outer, value = kept
+        if unpack_outer is not None:
+            return unpack_outer(value)
+        return rebuild(value) if value is node else value
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)

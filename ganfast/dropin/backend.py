@@ -1,0 +1,90 @@
+"""The dynamo backend: a graph's groups run as one where that pays. It takes the graph as dynamo hands it on, without AOTAutograd, so
+autograd stays eager's, and second derivatives are right.
+
+    torch.compile(model, backend="ganfast")
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ganfast import _backends, _tune
+from ganfast._memo import Memo
+from ganfast.dropin.groups import Found, Group, opaque, replaced
+from ganfast.dropin.pays import fused_pays
+
+
+class Graph:
+    """What runs in place of one of dynamo's graphs. Which groups run as one is settled at the first call of each size, on that call's
+    tensors; after that a call costs no more than the graph's own nodes.
+
+    groups: what can run as one; left: (layer, reason) of the others; seconds: what matching took.
+    """
+
+    def __init__(self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False) -> None:
+        began = time.perf_counter()
+        self.module, self.plain = module, module.forward
+        found = None if opaque(module) else Found(module.graph, root, recompute)
+        self.groups: list[Group] = found.groups if found else []
+        self.left: list[tuple[str, str]] = found.left if found else []
+        # Sizes that dynamo does not guard: those of tensors that have one without a number.
+        self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and any(type(s) is not int for s in t.shape)]
+        self._plans = Memo()  # sizes and settings -> the graph's forward with the groups that pay
+        self._made: dict[tuple[bool, ...], Callable] = {}
+        self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
+        self._answers: dict[int, tuple[bool, bool]] = {}
+        self.seconds = time.perf_counter() - began
+
+    def __call__(self, *args: Any) -> Any:
+        if not self.groups or not _ordinary():
+            return self.plain(*args)
+        key = (*(args[i].shape for i in self._sized), _backends._chosen, torch.get_num_threads(), _tune.off_reason())
+        plan = self._plans.get(key)
+        return self._settle(key, args) if plan is None else plan(*args)
+
+    def _settle(self, key: tuple, args: tuple) -> Any:
+        self._answers = {}
+        result = self._first(*args)
+        answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
+        if all(final for _, final in answers):
+            self._plans[key] = self._with(tuple(pays for pays, _ in answers))
+        return result
+
+    def _with(self, pays: tuple[bool, ...]) -> Callable:
+        if pays not in self._made:
+            self._made[pays] = replaced(self.module, self.groups, [g if p else None for g, p in zip(self.groups, pays)])
+        return self._made[pays]
+
+    def _settling(self, i: int) -> Callable[..., Tensor]:
+        group = self.groups[i]
+
+        def settle(x: Tensor, *operands: Tensor) -> Tensor:
+            named = _backends.requested("accelerate", None) != "auto"
+            pays, final = (True, True) if named else fused_pays(group, x, operands)
+            self._answers[i] = pays, final
+            if not pays:
+                group.ran = ("torch",)
+                return group.plain(x, *operands)
+            y = group(x, *operands)
+            group.note_backends()
+            return y
+
+        return settle
+
+
+def _ordinary() -> bool:
+    """Outside of what ganfast's ops do not support: dispatch modes, functorch's levels, tracers, forward-mode AD."""
+    return (
+        not torch._C._len_torch_dispatch_stack()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and torch._C._get_tracing_state() is None
+        and torch.autograd.forward_ad._current_level < 0
+    )
+
+
+def ganfast(module: fx.GraphModule, inputs: list[Any], **_: Any) -> Callable:
+    """The backend by name."""
+    return Graph(module, inputs)

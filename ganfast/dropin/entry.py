@@ -1,0 +1,187 @@
+"""Into dynamo and back: one compiled function for each module that is called, and what goes round it because dynamo, or ganfast's ops, must
+not see it."""
+
+import contextlib
+import inspect
+import logging
+import os
+import time
+import types
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from ganfast._tell import tell
+
+MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
+_TRIES = 2  # code that dynamo failed on so many times is not tried again
+# Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
+_OPTIONS = {
+    "skip_nnmodule_hook_guards": False,
+    "optimize_ddp": False,
+    "recompile_limit": MOST_GRAPHS,
+    "accumulated_recompile_limit": 4 * MOST_GRAPHS,
+}
+
+
+class Break(NamedTuple):
+    """Something that was not one graph for good. kind: "broke", "compiled anew" or "runs as written"; reason: dynamo's words."""
+
+    kind: str
+    reason: str
+
+
+class Compiled:
+    """One function's compilations, and what is known of them.
+
+    run: the function, through dynamo; graphs: backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled
+    anew or gave up; seconds: all compilations together.
+    """
+
+    def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool) -> None:
+        from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
+
+        self._root = (lambda: None) if root is None else weakref.ref(root)
+        self._recompute = recompute
+        self.graphs: list = []
+        self.breaks: list[Break] = []
+        self.seconds = 0.0
+        self._failures: dict[types.CodeType, int] = {}
+        # A code object of its own: dynamo keeps and counts what it compiled by code.
+        own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, call.__defaults__, call.__closure__)
+        own.__kwdefaults__ = call.__kwdefaults__
+        isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
+        context = optimize(self._backend, **isolated)
+        context.callback = _Watched(context.callback, self)
+        self.run = context(own)
+
+    def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
+        from ganfast.dropin.backend import Graph
+
+        self.graphs.append(Graph(module, inputs, self._root(), self._recompute))
+        return self.graphs[-1]
+
+    def failed(self, code: types.CodeType, why: str) -> bool:
+        """Notes it; whether the code is not to be tried again."""
+        self._failures[code] = self._failures.get(code, 0) + 1
+        if not any(known.reason == why for known in self.breaks):
+            self.breaks.append(Break("runs as written", why))
+        return self._failures[code] >= _TRIES
+
+
+class _Watched:
+    """Dynamo's callback with ganfast's settings, which hold while it compiles and at no other time; notes what it says."""
+
+    def __init__(self, callback: Callable, compiled: Compiled) -> None:
+        self._torchdynamo_orig_backend, self._compiled = callback, compiled
+
+    def __call__(self, frame, entry, state):
+        from torch._dynamo import config
+        from torch._dynamo.types import ConvertFrameReturn, FrameAction, FrameExecStrategy
+        from torch._dynamo.utils import counters
+
+        compiled, code = self._compiled, frame.f_code
+        if code is Armed.__call__.__code__:  # behind a break: the child has graphs of its own
+            skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
+            return ConvertFrameReturn(frame_exec_strategy=skip, apply_to_code=False)
+        before = dict(counters["graph_break"])
+        anew = _why_anew(entry, frame)
+        began, made = time.perf_counter(), len(compiled.graphs)
+        try:
+            with config.patch(_OPTIONS), _silence():
+                result = self._torchdynamo_orig_backend(frame, entry, state)
+        except Exception as error:  # eager does what dynamo cannot, or raises the user's own error
+            given_up = compiled.failed(code, _first_line(error))
+            action = FrameAction.SKIP if given_up else FrameAction.DEFAULT
+            return ConvertFrameReturn(frame_exec_strategy=FrameExecStrategy(action, FrameAction.DEFAULT), apply_to_code=given_up)
+        finally:
+            compiled.seconds += time.perf_counter() - began
+        compiled.breaks += [Break("broke", _line(why)) for why in counters["graph_break"].keys() - before.keys()]
+        if anew and len(compiled.graphs) > made:
+            compiled.breaks.append(Break("compiled anew", anew))
+        if result.guarded_code is None and result.frame_exec_strategy.cur_action is FrameAction.RUN_ONLY:
+            why = f"{code.co_name} needed more than {MOST_GRAPHS} graphs, the last time as {anew}"
+            compiled.failed(code, why)
+            tell(f"{why}: what no graph fits runs as written from now on. explain(model).breaks says what changed each time", why)
+        return result
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Dynamo's warnings about a user's code are advice for those who asked for torch.compile; here they go to `explain`."""
+    handlers = [] if "TORCH_LOGS" in os.environ else logging.getLogger("torch._dynamo").handlers
+    grave = lambda record: record.levelno >= logging.ERROR
+    for handler in handlers:
+        handler.addFilter(grave)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(grave)
+
+
+def _why_anew(entry, frame) -> str:
+    """The guard that kept the last graph from being used again."""
+    if entry is None:
+        return ""
+    try:
+        from torch._dynamo.guards import get_guard_fail_reason
+
+        return _line(get_guard_fail_reason(entry.guard_manager, entry.code, frame.f_locals, entry.compile_id, None))
+    except Exception:  # a private name whose arguments change from one torch to the next
+        return "its inputs look different"
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())
+
+
+def _first_line(error: BaseException) -> str:
+    error = getattr(error, "inner_exception", error)  # a backend's own
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+def goes_round() -> bool:
+    """Whether a call must not go through dynamo: it is being traced or exported, watched by a dispatch mode, transformed by torch.func,
+    differentiated forward, or every module's call is hooked."""
+    return bool(
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+        or torch.fx._symbolic_trace.is_fx_symbolic_tracing()
+        or torch.autograd.forward_ad._current_level >= 0
+        or _has_any_global_hook()
+    )
+
+
+def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
+    return module._call_impl(*args, **kwargs)
+
+
+class Armed:
+    """What stands in a module's `_compiled_call_impl`, where nn.Module.compile puts its own: calls the module through dynamo. Copies and
+    pickles of the module come without it."""
+
+    def __init__(self, module: nn.Module, root: nn.Module, recompute: bool, compiled: Compiled | None = None) -> None:
+        self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
+        self.compiled = compiled
+        self.slices: Compiled | None = None  # of a Sequential's slices
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self.module()
+        if torch.compiler.is_compiling() or goes_round():
+            return module._call_impl(*args, **kwargs)
+        if self.compiled is None:
+            self.compiled = Compiled(_call_module, self.root(), self.recompute)
+        return self.compiled.run(module, args, kwargs)
+
+    def __deepcopy__(self, memo: dict) -> None:
+        return None
+
+    def __reduce__(self) -> tuple:
+        return type(None), ()

@@ -1,0 +1,121 @@
+"""`explain`: what every layer of a model became, what ran and why, and what was left."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ganfast import _tune
+from ganfast._place import place
+from ganfast.dropin.accelerate import Accelerated, check_model, closed
+from ganfast.dropin.entry import Armed, Break, Compiled
+from ganfast.dropin.groups import Group
+
+
+class Row(NamedTuple):
+    """One group.
+
+    layers: by their paths in the model, functions as "relu()"; became: ganfast's ops; ran: the backend of each that ran last, or "torch"
+    where torch's own calls were the faster; note: the times that decided, what happens to the weight.
+    """
+
+    layers: tuple[str, ...]
+    became: str
+    ran: str
+    note: str
+
+
+class Explanation:
+    """Prints as a table.
+
+    groups: list of Row in the order of the layers; left: [(layer, reason)] of those in no group; breaks: list of Break, where dynamo left
+    the graph, compiled anew or gave up; graphs: how many there are; seconds: what compiling took, all in all. A layer that never ran is
+    in none of them.
+    """
+
+    def __init__(self, groups: list[Row], left: list[tuple[str, str]], breaks: list[Break], graphs: int, seconds: float) -> None:
+        self.groups, self.left, self.breaks, self.graphs, self.seconds = groups, left, breaks, graphs, seconds
+
+    def __str__(self) -> str:
+        head = ("layers", "became", "ran", "note")
+        cells = [(" ".join(row.layers), *row[1:]) for row in self.groups]
+        widths = [max(len(line[i]) for line in (head, *cells)) for i in range(3)]
+        lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(line, widths)), line[3])).rstrip() for line in (head, *cells)]
+        if not self.graphs and not self.left:
+            lines = ["nothing was called yet: graphs are made at the first call"]
+        lines += [f"{name or 'the model'}: left: {reason}" for name, reason in self.left]
+        lines += [f"{kind}: {reason}" for kind, reason in self.breaks]
+        if self.graphs:
+            lines.append(f"{self.graphs} graph{'s' * (self.graphs != 1)}, compiled in {self.seconds:.1f} s")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+
+def explain(model: nn.Module | Callable) -> Explanation:
+    """What ``accelerate`` made of each layer of a model in the calls so far, which backend last ran it, and why others were left.
+
+    For a model that was not accelerated, everything was left. Of graphs that compiled the same layers again, the last one counts.
+    Raises: TypeError for what is no module and no function.
+    """
+    check_model("explain", model)
+    compiled = list(_compiled(model))
+    if why := closed(model):
+        return Explanation([], [("", why)], [], 0, 0.0)
+    if not compiled and not _is_accelerated(model):
+        return Explanation([], [("", "not accelerated")], [], 0, 0.0)
+    groups: dict[tuple[str, ...], Row] = {}
+    left: dict[str, str] = {}
+    for graph in (graph for each in compiled for graph in each.graphs):
+        for group in graph.groups:
+            if group.ran:
+                groups[group.layers] = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+        left |= dict(graph.left)
+    covered = {layer for layers in groups for layer in layers if not layer.endswith("()")}
+    rows = [(name, reason) for name, reason in left.items() if name not in covered]
+    breaks = [entry for each in compiled for entry in each.breaks]
+    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), sum(c.seconds for c in compiled))
+
+
+def _is_accelerated(model: object) -> bool:
+    if not isinstance(model, nn.Module):
+        return hasattr(model, "_ganfast_plain")
+    return any(isinstance(m, Accelerated) or isinstance(m.__dict__.get("_compiled_call_impl"), Armed) for m in model.modules())
+
+
+def _compiled(model: object) -> Iterator[Compiled]:
+    if not isinstance(model, nn.Module):
+        yield from getattr(model, "_ganfast_compiled", ())
+        return
+    for module in model.modules():
+        armed = module.__dict__.get("_compiled_call_impl")
+        if isinstance(armed, Armed):
+            yield from (each for each in (armed.compiled, armed.slices) if each is not None)
+
+
+def _ordered(model: object, groups: dict[tuple[str, ...], Row]) -> list[Row]:
+    """By the layers' place in the model; functions stand by what they came with."""
+    names = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
+    position = {name: i for i, name in enumerate(names)}
+    first = lambda row: next((position[layer] for layer in row.layers if layer in position), len(position))
+    return sorted(groups.values(), key=first)
+
+
+def _note(group: Group) -> str:
+    notes = []
+    choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
+    if choice is not None and len(choice.microseconds) > 1:
+        notes.append(", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()))
+    if choice is not None:
+        notes += [f"{name} failed: {why}" for name, why in choice.failed.items()]
+    if group.ran != ("torch",):
+        if group.spec.scale is not None:
+            notes.append("weight summed over the upsampled taps at each call")
+        if group.spec.folds:
+            notes.append("weight times the batch norm's factor at each call where that pays")
+        if any(name.startswith("triton") for name in group.ran):
+            notes.append(
+                "a weight that is not channels_last is copied at each call: model.to(memory_format=torch.channels_last) spares that"
+            )
+    return "; ".join(notes)

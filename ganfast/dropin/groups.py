@@ -1,0 +1,240 @@
+"""Groups of a graph's nodes that run as one, and the graph with some of them replaced."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx
+
+from ganfast import _backends
+from ganfast._memo import Memo
+from ganfast.dropin import arithmetic
+from ganfast.dropin.nodes import Names, is_barrier, is_floating, name_of, read, storages, tensor, version, works_in_place, written
+from ganfast.dropin.steps import Step
+from ganfast.dropin.table import FROM_THEIR_OWN_NODE, STEPS
+
+_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
+_SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
+_KEPT_AS_OUTPUT = (*_SAVE_THEIR_OUTPUT, "leaky_relu", "elu", "selu", "softplus")  # bias_act's, with constants
+
+
+class Group:
+    """Steps of one graph in a row. Called with x and the operands it gives what they give, by ganfast's ops; `plain` runs torch's own.
+
+    layers: the user's names of what it stands for; became: ganfast's ops; ran: what ran last, a backend for each or "torch"; question: the
+    tuner's, whose times it was decided by.
+    """
+
+    def __init__(self, steps: list[Step], spec: arithmetic.Spec, names: Names) -> None:
+        self.steps, self.spec = steps, spec
+        self.__name__ = "_and_".join(spec.ops)  # what a graph's code calls it
+        self.nodes = [node for step in steps for node in step.nodes]
+        given = {name: node for step in steps for name, node in step.tensors.items()}
+        self.operands = [given["x"]]
+        self._at = [name for name in _OPERANDS if name in given]
+        self.operands += [given[name] for name in self._at]
+        self._none = dict.fromkeys(_OPERANDS)
+        labels = [names.of(step.nodes[0], step.label) for step in steps]
+        self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
+        self.became = spec.ops
+        self.plain = _alone(self.nodes, self.operands)
+        training = spec.norm is not None and spec.norm.get("training", False)
+        self.moves = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
+        self.ran: tuple[str, ...] = ()
+        self.question = ""
+        self.settled = Memo()  # looks of the operands -> whether running as one pays
+
+    def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
+        return arithmetic.run(self.spec, x, {**self._none, **dict(zip(self._at, operands))})
+
+    def note_backends(self) -> None:
+        """What ran just now."""
+        kernels = {"instance_norm_act": "batch_norm_act"}
+        self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.became)
+
+    @property
+    def words(self) -> str:
+        """What it is about, but for the size of x: the tuner's family."""
+        options = {k: v for step in self.steps for k, v in step.options.items()}
+        return f"{' + '.join(step.label for step in self.steps)} {options}"
+
+
+def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
+    """The nodes as a function of the operands."""
+    graph, new = fx.Graph(), {}
+    for node in dict.fromkeys(operands):
+        new[node] = None
+    places = [graph.placeholder(f"operand_{i}") for i in range(len(operands))]
+    for node, place in zip(operands, places):
+        new[node] = place  # an operand that comes twice is the same tensor
+    for node in nodes:
+        new[node] = graph.node_copy(node, lambda n: new[n])
+    graph.output(new[nodes[-1]])
+    return fx.GraphModule({}, graph).forward
+
+
+class Found:
+    """All groups of a graph, and why other layers were left: [(node's name for the user, reason)]."""
+
+    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None, recompute: bool) -> None:
+        self.graph, self.recompute = graph, recompute
+        self.names = Names(graph, root)
+        self.nodes = list(graph.nodes)
+        self.order = {node: i for i, node in enumerate(self.nodes)}
+        output = next(node for node in graph.nodes if node.op == "output")
+        self.outputs = storages(*output.all_input_nodes)
+        self.inputs = storages(*(node for node in graph.nodes if node.op == "placeholder"))
+        self.groups: list[Group] = []
+        self.refused: dict[fx.Node, str] = {}
+        taken: set[fx.Node] = set()
+        for node in graph.nodes:
+            if node in taken:
+                continue
+            steps = self._longest(node)
+            if steps:
+                self.groups.append(Group(steps, self._spec(steps), self.names))
+                taken.update(self.groups[-1].nodes)
+        self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
+
+    def _longest(self, node: fx.Node) -> list[Step]:
+        """From the node on, as far as it may go."""
+        steps = self._grown(node)
+        while steps:
+            why = self._why_not(steps)
+            if not why:
+                return steps
+            self.refused.setdefault(node, why)
+            steps = steps[:-1]
+        return []
+
+    def _grown(self, node: fx.Node) -> list[Step]:
+        steps: list[Step] = []
+        while True:
+            role = steps[-1].role.removeprefix("first ") if steps else ""
+            found = None
+            for name, (after, reader) in STEPS.items():
+                if role not in after or (role and name == "first bias"):
+                    continue
+                if not steps:
+                    found = reader(node, steps)
+                elif reader in FROM_THEIR_OWN_NODE:
+                    user = _only_user(steps[-1].value)
+                    found = None if user is None else reader(user, steps)
+                else:
+                    found = reader(steps[-1].value, steps)
+                if found is not None:
+                    break
+            if found is None:
+                return steps
+            if steps and "x" in found.tensors:
+                found.tensors.pop("x")
+            steps.append(found)
+
+    def _why_not(self, steps: list[Step]) -> str:
+        """Why these steps may not run as one; empty where they may."""
+        roles = {step.role for step in steps}
+        if not roles & {"conv", "norm"} and not ("bias" in roles and "act" in roles):
+            return "one pass already" if "conv" not in roles else ""
+        nodes = [node for step in steps for node in step.nodes]
+        first, last, x = nodes[0], nodes[-1], tensor(steps[0].tensors["x"])
+        values = [tensor(node) for node in nodes]
+        if any(type(t) is not type(x) or t.dtype != tensor(nodes[0]).dtype or t.device != x.device for t in values):
+            return "its values differ in dtype"
+        if "conv" not in roles and tensor(first).dtype != x.dtype:
+            return "its values differ in dtype"
+        if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and not _kept_as_output(steps):
+            return "its backward would keep an input that may be changed"
+        operands = {node for step in steps for node in step.tensors.values()}
+        reads, writes = storages(*operands), set().union(*(written(node) for node in nodes if not works_in_place(node)))
+        own = set(nodes)
+        for node in self.nodes[self.order[first] : self.order[last]]:
+            if node in own:
+                continue
+            if is_barrier(node):
+                return f"{node.name} stands between its parts"
+            if written(node) & reads or storages(*node.all_input_nodes) & writes:
+                return f"{node.name} changes or reads, between its parts, what it works on"
+        return ""
+
+    def _reaches(self, node: fx.Node) -> bool:
+        """Whether somebody outside, or a later write, can get at the node's memory."""
+        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > 0
+
+    def _spec(self, steps: list[Step]) -> arithmetic.Spec:
+        by_role = {step.role: step.options for step in steps}
+        conv, act = by_role.get("conv"), by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
+        own = sum(works_in_place(node) for step in steps for node in step.nodes)
+        y = steps[-1].value
+        reached = bool(storages(y) & (self.outputs | self.inputs)) or version(y) > own
+        kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
+        x = steps[0].tensors["x"]
+        options = None if conv is None else {k: v for k, v in conv.items() if k != "transposed"}
+        if options is not None and "upsample" in by_role:
+            options = {k: v for k, v in options.items() if k in ("padding", "groups")}
+        return arithmetic.Spec(
+            transposed=conv is not None and conv["transposed"], conv=options, scale=by_role.get("upsample", {}).get("scale"),
+            norm=by_role.get("norm"), act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0),
+            clamp=by_role.get("clamp", {}).get("clamp"), open_output=reached and not kept_by_eager,
+            keeps_x="upsample" in by_role and self._reaches(x), recompute=self.recompute,
+        )  # fmt: skip
+
+    def _why(self, node: fx.Node) -> str:
+        if node in self.refused:
+            return self.refused[node]
+        call = read(node)
+        if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
+            x = tensor(call.x) if call is not None else None
+            if not is_floating(x):
+                return "its input is no real floating tensor"
+            if name_of(node) == "interpolate":
+                return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"
+            return "options that ganfast's op has not: statistics of its own, a size that changes, an input without a batch"
+        return "what it follows is no convolution, norm or bias add, or is read elsewhere too"
+
+
+def _only_user(value: fx.Node) -> fx.Node | None:
+    """The one node that uses a value, once and as its x."""
+    users = list(value.users)
+    call = read(users[0]) if len(users) == 1 else None
+    return users[0] if call is not None and call.x is value and users[0].all_input_nodes.count(value) == 1 else None
+
+
+def _kept_as_output(steps: list[Step]) -> bool:
+    """Whether bias_act's backward needs its output alone."""
+    act = next(step.options for step in steps if step.role == "act")
+    return act["act"] in _KEPT_AS_OUTPUT and (act["alpha"] is None or act["alpha"] > 0)
+
+
+_KNOWN = ("conv", "batch_norm", "instance_norm", "interpolate", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "softplus",
+          "silu", "gelu")  # fmt: skip
+
+
+def _known(node: fx.Node) -> bool:
+    """Whether a user may ask why it is no part of a group."""
+    name = name_of(node).rstrip("_")
+    return name in _KNOWN or (name.startswith("conv") and name[-2:] in ("1d", "2d", "3d"))
+
+
+def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None]) -> Callable:
+    """The graph's forward with each group as its call; None: torch's own nodes stay."""
+    graph, new = fx.Graph(), {}
+    ends = {group.nodes[-1]: (group, call) for group, call in zip(groups, calls) if call is not None}
+    inside = {node for group, call in ends.values() for node in group.nodes}
+    for node in module.graph.nodes:
+        if node in ends:
+            group, call = ends[node]
+            new[node] = graph.call_function(call, tuple(new[operand] for operand in group.operands))
+        elif node not in inside:
+            new[node] = graph.node_copy(node, lambda n: new[n])
+    graph.lint()
+    return fx.GraphModule(module, graph).forward
+
+
+def opaque(module: fx.GraphModule) -> bool:
+    """Whether a graph is left as it is: it gives tensors another meaning (torch.func's levels), or has tensors of a user's own class."""
+    for node in module.graph.nodes:
+        if node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", "")):
+            return True
+        value = tensor(node)
+        if value is not None and not isinstance(value, torch._subclasses.FakeTensor):
+            return True
+    return False

@@ -1,0 +1,185 @@
+"""What a graph from dynamo says of its nodes: calls by name, the tensors' looks, who shares memory with whom, who writes into it."""
+
+import functools
+import inspect
+import operator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+_HOMES = (torch, F, torch._C._nn, torch.special, operator)
+_OPERATORS = {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_", "truediv": "div", "ipow": "pow_"}
+_CONV = "weight bias stride padding dilation groups"
+_CONV_TRANSPOSE = "weight bias stride padding output_padding groups dilation"
+# What may follow x by position.
+_ORDER = {
+    **{f"conv{n}d": _CONV for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": _CONV_TRANSPOSE for n in (1, 2, 3)},
+    "batch_norm": "running_mean running_var weight bias training momentum eps",
+    "instance_norm": "running_mean running_var weight bias use_input_stats momentum eps",
+    "interpolate": "size scale_factor mode align_corners recompute_scale_factor antialias",
+    "relu": "inplace",
+    "leaky_relu": "negative_slope inplace",
+    "leaky_relu_": "negative_slope",
+    "prelu": "weight",
+    "elu": "alpha inplace",
+    "elu_": "alpha",
+    "selu": "inplace",
+    "silu": "inplace",
+    "softplus": "beta threshold",
+    "clamp": "min max",
+    "clamp_": "min max",
+    "addcmul": "tensor1 tensor2",
+    **dict.fromkeys(("add", "add_", "sub", "mul", "mul_", "div", "div_"), "other"),
+    "pow": "exponent",
+}
+_DEFAULTS: dict[str, Any] = {
+    "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "weight": None, "running_mean": None,
+    "running_var": None, "training": False, "use_input_stats": True, "momentum": 0.1, "eps": 1e-5, "inplace": False,
+}  # fmt: skip
+
+
+class Call(NamedTuple):
+    """A call of a function or method known by name; arguments: all but x by name, torch's defaults filled in."""
+
+    name: str
+    x: Any
+    arguments: dict[str, Any]
+
+
+def name_of(node: fx.Node) -> str:
+    """A method's name, or that of a function of torch or `operator`, "" for anything else; those that work in place end in _."""
+    if node.op == "call_method":
+        return node.target
+    if node.op != "call_function":
+        return ""
+    name = getattr(node.target, "__name__", "")
+    if not any(getattr(home, name, None) is node.target for home in _HOMES):
+        return ""
+    return _OPERATORS.get(name, name)
+
+
+def read(node: fx.Node) -> Call | None:
+    """None where the call has an argument that `_ORDER` does not know."""
+    name = name_of(node)
+    order = _ORDER.get(name, "").split()
+    first = {"input": node.args[0]} if node.args else {}
+    given = first | dict(zip(order, node.args[1:])) | dict(node.kwargs)
+    if not name or "input" not in given or len(node.args) - 1 > len(order):
+        return None
+    known = {key: value for key, value in _DEFAULTS.items() if key in order}
+    return Call(name, given.pop("input"), known | given)
+
+
+def works_in_place(node: fx.Node) -> bool:
+    """Whether it writes into its first argument."""
+    name = name_of(node)
+    if name in ("setitem", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
+        return True
+    if node.op != "call_function" or name == "":
+        return False
+    return _bound(node.target, len(node.args), "inplace", node) is True
+
+
+def _bound(target, count: int, argument: str, node: fx.Node) -> Any:
+    """The argument as the call gives it."""
+    if argument in node.kwargs:
+        return node.kwargs[argument]
+    names = _parameters(target)
+    at = names.index(argument) if argument in names else count
+    return node.args[at] if at < count else None
+
+
+@functools.cache
+def _parameters(target) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # a builtin: torch's have no `inplace`
+        return ()
+
+
+def tensor(node: Any) -> Tensor | None:
+    """The fake tensor that dynamo saw as the node's value."""
+    value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+    return value if isinstance(value, Tensor) else None
+
+
+def storages(*nodes: Any) -> set[int]:
+    """The memory of the nodes' tensors: views share it."""
+    found = set()
+    for node in nodes:
+        value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
+        for t in torch.utils._pytree.tree_leaves(value):
+            if isinstance(t, Tensor):
+                found.add(t.untyped_storage()._cdata)
+    return found
+
+
+def version(node: fx.Node) -> int:
+    """How often the node's memory was written to in the whole graph."""
+    try:
+        return tensor(node)._version
+    except RuntimeError:  # inference tensors keep no count, and nothing of them is saved
+        return 0
+
+
+def written(node: fx.Node) -> set[int]:
+    """The memory that the call writes to: of every argument, where nothing says which."""
+    given = node.all_input_nodes
+    if works_in_place(node):
+        return storages(node.args[0])
+    if name_of(node) in ("batch_norm", "instance_norm"):
+        return storages(*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var"))
+    if "out" in node.kwargs or (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
+        return storages(*given)
+    return set()
+
+
+def is_barrier(node: fx.Node) -> bool:
+    """Whether it may do more than compute: switch autocast or grad mode, call code of a user's own."""
+    if node.op == "call_module":
+        return True
+    return node.op == "call_function" and name_of(node) == "" and not isinstance(node.target, torch._ops.OpOverload)
+
+
+def is_floating(t: Tensor | None) -> bool:
+    return t is not None and t.is_floating_point()
+
+
+def channels(t: Tensor) -> int | None:
+    """How many there are along dimension 1; None where that is not fixed."""
+    return t.shape[1] if t.dim() > 1 and type(t.shape[1]) is int else None
+
+
+def per_channel(node: Any, x: Tensor) -> bool:
+    """Whether the node is a tensor that broadcasts over x with one value for each channel."""
+    t, count = tensor(node), channels(x)
+    if t is None or count is None or t.dtype != x.dtype or t.device != x.device or t.dim() > x.dim():
+        return False
+    shape = [1] * (x.dim() - t.dim()) + list(t.shape)
+    return shape[1] == count and all(type(s) is int and s == 1 for i, s in enumerate(shape) if i != 1)
+
+
+class Names:
+    """What nodes are called for the user: the path of the layer whose forward makes the call, or the function as "relu()" where that layer
+    holds others. `root`: the module that was compiled, whose names the layers have; None: as the graph spells them."""
+
+    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None) -> None:
+        self.known = {} if root is None else {id(m): name for name, m in root.named_modules()}
+        self.paths = {self._path(node) for node in graph.nodes}
+
+    def _path(self, node: fx.Node) -> str:
+        stack = node.meta.get("nn_module_stack") or {}
+        if not stack:
+            return ""
+        key, (path, *_) = list(stack.items())[-1]
+        if key.isdigit() and int(key) in self.known:
+            return self.known[int(key)]
+        return path.partition("]")[2].lstrip(".") if path.startswith("L[") else path
+
+    def of(self, node: fx.Node, function: str) -> str:
+        path = self._path(node)
+        holds = any(other.startswith(f"{path}.") and not other.startswith(f"{path}.parametrizations") for other in self.paths)
+        return f"{function}()" if path == "" or holds else path

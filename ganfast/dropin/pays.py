@@ -1,0 +1,88 @@
+"""Whether a group runs as one or as torch's own calls: small ones on a CPU can be faster so, and the two are measured."""
+
+import torch
+from torch import Tensor
+
+from ganfast import _tune, _tune_check
+from ganfast._autograd import autocast_dtype
+from ganfast._layout import is_channels_last
+from ganfast.dropin.groups import Group
+from ganfast.ops.conv_transpose_act import torch_faults
+
+
+def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
+    """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, and on a GPU, where
+    every call less is a launch less."""
+    off = _tune.off_reason()
+    if off or group.spec.recompute or x.device.type != "cpu" or x.numel() == 0 or _torch_is_wrong(group, x, operands):
+        return True, True
+    return _measured(group, x, operands)
+
+
+def _torch_is_wrong(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> bool:
+    """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one; a convolution's gradients can be wrong in
+    16 bits, or break the heap, measured or not."""
+    spec, dtype = group.spec, autocast_dtype(x) or x.dtype
+    if spec.conv is not None:
+        kernel = operands[0].shape[2:]
+        stride, dilation = (_each(spec.conv.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
+        if torch_faults.layer(kernel, stride, dilation, dtype, x.shape[-1]):
+            return True
+    if spec.norm is None or spec.norm["kind"] != "instance" or x.dim() < 4 or x.shape[0] != 1:
+        return False
+    return any(is_channels_last(t) for t in (x, *operands) if t.dim() == x.dim())
+
+
+def _each(option: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
+    return option if isinstance(option, tuple) and len(option) == dims else (option if isinstance(option, int) else option[0],) * dims
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
+    """On copies of what the group writes to; gradients go nowhere."""
+    learns = torch.is_grad_enabled()
+    mine = [t.detach().requires_grad_(t.requires_grad and learns) for t in (x, *operands)]
+    start = {i: mine[i].clone() for i in group.moves}
+    mine = [start[i].clone() if i in start else t for i, t in enumerate(mine)]
+    gradient, called = _tune_check.Cotangent(), set()
+
+    def run(way, inputs: list[Tensor]) -> list[Tensor | None]:
+        # The user's own hooks (checkpointing, offloading) must not see what is saved here.
+        with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+            y = way(*inputs)
+            leaves = [t for t in inputs if t.requires_grad]
+            if not leaves:
+                return [y]
+            gradients = torch.autograd.grad(y, leaves, gradient(y), allow_unused=True)
+            return [y] if _norm_takes_all(group, y) else [y, *gradients]
+
+    def call(name: str) -> list[Tensor | None]:
+        if name not in called:  # the results that are compared: from the same running statistics
+            called.add(name)
+            for i, t in start.items():
+                mine[i].copy_(t)
+        return run(group if name == "fused" else group.plain, mine)
+
+    def exact(shaken: bool) -> list[Tensor | None]:
+        double = [_tune_check.in_double(start.get(i, t), dtype if shaken and i not in start else None) for i, t in enumerate(mine)]
+        return run(group.plain, double)
+
+    dtype = autocast_dtype(x) or x.dtype
+    about = [f"{tuple(t.shape)}{'+' if t.requires_grad else ''}" for t in mine[1:]]
+    layout = "nhwc" if is_channels_last(x, *(t for t in operands[:1] if t.dim() == x.dim())) else "nchw"
+    grads = "grad" if learns else "no grad"
+    family = f"group {group.words} {' '.join(about)} {layout} {x.dtype} {mine[0].requires_grad} {grads} {autocast_dtype(x)}"
+    group.question = f"{family} x {tuple(x.shape)} {x.stride()}".replace("torch.", "")
+    # The first wins ties.
+    candidates = {"torch": lambda: call("torch"), "fused": lambda: call("fused")}
+    name, final = _tune.choose(group.question, candidates, x, family.replace("torch.", ""), _tune_check.Ways(mine, exact, dtype))
+    return name == "fused", final
+
+
+def _norm_takes_all(group: Group, y: Tensor) -> bool:
+    """Whether next to nothing of a gradient is left behind a norm over so few values but rounding, which no two ways share."""
+    kind = None if group.spec.norm is None else group.spec.norm["kind"]
+    return (kind == "batch" and y.numel() <= 3 * y.shape[1]) or (kind == "instance" and y[0].numel() <= 3 * y.shape[1])

@@ -1,0 +1,197 @@
+"""The dictionary of what runs together: each entry reads one more step from a graph, or says that there is none.
+
+[nearest upsampling] + convolution + [bias add] + [norm] + [scale] + [shift] + [activation] + [gain] + [clamp], a norm or a bias add with
+what follows it. To add a step: a reader here, its line in `STEPS`, its arithmetic in arithmetic.py, and a row in tests/families.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from ganfast.dropin.nodes import channels, is_floating, per_channel, read, tensor, works_in_place
+from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
+from ganfast.dropin.written import written_silu, written_snake
+
+
+Reader = Callable[[fx.Node, list[Step]], Step | None]
+
+
+def _fixed(arguments: dict[str, Any], *names: str) -> dict[str, Any] | None:
+    """Options as they are; None where one depends on a size that is not fixed."""
+    given = {name: arguments[name] for name in names}
+    flat = [part for option in given.values() for part in (option if isinstance(option, (tuple, list)) else (option,))]
+    if any(not isinstance(part, (int, float, bool, str)) for part in flat):
+        return None
+    return {name: tuple(option) if isinstance(option, list) else option for name, option in given.items()}
+
+
+def _tensors(arguments: dict[str, Any], **names: str) -> dict[str, fx.Node]:
+    return {ours: arguments[theirs] for ours, theirs in names.items() if arguments.get(theirs) is not None}
+
+
+def convolution(node: fx.Node, before: list[Step]) -> Step | None:
+    """A convolution of a batch, transposed or not."""
+    call = read(node)
+    if call is None or not call.name.startswith("conv") or call.name[-2:] not in ("1d", "2d", "3d"):
+        return None
+    x, transposed = tensor(call.x), call.name.startswith("conv_transpose")
+    options = _fixed(call.arguments, "stride", "padding", "dilation", "groups", *(["output_padding"] if transposed else []))
+    if options is None or not is_floating(x) or x.dim() != int(call.name[-2]) + 2:
+        return None
+    if before and (transposed or not _after_upsampling(options, tensor(call.arguments["weight"]).shape[2:])):
+        return None
+    tensors = {"x": call.x} | _tensors(call.arguments, weight="weight", bias="bias")
+    return Step("conv", (node,), call.name, tensors, options | {"transposed": transposed})
+
+
+def _after_upsampling(options: dict[str, Any], kernel) -> bool:
+    """Whether upsample_conv_act does a convolution with these options."""
+    each = lambda option: option if isinstance(option, tuple) else (option,) * len(kernel)
+    if isinstance(options["padding"], str):
+        if options["padding"] == "same" and any(k % 2 == 0 for k in kernel):
+            return False
+        options["padding"] = tuple(k // 2 if options["padding"] == "same" else 0 for k in kernel)
+    ones = all(value == 1 for name in ("stride", "dilation") for value in each(options[name]))
+    return ones and all(p < k for p, k in zip(each(options["padding"]), kernel))
+
+
+def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
+    """A nearest upsampling by whole factors, of a batch of two dimensions or another number."""
+    call = read(node)
+    x = None if call is None or call.name != "interpolate" else tensor(call.x)
+    if x is None or not is_floating(x) or call.arguments.get("mode", "nearest") not in ("nearest", "nearest-exact"):
+        return None
+    factor = call.arguments.get("scale_factor")
+    factors = tuple(factor) if isinstance(factor, (tuple, list)) else (factor,) * (x.dim() - 2)
+    if call.arguments.get("size") is not None or not all(is_constant(f) and f == int(f) >= 1 for f in factors):
+        return None
+    return Step("upsample", (node,), "interpolate", {"x": call.x}, {"scale": tuple(int(f) for f in factors)})
+
+
+def norm(node: fx.Node, before: list[Step]) -> Step | None:
+    """A batch norm, or an instance norm on its own statistics."""
+    call = read(node)
+    if call is None or call.name not in ("batch_norm", "instance_norm"):
+        return None
+    x, given = tensor(call.x), call.arguments
+    if not is_floating(x) or channels(x) is None or not 2 <= x.dim() <= 5 or not is_constant(given["eps"]):
+        return None
+    tensors = {"x": call.x} | _tensors(given, gain="weight", shift="bias")
+    if call.name == "instance_norm":
+        if given["running_mean"] is not None or given["use_input_stats"] is not True or x.dim() == 2:
+            return None
+        return Step("norm", (node,), call.name, tensors, {"kind": "instance", "eps": given["eps"]})
+    if not isinstance(given["training"], bool) or not is_constant(given["momentum"]):
+        return None
+    options = {"kind": "batch", "eps": given["eps"], "training": given["training"], "momentum": given["momentum"]}
+    return Step("norm", (node,), call.name, tensors | _tensors(given, mean="running_mean", var="running_var"), options)
+
+
+def bias_add(value: fx.Node, before: list[Step]) -> Step | None:
+    """One number a channel, added."""
+    found = both_ways(value, "add")
+    if found is None or not per_channel(found[1], tensor(value)):
+        return None
+    return Step("bias", (found[0],), "add", {"added": found[1]}, {})
+
+
+def first_bias_add(node: fx.Node, before: list[Step]) -> Step | None:
+    """The same at the beginning of a group: x stays as it is."""
+    call = read(node)
+    if call is None or call.name != "add" or set(call.arguments) != {"other"}:
+        return None
+    for x, added in ((call.x, call.arguments["other"]), (call.arguments["other"], call.x)):
+        if isinstance(x, fx.Node) and is_floating(tensor(x)) and tensor(x).dim() > 1 and per_channel(added, tensor(x)):
+            return Step("bias", (node,), "add", {"x": x, "added": added}, {})
+    return None
+
+
+def scale(value: fx.Node, before: list[Step]) -> Step | None:
+    """One factor a channel."""
+    found = both_ways(value, "mul")
+    if found is None or not per_channel(found[1], tensor(value)):
+        return None
+    return Step("scale", (found[0],), "mul", {"scale": found[1]}, {})
+
+
+def shift(value: fx.Node, before: list[Step]) -> Step | None:
+    found = bias_add(value, before)
+    return None if found is None else found._replace(role="shift", tensors={"offset": found.tensors["added"]})
+
+
+# torch's name -> (ganfast's name, the argument that is alpha, its default)
+_ACTIVATIONS = {
+    "relu": ("relu", None, None),
+    "leaky_relu": ("leaky_relu", "negative_slope", 0.01),
+    "prelu": ("prelu", "weight", None),
+    "tanh": ("tanh", None, None),
+    "sigmoid": ("sigmoid", None, None),
+    "elu": ("elu", "alpha", 1.0),
+    "selu": ("selu", None, None),
+    "softplus": ("softplus", "beta", 1.0),
+    "silu": ("silu", None, None),
+    "gelu": ("gelu", None, None),
+}
+
+
+def activation(value: fx.Node, before: list[Step]) -> Step | None:
+    """One of torch's, as one call; else as people write it."""
+    found = single_use(value)
+    if found is None:
+        return written_silu(value) or written_snake(value)
+    node, call = found
+    if call.name.rstrip("_") not in _ACTIVATIONS:
+        return None
+    act, argument, default = _ACTIVATIONS[call.name.rstrip("_")]
+    given = {name: option for name, option in call.arguments.items() if name != "inplace"}
+    alpha = given.pop(argument, default) if argument else None
+    if given.pop("threshold", 20) != 20 or given.pop("approximate", "none") != "none" or given:
+        return None
+    options = {"act": act, "alpha": None, "in_place": works_in_place(node)}
+    if act == "prelu":
+        return Step("act", (node,), act, {"alpha": alpha}, options) if _is_alpha(alpha, value) else None
+    if argument and (not is_constant(alpha) or (act == "softplus" and alpha <= 0)):
+        return None
+    return Step("act", (node,), call.name.rstrip("_"), {}, options | {"alpha": alpha})
+
+
+def _is_alpha(node: Any, value: fx.Node) -> bool:
+    t = tensor(node)
+    return is_floating(t) and all(type(s) is int for s in t.shape) and t.numel() in (1, channels(tensor(value)))
+
+
+def gain(value: fx.Node, before: list[Step]) -> Step | None:
+    """An activation times a constant, where no norm stands before it."""
+    found = both_ways(value, "mul")
+    if found is None or not is_constant(found[1]) or any(step.role == "norm" for step in before):
+        return None
+    return Step("gain", (found[0],), "mul", {}, {"gain": float(found[1])})
+
+
+def clamp(value: fx.Node, before: list[Step]) -> Step | None:
+    """To [-c, c], where no norm stands before it."""
+    found = single_use(value)
+    if found is None or found[1].name.rstrip("_") != "clamp" or any(step.role == "norm" for step in before):
+        return None
+    low, high = found[1].arguments.get("min"), found[1].arguments.get("max")
+    if not is_constant(low) or not is_constant(high) or low != -high or high <= 0:
+        return None
+    return Step("clamp", (found[0],), "clamp", {}, {"clamp": float(high)})
+
+
+# role -> (what it may follow, "" for the beginning of a group; how it is read: from its own node where it may begin, else from the value
+# before it)
+STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
+    "upsample": (("",), upsampling),
+    "conv": (("", "upsample"), convolution),
+    "first bias": (("",), first_bias_add),
+    "norm": (("", "conv", "bias"), norm),
+    "bias": (("conv",), bias_add),
+    "scale": (("norm", "conv"), scale),
+    "shift": (("norm", "scale"), shift),
+    "act": (("conv", "bias", "norm", "scale", "shift"), activation),
+    "gain": (("act",), gain),
+    "clamp": (("act", "gain"), clamp),
+}
+FROM_THEIR_OWN_NODE = (convolution, norm, upsampling, first_bias_add)
