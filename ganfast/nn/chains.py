@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfast import _checks
-from ganfast.nn.layers import _BatchNormAct, _ConvTransposeAct, run_batch_norm
-from ganfast.nn.patterns import BATCH_NORMS, CONV_TRANSPOSES, hooked, padding
+from ganfast.nn.layers import run_batch_norm
+from ganfast.nn.patterns import BATCH_NORMS, CONV_TRANSPOSES, padding
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.conv_act.op import conv_act
@@ -141,19 +140,3 @@ def rebuilt(x: Tensor):
         return rebuild(value) if value is node else value
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
-
-
-def conv_transpose_batch_norm_act(conv: _ConvTransposeAct, norm: _BatchNormAct, x: Tensor) -> Tensor:
-    """``norm(conv(x))`` of ganfast's layers as ``conv_norm_act`` runs it, unless hooks want the modules called.
-
-    Shapes: x [N, conv.in_channels, *in] -> [N, conv.out_channels, *out]; conv's act is linear, its channels are norm's.
-    Raises: ValueError where conv has an activation of its own.
-    """
-    if conv.act != "linear":
-        _checks.fail("conv_transpose_batch_norm_act", f"conv has act={conv.act!r}, wants linear", "The activation belongs to the norm")
-    if norm.training or norm.running_mean is None:
-        z, partials = conv(x, return_partials=True)
-        return norm(z, partials=partials)
-    if hooked(conv) or hooked(norm) or x.dim() != len(conv.stride) + 2 or not _folds(conv, x, conv.weight, None):
-        return norm(conv(x))
-    return conv_norm_act(conv, norm, x, norm.act, norm.alpha)
