@@ -1,20 +1,21 @@
-"""Sampling: DCGAN-64's generator in eval mode, eager modules against fused ones."""
+"""Sampling: DCGAN-64's generator in eval mode, plain against accelerated."""
 
 import pytest
 import torch
 
+import ganfast
 from benchmarks.cases import GENERATOR
 from benchmarks.rivals import DTYPES, INFERENCE, Subject
 from ganfast.models.dcgan import DCGANGenerator
 
 
 def _generators(case) -> Subject:
-    eager, fused = (DCGANGenerator(case.image_size, case.latent, case.width, fused=f) for f in (False, True))
+    eager, fast = (DCGANGenerator(case.image_size, case.latent, case.width) for _ in range(2))
     z = torch.randn(case.batch, case.latent)
     with torch.no_grad():
         eager(z)  # running statistics other than those of a fresh norm
-    fused.load_state_dict(eager.state_dict())
-    return Subject(eager.eval(), fused.eval(), z)
+    fast.load_state_dict(eager.state_dict())
+    return Subject(eager.eval(), ganfast.accelerate(fast).eval(), z)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

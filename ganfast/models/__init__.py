@@ -1,4 +1,4 @@
-"""The networks of the examples, in plain torch; DCGAN's `fused=True` builds the same ones from ganfast's layers."""
+"""The networks of the examples, in plain torch; `ganfast.accelerate` makes them fast, as it does any model."""
 
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from ganfast.models.mlp import MLPDiscriminator, MLPGenerator

@@ -42,10 +42,9 @@ def check_classes(op: str, num_classes: object, condition_dim: int | None) -> No
 class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose scale and shift are the label's own: y = gamma[label] * norm(x) + beta[label], gamma from 1, beta from 0.
 
-    The statistics are of the whole batch, over all classes. `fused` normalises by ganfast's kernels, on the statistics that a
-    transposed convolution gathered where `partials` are given; the scale and shift of each image are torch's in both.
+    The statistics are of the whole batch, over all classes.
 
-    Shapes: x [N, num_features, H, W], labels int64 [N] -> the same as x; partials [T, 3, num_features].
+    Shapes: x [N, num_features, H, W], labels int64 [N] -> the same as x.
     Dtypes: any floating x; the tables are cast to what the norm gives.
     Layout: any, kept.
     Grads: x and the tables, to any order.
@@ -53,20 +52,16 @@ class ConditionalBatchNorm2d(nn.Module):
     Source: Dumoulin, Shlens & Kudlur 2017, section 2.2; in GANs Miyato & Koyama 2018.
     """
 
-    def __init__(self, num_features: int, num_classes: int, *, fused: bool = False) -> None:
+    def __init__(self, num_features: int, num_classes: int) -> None:
         super().__init__()
-        if fused:
-            from ganfast.nn import BatchNormAct2d as Norm
-        else:
-            from torch.nn import BatchNorm2d as Norm
-        self.norm = Norm(num_features, affine=False)
+        self.norm = nn.BatchNorm2d(num_features, affine=False)
         self.gamma, self.beta = (nn.Embedding(num_classes, num_features) for _ in range(2))
         nn.init.ones_(self.gamma.weight)
         nn.init.zeros_(self.beta.weight)
 
-    def forward(self, x: Tensor, labels: Tensor, partials: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         op = type(self).__name__
         check_labels(op, labels, len(x))
-        y = self.norm(x) if partials is None else self.norm(x, partials=partials)
+        y = self.norm(x)
         gamma, beta = (embed(op, table, labels).to(y.dtype)[:, :, None, None] for table in (self.gamma, self.beta))
         return torch.addcmul(beta, gamma, y)

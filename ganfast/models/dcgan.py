@@ -44,75 +44,29 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-class _FusedUp(nn.Module):
-    """Transposed convolution -> batch norm -> ReLU, as one chain."""
-
-    def __init__(self, c_in: int, c_out: int, stride: int, padding: int) -> None:
-        super().__init__()
-        from ganfast.nn import BatchNormAct2d, ConvTransposeAct2d
-
-        self.conv = ConvTransposeAct2d(c_in, c_out, 4, stride, padding, bias=False)
-        self.norm = BatchNormAct2d(c_out, act="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        from ganfast.nn.chains import conv_transpose_batch_norm_act
-
-        return conv_transpose_batch_norm_act(self.conv, self.norm, x)
-
-
 class _ConditionalUp(nn.Module):
     """Transposed convolution -> conditional batch norm -> ReLU."""
 
-    def __init__(self, c_in: int, c_out: int, stride: int, padding: int, num_classes: int, fused: bool) -> None:
+    def __init__(self, c_in: int, c_out: int, stride: int, padding: int, num_classes: int) -> None:
         super().__init__()
-        if fused:
-            from ganfast.nn import ConvTransposeAct2d as Conv
-        else:
-            from torch.nn import ConvTranspose2d as Conv
-        self.conv = Conv(c_in, c_out, 4, stride, padding, bias=False)
-        self.norm, self.fused = ConditionalBatchNorm2d(c_out, num_classes, fused=fused), fused
+        self.conv = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False)
+        self.norm = ConditionalBatchNorm2d(c_out, num_classes)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        z, partials = self.conv(x, return_partials=True) if self.fused and self.training else (self.conv(x), None)
-        return F.relu(self.norm(z, labels, partials), inplace=True)
+        return F.relu(self.norm(self.conv(x), labels), inplace=True)
 
 
-def _up(c_in: int, c_out: int, stride: int, padding: int, fused: bool, num_classes: int | None = None) -> nn.Module:
+def _up(c_in: int, c_out: int, stride: int, padding: int, num_classes: int | None = None) -> nn.Module:
     if num_classes is not None:
-        return _ConditionalUp(c_in, c_out, stride, padding, num_classes, fused)
-    if fused:
-        return _FusedUp(c_in, c_out, stride, padding)
+        return _ConditionalUp(c_in, c_out, stride, padding, num_classes)
     conv = nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False)
     return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(c_out), act=nn.ReLU()))
 
 
-def _to_image(c_in: int, channels: int, fused: bool) -> nn.Module:
-    if fused:
-        from ganfast.nn import ConvTransposeAct2d
-
-        return nn.Sequential(OrderedDict(conv=ConvTransposeAct2d(c_in, channels, 4, 2, 1, act="tanh")))
-    return nn.Sequential(OrderedDict(conv=nn.ConvTranspose2d(c_in, channels, 4, 2, 1), act=nn.Tanh()))
-
-
-def _down(c_in: int, c_out: int, norm: bool, fused: bool) -> nn.Module:
-    if fused:
-        from ganfast.nn import BatchNormAct2d, ConvAct2d
-
-        if not norm:
-            return nn.Sequential(OrderedDict(conv=ConvAct2d(c_in, c_out, 4, 2, 1, act="leaky_relu", alpha=0.2)))
-        conv = ConvAct2d(c_in, c_out, 4, 2, 1, bias=False)
-        return nn.Sequential(OrderedDict(conv=conv, norm=BatchNormAct2d(c_out, act="leaky_relu", alpha=0.2)))
+def _down(c_in: int, c_out: int, norm: bool) -> nn.Module:
     conv = nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm)
     norms = {"norm": nn.BatchNorm2d(c_out)} if norm else {}
     return nn.Sequential(OrderedDict(conv=conv, **norms, act=nn.LeakyReLU(0.2)))
-
-
-def _to_logits(c_in: int, c_out: int, fused: bool) -> nn.Module:
-    if fused:
-        from ganfast.nn import ConvAct2d
-
-        return ConvAct2d(c_in, c_out, 4)
-    return nn.Conv2d(c_in, c_out, 4)
 
 
 class DCGANGenerator(nn.Module):
@@ -139,7 +93,6 @@ class DCGANGenerator(nn.Module):
         condition_dim: int | None = None,
         *,
         num_classes: int | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__()
         levels = _levels(image_size)
@@ -148,10 +101,10 @@ class DCGANGenerator(nn.Module):
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, _JOINED)
         joined = condition_dim or (0 if num_classes is None else _JOINED)
         c = [width << i for i in reversed(range(levels))]
-        blocks = [_up(latent_dim + joined, c[0], 1, 0, fused, num_classes)]
-        blocks += [_up(c_in, c_out, 2, 1, fused, num_classes) for c_in, c_out in itertools.pairwise(c)]
+        blocks = [_up(latent_dim + joined, c[0], 1, 0, num_classes)]
+        blocks += [_up(c_in, c_out, 2, 1, num_classes) for c_in, c_out in itertools.pairwise(c)]
         self.blocks = nn.Sequential(*blocks)
-        self.to_image = _to_image(width, channels, fused)
+        self.to_image = nn.Sequential(OrderedDict(conv=nn.ConvTranspose2d(width, channels, 4, 2, 1), act=nn.Tanh()))
         self.apply(_initialise)
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -190,14 +143,13 @@ class DCGANDiscriminator(nn.Module):
         *,
         norm: bool = True,
         num_classes: int | None = None,
-        fused: bool = False,
     ) -> None:
         super().__init__()
         check_classes("dcgan", num_classes, condition_dim)
         self.image_shape, self.condition_dim = (channels, image_size, image_size), condition_dim
         c = [channels] + [width << i for i in range(_levels(image_size))]
-        self.blocks = nn.Sequential(*[_down(c_in, c_out, norm and i > 0, fused) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
-        self.head = _to_logits(c[-1], 1 + (condition_dim or 0), fused)
+        self.blocks = nn.Sequential(*[_down(c_in, c_out, norm and i > 0) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
+        self.head = nn.Conv2d(c[-1], 1 + (condition_dim or 0), 4)
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, 16 * c[-1])
         self.apply(_initialise)
         if self.embedding is not None:  # as the head, whose part it plays for its class

@@ -1,4 +1,5 @@
-"""Prepares the networks (device, memory format, spectral norm, synchronised batch norm, equal weights) and makes their optimizers."""
+"""Prepares the networks (device, memory format, spectral norm, synchronised batch norm, equal weights, acceleration) and makes their
+optimizers."""
 
 import torch
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+import ganfast
 from ganfast import _checks
 from ganfast._tell import tell
 from ganfast.train.config import TrainConfig
@@ -76,6 +78,9 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
     if config.sync_batch_norm and world.size > 1:
         sync_batch_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())
+    if config.accelerates:  # after all that changes the layers, and before the average is copied
+        for network in networks.values():
+            ganfast.accelerate(network)
 
 
 def optimizers(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:

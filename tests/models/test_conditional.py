@@ -1,5 +1,6 @@
-"""Class labels: conditional batch norm by its formula, the projection, which networks are the same ones, and bad labels."""
+"""Class labels: conditional batch norm by its formula, the projection, accelerated networks, and bad labels."""
 
+import copy
 import itertools
 
 import pytest
@@ -27,10 +28,9 @@ def away_from_the_start(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_layer_is_its_formula(fused, training):
-    layer = away_from_the_start(ConditionalBatchNorm2d(4, 3, fused=fused)).train(training)
+def test_the_layer_is_its_formula(training):
+    layer = away_from_the_start(ConditionalBatchNorm2d(4, 3)).train(training)
     layer.norm.running_mean.normal_()
     layer.norm.running_var.uniform_(0.5, 2)
     x = torch.randn(6, 4, 5, 3) * 2 + 1
@@ -51,9 +51,8 @@ def test_it_begins_as_a_plain_norm_and_counts_as_one():
     assert [name for name, _ in layer.named_parameters()] == ["gamma.weight", "beta.weight"]
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_layer_has_gradients_to_second_order(fused):
-    layer = away_from_the_start(ConditionalBatchNorm2d(2, 3, fused=fused)).double()
+def test_the_layer_has_gradients_to_second_order():
+    layer = away_from_the_start(ConditionalBatchNorm2d(2, 3)).double()
     x = torch.randn(4, 2, 2, 2, dtype=torch.float64, requires_grad=True)
     labels, tables = torch.tensor([0, 2, 2, 1]), (layer.gamma.weight, layer.beta.weight)
 
@@ -63,26 +62,25 @@ def test_the_layer_has_gradients_to_second_order(fused):
     assert torch.autograd.gradcheck(call, (x, *tables)) and torch.autograd.gradgradcheck(call, (x, *tables))
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_a_layer_keeps_dtype_and_layout(fused):
-    layer = ConditionalBatchNorm2d(4, 3, fused=fused)
+def test_a_layer_keeps_dtype_and_layout():
+    layer = ConditionalBatchNorm2d(4, 3)
     x = torch.randn(6, 4, 5, 3).to(memory_format=torch.channels_last)
     assert layer(x, LABELS).is_contiguous(memory_format=torch.channels_last)
     assert layer(x.bfloat16(), LABELS).dtype == torch.bfloat16
 
 
-def networks(fused: bool) -> tuple[nn.Module, nn.Module]:
-    found = DCGANGenerator(16, 7, 4, 3, num_classes=3, fused=fused), DCGANDiscriminator(16, 4, 3, num_classes=3, fused=fused)
+def networks() -> tuple[nn.Module, nn.Module]:
+    found = DCGANGenerator(16, 7, 4, 3, num_classes=3), DCGANDiscriminator(16, 4, 3, num_classes=3)
     return tuple(away_from_the_start(network) for network in found)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_fused_networks_are_the_same_networks(training):
-    for plain, fused, x in zip(networks(False), networks(True), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
-        assert plain.state_dict().keys() == fused.state_dict().keys()
-        fused.load_state_dict(plain.state_dict())
+def test_accelerated_networks_are_the_same_networks(training):
+    for plain, x in zip(networks(), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
+        fast = ganfast.accelerate(copy.deepcopy(plain.train(training)))
+        assert plain.state_dict().keys() == fast.state_dict().keys()
         results = []
-        for network in (plain.train(training), fused.train(training)):
+        for network in (plain, fast):
             y = network(x, LABELS)
             gradients = torch.autograd.grad(y.square().sum(), list(network.parameters()))
             results.append([y.detach(), *gradients, *(b.clone() for b in network.buffers())])
@@ -90,18 +88,8 @@ def test_fused_networks_are_the_same_networks(training):
             torch.testing.assert_close(got, expected, rtol=2e-4, atol=2e-5)
 
 
-def test_the_norm_takes_its_statistics_from_the_convolution(monkeypatch):
-    generator, seen = networks(True)[0], []
-    norm = generator.blocks[1].norm.norm
-    whole = norm.forward
-    monkeypatch.setattr(norm, "forward", lambda x, partials=None: seen.append(partials) or whole(x, partials=partials))
-    generator(torch.randn(2, 7), LABELS[:2])
-    generator.eval()(torch.randn(2, 7), LABELS[:2])
-    assert seen[0].shape[1:] == (3, 4) and seen[1] is None
-
-
 def test_every_image_has_its_own_label():
-    for network, x in zip(networks(False), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
+    for network, x in zip(networks(), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
         together = network.eval()(x, LABELS)
         for i in range(6):
             torch.testing.assert_close(together[i : i + 1], network(x[i : i + 1], LABELS[i : i + 1]), rtol=1e-4, atol=1e-5)
@@ -118,7 +106,7 @@ def test_a_fresh_generator_tells_the_classes_apart():
 
 
 def test_the_logit_is_a_projection():
-    discriminator = networks(False)[1].eval()
+    discriminator = networks()[1].eval()
     image = torch.randn(6, 3, 16, 16)
     features = discriminator.blocks(image)
     plain = F.conv2d(features, discriminator.head.weight, discriminator.head.bias).flatten()
@@ -134,19 +122,13 @@ def test_vectors_and_no_condition_are_as_they_were():
         assert "embedding.weight" not in DCGANDiscriminator(16, 4, 1, condition_dim).state_dict()
 
 
-def test_accelerate_keeps_what_a_conditional_network_computes():
-    for network, x in zip(networks(False), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
-        expected = network.eval()(x, LABELS)
-        torch.testing.assert_close(ganfast.accelerate(network)(x, LABELS), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_a_step_with_labels_can_be_captured(monkeypatch):
     monkeypatch.setattr(capture, "graphs_for", lambda reached, leaves: RecordedGraphs())
     batches = [(torch.randn(4, 7), torch.randn(4, 3, 16, 16), torch.randint(3, (4,))) for _ in range(3)]
     results = []
     for captured in (False, True):
         torch.manual_seed(0)
-        generator, discriminator = networks(False)
+        generator, discriminator = networks()
         optimizers = adam(generator), adam(discriminator)
 
         def step(latent, real, labels, g=generator, d=discriminator, optimizers=optimizers):
@@ -194,7 +176,7 @@ def test_both_can_learn_to_tell_the_classes():
     ],
 )
 def test_bad_labels_are_refused(labels, error, words):
-    for network, x in zip(networks(False), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
+    for network, x in zip(networks(), (torch.randn(6, 7), torch.randn(6, 3, 16, 16)), strict=True):
         with pytest.raises(error, match=words) as found:
             network(x, labels)
         assert "\n" not in str(found.value)

@@ -1,9 +1,12 @@
-"""DCGAN: its canonical layers, how both networks see the condition, and that the fused one is the same network."""
+"""DCGAN: its canonical layers, how both networks see the condition, their names in checkpoints; accelerated they are the same."""
+
+import copy
 
 import pytest
 import torch
 from torch import nn
 
+from ganfast import accelerate
 from ganfast.models import DCGANDiscriminator, DCGANGenerator
 
 
@@ -12,9 +15,8 @@ def convolutions(network: nn.Module, kind: type) -> list[tuple]:
     return [(m.in_channels, m.out_channels, m.kernel_size[0], m.stride[0], m.padding[0]) for m in found]
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_the_canonical_generator(fused):
-    generator = DCGANGenerator(fused=fused)
+def test_the_canonical_generator():
+    generator = DCGANGenerator()
     assert convolutions(generator, nn.ConvTranspose2d) == [
         (100, 512, 4, 1, 0),
         (512, 256, 4, 2, 1),
@@ -23,16 +25,14 @@ def test_the_canonical_generator(fused):
         (64, 3, 4, 2, 1),
     ]
     assert [m.num_features for m in generator.modules() if isinstance(m, nn.BatchNorm2d)] == [512, 256, 128, 64]
-    assert DCGANGenerator().state_dict().keys() == generator.state_dict().keys()
 
 
 def test_a_critic_without_norm():
-    plain, fused = (DCGANDiscriminator(16, 4, norm=False, fused=f) for f in (False, True))
-    fused.load_state_dict(plain.state_dict())
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in (*plain.modules(), *fused.modules()))
+    plain = DCGANDiscriminator(16, 4, norm=False)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in plain.modules())
     assert all(m.bias is not None for m in plain.modules() if isinstance(m, nn.Conv2d))
     x = torch.randn(3, 3, 16, 16)
-    torch.testing.assert_close(fused(x), plain(x), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(accelerate(copy.deepcopy(plain))(x), plain(x), rtol=1e-5, atol=1e-6)
 
 
 def test_the_canonical_discriminator():
@@ -59,7 +59,7 @@ def test_shapes(size, condition_dim):
 
 @torch.no_grad()
 def test_standard_initialisation():
-    for network in (DCGANGenerator(), DCGANDiscriminator(fused=True)):
+    for network in (DCGANGenerator(), DCGANDiscriminator()):
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 assert module.weight.std() == pytest.approx(0.02, rel=0.05) and module.weight.mean().abs() < 0.002
@@ -88,18 +88,17 @@ def test_each_image_has_its_own_condition():
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("condition_dim", [None, 5])
-def test_fused_networks_are_the_same_networks(training, condition_dim):
+def test_accelerated_networks_are_the_same_networks(training, condition_dim):
     condition = None if condition_dim is None else torch.randn(6, condition_dim)
     pairs = [
-        ((DCGANGenerator(16, 7, 4, 3, condition_dim, fused=f) for f in (False, True)), torch.randn(6, 7)),
-        ((DCGANDiscriminator(16, 4, 3, condition_dim, fused=f) for f in (False, True)), torch.randn(6, 3, 16, 16)),
+        (DCGANGenerator(16, 7, 4, 3, condition_dim), torch.randn(6, 7)),
+        (DCGANDiscriminator(16, 4, 3, condition_dim), torch.randn(6, 3, 16, 16)),
     ]
-    for networks, x in pairs:
-        plain, fused = (network.train(training) for network in networks)
-        assert plain.state_dict().keys() == fused.state_dict().keys()
-        fused.load_state_dict(plain.state_dict())
+    for plain, x in pairs:
+        fast = accelerate(copy.deepcopy(plain.train(training)))
+        assert plain.state_dict().keys() == fast.state_dict().keys()
         results = []
-        for network in (plain, fused):
+        for network in (plain, fast):
             y = network(x, condition)
             gradients = torch.autograd.grad(y.square().sum(), list(network.parameters()))
             results.append([y.detach(), *gradients, *(b.clone() for b in network.buffers())])
@@ -107,14 +106,17 @@ def test_fused_networks_are_the_same_networks(training, condition_dim):
             torch.testing.assert_close(got, expected, rtol=2e-4, atol=2e-5)
 
 
-def test_the_norm_takes_its_statistics_from_the_convolution(monkeypatch):
-    fused, seen = DCGANGenerator(16, 7, 4, fused=True), []
-    norm = fused.blocks[0].norm
-    whole = norm.forward
-    monkeypatch.setattr(norm, "forward", lambda x, partials=None: seen.append(partials) or whole(x, partials=partials))
-    fused(torch.randn(2, 7))
-    fused.eval()(torch.randn(2, 7))
-    assert seen[0].shape[1:] == (3, 8) and seen[1] is None
+def test_checkpoints_of_every_version_fit():
+    """The names that files on users' disks have."""
+    norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    block = lambda i: [f"blocks.{i}.conv.weight", *(f"blocks.{i}.norm.{name}" for name in norm)]
+    assert list(DCGANGenerator(16, 7, 4).state_dict()) == [*block(0), *block(1), "to_image.conv.weight", "to_image.conv.bias"]
+    first = ["blocks.0.conv.weight", "blocks.0.conv.bias"]
+    assert list(DCGANDiscriminator(16, 4).state_dict()) == [*first, *block(1), "head.weight", "head.bias"]
+    tables = ["gamma.weight", "beta.weight"]
+    block = lambda i: [f"blocks.{i}.conv.weight", *(f"blocks.{i}.norm.{name}" for name in (*(f"norm.{n}" for n in norm[2:]), *tables))]
+    names = ["embedding.weight", *block(0), *block(1), "to_image.conv.weight", "to_image.conv.bias"]
+    assert list(DCGANGenerator(16, 7, 4, num_classes=3).state_dict()) == names
 
 
 @pytest.mark.parametrize(

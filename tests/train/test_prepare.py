@@ -1,13 +1,17 @@
-"""Norms that the config asks for: on whatever makes a layer's weight, or refused, never left out in silence."""
+"""Norms that the config asks for: on whatever makes a layer's weight, or refused, never left out in silence. Which networks are
+accelerated, when, and that they train alike."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
-from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.parametrize import is_parametrized, register_parametrization
 
+import ganfast
 from ganfast.train import Trainer
+from ganfast.train.command_line import recipes
 from ganfast.train.prepare import normalise
+from tests.train.common import log_rows, small, trained
 from tests.train.test_own_things import config, nets, points
 
 
@@ -83,3 +87,57 @@ def test_switches_that_change_nothing_say_so(capfd, monkeypatch):
     Trainer(*nets(), points(), config(sync_batch_norm=True, metrics_every=5, tensorboard=True))
     said = capfd.readouterr().err
     assert all(f"{name} changes nothing" in said for name in ("sync_batch_norm", "metrics_every", "tensorboard"))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The networks that `accelerate` was called with, and whether each had spectral norm by then."""
+    found, accelerate = [], ganfast.accelerate
+
+    def noted(network):
+        found.append((network, any(map(is_parametrized, network.modules()))))
+        return accelerate(network)
+
+    monkeypatch.setattr(ganfast, "accelerate", noted)
+    return found
+
+
+def test_a_recipes_networks_are_accelerated_before_anything_copies_them(tmp_path, calls):
+    trainer = recipes.trainer(small(tmp_path / "run", fused=True, spectral_norm=True, steps=1))
+    assert calls == [(trainer.generator, False), (trainer.discriminator, True)]
+    assert type(trainer.ema) is type(trainer.generator)
+    for name, optimizer in trainer.optimizers.items():
+        assert {*optimizer.param_groups[0]["params"]} == {*getattr(trainer, name).parameters()}
+    trainer.fit(progress_bar=False)
+    sampler = recipes.load_sampler(tmp_path / "run")
+    assert calls[2:] == [(sampler.generator, False)]
+
+
+def test_users_networks_and_those_of_linear_layers_stay_as_they_came(tmp_path, calls):
+    Trainer(*nets(), points(), config(fused=True))
+    for name, changes in {"torch's": {"fused": False}, "linear": {"fused": True, "data": "ring8"}}.items():
+        recipes.trainer(small(tmp_path / name, steps=1, **changes)).fit(progress_bar=False)
+        recipes.load_sampler(tmp_path / name)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"spectral_norm": True, "loss": "hinge"},
+        {"condition": "label", "n_critic": 2},
+        {"r1": 1.0, "penalty_every": 2, "channels_last": True},
+    ],
+    ids=str,
+)
+def test_accelerated_it_is_the_same_run_within_rounding(tmp_path, how):
+    """And a checkpoint of either kind goes on as the other."""
+    rows = []
+    for name, first, then in (("plain", False, False), ("fast", True, True), ("slower", True, False), ("faster", False, True)):
+        settings = {"log_every": 1, "learning_rate": 1e-5} | how
+        trained(tmp_path / name, fused=first, steps=2, **settings)
+        recipes.trainer(small(tmp_path / name, fused=then, steps=4, **settings), resume=True).fit(progress_bar=False)
+        rows.append([{key: row[key] for key in ("loss_d", "loss_g", "grad_d", "grad_g")} for row in log_rows(tmp_path / name)])
+    assert len(rows[0]) == 4
+    for other in rows[1:]:
+        assert other == [pytest.approx(row, rel=1e-3, abs=1e-5) for row in rows[0]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ganfast import models
+from ganfast import accelerate, models
 from ganfast.nn import BatchNormAct2d
 from ganfast.train import TrainConfig, Trainer, adversarial
 from ganfast.train.distributed.sync_batch_norm import synchronise
@@ -44,10 +44,11 @@ class Partly(nn.Module):
 def networks(case: str) -> tuple[nn.Module, nn.Module]:
     if case == "images":
         up = nn.ConvTranspose2d(6, 8, 4), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 1, 4, 4), nn.Tanh()
-        return nn.Sequential(nn.Unflatten(1, (6, 1, 1)), *up), models.DCGANDiscriminator(16, 4, 1, norm=False, fused=True)
+        return nn.Sequential(nn.Unflatten(1, (6, 1, 1)), *up), accelerate(models.DCGANDiscriminator(16, 4, 1, norm=False))
     if case in ("norms", "labels"):
         given = {"num_classes": 3} if case == "labels" else {}
-        return models.DCGANGenerator(16, 6, 4, 1, fused=True, **given), models.DCGANDiscriminator(16, 4, 1, fused=case == "norms", **given)
+        generator, discriminator = models.DCGANGenerator(16, 6, 4, 1, **given), models.DCGANDiscriminator(16, 4, 1, **given)
+        return accelerate(generator), accelerate(discriminator) if case == "norms" else discriminator
     return models.MLPGenerator(6, 2, 16, 2), Partly()
 
 

@@ -33,8 +33,7 @@ def train(folder: Path) -> None:
     """Goes on with the run in `folder`, or begins it."""
     going_on = checkpoint.newest(folder)
     torch.manual_seed(os.getpid() if going_on else 0)  # nothing may depend on what was not saved
-    look = {"num_classes": 3, "fused": False}
-    networks = models.DCGANGenerator(16, 6, 4, 1, **look), models.DCGANDiscriminator(16, 4, 1, **look)
+    networks = models.DCGANGenerator(16, 6, 4, 1, num_classes=3), models.DCGANDiscriminator(16, 4, 1, num_classes=3)
     draws = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (44, 1, 16, 16), generator=draws, dtype=torch.uint8)
     data = images, torch.randint(0, 3, (44,), generator=draws)
