@@ -13,7 +13,6 @@ from ganfast.dropin.nodes import channels, is_floating, per_channel, read, tenso
 from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
-
 Reader = Callable[[fx.Node, list[Step]], Step | None]
 
 

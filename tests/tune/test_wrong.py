@@ -239,7 +239,7 @@ class _Spoilt(torch.autograd.Function):
 @pytest.mark.parametrize("part", ["nothing", "output", "gradients", "places"])
 def test_a_wrong_chain(part, wrong, dtype, monkeypatch, capsys):
     """Torch's layers are the default; and a chain of right parts may still be put together wrongly."""
-    from ganfast.nn import fusion
+    from ganfast.dropin import groups
 
     method = {"fused": "run", "layers": "one_by_one"}[wrong]
     real = getattr(fusion.Chain, method)
