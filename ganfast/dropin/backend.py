@@ -4,6 +4,7 @@ autograd stays eager's, and second derivatives are right.
     torch.compile(model, backend="ganfast")
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, fx
 
 from ganfast import _backends, _tune
 from ganfast._memo import Memo
+from ganfast.dropin.entry import refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
 from ganfast.dropin.pays import fused_pays
 
@@ -41,11 +43,20 @@ class Graph:
     def __call__(self, *args: Any) -> Any:
         if not self.groups or not _ordinary():
             return self.plain(*args)
+        if modes := watching_modes():
+            with contextlib.ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
+                return self._run(args)
+        return self._run(args)
+
+    def _run(self, args: tuple) -> Any:
         key = (*(args[i].shape for i in self._sized), _backends._chosen, torch.get_num_threads(), _tune.off_reason())
         plan = self._plans.get(key)
         return self._settle(key, args) if plan is None else plan(*args)
 
     def _settle(self, key: tuple, args: tuple) -> Any:
+        refuse_in_recording("kernels are chosen")
         self._answers = {}
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]

@@ -5,6 +5,7 @@ import contextlib
 import inspect
 import logging
 import os
+import threading
 import time
 import types
 import weakref
@@ -65,6 +66,11 @@ class Compiled:
         self.graphs.append(Graph(module, inputs, self._root(), self._recompute))
         return self.graphs[-1]
 
+    @property
+    def whole(self) -> bool:
+        """Whether every call so far was one graph."""
+        return bool(self.graphs) and all(entry.kind == "compiled anew" for entry in self.breaks)
+
     def failed(self, code: types.CodeType, why: str) -> bool:
         """Notes it; whether the code is not to be tried again."""
         self._failures[code] = self._failures.get(code, 0) + 1
@@ -88,6 +94,7 @@ class _Watched:
         if code is Armed.__call__.__code__:  # behind a break: the child has graphs of its own
             skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
             return ConvertFrameReturn(frame_exec_strategy=skip, apply_to_code=False)
+        refuse_in_recording("a forward is compiled")
         before = dict(counters["graph_break"])
         anew = _why_anew(entry, frame)
         began, made = time.perf_counter(), len(compiled.graphs)
@@ -146,6 +153,33 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
+_watching = threading.local()  # modes: those that are to see what the graphs of this thread's call do
+
+
+def watching_modes() -> list:
+    return getattr(_watching, "modes", [])
+
+
+@contextlib.contextmanager
+def _seen_inside_graphs() -> Iterator[None]:
+    """Dispatch modes off, until a graph runs, which turns them on for itself: dynamo's guards compare tensors' dispatch keys, so under a mode
+    no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
+    from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+
+    before, _watching.modes = watching_modes(), _get_current_dispatch_mode_stack()
+    try:
+        with _disable_current_modes(), torch.compiler.set_stance("fail_on_recompile"):
+            yield
+    finally:
+        _watching.modes = before
+
+
+def _is_seen() -> bool:
+    """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it wants to see ganfast's ops, not torch's."""
+    modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
+
+
 def goes_round() -> bool:
     """Whether a call must not go through dynamo: it is being traced or exported, watched by a dispatch mode, transformed by torch.func,
     differentiated forward, or every module's call is hooked."""
@@ -157,6 +191,12 @@ def goes_round() -> bool:
         or torch.autograd.forward_ad._current_level >= 0
         or _has_any_global_hook()
     )
+
+
+def refuse_in_recording(what: str) -> None:
+    """A CUDA graph would record the compilation's and the tuner's own work."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"accelerate: {what} while a CUDA graph is recorded: call the model once before, with inputs that look the same")
 
 
 def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -174,7 +214,16 @@ class Armed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
-        if torch.compiler.is_compiling() or goes_round():
+        if torch.compiler.is_compiling():
+            return module._call_impl(*args, **kwargs)
+        if goes_round():
+            if self.compiled is not None and self.compiled.whole and _is_seen():
+                try:
+                    with _seen_inside_graphs():
+                        return self.compiled.run(module, args, kwargs)
+                except RuntimeError as error:
+                    if "Detected recompile" not in str(error):
+                        raise
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
             self.compiled = Compiled(_call_module, self.root(), self.recompute)
