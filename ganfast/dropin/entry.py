@@ -162,8 +162,8 @@ def watching_modes() -> list:
 
 @contextlib.contextmanager
 def _seen_inside_graphs() -> Iterator[None]:
-    """Dispatch modes off, until a graph runs, which turns them on for itself: dynamo's guards compare tensors' dispatch keys, so under a mode
-    no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
+    """Dispatch modes off, until a graph runs, which turns them on for itself: dynamo's guards compare tensors' dispatch keys, so under a
+    mode no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
     from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
     before, _watching.modes = watching_modes(), _get_current_dispatch_mode_stack()
@@ -175,7 +175,7 @@ def _seen_inside_graphs() -> Iterator[None]:
 
 
 def _is_seen() -> bool:
-    """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it wants to see ganfast's ops, not torch's."""
+    """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it is to see ganfast's ops."""
     modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
     return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
 
