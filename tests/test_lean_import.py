@@ -32,6 +32,15 @@ ganfast.backends()
 print(*[name for name in sys.modules if name.split(".")[0] == "triton"], torch.cuda.is_initialized())
 """
 
+ACCELERATED = """
+import sys
+from torch import nn
+import ganfast
+ganfast.restore(ganfast.accelerate(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU())))
+ganfast.explain(ganfast.accelerate(nn.Conv2d(2, 2, 1)))
+print("torch._dynamo" in sys.modules)
+"""
+
 
 def run(program: str) -> list[str]:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
@@ -48,3 +57,7 @@ def test_import_adds_less_than_50_ms_and_loads_nothing_heavy():
 
 def test_a_cpu_call_imports_no_triton_and_initialises_no_gpu():
     assert run(FIRST_CALL) == ["False"]
+
+
+def test_accelerate_leaves_dynamo_for_the_first_call():
+    assert run(ACCELERATED) == ["False"]

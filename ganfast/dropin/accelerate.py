@@ -8,6 +8,7 @@ import contextlib
 import copyreg
 import functools
 import importlib.util
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -144,7 +145,8 @@ def closed(model: object) -> str:
     """Why a model runs as it is, whatever is done; empty for all others."""
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         return "it is scripted, so its code is torch.jit's: accelerate it before torch.jit.script"
-    if isinstance(model, torch._dynamo.OptimizedModule):
+    compiled = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())  # not imported: no model can be one
+    if isinstance(model, compiled):
         return "torch.compile has it, with a backend of its own: accelerate the module itself, or torch.compile(model, backend='ganfast')"
     return ""
 
