@@ -3,6 +3,7 @@ not see it."""
 
 import contextlib
 import inspect
+import itertools
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from ganfast._tell import tell
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
+_NUMBERS = itertools.count()
 _TRIES = 2  # code that dynamo failed on so many times is not tried again
 # Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
 _OPTIONS = {
@@ -51,8 +53,9 @@ class Compiled:
         self.breaks: list[Break] = []
         self.seconds = 0.0
         self._failures: dict[types.CodeType, int] = {}
-        # A code object of its own: dynamo keeps and counts what it compiled by code.
-        own = types.FunctionType(call.__code__.replace(), call.__globals__, call.__name__, call.__defaults__, call.__closure__)
+        # Code of its own, by its name too: dynamo counts what it compiled by code, and keeps the sizes that it saw change by name.
+        code = call.__code__.replace(co_name=f"{call.__name__}_{next(_NUMBERS)}")
+        own = types.FunctionType(code, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
         own.__kwdefaults__ = call.__kwdefaults__
         isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
         context = optimize(self._backend, **isolated)
