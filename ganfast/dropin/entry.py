@@ -40,8 +40,9 @@ class Break(NamedTuple):
 class Compiled:
     """One function's compilations, and what is known of them.
 
-    name: of what is compiled, for the user; path: of the module that is called, in the root; run: the function, through dynamo; graphs: backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled
-    anew or gave up; seconds: all compilations together.
+    name: of what is compiled, for the user; path: of the module that is called, in the root; run: the function, through dynamo; graphs:
+    backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled anew or gave up; seconds: all compilations
+    together.
     """
 
     def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool, name: str, path: str = "") -> None:
