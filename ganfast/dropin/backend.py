@@ -16,6 +16,7 @@ from ganfast import _backends, _tune
 from ganfast._memo import Memo
 from ganfast.dropin.entry import refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
+from ganfast.dropin.nodes import Names
 from ganfast.dropin.pays import fused_pays
 
 
@@ -26,10 +27,12 @@ class Graph:
     groups: what can run as one; left: (layer, reason) of the others; seconds: what matching took.
     """
 
-    def __init__(self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False, path: str = ""
+    ) -> None:
         began = time.perf_counter()
         self.module, self.plain = module, module.forward
-        found = None if opaque(module) else Found(module.graph, root, recompute)
+        found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
         # Sizes that dynamo does not guard: those of tensors that have one without a number.

@@ -41,15 +41,16 @@ class Break(NamedTuple):
 class Compiled:
     """One function's compilations, and what is known of them.
 
-    run: the function, through dynamo; graphs: backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled
-    anew or gave up; seconds: all compilations together.
+    name: of what is compiled, for the user; path: of the module that is called, in the root; run: the function, through dynamo; graphs:
+    backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled anew or gave up; seconds: all compilations
+    together.
     """
 
-    def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool) -> None:
+    def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool, name: str, path: str = "") -> None:
         from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
 
         self._root = (lambda: None) if root is None else weakref.ref(root)
-        self._recompute = recompute
+        self._recompute, self.name, self._path = recompute, name, path
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
@@ -57,6 +58,7 @@ class Compiled:
         # A code object of its own: dynamo keeps and counts what it compiled by code. A name of its own: by file, line and name it keeps the
         # sizes that it has seen, and takes those that differ, here from one model to the next, for sizes that change.
         code = call.__code__.replace(co_name=f"{call.__name__}_{next(_NUMBERS)}")
+        self.code = code
         own = types.FunctionType(code, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
         own.__kwdefaults__ = call.__kwdefaults__
         isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
@@ -67,7 +69,7 @@ class Compiled:
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
 
-        self.graphs.append(Graph(module, inputs, self._root(), self._recompute))
+        self.graphs.append(Graph(module, inputs, self._root(), self._recompute, self._path))
         return self.graphs[-1]
 
     @property
@@ -114,10 +116,12 @@ class _Watched:
         compiled.breaks += [Break("broke", _line(why)) for why in counters["graph_break"].keys() - before.keys()]
         if anew and len(compiled.graphs) > made:
             compiled.breaks.append(Break("compiled anew", anew))
-        if result.guarded_code is None and result.frame_exec_strategy.cur_action is FrameAction.RUN_ONLY:
-            why = f"{code.co_name} needed more than {MOST_GRAPHS} graphs, the last time as {anew}"
+        if result.guarded_code is None and result.frame_exec_strategy.cur_action == FrameAction.RUN_ONLY:
+            name = compiled.name if code is compiled.code else code.co_name
+            why = f"{name} needed more than {MOST_GRAPHS} graphs, the last time as {anew}"
             compiled.failed(code, why)
-            tell(f"{why}: what no graph fits runs as written from now on. explain(model).breaks says what changed each time", why)
+            about = f"{compiled.name} needed too many graphs"  # its children may say it next
+            tell(f"{why}: what no graph fits runs as written from now on. explain(model).breaks says what changed each time", about)
         return result
 
 
@@ -142,7 +146,8 @@ def _why_anew(entry, frame) -> str:
     try:
         from torch._dynamo.guards import get_guard_fail_reason
 
-        return _line(get_guard_fail_reason(entry.guard_manager, entry.code, frame.f_locals, entry.compile_id, None))
+        reason = get_guard_fail_reason(entry.guard_manager, entry.code, frame.f_locals, entry.compile_id, None)
+        return _line(reason.partition("User stack trace")[0])
     except Exception:  # a private name whose arguments change from one torch to the next
         return "its inputs look different"
 
@@ -230,7 +235,9 @@ class Armed:
                         raise
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
-            self.compiled = Compiled(_call_module, self.root(), self.recompute)
+            root = self.root()
+            path = next((name for name, m in root.named_modules() if m is module), "")
+            self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
         return self.compiled.run(module, args, kwargs)
 
     def __deepcopy__(self, memo: dict) -> None:
