@@ -98,11 +98,11 @@ class ProjectionDiscriminator(nn.Module):
 
 
 def generator_chains(upsample: bool) -> Chains:
-    """A block's own forward sees the conditional norms as single steps; an activation after one of them starts nothing."""
+    """A norm is the last of its group: the scale and shift behind it are each sample's own."""
     chains: Chains = []
     for block in ("block2", "block3"):
-        first = ("interpolate()", f"{block}.c1") if upsample else (f"{block}.c1",)
-        chains += [first, (f"{block}.c2",), (f"{block}.b1.bn",), (f"{block}.b2.bn",), ("interpolate()", f"{block}.c_sc")]
+        first = ("interpolate()", f"{block}.c1", f"{block}.b2.bn") if upsample else (f"{block}.c1", f"{block}.b2.bn")
+        chains += [("interpolate()", f"{block}.c_sc"), (f"{block}.b1.bn",), first, (f"{block}.c2",)]
     return [*chains, ("b4", "relu()"), ("conv4", "tanh()")]
 
 

@@ -149,5 +149,5 @@ ROWS = [
             ("conv8", "sigmoid()"),
         ],
     ),
-    Family("resize-g", BilinearGenerator, noise(latent_dim), numbered("body", "1 2", "4 5 6", "8 9", "12 13 14", "15")),
+    Family("resize-g", BilinearGenerator, noise(latent_dim), numbered("body", "1 2", "4 5 6", "8 9", "12 13 14", "15 sigmoid()")),
 ]

@@ -106,8 +106,8 @@ class NLayerDiscriminator(nn.Module):
 
 
 def unet_chains() -> list[tuple[str, ...]]:
-    """Four blocks, outermost first. A convolution before the nested block is followed by its norm alone: the nested block's
-    activation belongs to another forward."""
+    """Four blocks, outermost first. What comes before a nested block ends there: its first activation works in place on a tensor
+    that the skip connection reads too."""
     a = "model.model"
     b = f"{a}.1.model"
     c = f"{b}.3.model"

@@ -142,8 +142,8 @@ class FunctionalDiscriminator(nn.Module):
         return self.fc(torch.sum(m, dim=(2, 3)))
 
 
-_D_CHAINS = [(f"model.{i}.model.{j}", *rest) for i in range(3) for j, rest in ((1, (f"model.{i}.model.2",)), (3, ()))]
-_D_BYPASS = [("model.0.bypass.0",), ("model.1.bypass.0",)]
+_RESIDUALS = [[(f"model.{i}.model.1", f"model.{i}.model.2"), (f"model.{i}.model.3",)] for i in range(3)]
+_D_CHAINS = [*_RESIDUALS[0], ("model.0.bypass.0",), *_RESIDUALS[1], ("model.1.bypass.0",), *_RESIDUALS[2]]
 
 ROWS = [
     Family(
@@ -168,7 +168,7 @@ ROWS = [
         "sngan-resnet-old-d",
         Discriminator,
         images(3, 32, 32),
-        [*_D_CHAINS, *_D_BYPASS],
+        _D_CHAINS,
         half="autocast",
         real=Real(
             lambda: Discriminator(size=128),
@@ -177,12 +177,12 @@ ROWS = [
             "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 channels, 32x32; one block of three at 8x8, batch 64 there",
         ),
     ),
-    Family("sngan-resnet-new-d", lambda: Discriminator(new_spectral_norm), images(3, 32, 32), [*_D_CHAINS, *_D_BYPASS], half="autocast"),
+    Family("sngan-resnet-new-d", lambda: Discriminator(new_spectral_norm), images(3, 32, 32), _D_CHAINS, half="autocast"),
     Family(
         "sngan-functional-d",
         FunctionalDiscriminator,
         images(3, 16, 16),
-        [("conv1", "leaky_relu()"), ("conv2", "leaky_relu()"), ("conv3", "leaky_relu_()")],
+        [("conv1", "leaky_relu()"), ("conv2", "leaky_relu()"), ("conv3", "leaky_relu()")],
         half="autocast",
     ),
 ]

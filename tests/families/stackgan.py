@@ -201,7 +201,7 @@ class STAGE1_D(nn.Module):
 
 
 def stage1_chains(path: str = "", gated: bool = False) -> Chains:
-    """A gated linear unit is no activation here: the block ends with its norm."""
+    """A gated linear unit reads its norm's output twice: the group ends with the norm."""
     block = "0 1 2" if gated else "0 1 2 3"
     chains = [*numbered("fc", "1 2"), *numbered("upsample1", block), *numbered("upsample2", block), *numbered("img", "0 1")]
     return [tuple(path + part for part in chain) for chain in chains]
