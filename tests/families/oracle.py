@@ -54,6 +54,10 @@ def liven(model: nn.Module) -> nn.Module:
                 module.bias.normal_(0, 0.2)
         elif isinstance(getattr(module, "alpha", None), nn.Parameter):
             module.alpha.add_(torch.rand_like(module.alpha) * 0.5)
+        elif not type(module).__module__.startswith("torch."):
+            for parameter in module.parameters(recurse=False):  # those of a user's own layer that begin at zero: biases, strengths
+                if not parameter.any():
+                    parameter.normal_(0, 0.2)
     return model
 
 
