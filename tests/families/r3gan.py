@@ -1,5 +1,6 @@
 """R3GAN (Huang et al. 2024): grouped convolutions without norms, by functions; the bias is added where the activation is."""
 
+import itertools
 import math
 
 import torch
@@ -91,7 +92,7 @@ class Basis(nn.Module):
 class Generator(nn.Module):
     def __init__(self, latent=12, widths=(16, 8), blocks=1, expansion=2, group_size=4):
         super().__init__()
-        firsts = [Basis(latent, widths[0]), *(Resample(a, b, up=True) for a, b in zip(widths, widths[1:]))]
+        firsts = [Basis(latent, widths[0]), *(Resample(a, b, up=True) for a, b in itertools.pairwise(widths))]
         self.stages = nn.ModuleList([stage(first, width, blocks, expansion, group_size) for first, width in zip(firsts, widths)])
         self.to_rgb = Convolution(widths[-1], 3, 1)
 
@@ -114,7 +115,7 @@ class Head(nn.Module):
 class Discriminator(nn.Module):
     def __init__(self, widths=(8, 16), blocks=1, expansion=2, group_size=4):
         super().__init__()
-        firsts = [Convolution(3, widths[0], 1), *(Resample(a, b, up=False) for a, b in zip(widths, widths[1:]))]
+        firsts = [Convolution(3, widths[0], 1), *(Resample(a, b, up=False) for a, b in itertools.pairwise(widths))]
         self.stages = nn.ModuleList([stage(first, width, blocks, expansion, group_size) for first, width in zip(firsts, widths)])
         self.head = Head(widths[-1])
 
