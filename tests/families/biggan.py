@@ -218,7 +218,7 @@ ROWS = [
             4,
             "BigGAN (Brock et al. 2019), 1000 classes: two blocks of 256 channels to 16x16, there five of 1536 to 96, 128x128, batch 2048",
         ),
-    ),
+    ).with_small(1),
     Family(
         "biggan-d",
         Discriminator,

@@ -197,7 +197,7 @@ ROWS = [
             1,
             "BigVGAN (Lee et al. 2023), base_24khz_100band without its filters: 512 channels; 1024 samples, there 8192, batch 32",
         ),
-    ),
+    ).with_small(1),
     Family("bigvgan-log-g", lambda: BigVGAN(snake_logscale=True), noise(8, 12), chains()),
     Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), chains(snake=False)),
     Family(

@@ -122,7 +122,7 @@ ROWS = [
             8,
             "cGANs with projection (Miyato & Koyama 2018), blocks of 256 and 128 channels, 1000 classes, 16x16; batch 64 there",
         ),
-    ),
+    ).with_small(4),
     Family("conditional-bn-bilinear-g", lambda: ResNetGenerator(upsample=True), labelled(12), generator_chains(False)),
     Family(
         "projection-d",

@@ -93,6 +93,6 @@ ROWS = [
             1,
             "CycleGAN (Zhu et al. 2017), 64 to 256 channels, 6 blocks, batch 1; 64x64 instead of 128x128",
         ),
-    ),
+    ).with_small(1),
     Family("cyclegan-d", Discriminator, images(3, 32, 32), numbered("model", "0 1", "2 3 4", "5 6 7", "8")),
 ]

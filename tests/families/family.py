@@ -42,9 +42,14 @@ class Family(Case):
     def variant(self, name: str, **changes) -> "Family":
         return replace(self, name=f"{self.name} {name}", **changes)
 
-    def at_size(self) -> "Family":
-        """The row with its network and inputs as people train them."""
-        return replace(self, make=self.real.make, inputs=self.real.inputs, batch=self.real.batch)
+    def with_small(self, batch: int) -> "Family":
+        """The row whose own size is its small one too, in batches of `batch`."""
+        return replace(self, small=Real(self.make, self.inputs, batch, "the size that is tested"))
+
+    def at_size(self, which: str = "real") -> "Family":
+        """The row with the network and inputs of its other size, "real" or "small"."""
+        size = getattr(self, which)
+        return replace(self, make=size.make, inputs=size.inputs, batch=size.batch)
 
     def build(self, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():

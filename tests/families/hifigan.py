@@ -201,7 +201,7 @@ _S = ("convs.0 leaky_relu()", "convs.1 leaky_relu()", "convs.2 leaky_relu()", "c
 
 ROWS = [
     Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_chains(_BLOCK1), half="autocast"),
-    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_chains(_BLOCK1)),
+    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_chains(_BLOCK1)).with_small(1),
     Family(
         "hifigan-v3-g",
         lambda: Generator(ResBlock2, old_weight_norm),

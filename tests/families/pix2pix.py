@@ -146,7 +146,9 @@ ROWS = [
             "pix2pix (Isola et al. 2017), U-Net of 64 channels and more, batch 1; 256 at most, there 512; 128x128, there 256x256",
         ),
     ),
-    Family("pix2pix-unet-instance", lambda: UnetGenerator(3, 1, 4, norm_layer=instance_norm), images(3, 32, 32), unet_chains(), batch=2),
+    Family(
+        "pix2pix-unet-instance", lambda: UnetGenerator(3, 1, 4, norm_layer=instance_norm), images(3, 32, 32), unet_chains(), batch=2
+    ).with_small(1),
     Family(
         "pix2pix-patchgan",
         lambda: NLayerDiscriminator(6),

@@ -141,7 +141,7 @@ ROWS = [
             4,
             "R3GAN (Huang et al. 2024) at 32x32, 64 latents: 384 and 192 channels and a block a stage, there 768 and two, batch 512",
         ),
-    ),
+    ).with_small(4),
     Family(
         "r3gan-d",
         Discriminator,

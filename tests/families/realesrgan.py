@@ -137,7 +137,7 @@ ROWS = [
             1,
             "Real-ESRGAN's realesr-animevideov3: 64 channels, 16 convolutions, 64x64 to 256x256",
         ),
-    ),
+    ).with_small(4),
     Family(
         "realesrgan-rrdb-g",
         RRDBNet,

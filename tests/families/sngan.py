@@ -163,7 +163,7 @@ ROWS = [
             4,
             "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 latents, 256 channels; 16x16, there 32x32, batch 64",
         ),
-    ),
+    ).with_small(1),
     Family(
         "sngan-resnet-old-d",
         Discriminator,

@@ -170,7 +170,7 @@ ROWS = [
             1,
             "SRGAN (Ledig et al. 2017): 16 blocks of 64 channels, 24x24 to 96x96; batch 16 there",
         ),
-    ),
+    ).with_small(1),
     Family(
         "srgan-nearest-g",
         NearestGenerator,

@@ -229,7 +229,7 @@ ROWS = [
             8,
             "StackGAN (Zhang et al. 2017), stage 1: 1024 text features, 512 to 128 channels; 16x16, there 64x64, batch 64",
         ),
-    ),
+    ).with_small(4),
     Family("stackgan-gated-g", lambda: STAGE1_G(gatedUpBlock), text_and_noise, stage1_chains(gated=True)),
     Family("stackgan-stage2-g", lambda: STAGE2_G(STAGE1_G()), text_and_noise, [*stage1_chains("STAGE1_G."), *_STAGE2]),
     Family(

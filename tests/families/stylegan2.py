@@ -222,7 +222,7 @@ ROWS = [
             2,
             "StyleGAN2 (Karras et al. 2020): 256 channels and a style of 256, there 512; 32x32, there 1024x1024",
         ),
-    ),
+    ).with_small(1),
     Family(
         "stylegan2-d",
         Discriminator,

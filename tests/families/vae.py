@@ -133,7 +133,7 @@ ROWS = [
             8,
             "PyTorch-VAE's vae.yaml: 128 latents, 32 to 512 channels, 64x64; batch 64 there",
         ),
-    ),
+    ).with_small(4),
     Family("vae-decoder", Decoder, noise(8), numbered("net", "1 2", "3 4", "5 6", "7 8 9", "10 11")),
     Family(
         "vae-functional",

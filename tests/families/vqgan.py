@@ -214,6 +214,6 @@ ROWS = [
             1,
             "Latent diffusion (Rombach et al. 2022), autoencoder with factor 4: 64 to 256 channels, there 128 to 512; 32x32, there 256x256",
         ),
-    ),
+    ).with_small(1),
     Family("vqgan-d", NLayerDiscriminator, images(3, 32, 32), numbered("main", "0 1", "2 3 4", "5 6 7", "8")),
 ]
