@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Chains, Family, Real
+from tests.families.family import Family, Groups, Real
 
 N_CLASSES = 5
 
@@ -111,7 +111,7 @@ class GBlock(nn.Module):
 class Generator(nn.Module):
     """The latent comes in pieces: one for the first layer, one for each block, there with the class."""
 
-    def __init__(self, ch=8, chunk=6, shared=4, n_classes=N_CLASSES, mults=(2, 1), reduced=2):
+    def __init__(self, ch=8, chunk=8, shared=6, n_classes=N_CLASSES, mults=(2, 1), reduced=2):
         super().__init__()
         self.chunk, self.first = chunk, ch * mults[0]
         self.shared = nn.Embedding(n_classes, shared)
@@ -186,7 +186,7 @@ class Discriminator(nn.Module):
 _ATTENTION = [(f"attention.{conv}",) for conv in ("theta", "phi", "g", "o")]
 
 
-def _up(path: str) -> Chains:
+def _up(path: str) -> Groups:
     """A norm ends its group: gain and bias are each sample's own."""
     return [
         ("batch_norm()",),
@@ -196,7 +196,7 @@ def _up(path: str) -> Chains:
     ]
 
 
-def _down(path: str, shortcut: bool = True) -> Chains:
+def _down(path: str, shortcut: bool = True) -> Groups:
     return [(f"{path}.conv1", "relu()"), (f"{path}.conv2",), *([(f"{path}.conv_sc",)] if shortcut else [])]
 
 
@@ -208,9 +208,8 @@ ROWS = [
     Family(
         "biggan-g",
         Generator,
-        labelled(N_CLASSES, 18),
+        labelled(N_CLASSES, 24),
         [*_up("blocks.0"), *_ATTENTION, *_up("blocks.1"), ("output_layer.0", "output_layer.1"), ("output_layer.2", "tanh()")],
-        batch=4,
         half="autocast",
         real=Real(
             lambda: Generator(64, 20, 128, 1000, (4, 4), 32),

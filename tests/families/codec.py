@@ -1,6 +1,8 @@
 """Neural audio codecs (Kumar et al. 2023): critics by periods, scales and bands of frequency, and a decoder's block whose snake is
 scripted."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -105,7 +107,13 @@ class Discriminator(nn.Module):
         return [critic(x) for critic in self.discriminators]
 
 
-@torch.jit.script
+def scripted(function):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(function)
+
+
+@scripted
 def snake(x, alpha):
     shape = x.shape
     x = x.reshape(shape[0], shape[1], -1)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ganfast.testing import Case
 
-Chains = list[tuple[str, ...]]
+Groups = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Family(Case):
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
-    fused: Chains
+    fused: Groups
     batch: int = 3
     half: str = "cast"
     real: Real | None = None
@@ -72,7 +72,7 @@ def images(*size: int) -> Callable[[int], tuple[Tensor, ...]]:
     return lambda batch: (torch.rand(batch, *size) * 2 - 1,)
 
 
-def numbered(prefix: str, *groups: str) -> Chains:
+def numbered(prefix: str, *groups: str) -> Groups:
     """numbered("main", "0 1 2", "3 4") -> [("main.0", "main.1", "main.2"), ("main.3", "main.4")]; "relu()" stays as it is."""
     name = lambda part: part if part.endswith("()") else f"{prefix}.{part}"
     return [tuple(name(part) for part in group.split()) for group in groups]

@@ -188,10 +188,10 @@ class MultiScaleDiscriminator(nn.Module):
         return y_d_rs, y_d_gs, fmap_rs, fmap_gs
 
 
-def generator_chains(block: tuple[str, ...]) -> list[tuple[str, ...]]:
+def generator_groups(block: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The first convolution meets the loop's activation; what `ups` gives is used by the two blocks behind it. `block`:
     what each of them has."""
-    each = [[chain for i in pair for chain in numbered(f"resblocks.{i}", *block)] for pair in ((0, 1), (2, 3))]
+    each = [[group for i in pair for group in numbered(f"resblocks.{i}", *block)] for pair in ((0, 1), (2, 3))]
     return [("conv_pre", "leaky_relu()"), ("ups.0",), *each[0], ("ups.1",), *each[1], ("conv_post", "tanh()")]
 
 
@@ -200,13 +200,13 @@ _BLOCK2 = ("convs.0", "convs.1")
 _S = ("convs.0 leaky_relu()", "convs.1 leaky_relu()", "convs.2 leaky_relu()", "convs.3 leaky_relu()", "conv_post")
 
 ROWS = [
-    Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_chains(_BLOCK1), half="autocast"),
-    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_chains(_BLOCK1)).with_small(1),
+    Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_groups(_BLOCK1), half="autocast"),
+    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_groups(_BLOCK1)).with_small(1),
     Family(
         "hifigan-v3-g",
         lambda: Generator(ResBlock2, old_weight_norm),
         noise(8, 12),
-        generator_chains(_BLOCK2),
+        generator_groups(_BLOCK2),
         real=Real(
             lambda: Generator(ResBlock2, old_weight_norm, 80, 256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12))),
             noise(80, 32),
@@ -224,7 +224,7 @@ ROWS = [
         "hifigan-scale-d",
         MultiScaleDiscriminator,
         lambda n: (torch.randn(n, 1, 128), torch.randn(n, 1, 128)),
-        [chain for i in (0, 0, 1, 1) for chain in numbered(f"discriminators.{i}", *_S)],
+        [group for i in (0, 0, 1, 1) for group in numbered(f"discriminators.{i}", *_S)],
         batch=2,
         half="autocast",
     ),

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Chains, Family, Real, images, noise
+from tests.families.family import Family, Groups, Real, images, noise
 
 SLOPE = 0.2
 
@@ -125,7 +125,7 @@ class Discriminator(nn.Module):
         return self.head(x)
 
 
-def _block(path: str) -> Chains:
+def _block(path: str) -> Groups:
     return [("conv2d()", f"{path}.act1"), ("conv2d()", f"{path}.act2"), ("conv2d()",)]
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Chains, Family, Real, images, noise
+from tests.families.family import Family, Groups, Real, images, noise
 
 
 class PixelNorm(nn.Module):
@@ -205,7 +205,7 @@ _STYLED = [("conv2d()",)]
 _UP = [("conv_transpose2d()",), ("convs.0.conv.blur",), ("convs.0.activate",), *_STYLED, ("convs.1.activate",), *_STYLED]
 
 
-def _residual(path: str) -> Chains:
+def _residual(path: str) -> Groups:
     return [(f"{path}.conv1.0", f"{path}.conv1.1"), (f"{path}.conv2.0",), (f"{path}.conv2.1", f"{path}.conv2.2"),
             (f"{path}.skip.0",), (f"{path}.skip.1",)]  # fmt: skip
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Chains, Family, Real, images, numbered
+from tests.families.family import Family, Groups, Real, images, numbered
 
 
 def swish(x):
@@ -169,12 +169,12 @@ class NLayerDiscriminator(nn.Module):
         return self.main(input)
 
 
-def _block(path: str, shortcut: bool = False) -> Chains:
+def _block(path: str, shortcut: bool = False) -> Groups:
     """Swish belongs to the group norm before it, which is no member."""
     return [(f"{path}.{conv}",) for conv in ("conv1", "conv2", *(["shortcut"] if shortcut else []))]
 
 
-def _middle(path: str) -> Chains:
+def _middle(path: str) -> Groups:
     attention = [(f"{path}.attention.{conv}",) for conv in ("q", "k", "v", "out")]
     return [*_block(f"{path}.block1"), *attention, *_block(f"{path}.block2")]
 
