@@ -150,3 +150,13 @@ def test_autocast(name):
             found.append(gradients(fast(name, "leaky_relu", 0.2, open_output), inputs, 2, open_output))
     assert all(g.dtype == torch.float32 for g in found[0])
     torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+@piecewise
+def test_a_penalty_alone_hands_zeros_to_what_lies_before_a_bias(act, alpha):
+    x, weight = torch.randn(2, 4, 6, 5, requires_grad=True), torch.randn(4, 4, 3, 3)
+    before, bias = torch.randn(4, requires_grad=True), torch.randn(4, requires_grad=True)
+    y = bias_act(F.conv2d(x, weight, before), bias, act=act, alpha=alpha, open_output=True)
+    (gx,) = grad(y.sum(), x, create_graph=True)
+    for g in grad(gx.square().sum(), (before, bias)):
+        assert not g.any()
