@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import ganfast
-from tests.nn.test_accelerate import flat, x_for
+from tests.dropin.common import flat, layers, x_for
 
 
 def test_slices_and_children_are_plain_layers():
@@ -31,7 +31,7 @@ def test_changed_children_are_seen():
         m.append(nn.Sigmoid())
         del m[4]
     torch.testing.assert_close(model(x), plain(x))
-    assert ganfast.explain(model).fused == [("0", "1", "2"), ("3", "4"), ("5", "6")]
+    assert layers(model) == [("0", "1", "2"), ("3", "4"), ("5", "6")]
 
 
 @pytest.mark.parametrize("which", range(6))
