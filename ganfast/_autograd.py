@@ -7,10 +7,16 @@ from torch import Tensor
 from torch.autograd import Function
 
 
+def compiles() -> bool:
+    """Whether this thread traces for torch.compile or torch.export. torch's flag is one for all threads: those that train meanwhile
+    would lose their second derivatives."""
+    return torch.compiler.is_compiling() and (torch.compiler.is_dynamo_compiling() or torch._C._len_torch_dispatch_stack() > 0)
+
+
 def differentiates() -> bool:
     """True where a backward must build a graph. A compiled region has no double backward (torch refuses it), and its
     backward is traced with grad mode on, so tracing counts as no."""
-    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return torch.is_grad_enabled() and not compiles()
 
 
 class no_weight_gradients(contextlib.ContextDecorator):
@@ -41,7 +47,7 @@ def wanted_gradients(ctx, weights: tuple[int, ...] = ()) -> tuple[bool, ...]:
     stays true for a weight when torch.autograd.grad asks for the image's gradient alone. Input 0 is the image, input 1 the weight,
     whose gradients are the expensive ones; `weights`: the inputs that no_weight_gradients is about."""
     needs = ctx.needs_input_grad
-    if torch.compiler.is_compiling():
+    if compiles():
         return needs
     skips = weights and _skips()
     nodes = _nodes(ctx)
@@ -62,7 +68,7 @@ _Leaf = torch._C._functions.AccumulateGrad
 def handle(tensor: Tensor | None) -> Tensor | None:
     """What a forward saves of an input whose place in the graph its backward needs, but not its numbers. Of a leaf nothing is saved, so
     that an optimizer may change it before the backward: `handle_of` finds it in the graph."""
-    return None if tensor is None or torch.compiler.is_compiling() or tensor.is_leaf else tensor
+    return None if tensor is None or compiles() or tensor.is_leaf else tensor
 
 
 def kept(vector: Tensor | None) -> Tensor | None:

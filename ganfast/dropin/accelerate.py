@@ -107,7 +107,7 @@ class _Sliced(Accelerated):
         part = super().__getitem__(index)
         if isinstance(index, slice):
             armed = arm(self)
-            armed.slices = armed.slices or Compiled(_call, self, armed.recompute)
+            armed.slices = armed.slices or Compiled(_call, self, armed.recompute, type(self).__name__)
             part.__dict__["_compiled_call_impl"] = Armed(part, self, armed.recompute, armed.slices)
         return part
 
@@ -232,7 +232,7 @@ def _accelerated_function(function: Callable, recompute: bool) -> Callable:
         if torch.compiler.is_compiling() or goes_round():
             return function(*args, **kwargs)
         if not compiled:
-            compiled.append(Compiled(_call, None, recompute))
+            compiled.append(Compiled(_call, None, recompute, getattr(function, "__name__", type(function).__name__)))
         return compiled[0].run(function, args, kwargs)
 
     functools.update_wrapper(accelerated, function, updated=())

@@ -4,6 +4,7 @@ autograd stays eager's, and second derivatives are right.
     torch.compile(model, backend="ganfast")
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,9 @@ from torch import Tensor, fx
 
 from ganfast import _backends, _tune
 from ganfast._memo import Memo
+from ganfast.dropin.entry import refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
+from ganfast.dropin.nodes import Names
 from ganfast.dropin.pays import fused_pays
 
 
@@ -24,10 +27,12 @@ class Graph:
     groups: what can run as one; left: (layer, reason) of the others; seconds: what matching took.
     """
 
-    def __init__(self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False, path: str = ""
+    ) -> None:
         began = time.perf_counter()
         self.module, self.plain = module, module.forward
-        found = None if opaque(module) else Found(module.graph, root, recompute)
+        found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
@@ -41,11 +46,20 @@ class Graph:
     def __call__(self, *args: Any) -> Any:
         if not self.groups or not _ordinary():
             return self.plain(*args)
+        if modes := watching_modes():
+            with contextlib.ExitStack() as stack:
+                for mode in modes:
+                    stack.enter_context(mode)
+                return self._run(args)
+        return self._run(args)
+
+    def _run(self, args: tuple) -> Any:
         key = (*(args[i].shape for i in self._sized), _backends._chosen, torch.get_num_threads(), _tune.off_reason())
         plan = self._plans.get(key)
         return self._settle(key, args) if plan is None else plan(*args)
 
     def _settle(self, key: tuple, args: tuple) -> Any:
+        refuse_in_recording("kernels are chosen")
         self._answers = {}
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]

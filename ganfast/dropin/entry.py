@@ -6,6 +6,7 @@ import inspect
 import itertools
 import logging
 import os
+import threading
 import time
 import types
 import weakref
@@ -40,15 +41,16 @@ class Break(NamedTuple):
 class Compiled:
     """One function's compilations, and what is known of them.
 
-    run: the function, through dynamo; graphs: backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled
-    anew or gave up; seconds: all compilations together.
+    name: of what is compiled, for the user; path: of the module that is called, in the root; run: the function, through dynamo; graphs:
+    backend.Graph in the order of compilation; breaks: where dynamo left the graph, compiled anew or gave up; seconds: all compilations
+    together.
     """
 
-    def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool) -> None:
+    def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool, name: str, path: str = "") -> None:
         from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
 
         self._root = (lambda: None) if root is None else weakref.ref(root)
-        self._recompute = recompute
+        self._recompute, self.name, self._path = recompute, name, path
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
@@ -56,6 +58,7 @@ class Compiled:
         # A code object of its own: dynamo keeps and counts what it compiled by code. A name of its own: by file, line and name it keeps the
         # sizes that it has seen, and takes those that differ, here from one model to the next, for sizes that change.
         code = call.__code__.replace(co_name=f"{call.__name__}_{next(_NUMBERS)}")
+        self.code = code
         own = types.FunctionType(code, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
         own.__kwdefaults__ = call.__kwdefaults__
         isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
@@ -66,8 +69,13 @@ class Compiled:
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
 
-        self.graphs.append(Graph(module, inputs, self._root(), self._recompute))
+        self.graphs.append(Graph(module, inputs, self._root(), self._recompute, self._path))
         return self.graphs[-1]
+
+    @property
+    def whole(self) -> bool:
+        """Whether every call so far was one graph."""
+        return bool(self.graphs) and all(entry.kind == "compiled anew" for entry in self.breaks)
 
     def failed(self, code: types.CodeType, why: str) -> bool:
         """Notes it; whether the code is not to be tried again."""
@@ -92,6 +100,7 @@ class _Watched:
         if code is Armed.__call__.__code__:  # behind a break: the child has graphs of its own
             skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
             return ConvertFrameReturn(frame_exec_strategy=skip, apply_to_code=False)
+        refuse_in_recording("a forward is compiled")
         before = dict(counters["graph_break"])
         anew = _why_anew(entry, frame)
         began, made = time.perf_counter(), len(compiled.graphs)
@@ -107,10 +116,12 @@ class _Watched:
         compiled.breaks += [Break("broke", _line(why)) for why in counters["graph_break"].keys() - before.keys()]
         if anew and len(compiled.graphs) > made:
             compiled.breaks.append(Break("compiled anew", anew))
-        if result.guarded_code is None and result.frame_exec_strategy.cur_action is FrameAction.RUN_ONLY:
-            why = f"{code.co_name} needed more than {MOST_GRAPHS} graphs, the last time as {anew}"
+        if result.guarded_code is None and result.frame_exec_strategy.cur_action == FrameAction.RUN_ONLY:
+            name = compiled.name if code is compiled.code else code.co_name
+            why = f"{name} needed more than {MOST_GRAPHS} graphs, the last time as {anew}"
             compiled.failed(code, why)
-            tell(f"{why}: what no graph fits runs as written from now on. explain(model).breaks says what changed each time", why)
+            about = f"{compiled.name} needed too many graphs"  # its children may say it next
+            tell(f"{why}: what no graph fits runs as written from now on. explain(model).breaks says what changed each time", about)
         return result
 
 
@@ -135,7 +146,8 @@ def _why_anew(entry, frame) -> str:
     try:
         from torch._dynamo.guards import get_guard_fail_reason
 
-        return _line(get_guard_fail_reason(entry.guard_manager, entry.code, frame.f_locals, entry.compile_id, None))
+        reason = get_guard_fail_reason(entry.guard_manager, entry.code, frame.f_locals, entry.compile_id, None)
+        return _line(reason.partition("User stack trace")[0])
     except Exception:  # a private name whose arguments change from one torch to the next
         return "its inputs look different"
 
@@ -150,6 +162,33 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
+_watching = threading.local()  # modes: those that are to see what the graphs of this thread's call do
+
+
+def watching_modes() -> list:
+    return getattr(_watching, "modes", [])
+
+
+@contextlib.contextmanager
+def _seen_inside_graphs() -> Iterator[None]:
+    """Dispatch modes off, until a graph runs, which turns them on for itself: dynamo's guards compare tensors' dispatch keys, so under a
+    mode no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
+    from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
+
+    before, _watching.modes = watching_modes(), _get_current_dispatch_mode_stack()
+    try:
+        with _disable_current_modes(), torch.compiler.set_stance("fail_on_recompile"):
+            yield
+    finally:
+        _watching.modes = before
+
+
+def _is_seen() -> bool:
+    """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it is to see ganfast's ops."""
+    modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
+
+
 def goes_round() -> bool:
     """Whether a call must not go through dynamo: it is being traced or exported, watched by a dispatch mode, transformed by torch.func,
     differentiated forward, or every module's call is hooked."""
@@ -161,6 +200,12 @@ def goes_round() -> bool:
         or torch.autograd.forward_ad._current_level >= 0
         or _has_any_global_hook()
     )
+
+
+def refuse_in_recording(what: str) -> None:
+    """A CUDA graph would record the compilation's and the tuner's own work."""
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"accelerate: {what} while a CUDA graph is recorded: call the model once before, with inputs that look the same")
 
 
 def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -178,10 +223,21 @@ class Armed:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
-        if torch.compiler.is_compiling() or goes_round():
+        if torch.compiler.is_compiling():
+            return module._call_impl(*args, **kwargs)
+        if goes_round():
+            if self.compiled is not None and self.compiled.whole and _is_seen():
+                try:
+                    with _seen_inside_graphs():
+                        return self.compiled.run(module, args, kwargs)
+                except RuntimeError as error:
+                    if "Detected recompile" not in str(error):
+                        raise
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
-            self.compiled = Compiled(_call_module, self.root(), self.recompute)
+            root = self.root()
+            path = next((name for name, m in root.named_modules() if m is module), "")
+            self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
         return self.compiled.run(module, args, kwargs)
 
     def __deepcopy__(self, memo: dict) -> None:

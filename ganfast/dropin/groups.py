@@ -75,9 +75,8 @@ def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tenso
 class Found:
     """All groups of a graph, and why other layers were left: [(node's name for the user, reason)]."""
 
-    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None, recompute: bool) -> None:
-        self.graph, self.recompute = graph, recompute
-        self.names = Names(graph, root)
+    def __init__(self, graph: fx.Graph, names: Names, recompute: bool) -> None:
+        self.graph, self.recompute, self.names = graph, recompute, names
         self.nodes = list(graph.nodes)
         self.order = {node: i for i, node in enumerate(self.nodes)}
         output = next(node for node in graph.nodes if node.op == "output")

@@ -164,16 +164,18 @@ def per_channel(node: Any, x: Tensor) -> bool:
 
 class Names:
     """What nodes are called for the user: the path of the layer whose forward makes the call, or the function as "relu()" where that layer
-    holds others. `root`: the module that was compiled, whose names the layers have; None: as the graph spells them."""
+    holds others. `root`: the model, whose names the layers have; None: as the graph spells them. `path`: in it, of the module that was
+    called, for which dynamo has no name."""
 
-    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None) -> None:
+    def __init__(self, graph: fx.Graph, root: torch.nn.Module | None, path: str = "") -> None:
+        self.called = path
         self.known = {} if root is None else {id(m): name for name, m in root.named_modules()}
         self.paths = {self._path(node) for node in graph.nodes}
 
     def _path(self, node: fx.Node) -> str:
         stack = node.meta.get("nn_module_stack") or {}
         if not stack:
-            return ""
+            return self.called
         key, (path, *_) = list(stack.items())[-1]
         if key.isdigit() and int(key) in self.known:
             return self.known[int(key)]

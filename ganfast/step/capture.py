@@ -211,7 +211,8 @@ class Captured:
                 "it as an argument."
             )
         recording.note_read_gradients(kept, watch)
-        slots = {slot.place(): slot.get() for slot in found.slots}
+        _again(call, kept, recording)  # unwatched: accelerated networks compile and tune now
+        slots = {slot.place(): slot.get() for slot in self._reached().slots}
         with Watch(kept) as watch:
             _again(call, kept, recording)
         kept.refuse_what_was_found_and_replaced(slots, watch)

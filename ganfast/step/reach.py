@@ -22,7 +22,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from ganfast.step.slots import MISSING, PLAIN, Attribute, Slot, chains, of_cell
 
 _LIBRARIES = frozenset(sys.stdlib_module_names) - {"__main__"} | {"torch"}
-_OURS = ("ganfast.ops", "ganfast.nn", "ganfast._")
+_OURS = ("ganfast.ops", "ganfast.nn", "ganfast.dropin", "ganfast._")
 _MOST = 1000  # items of a list or dict that are looked at
 _BY_SYNTAX = ("__call__", "__enter__", "__exit__", "__iter__", "__next__", "__getitem__", "__len__")
 _TORCHS = (torch.optim.Optimizer, LRScheduler, torch.amp.GradScaler, torch.Generator)

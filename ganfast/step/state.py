@@ -33,6 +33,8 @@ class Watch(TorchDispatchMode):
     are copied first. hosts: numbers in tensors of the CPU that an operator on the device took from outside; brought: the line that
     brings more than a number over."""
 
+    _ganfast_sees_kernels = True  # accelerated networks run what they compiled earlier, as in the recording
+
     def __init__(self, kept: "Kept") -> None:
         super().__init__()
         self.kept = kept

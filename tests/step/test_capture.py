@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import ganfast
+from ganfast.step import capture as module
 from tests.step.common import Gan, equal, images
+from tests.step.recorded import RecordedGraphs
 
 
 def both(device, accelerated=False):
@@ -32,9 +34,24 @@ def test_equal_step_by_step(device, accelerated):
     step = ganfast.capture(mine.step, batches[0])
     (want, states), (got, mine_states) = run(plain, plain.step, batches), run(mine, step, batches)
     assert step.graphs == 1
-    for a, b in zip(got + mine_states, want + states):  # recording operators on a CPU, an accelerated network runs its plain layers
+    for a, b in zip(got + mine_states, want + states):
         equal(a, b, exact=not accelerated)
     assert not torch.equal(got[0][0], got[1][0])
+
+
+def test_an_accelerated_network_is_recorded_with_its_kernels(monkeypatch):
+    graphs = RecordedGraphs()
+    monkeypatch.setattr(module, "graphs_for", lambda reached, leaves: graphs)
+    gan = Gan("cpu", accelerated=True)
+    step = ganfast.capture(gan.step, images("cpu"))
+    (recorded,) = [graph()._recorder for graph in graphs._alive.values()]
+    names = [func._schema.name for func, *_ in recorded.calls]
+    assert names.count("ganfast::conv_transpose_act_fwd") == 3  # the generator's two, and a data gradient of the discriminator's
+    assert names.count("ganfast::batch_norm_act_fwd") == 4
+    assert not [name for name in names if name in ("aten::native_batch_norm", "aten::relu_", "aten::tanh")]
+    compiled = [ganfast.explain(network).graphs for network in (gan.generator, gan.discriminator)]
+    step(images("cpu", seed=1))
+    assert [ganfast.explain(network).graphs for network in (gan.generator, gan.discriminator)] == compiled
 
 
 def test_capturing_changes_nothing(device):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._autograd import differentiates
+from ganfast._autograd import compiles, differentiates
 from ganfast.ops.gan_loss import reference
 from ganfast.ops.gan_loss.kernels import forward_op
 
@@ -21,7 +21,7 @@ class GanLoss(Function):
     def forward(ctx, real, fake, kind, generator, smoothing, backend):
         loss, greal, gfake, stats = forward_op(real, fake, kind, generator, smoothing, backend)
         # Of the logits a first backward reads shape and dtype alone: in place changes of them, for a log, are none of its business.
-        tracing = torch.compiler.is_compiling()
+        tracing = compiles()
         ctx.save_for_backward(greal, gfake, *((real, fake) if tracing else ()))
         ctx.logits = None if tracing else (real, fake, fake._version, 0 if real is None else real._version)
         ctx.formula = (kind, generator, smoothing)
