@@ -68,8 +68,3 @@ def both(make, *inputs):
     got = fast(*(x.clone() for x in inputs))
     torch.manual_seed(5)
     return got, plain(*(x.clone() for x in inputs))
-
-
-def layers(model) -> list[tuple[str, ...]]:
-    """The layers of each group in the calls so far."""
-    return [row.layers for row in ganfast.explain(model).groups]

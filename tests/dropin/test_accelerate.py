@@ -13,7 +13,8 @@ from torch import nn
 import ganfast
 from ganfast.dropin import arithmetic, entry
 from ganfast.dropin.accelerate import Accelerated
-from tests.dropin.common import FLAT, Block, Sized, Unet, both, flat, layers, x_for
+from tests.dropin.common import FLAT, Block, Sized, Unet, both, flat, x_for
+from tests.dropin.small import layers
 
 
 @pytest.mark.parametrize(
@@ -102,14 +103,6 @@ def test_a_function():
     assert layers(fast)[0] == ("conv2d()", "relu()", "mul()")
     assert ganfast.restore(fast) is ganfast.restore(ganfast.accelerate(fast)) is ganfast.restore(plain) is plain
     assert ganfast.explain(plain).left == [("", "not accelerated")]
-
-
-def test_the_sizes_of_one_model_are_none_of_anothers():
-    """Dynamo makes graphs for sizes of any number where it has seen several."""
-    for channels, size in ((3, 5), (4, 6), (6, 8)):
-        model = ganfast.accelerate(nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU()))
-        model(torch.randn(2, channels, size, size))
-        assert layers(model) == [("0", "1")]
 
 
 def test_an_activation_before_the_convolution_works_in_place():

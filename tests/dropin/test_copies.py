@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import ganfast
-from tests.dropin.common import Block, flat, layers, x_for
+from tests.dropin.common import Block, flat, x_for
+from tests.dropin.small import layers
 
 
 def test_copies_and_pickles():
