@@ -35,6 +35,8 @@ class Graph:
         found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
+        for node in module.graph.nodes:  # fake tensors, of which a large graph has thousands
+            node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and any(type(s) is not int for s in t.shape)]
         self._plans = Memo()  # sizes and settings -> the graph's forward with the groups that pay
