@@ -51,10 +51,6 @@ def class_helper(m):
     getattr(type(m), "_ganfast_class", type(m)).helper = lambda self, x: x + 2
 
 
-def class_forward(m):
-    getattr(type(m), "_ganfast_class", type(m)).forward = lambda self, x: x + 3
-
-
 def counted(x):
     kept.LIST.append(1)
     return x * (len(kept.LIST) + 1 >> 1)  # the module and its plain twin are called in turn
@@ -71,7 +67,7 @@ CHANGES = {
         lambda m: m.named.update({"b": torch.full((1,), 4.0)}),
         lambda m: setattr(m, "extra", None),
     ],
-    "helped": [own_helper, class_helper, class_forward],
+    "helped": [own_helper, class_helper],
     "tied": [untie],
     "fetched": [add_a_stage],
     "functions": [lambda m: m.acts.append(torch.sigmoid), lambda m: m.acts.append(counted)],
