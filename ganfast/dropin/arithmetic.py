@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ganfast._activations import saves_y
 from ganfast._layout import is_channels_last
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
@@ -56,6 +57,14 @@ class Spec(NamedTuple):
 
 def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
+    y = _run(spec, x, t)
+    if not spec.open_output or not y.requires_grad or (spec.norm is not None and not spec.folds):
+        return y
+    # The op keeps its output for the backward, where eager's activation keeps its input.
+    return y.clone() if saves_y(spec.act, t["alpha"], spec.alpha or 0.0) and spec.act != "linear" else y
+
+
+def _run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
     weight, bias = t["weight"], t["bias"] if t["added"] is None else _sum(t["bias"], t["added"])
     if spec.norm is not None:
