@@ -49,13 +49,27 @@ def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | flo
 
 def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float = 0.0) -> Tensor:
     """f(z) for z of shape [N, C, ...]; `alpha` [C] takes precedence over `alpha_value`. Differentiable to any order."""
-    a = _column(alpha, alpha_value, z)
+    return with_number(z, act, alpha_value) if alpha is None else with_tensor(z, act, _column(alpha, alpha_value, z))
+
+
+# The next three in what torch.jit.script compiles: the layers' scripts call them.
+
+
+def default_alpha(act: str) -> float:
+    """The table's default; any number where an activation has none."""
+    if act == "leaky_relu":
+        return 0.01
+    return 0.25 if act == "prelu" else 1.0
+
+
+def with_number(z: Tensor, act: str, a: float) -> Tensor:
+    """f(z), z of any shape."""
     if act == "linear":
         return z
     if act == "relu":
         return torch.relu(z)
-    if act in ("leaky_relu", "prelu"):
-        return F.leaky_relu(z, a) if alpha is None else torch.where(z > 0, z, a * z)
+    if act == "leaky_relu" or act == "prelu":
+        return F.leaky_relu(z, a)
     if act == "tanh":
         return torch.tanh(z)
     if act == "sigmoid":
@@ -65,17 +79,26 @@ def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float
     if act == "selu":
         return F.selu(z)
     if act == "softplus":
-        if alpha is None:
-            return F.softplus(z, a)
-        t = a * z
-        return torch.where(t > 20, z, F.softplus(t) / a)
+        return F.softplus(z, a)
     if act == "silu":
         return F.silu(z)
     if act == "gelu":
         return F.gelu(z)
     if act == "snake":
-        if alpha is None:
-            return z if a == 0 else z + torch.sin(a * z) ** 2 / a
+        return z if a == 0 else z + torch.sin(a * z) ** 2 / a
+    raise AssertionError(act)
+
+
+def with_tensor(z: Tensor, act: str, a: Tensor) -> Tensor:
+    """f(z); `a` is of z's dtype and broadcasts to its shape."""
+    if act == "leaky_relu" or act == "prelu":
+        return torch.where(z > 0, z, a * z)
+    if act == "elu":
+        return torch.where(z > 0, z, a * torch.expm1(z.clamp(max=0)))
+    if act == "softplus":
+        t = a * z
+        return torch.where(t > 20, z, F.softplus(t) / a)
+    if act == "snake":
         safe = torch.where(a == 0, torch.ones_like(a), a)
         return torch.where(a == 0, z + a * z * z, z + torch.sin(a * z) ** 2 / safe)  # the series keeps d/dalpha at 0
     raise AssertionError(act)

@@ -54,6 +54,7 @@ class Compiled:
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
+        self.found = False  # whether any graph has a group
         self._failures: dict[types.CodeType, int] = {}
         # A code object of its own: dynamo keeps and counts what it compiled by code. A name of its own: by file, line and name it keeps the
         # sizes that it has seen, and takes those that differ, here from one model to the next, for sizes that change.
@@ -70,6 +71,7 @@ class Compiled:
         from ganfast.dropin.backend import Graph
 
         self.graphs.append(Graph(module, inputs, self._root(), self._recompute, self._path))
+        self.found = self.found or bool(self.graphs[-1].groups)
         return self.graphs[-1]
 
     @property
@@ -220,6 +222,7 @@ class Armed:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
         self.slices: Compiled | None = None  # of a Sequential's slices
+        self.idle: set[tuple[bool, bool]] = set()  # training and grad mode of calls in which no group was found: dynamo only costs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
@@ -238,7 +241,13 @@ class Armed:
             root = self.root()
             path = next((name for name, m in root.named_modules() if m is module), "")
             self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
-        return self.compiled.run(module, args, kwargs)
+        settings = module.training, torch.is_grad_enabled()
+        if settings in self.idle:
+            return module._call_impl(*args, **kwargs)
+        result = self.compiled.run(module, args, kwargs)
+        if not self.compiled.found:
+            self.idle.add(settings)
+        return result
 
     def __deepcopy__(self, memo: dict) -> None:
         return None

@@ -54,7 +54,21 @@ def liven(model: nn.Module) -> nn.Module:
                 module.bias.normal_(0, 0.2)
         elif isinstance(getattr(module, "alpha", None), nn.Parameter):
             module.alpha.add_(torch.rand_like(module.alpha) * 0.5)
+        elif not type(module).__module__.startswith("torch."):
+            _liven_own(module)
     return model
+
+
+def _liven_own(module: nn.Module) -> None:
+    """A user's own layer: biases, strengths and means that begin at zero, variances that begin at one."""
+    for parameter in module.parameters(recurse=False):
+        if not parameter.any():
+            parameter.normal_(0, 0.2)
+    for buffer in module.buffers(recurse=False):
+        if not buffer.any():
+            buffer.normal_(0, 0.3)
+        elif (buffer == 1).all():
+            buffer.uniform_(0.5, 2)
 
 
 def network(row: Family, training: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
