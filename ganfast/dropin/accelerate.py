@@ -233,7 +233,7 @@ def _accelerated_function(function: Callable, recompute: bool) -> Callable:
             return function(*args, **kwargs)
         if not compiled:
             compiled.append(Compiled(_call, None, recompute, getattr(function, "__name__", type(function).__name__)))
-        return compiled[0].run(function, args, kwargs)
+        return compiled[0].call(function, args, kwargs)
 
     functools.update_wrapper(accelerated, function, updated=())
     accelerated._ganfast_plain, accelerated._ganfast_compiled = function, compiled
