@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ganfast import accelerate, explain
 from ganfast.ops.conv_transpose_act.torch_faults import HALF, wrong_in
 from ganfast.testing import FLOORS
-from tests.families.family import Chains, Family
+from tests.families.family import Family, Groups
 
 Results = dict[str, dict[str, Tensor | None]]  # kind -> name -> tensor
 
@@ -88,7 +88,7 @@ def same_noise() -> Iterator[None]:
         yield
 
 
-def aliases(model: nn.Module, chains: Chains) -> Chains:
+def aliases(model: nn.Module, chains: Groups) -> Groups:
     """The chains sorted, each module by its first name: one that is registered twice has two."""
     first: dict[nn.Module, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -97,7 +97,7 @@ def aliases(model: nn.Module, chains: Chains) -> Chains:
     return sorted(tuple(name(part) for part in chain) for chain in chains)
 
 
-def groups(model: nn.Module) -> Chains:
+def groups(model: nn.Module) -> Groups:
     """The layers of those that an accelerated model has run."""
     return aliases(model, [group.layers for group in explain(model).groups])
 
