@@ -43,6 +43,26 @@ def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
     return entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
 
 
+def saved_form(act: str, alpha: Tensor | None, alpha_value: float, open_output: bool) -> str:
+    """What the backward of an activation reads: "y", "z" (the pre-activation), or "signs", in place of y where others may change it before
+    the backward. linear reads nothing, whatever this says."""
+    if not saves_y(act, alpha, alpha_value):
+        return "z"
+    if not open_output or act == "linear":
+        return "y"
+    return "signs" if act in PIECEWISE_LINEAR else "z"
+
+
+def signs_of(y: Tensor, act: str) -> Tensor:
+    """Where the slope is 1, as bools; y the output of a piecewise linear activation with a slope of 0 (relu) or above 0."""
+    return y != 0 if act == "relu" else y > 0  # relu's slope is 1 at NaN, as in act_grad
+
+
+def signs_bwd(g: Tensor, signs: Tensor, act: str, alpha_value: float) -> Tensor:
+    """g * f'(z) from signs_of, differentiable; 0 whatever arrives where relu is off."""
+    return torch.where(signs, g, 0.0 if act == "relu" else g * alpha_value)
+
+
 def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | float:
     return alpha_value if alpha is None else alpha.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
 

@@ -65,7 +65,7 @@ def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
         return _convolved(spec, x, weight, bias, spec.act, alpha)
     z = x if spec.conv is None else _convolved(spec, x, weight, None, "linear", None)
-    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp)
+    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output)
 
 
 def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _convolved(spec: Spec, x, weight, bias, act: str, alpha, **options):
     """act(conv(x) + bias), after the upsampling where there is one."""
     if spec.keeps_x and torch.is_grad_enabled() and weight.requires_grad:
         x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
-    options |= {"act": act, "alpha": alpha}
+    options |= {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
     with _rebuilt(x) if spec.recompute else contextlib.nullcontext():
         if spec.transposed:
             return conv_transpose_act(x, weight, bias, **spec.conv, **options)

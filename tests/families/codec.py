@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.families.family import Family, Real, noise
+from tests.families.family import Family, Real, noise, numbered
 
 
 def wn_conv(conv, *args, act=True, **kwargs):
@@ -172,8 +172,8 @@ _CRITICS = [
     for i, count in enumerate((3, 3, 4, 4))
     for group in (*_stack(f"discriminators.{i}.convs", count), (f"discriminators.{i}.conv_post",))
 ]
-# The scripted snake gives its input another shape first, so it is no part of the convolution's group before it.
-_UNITS = [(f"block.{i}.block.{j}",) for i in (2, 3) for j in (1, 3)]
+# The scripted snake flattens its input first, which changes nothing of three dimensions.
+_UNITS = [group for i in (2, 3) for group in numbered(f"block.{i}.block", "1 2", "3")]
 
 ROWS = [
     Family(

@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
 
 
 def _block(path: str) -> Groups:
-    return [("conv2d()", f"{path}.act1"), ("conv2d()", f"{path}.act2"), ("conv2d()",)]
+    return [(f"{path}.expand", f"{path}.act1"), (f"{path}.mix", f"{path}.act2"), (f"{path}.project",)]
 
 
 ROWS = [
@@ -134,7 +134,7 @@ ROWS = [
         "r3gan-g",
         Generator,
         noise(12),
-        [*_block("stages.0.1"), ("conv2d()",), *_block("stages.1.1"), ("conv2d()",)],
+        [*_block("stages.0.1"), ("stages.1.0.linear",), *_block("stages.1.1"), ("to_rgb",)],
         real=Real(
             lambda: Generator(64, (384, 384, 192, 192), group_size=16),
             noise(64),
@@ -146,7 +146,7 @@ ROWS = [
         "r3gan-d",
         Discriminator,
         images(3, 8, 8),
-        [("conv2d()",), *_block("stages.0.1"), ("conv2d()",), *_block("stages.1.1"), ("head.basis",)],
+        [("stages.0.0",), *_block("stages.0.1"), ("stages.1.0.linear",), *_block("stages.1.1"), ("head.basis",)],
         half="autocast",
     ),
 ]

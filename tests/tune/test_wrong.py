@@ -1,5 +1,6 @@
 """Candidates that compute the wrong thing are dropped with one warning, whatever the pass, also where the default is one of them."""
 
+import functools
 import json
 
 import pytest
@@ -217,7 +218,7 @@ def test_a_wrong_way_to_upsample(n, part, wrong, monkeypatch, capsys):
     assert f"ganfast: {wrong} computes upsample_conv_act" in capsys.readouterr().err
 
 
-def chain_network() -> nn.Sequential:
+def group_network() -> nn.Sequential:
     torch.manual_seed(0)
     conv = nn.utils.spectral_norm(nn.Conv2d(4, 6, 3))
     return nn.Sequential(conv, nn.BatchNorm2d(6), nn.ReLU(True))
@@ -235,28 +236,30 @@ class _Spoilt(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("wrong", ["fused", "layers"])
+@pytest.mark.parametrize("wrong", ["fused", "torch"])
 @pytest.mark.parametrize("part", ["nothing", "output", "gradients", "places"])
-def test_a_wrong_chain(part, wrong, dtype, monkeypatch, capsys):
-    """Torch's layers are the default; and a chain of right parts may still be put together wrongly."""
+def test_a_wrong_group(part, wrong, dtype, monkeypatch, capsys):
+    """Torch's own calls are the default; and a group of right parts may still be put together wrongly."""
     from ganfast.dropin import groups
 
-    method = {"fused": "run", "layers": "one_by_one"}[wrong]
-    real = getattr(fusion.Chain, method)
-
-    def planted(self, *args, **kwargs):
-        y = real(self, *args, **kwargs)
+    def planted(real, *args):
+        y = real(*args)
         if y.dtype == torch.float64 or part == "nothing":
             return y
         return y * 2 if part == "output" else _Spoilt.apply(y, part)
 
-    monkeypatch.setattr(fusion.Chain, method, planted)
+    if wrong == "fused":
+        call = groups.Group.__call__
+        monkeypatch.setattr(groups.Group, "__call__", lambda *args: planted(call, *args))
+    else:
+        made = groups._alone
+        monkeypatch.setattr(groups, "_alone", lambda *args: functools.partial(planted, made(*args)))
     without_half_kernels_of_onednn(dtype, monkeypatch)
-    model = ganfast.accelerate(chain_network().to(dtype))
+    model = ganfast.accelerate(group_network().to(dtype))
     model(torch.randn(3, 4, 8, 8, dtype=dtype, requires_grad=True)).sum().backward()
-    failed = [(name, choice.name) for q, choice in _tune.chosen().items() if q.startswith("chain") for name in choice.failed]
-    assert failed == ([] if part == "nothing" else [(wrong, {"fused": "layers", "layers": "fused"}[wrong])])
-    assert (f"{wrong} computes chain" in capsys.readouterr().err) == (part != "nothing")
+    failed = [(name, choice.name) for q, choice in _tune.chosen().items() if q.startswith("group ") for name in choice.failed]
+    assert failed == ([] if part == "nothing" else [(wrong, {"fused": "torch", "torch": "fused"}[wrong])])
+    assert (f"{wrong} computes group " in capsys.readouterr().err) == (part != "nothing")
 
 
 def test_ways_are_compared_from_the_same_powers_of_weights(capsys):
@@ -267,7 +270,7 @@ def test_ways_are_compared_from_the_same_powers_of_weights(capsys):
         model[0].weight_u.copy_(torch.tensor([0.01, 1.0]))
     ganfast.accelerate(model)(torch.randn(3, 2, 5, 5, requires_grad=True)).sum().backward()
     assert not failures() and "computes" not in capsys.readouterr().err
-    assert any(question.startswith("chain") for question in _tune.chosen())
+    assert any(question.startswith("group ") for question in _tune.chosen())
 
 
 @pytest.mark.parametrize("size", [2, 9])
@@ -278,4 +281,4 @@ def test_gradients_that_are_nothing_but_rounding_are_no_fault(dtype, size, monke
     model = ganfast.accelerate(nn.Sequential(nn.Conv2d(4, 6, 2), nn.BatchNorm2d(6), nn.LeakyReLU(0.2)).to(dtype))
     model(torch.randn(2, 4, size, size, dtype=dtype, requires_grad=True)).sum().backward()
     assert not failures() and "computes" not in capsys.readouterr().err
-    assert any(question.startswith("chain") for question in _tune.chosen())
+    assert any(question.startswith("group ") for question in _tune.chosen())

@@ -1,4 +1,4 @@
-"""Forwards as a module's own: those that can be replaced by their trace, and those that must stay as they are written."""
+"""Forwards as people write them: by functions and methods, in loops, with flags, with random numbers, with what no tracer follows."""
 
 import math
 import random

@@ -11,7 +11,7 @@ from torch import nn
 
 import ganfast
 from ganfast import cli
-from ganfast.nn import compare as module
+from ganfast.dropin import compare as module
 
 
 def model() -> nn.Module:
@@ -37,7 +37,7 @@ def test_rows_and_the_model_as_it_was():
         assert row.ganfast_peak > 0
         assert row.output_error < 1e-5
     assert found.like_for_like[0].gradient_error < 1e-4
-    assert found.layers.fused == [("0", "1", "2"), ("3", "4")]
+    assert [row.layers for row in found.layers.groups] == [("0", "1", "2"), ("3", "4")]
     text = str(found)
     for words in ("eager in float64", "0 1 2", "conv_transpose_act + batch_norm_act", "ratio", "peak memory"):
         assert words in text
@@ -77,7 +77,7 @@ def test_the_useful_rows_come_first_and_a_missing_one_is_named_with_the_seconds_
     clock = Clock(monkeypatch, {("train", True): 2 * cost, ("train", False): 3 * cost, ("eval", True): cost, ("eval", False): cost})
     found = ganfast.compare(model(), torch.randn(2, 4, 6, 6), seconds=30)
     assert clock.measured == ALL[: len(clock.measured)] and len(clock.measured) >= 2
-    assert "would add: train" in str(found) and found.layers.fused
+    assert "would add: train" in str(found) and found.layers.groups
     assert (len(clock.measured) < 4) == bool(names) == ("not measured, as the 30 s are up" in str(found))
     if names:
         assert names in str(found)
@@ -119,7 +119,6 @@ def test_random_models_are_held_to_eager_itself():
     found = ganfast.compare(Random(), torch.randn(2, 4, 6, 6), 2, seconds=0.2)
     assert found.like_for_like[0].output_error < 1e-5
     assert "against eager itself" in str(found)
-    assert "torch.randn" in str(found)
 
 
 def test_an_accelerated_model_is_compared_with_its_plain_self():

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import ganfast
-from tests.nn.test_accelerate import Sized, both, x_for
+from tests.dropin.common import Sized, both, x_for
+from tests.dropin.small import layers
 
 
 class Overwritten(nn.Module):
@@ -34,7 +35,7 @@ def test_outputs_that_are_changed_in_place():
         model(x_for()).square().sum().backward()
     for (name, a), b in zip(fast.named_parameters(), plain.parameters()):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
-    assert ("conv",) in ganfast.explain(fast).fused
+    assert [row[0] for row in layers(fast)] == ["body.0", "conv", "last"]
 
 
 class Watching(nn.Module):
@@ -99,13 +100,21 @@ def test_the_calls_of_nested_sequentials_stay_their_own():
     assert calls == ["Conv2d", "BatchNorm2d", "ReLU", "Sequential", "Sequential"]
 
 
-def test_another_thread_never_traces():
-    """torch.fx patches nn.Module for all threads while it traces."""
-    model, plain = ganfast.accelerate(Sized()), Sized()
-    model._ganfast.made.clear()
-    results = []
-    thread = threading.Thread(target=lambda: results.append(model(x_for())))
-    thread.start()
-    thread.join()
-    torch.testing.assert_close(results[0], plain(x_for()))
-    assert not [t for ts in model._ganfast.made.values() for t in ts]
+def test_threads():
+    """The first call in another thread, then several at once, each with a size of its own."""
+    model, plain = ganfast.accelerate(Sized()).eval(), Sized().eval()
+    results = {}
+
+    def call(size):
+        with torch.no_grad():  # a thread's own setting
+            results[size] = model(x_for(size))
+
+    for sizes in ((8,), (9, 10, 8)):
+        threads = [threading.Thread(target=call, args=(size,)) for size in sizes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for size, got in results.items():
+        torch.testing.assert_close(got, plain(x_for(size)), rtol=1e-4, atol=1e-5)
+    assert len(results) == 3

@@ -1,4 +1,4 @@
-"""Chains that are measured faster as torch's layers run so, and measuring leaves no mark."""
+"""Groups that are measured faster as torch's own calls run so, and measuring leaves no mark."""
 
 import copy
 
@@ -8,7 +8,7 @@ from torch import nn
 
 import ganfast
 from ganfast import _tune
-from tests.nn.test_accelerate import x_for
+from tests.dropin.common import x_for
 
 
 def network() -> nn.Sequential:
@@ -27,7 +27,7 @@ def asked(monkeypatch):
     found = Asked()
 
     def choose(question, candidates, x, family, check):
-        if set(candidates) != {"fused", "layers"}:
+        if set(candidates) != {"fused", "torch"}:
             return next(iter(candidates)), True
         found.append(question)
         with torch.no_grad():  # as the tuner
@@ -40,7 +40,7 @@ def asked(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("answer", ["fused", "layers"])
+@pytest.mark.parametrize("answer", ["fused", "torch"])
 def test_measuring_leaves_no_mark(asked, answer):
     asked.answer = answer
     fast, plain = ganfast.accelerate(network()), network()
@@ -48,16 +48,16 @@ def test_measuring_leaves_no_mark(asked, answer):
         for model in (fast, plain):
             model.zero_grad()
             model(x_for() + step).square().sum().backward()
-        assert len(asked) == 2  # once a chain
+        assert len(asked) == 2  # once a group
     for (name, a), b in zip(fast.named_parameters(), plain.parameters()):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     for (name, a), b in zip(fast.named_buffers(), plain.buffers()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    assert ("torch's layers" in str(ganfast.explain(fast))) == (answer == "layers")
+    assert [row.ran == "torch" for row in ganfast.explain(fast).groups] == [answer == "torch"] * 2
 
 
 def test_a_lone_layer_and_new_looks(asked):
-    asked.answer = "layers"
+    asked.answer = "torch"
     layer = ganfast.accelerate(nn.Conv2d(4, 4, 1))
     plain = ganfast.restore(copy.deepcopy(layer))
     for x in (x_for(), x_for(size=6), x_for()):
@@ -68,7 +68,7 @@ def test_a_lone_layer_and_new_looks(asked):
 
 
 def test_memory_asked_for_is_kept(asked):
-    asked.answer = "layers"
+    asked.answer = "torch"
     ganfast.accelerate(network(), recompute=True)(x_for())
     assert not asked
 
@@ -76,7 +76,7 @@ def test_memory_asked_for_is_kept(asked):
 @pytest.mark.parametrize("which", ["input", "weight"])
 def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
     """torch 2.13's instance_norm, a channels_last batch of one."""
-    asked.answer = "layers"
+    asked.answer = "torch"
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.ReLU())
     exact, fast = copy.deepcopy(plain).double(), ganfast.accelerate(copy.deepcopy(plain))
@@ -97,7 +97,7 @@ def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
 
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
 def test_layers_that_can_break_the_heap_are_not_even_measured(asked, layer):
-    asked.answer = "layers"
+    asked.answer = "torch"
     fast = ganfast.accelerate(nn.Sequential(layer(3, 8, 1, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
     fast(torch.randn(3, 3, 6, 6).contiguous(memory_format=torch.channels_last)).sum().backward()
     assert not asked

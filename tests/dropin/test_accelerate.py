@@ -11,38 +11,18 @@ import torch.nn.functional as F
 from torch import nn
 
 import ganfast
-from ganfast.nn import accelerated, chains, convert
-
-
-def flat(norm=nn.BatchNorm2d) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.ConvTranspose2d(4, 8, 4, 2, 1, bias=False), norm(8), nn.ReLU(True),
-        nn.Conv2d(8, 6, 4, 2, 1), norm(6), nn.LeakyReLU(0.2, True),
-        nn.Conv2d(6, 2, 3, padding=1), nn.Tanh(),
-    )  # fmt: skip
-
-
-def x_for(model=None, size=8):
-    return torch.randn(3, 4, size, size, generator=torch.Generator().manual_seed(3))
-
-
-def both(make, *inputs):
-    """(the accelerated model's output, the untouched one's)"""
-    fast, plain = ganfast.accelerate(make()), make()
-    torch.manual_seed(5)
-    got = fast(*(x.clone() for x in inputs))
-    torch.manual_seed(5)
-    return got, plain(*(x.clone() for x in inputs))
+from ganfast.dropin import arithmetic, entry
+from ganfast.dropin.accelerate import Accelerated
+from tests.dropin.common import FLAT, Block, Sized, Unet, both, flat, x_for
+from tests.dropin.small import layers
 
 
 @pytest.mark.parametrize(
     ("model", "error", "words"),
     [
-        (lambda: None, TypeError, "wants a torch.nn.Module"),
+        (lambda: None, TypeError, "wants a torch.nn.Module or a function"),
+        (lambda: torch.ones(1), TypeError, "wants a torch.nn.Module or a function"),
         (lambda: nn.Conv2d, TypeError, "Pass an instance"),
-        (lambda: torch.jit.script(nn.ReLU()), TypeError, "scripted"),
-        (lambda: torch.compile(nn.ReLU()), TypeError, "torch.compile"),
         (lambda: nn.Sequential(nn.Conv2d(2, 2, 3, device="meta"), nn.ReLU()), ValueError, "0.weight is on the meta device"),
     ],
 )
@@ -50,63 +30,79 @@ def test_refuses(model, error, words):
     model = model()
     with pytest.raises(error, match=words):
         ganfast.accelerate(model)
-    if isinstance(model, nn.Module) and error is TypeError:
+    if error is TypeError:
         for function in (ganfast.restore, ganfast.explain):
             with pytest.raises(TypeError, match=words):
                 function(model)
 
 
-def test_an_exception_half_way_leaves_the_model_untouched(monkeypatch):
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(("wrap", "words"), [(torch.jit.script, "scripted"), (torch.compile, "torch.compile")])
+def test_what_others_have_compiled_is_given_back_as_it_is(wrap, words):
+    model = wrap(flat().eval())
+    state = {name: type(module) for name, module in model.named_modules()}
+    assert ganfast.accelerate(model) is model and ganfast.restore(model) is model
+    assert {name: type(module) for name, module in model.named_modules()} == state
+    ((name, why),) = ganfast.explain(model).left
+    assert name == "" and words in why
+
+
+def test_an_exception_half_way_leaves_a_model_that_restore_undoes(monkeypatch):
     model = nn.ModuleDict({"a": flat(), "b": nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU()), "c": flat()})
-    ganfast.accelerate(model["a"], recompute=True)
-    before = [(type(m), dict(m.__dict__)) for m in model.modules()]
-    real, calls = accelerated.accelerated_class, []
+    before = [(type(m), set(vars(m))) for m in model.modules()]
+    real, made = entry.Armed.__init__, []
 
-    def failing(cls):
-        calls.append(cls)
-        if len(calls) == 3:
+    def failing(*args):
+        made.append(args)
+        if len(made) == 3:
             raise KeyboardInterrupt
-        return real(cls)
+        real(*args)
 
-    monkeypatch.setattr(convert, "accelerated_class", failing)
-    with pytest.raises(KeyboardInterrupt):
-        ganfast.accelerate(model)
-    assert len(calls) == 3
-    for module, (cls, state) in zip(model.modules(), before):
-        assert type(module) is cls
-        assert module.__dict__.keys() == state.keys()
-        assert all(module.__dict__[k] is v for k, v in state.items())
+    with monkeypatch.context() as patch:
+        patch.setattr(entry.Armed, "__init__", failing)
+        with pytest.raises(KeyboardInterrupt):
+            ganfast.accelerate(model)
+    assert [(type(m), set(vars(m))) for m in ganfast.restore(model).modules()] == before
 
 
 def test_twice_is_once_and_restore_is_exact():
     model = flat()
-    types, keys = [type(m) for m in model.modules()], list(model.state_dict())
+    before, keys = [(type(m), set(vars(m))) for m in model.modules()], list(model.state_dict())
     parameters = list(model.parameters())
-    once = str(ganfast.explain(ganfast.accelerate(model)))
-    fused_types = [type(m) for m in model.modules()]
-    assert str(ganfast.explain(ganfast.accelerate(model))) == once
-    assert [type(m) for m in model.modules()] == fused_types
+    ganfast.accelerate(model)(x_for())
+    once, types = layers(model), [type(m) for m in model.modules()]
+    ganfast.accelerate(model)(x_for())
+    assert layers(model) == once == FLAT
+    assert [type(m) for m in model.modules()] == types
     assert list(model.state_dict()) == keys
     assert ganfast.restore(model) is model
-    assert [type(m) for m in model.modules()] == types
+    assert [(type(m), set(vars(m))) for m in model.modules()] == before
     assert all(a is b for a, b in zip(model.parameters(), parameters))
-    assert not [k for m in model.modules() for k in m.__dict__ if k.startswith("_ganfast")]
-    assert not ganfast.explain(model).fused
+    assert ganfast.explain(model).left == [("", "not accelerated")]
+    model(x_for())
+    assert not layers(model)
 
 
-class Unet(nn.Module):
-    """The skip keeps what the in-place activation made of x."""
+def test_before_the_first_call_nothing_is_known():
+    found = ganfast.explain(ganfast.accelerate(flat()))
+    assert not found.groups and not found.left and "nothing was called yet" in str(found)
 
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.LeakyReLU(0.2, True), nn.Conv2d(4, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(True), nn.ConvTranspose2d(8, 4, 4, 2, 1),
-            nn.BatchNorm2d(4), nn.Dropout(0.5),
-        )  # fmt: skip
 
-    def forward(self, x):
-        return torch.cat([x, self.model(x)], 1)
+def test_a_function():
+    """It comes back as a new one; restore gives the original, twice is once."""
+    weight = torch.randn(2, 4, 3, 3)
+
+    def plain(x, *, by=1.0):
+        """Its own words."""
+        return F.relu(F.conv2d(x, weight)) * by
+
+    fast = ganfast.accelerate(plain)
+    assert fast is not plain and fast.__doc__ == plain.__doc__ and fast.__name__ == "plain"
+    for by in (1.0, 0.5):
+        torch.testing.assert_close(fast(x_for(), by=by), plain(x_for(), by=by))
+    assert layers(fast)[0] == ("conv2d()", "relu()", "mul()")
+    assert ganfast.restore(fast) is ganfast.restore(ganfast.accelerate(fast)) is ganfast.restore(plain) is plain
+    assert ganfast.explain(plain).left == [("", "not accelerated")]
 
 
 def test_an_activation_before_the_convolution_works_in_place():
@@ -116,25 +112,14 @@ def test_an_activation_before_the_convolution_works_in_place():
     assert not torch.equal(got[:, :4], x)
 
 
-class Sized(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.down = nn.Conv2d(4, 8, 3, 2, 1)
-        self.up = nn.ConvTranspose2d(8, 4, 3, 2, 1)
-        self.norm = nn.BatchNorm2d(4)
-
-    def forward(self, x):
-        y = F.relu(self.down(x), inplace=True)
-        return self.norm(self.up(y, output_size=x.size())).tanh()
-
-
 @pytest.mark.parametrize("size", [8, 9])
 def test_output_size_at_call_time(size):
-    got, wanted = both(Sized, x_for(size=size))
+    got, wanted = both(Sized, x_for(size))
     assert got.shape[-1] == size
     torch.testing.assert_close(got, wanted)
-    assert ganfast.explain(ganfast.accelerate(Sized())).fused == [("down", "relu()"), ("up", "norm", "tanh()")]
+    fast = ganfast.accelerate(Sized())
+    fast(x_for(size))
+    assert layers(fast) == [("down", "relu()"), ("up", "norm", "tanh()")]
     lone = ganfast.accelerate(nn.ConvTranspose2d(4, 4, 3, 2, 1))
     plain = copy.deepcopy(lone)
     x = x_for()
@@ -143,7 +128,7 @@ def test_output_size_at_call_time(size):
 
 
 def test_eval_batch_norm_is_folded_without_touching_parameters(monkeypatch):
-    monkeypatch.setattr(chains, "_FOLDING", 0)
+    monkeypatch.setattr(arithmetic, "_FOLDING", 0)
 
     def make():
         model = nn.Sequential(
@@ -193,12 +178,14 @@ def test_compiles_whole(make):
 
 def test_parametrized_after_it_was_accelerated():
     conv = nn.Conv2d(4, 4, 3)
-    model = ganfast.accelerate(conv)
-    nn.utils.parametrizations.weight_norm(model)
-    assert model(x_for()).shape == (3, 4, 6, 6)
+    model, plain = ganfast.accelerate(conv), copy.deepcopy(conv)
+    for m in (model, plain):
+        torch.manual_seed(0)
+        nn.utils.parametrizations.weight_norm(m)
+    torch.testing.assert_close(model(x_for()), plain(x_for()))
     ganfast.restore(model)
-    assert not isinstance(model, accelerated.Accelerated)
-    assert model(x_for()).shape == (3, 4, 6, 6)
+    assert not isinstance(model, Accelerated)
+    torch.testing.assert_close(model(x_for()), plain(x_for()))
     nn.utils.parametrize.remove_parametrizations(model, "weight")
     assert type(model) is nn.Conv2d
 
@@ -228,29 +215,16 @@ def test_a_layers_subclass_with_layers_of_its_own():
     torch.manual_seed(0)
     model = WithAChild()
     wanted = model(x_for())
-    assert ganfast.explain(ganfast.accelerate(model)).fused == [("extra", "relu()")]
-    torch.testing.assert_close(model(x_for()), wanted)
+    torch.testing.assert_close(ganfast.accelerate(model)(x_for()), wanted)
+    assert layers(model) == [("extra", "relu()")]
 
 
 def test_subclasses():
     torch.manual_seed(0)
     model = nn.Sequential(Named(5), Doubling(5, 4, 1), nn.ReLU())
     wanted = model(x_for())
-    ganfast.accelerate(model)
-    found = ganfast.explain(model)
-    assert found.fused == [("0.0", "0.1")]
-    assert "methods of its own" in found.stayed["1"]
-    torch.testing.assert_close(model(x_for()), wanted)
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv2d(2, 2, 1)
-
-    def forward(self, x):
-        return F.relu(self.conv(x))
+    torch.testing.assert_close(ganfast.accelerate(model)(x_for()), wanted)
+    assert layers(model) == [("0.0", "0.1"), ("1",)]
 
 
 @pytest.mark.alone
