@@ -106,7 +106,7 @@ class _Sliced(Accelerated):
     def __getitem__(self, index):
         part = super().__getitem__(index)
         if isinstance(index, slice):
-            armed = arm(self)
+            armed = self._compiled_call_impl
             armed.slices = armed.slices or Compiled(_call, self, armed.recompute, type(self).__name__)
             part.__dict__["_compiled_call_impl"] = Armed(part, self, armed.recompute, armed.slices)
         return part

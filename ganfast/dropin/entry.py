@@ -266,7 +266,8 @@ class Armed:
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
             root = self.root()
-            path = next((name for name, m in root.named_modules() if m is module), "")
+            names = () if root is None else root.named_modules()  # a child may outlive its model
+            path = next((name for name, m in names if m is module), "")
             self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
         settings = module.training, torch.is_grad_enabled()
         if settings in self.idle:
