@@ -62,11 +62,13 @@ def choose(
     x: torch.Tensor,
     family: str = "",
     check: _tune_check.Check | None = None,
+    margin: float = MARGIN,
 ) -> tuple[str, bool]:
     """(name of the candidate to run, whether that is final). `candidates`: at most MOST calls without side effects, the default
     first; `question` is op, pass, shapes, dtype, layout: all but the machine, which is added here. x: a tensor the calls read.
     `family`: the question without the size of x; from its MOST_SHAPES-th question on the commonest earlier answer is taken.
-    `check` sees what each first call gave; where all are wrong the answer is its fallback.
+    `check` sees what each first call gave; where all are wrong the answer is its fallback. `margin`: by what share of the default's
+    time another one must be faster.
 
     Raises: ValueError for more than MOST candidates; what the default raises, where every candidate fails.
     """
@@ -96,7 +98,7 @@ def choose(
             others = () if fallback in candidates else (fallback,)
             common = (name for name, _ in Counter(answers.values()).most_common() if name in (*right, *others))
             return next(common, right[0] if right else fallback), True
-        choice = _measure(question, candidates, x.device, check)
+        choice = _measure(question, candidates, x.device, check, margin)
         if any(why.startswith("OutOfMemoryError") for why in choice.failed.values()):
             return choice.name, False  # with more memory free another one may win
         _choices[question] = choice
@@ -149,7 +151,7 @@ def _wrong(questions: Iterable[str]) -> set[str]:
     return {name for failed in found for name, why in failed.items() if why.startswith(_tune_check.WRONG)}
 
 
-def _measure(question: str, candidates: Mapping[str, Callable[[], object]], device: torch.device, check) -> Choice:
+def _measure(question: str, candidates: Mapping[str, Callable[[], object]], device: torch.device, check, margin: float) -> Choice:
     guard = _tune_check.Guard(check, question)
     with torch.no_grad(), _on(device):
         alive, failed = _first_calls(candidates, device, guard)
@@ -178,7 +180,7 @@ def _measure(question: str, candidates: Mapping[str, Callable[[], object]], devi
     # The fastest run of each: noise only ever adds.
     fastest = {name: min(samples) for name, samples in times.items()}
     default, winner = next(iter(candidates)), min(fastest, key=fastest.get)
-    if default in fastest and fastest[winner] > (1 - MARGIN) * fastest[default]:
+    if default in fastest and fastest[winner] > (1 - margin) * fastest[default]:
         winner = default
     return Choice(winner, {name: round(seconds * 1e6, 1) for name, seconds in fastest.items()}, failed | guard.failed)
 

@@ -5,6 +5,7 @@ autograd stays eager's, and second derivatives are right.
 """
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,8 +17,8 @@ from ganfast import _backends, _tune
 from ganfast._memo import Memo
 from ganfast.dropin.entry import refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
-from ganfast.dropin.nodes import Names
-from ganfast.dropin.pays import fused_pays
+from ganfast.dropin.nodes import Names, storages, tensor, version, written
+from ganfast.dropin.pays import fused_pays, whole_pays
 
 
 class Graph:
@@ -35,6 +36,7 @@ class Graph:
         found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
+        self._writes = _written_inputs(module.graph)
         for node in module.graph.nodes:  # fake tensors, of which a large graph has thousands
             node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
@@ -66,8 +68,18 @@ class Graph:
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
         if all(final for _, final in answers):
-            self._plans[key] = self._with(tuple(pays for pays, _ in answers))
+            pays = tuple(pays for pays, _ in answers)
+            if any(group.question for group, fused in zip(self.groups, pays) if fused) and not self._pays_as_a_whole(pays, args):
+                pays = (False,) * len(pays)
+                for group in self.groups:
+                    group.ran, group.outvoted = ("torch",), True
+            self._plans[key] = self._with(pays)
         return result
+
+    def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:
+        about = [group.question for group in self.groups], pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
+        graph = f"graph of {len(pays)} groups, {sum(pays)} fused, {hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
+        return whole_pays(graph, self._with(pays), self.plain, args, self._writes)[0]
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:
@@ -89,6 +101,13 @@ class Graph:
             return y
 
         return settle
+
+
+def _written_inputs(graph: fx.Graph) -> set[int]:
+    """The places of the arguments that the graph writes to."""
+    places = [node for node in graph.nodes if node.op == "placeholder"]
+    memory = set().union(*(written(node) for node in graph.nodes))
+    return {i for i, node in enumerate(places) if tensor(node) is not None and (version(node) or storages(node) & memory)}
 
 
 def _ordinary() -> bool:

@@ -107,6 +107,8 @@ def _note(group: Group) -> str:
     choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
     if choice is not None and len(choice.microseconds) > 1:
         notes.append(", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()))
+    if group.outvoted:
+        notes.append("the whole graph was faster with torch's calls")
     if choice is not None:
         notes += [f"{name} failed: {why}" for name, why in choice.failed.items()]
     if group.ran != ("torch",):

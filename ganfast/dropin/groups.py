@@ -54,6 +54,7 @@ class Group:
         self.moves = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
+        self.outvoted = False  # whether the graph as a whole was faster with torch's calls
         self.settled = Memo()  # looks of the operands -> whether running as one pays
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:

@@ -1,13 +1,22 @@
 """Whether a group runs as one or as torch's own calls: small ones on a CPU can be faster so, and the two are measured."""
 
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ganfast import _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
 from ganfast.ops.conv_transpose_act import torch_faults
+
+_MARGIN = 0.05  # a group's own Python costs more between other calls than where it is timed
+_SHORT = 0.02  # seconds of a graph
 
 
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
@@ -41,17 +50,52 @@ def _as_it_is(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def _unseen():
+    """A user's own hooks (checkpointing, offloading) must not see what is saved in a trial."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return contextlib.nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def _leaf(t: Any, learns: bool) -> Any:
+    return t.detach().requires_grad_(t.requires_grad and learns) if isinstance(t, Tensor) else t
+
+
+def whole_pays(graph: str, fused: Callable, plain: Callable, args: tuple, writes: set[int]) -> tuple[bool, bool]:
+    """The same of a whole graph with the groups that won: each was timed alone, its code warm from the time before, and a call's Python
+    costs more between others. `writes`: the arguments that it writes to, of which it gets copies. Long graphs are not asked: there it is
+    little."""
+    learns = torch.is_grad_enabled()
+    mine = [_leaf(t, learns) for t in args]
+    mine = [t.detach().clone().requires_grad_(t.requires_grad) if i in writes else t for i, t in enumerate(mine)]
+    leaves = [t for t in mine if isinstance(t, Tensor) and t.requires_grad]
+    x = next(t for t in mine if isinstance(t, Tensor))
+
+    def run(way: Callable) -> None:
+        with torch.set_grad_enabled(learns), _unseen():
+            y = [t for t in tree_leaves(way(*mine)) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
+            if leaves and y:
+                torch.autograd.grad(y, leaves, [torch.ones_like(t) for t in y], allow_unused=True)
+
+    with torch.random.fork_rng(devices=[]):
+        began = time.perf_counter()
+        run(plain)
+        if time.perf_counter() - began > _SHORT:
+            return True, True
+        name, final = _tune.choose(graph, {"torch": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)
+    return name == "fused", final
+
+
 def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
     """On copies of what the group writes to; gradients go nowhere."""
     learns = torch.is_grad_enabled()
-    mine = [t.detach().requires_grad_(t.requires_grad and learns) for t in (x, *operands)]
+    mine = [_leaf(t, learns) for t in (x, *operands)]
     start = {i: mine[i].clone() for i in group.moves}
     mine = [start[i].clone() if i in start else t for i, t in enumerate(mine)]
     gradient, called = _tune_check.Cotangent(), set()
 
     def run(way, inputs: list[Tensor]) -> list[Tensor | None]:
-        # The user's own hooks (checkpointing, offloading) must not see what is saved here.
-        with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
+        with torch.set_grad_enabled(learns), _unseen():
             y = way(*inputs)
             leaves = [t for t in inputs if t.requires_grad]
             if not leaves:
@@ -78,7 +122,8 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
     group.question = f"{family} x {tuple(x.shape)} {x.stride()}".replace("torch.", "")
     # The first wins ties.
     candidates = {"torch": lambda: call("torch"), "fused": lambda: call("fused")}
-    name, final = _tune.choose(group.question, candidates, x, family.replace("torch.", ""), _tune_check.Ways(mine, exact, dtype))
+    check = _tune_check.Ways(mine, exact, dtype)
+    name, final = _tune.choose(group.question, candidates, x, family.replace("torch.", ""), check, margin=_MARGIN)
     return name == "fused", final
 
 

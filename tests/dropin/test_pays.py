@@ -8,6 +8,7 @@ from torch import nn
 
 import ganfast
 from ganfast import _tune
+from ganfast.dropin import pays
 from tests.dropin.common import x_for
 
 
@@ -19,21 +20,24 @@ def network() -> nn.Sequential:
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The tuner's questions; its answer is `asked.answer`, after every candidate ran twice."""
+    """The tuner's questions of groups; its answer is `asked.answer`, after every candidate ran twice. Of whole graphs: `whole`, with the
+    answer `asked.whole_answer`."""
 
     class Asked(list):
-        answer = "fused"
+        answer, whole_answer = "fused", "fused"
 
     found = Asked()
+    found.whole = []
 
-    def choose(question, candidates, x, family, check):
+    def choose(question, candidates, x, family="", check=None, margin=0.0):
         if set(candidates) != {"fused", "torch"}:
             return next(iter(candidates)), True
-        found.append(question)
+        graph = question.startswith("graph")
+        (found.whole if graph else found).append(question)
         with torch.no_grad():  # as the tuner
             for call in (*candidates.values(), *candidates.values()):
                 call()
-        return found.answer, True
+        return found.whole_answer if graph else found.answer, True
 
     monkeypatch.setattr(_tune, "choose", choose)
     monkeypatch.setattr(_tune, "off_reason", lambda: "")
@@ -54,6 +58,22 @@ def test_measuring_leaves_no_mark(asked, answer):
     for (name, a), b in zip(fast.named_buffers(), plain.buffers()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
     assert [row.ran == "torch" for row in ganfast.explain(fast).groups] == [answer == "torch"] * 2
+    assert len(asked.whole) == (answer == "fused")
+
+
+def test_a_graph_that_is_slower_as_a_whole_runs_torchs_calls(asked, monkeypatch):
+    asked.whole_answer = "torch"
+    monkeypatch.setattr(pays, "_SHORT", 1e9)
+    fast, plain = ganfast.accelerate(network()), network()
+    state = torch.get_rng_state()
+    for step in range(3):
+        torch.testing.assert_close(fast(x_for() + step), plain(x_for() + step))
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, a), b in zip(fast.named_buffers(), plain.buffers()):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}")
+    rows = ganfast.explain(fast).groups
+    assert [row.ran for row in rows] == ["torch"] * 2 and all("whole graph" in row.note for row in rows)
+    assert len(asked.whole) == 1
 
 
 def test_a_lone_layer_and_new_looks(asked):
