@@ -84,8 +84,8 @@ def _pooled(named: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | N
 
 
 def _dims(row: Family) -> int:
-    """Spatial dimensions: those of most convolutions."""
-    dims = [max(p.dim() for p in module.parameters()) - 2 for module in row.build().modules() if isinstance(module, oracle._CONVS)]
+    """Spatial dimensions: those of most weights of convolutions, which not every network keeps in torch's layers."""
+    dims = [p.dim() - 2 for p in row.build().parameters() if p.dim() > 2]
     return max(set(dims), key=dims.count)
 
 

@@ -43,19 +43,53 @@ def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
     return entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
 
 
+def saved_form(act: str, alpha: Tensor | None, alpha_value: float, open_output: bool) -> str:
+    """What the backward of an activation reads: "y", "z" (the pre-activation), or "signs", in place of y where others may change it before
+    the backward. linear reads nothing, whatever this says."""
+    if not saves_y(act, alpha, alpha_value):
+        return "z"
+    if not open_output or act == "linear":
+        return "y"
+    return "signs" if act in PIECEWISE_LINEAR else "z"
+
+
+def signs_of(y: Tensor, act: str) -> Tensor:
+    """Where the slope is 1, as bools; y the output of a piecewise linear activation with a slope of 0 (relu) or above 0."""
+    return y != 0 if act == "relu" else y > 0  # relu's slope is 1 at NaN, as in act_grad
+
+
+def signs_bwd(g: Tensor, signs: Tensor, act: str, alpha_value: float) -> Tensor:
+    """g * f'(z) from signs_of, differentiable; 0 whatever arrives where relu is off."""
+    return torch.where(signs, g, 0.0 if act == "relu" else g * alpha_value)
+
+
 def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | float:
     return alpha_value if alpha is None else alpha.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
 
 
 def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float = 0.0) -> Tensor:
     """f(z) for z of shape [N, C, ...]; `alpha` [C] takes precedence over `alpha_value`. Differentiable to any order."""
-    a = _column(alpha, alpha_value, z)
+    return with_number(z, act, alpha_value) if alpha is None else with_tensor(z, act, _column(alpha, alpha_value, z))
+
+
+# The next three in what torch.jit.script compiles: the layers' scripts call them.
+
+
+def default_alpha(act: str) -> float:
+    """The table's default; any number where an activation has none."""
+    if act == "leaky_relu":
+        return 0.01
+    return 0.25 if act == "prelu" else 1.0
+
+
+def with_number(z: Tensor, act: str, a: float) -> Tensor:
+    """f(z), z of any shape."""
     if act == "linear":
         return z
     if act == "relu":
         return torch.relu(z)
-    if act in ("leaky_relu", "prelu"):
-        return F.leaky_relu(z, a) if alpha is None else torch.where(z > 0, z, a * z)
+    if act == "leaky_relu" or act == "prelu":
+        return F.leaky_relu(z, a)
     if act == "tanh":
         return torch.tanh(z)
     if act == "sigmoid":
@@ -65,17 +99,26 @@ def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float
     if act == "selu":
         return F.selu(z)
     if act == "softplus":
-        if alpha is None:
-            return F.softplus(z, a)
-        t = a * z
-        return torch.where(t > 20, z, F.softplus(t) / a)
+        return F.softplus(z, a)
     if act == "silu":
         return F.silu(z)
     if act == "gelu":
         return F.gelu(z)
     if act == "snake":
-        if alpha is None:
-            return z if a == 0 else z + torch.sin(a * z) ** 2 / a
+        return z if a == 0 else z + torch.sin(a * z) ** 2 / a
+    raise AssertionError(act)
+
+
+def with_tensor(z: Tensor, act: str, a: Tensor) -> Tensor:
+    """f(z); `a` is of z's dtype and broadcasts to its shape."""
+    if act == "leaky_relu" or act == "prelu":
+        return torch.where(z > 0, z, a * z)
+    if act == "elu":
+        return torch.where(z > 0, z, a * torch.expm1(z.clamp(max=0)))
+    if act == "softplus":
+        t = a * z
+        return torch.where(t > 20, z, F.softplus(t) / a)
+    if act == "snake":
         safe = torch.where(a == 0, torch.ones_like(a), a)
         return torch.where(a == 0, z + a * z * z, z + torch.sin(a * z) ** 2 / safe)  # the series keeps d/dalpha at 0
     raise AssertionError(act)

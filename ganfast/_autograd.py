@@ -77,6 +77,11 @@ def kept(vector: Tensor | None) -> Tensor | None:
     return vector.clone() if vector is not None and vector.is_leaf else vector
 
 
+def owned(tensor: Tensor) -> Tensor:
+    """What a Function's forward gives: no view, as torch forbids to change one in place that was made in there."""
+    return tensor.new_empty(0).set_(tensor) if tensor._is_view() and not compiles() else tensor
+
+
 def handle_of(ctx, index: int, saved: Tensor | None) -> Tensor | None:
     """In a backward: input `index` of the forward, as a place in the graph; None where it needs no gradient."""
     if saved is not None or not ctx.needs_input_grad[index]:

@@ -14,7 +14,7 @@ def is_channels_last(x: Tensor, weight: Tensor | None = None) -> bool:
         return False
     if weight is not None and _strides_are_channels_last(weight):
         return True
-    return not x.is_contiguous() and (x.is_contiguous(memory_format=fmt) or x.stride(1) == 1)
+    return not x.is_contiguous() and _strides_are_channels_last(x)
 
 
 def _strides_are_channels_last(t: Tensor) -> bool:

@@ -1,5 +1,6 @@
 """What a backward keeps, and whom a penalty alone reaches: an optimizer's step between two backwards, None or zeros, as torch's layers."""
 
+import functools
 import itertools
 
 import pytest
@@ -28,6 +29,8 @@ OPS = {
     "instance_norm": (NORM, lambda x, w, b: F.instance_norm(x, None, None, w, b), instance_norm_act),
     "bias": ({"x": (2, 3, 5), "bias": (3,)}, lambda x, b: x + b[:, None], bias_act),
 }  # fmt: skip
+for name in ("conv", "conv_transpose", "upsample_conv", "bias"):
+    OPS[f"{name}_open"] = (*OPS[name][:2], functools.partial(OPS[name][2], open_output=True))
 ACTS = ["linear", "relu", "leaky_relu", "tanh", "elu", "silu", "prelu"]
 
 
@@ -82,7 +85,9 @@ def test_nothing_is_kept_that_torch_does_not_keep(name, act, twice):
         want = outcome(eager, leaves, None, twice)
         assert [g is None for g in outcome(fast, leaves, None, twice)] == [g is None for g in want], f"None or zeros, learns {learns}"
         for changed in leaves:
-            instead_of_z = name == "bias" or ("norm" in name and not any(learns[:3]))
+            instead_of_z = (
+                name == "bias" or (name == "bias_open" and act not in ("relu", "leaky_relu")) or ("norm" in name and not any(learns[:3]))
+            )
             if outcome(eager, leaves, changed, twice) == "raises" or (instead_of_z and changed in ("x", "weight")):
                 continue
             got = outcome(fast, leaves, changed, twice)
@@ -109,9 +114,16 @@ def networks(act: str):
     yield "a chain", [first, layer, nn.Dropout(0.0), conv(4, 4, 3), layer, last], chain
 
 
+@pytest.fixture(params=[False, True], ids=["closed", "open"])
+def outputs(request, monkeypatch):
+    """The layers as they are, and as they are where others may change what they return."""
+    for op in (conv_act, conv_transpose_act) if request.param else ():
+        monkeypatch.setattr(f"ganfast.nn.layers.{op.__name__}", functools.partial(op, open_output=True))
+
+
 @pytest.mark.parametrize("frozen", [False, True], ids=["all learn", "weights frozen"])
 @pytest.mark.parametrize("act", ["relu", "leaky_relu", "tanh"])
-def test_a_penalty_alone_reaches_whom_torchs_does(act, frozen):
+def test_a_penalty_alone_reaches_whom_torchs_does(act, frozen, outputs):
     for name, eager, fast in networks(act):
         eager, fast = nn.Sequential(*eager), nn.Sequential(*fast)
         results = []
@@ -134,7 +146,7 @@ def test_a_penalty_alone_reaches_whom_torchs_does(act, frozen):
 
 @pytest.mark.parametrize("frozen", [False, True], ids=["all learn", "weights frozen"])
 @pytest.mark.parametrize("act", ["relu", "leaky_relu", "tanh"])
-def test_a_penalty_on_the_gradient_of_a_hidden_layer_reaches_whom_torchs_does(act, frozen):
+def test_a_penalty_on_the_gradient_of_a_hidden_layer_reaches_whom_torchs_does(act, frozen, outputs):
     """The backward of the layers before the hidden one does not run in the inner autograd.grad, so it cannot hand zeros on."""
     first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh() if act == "tanh" else nn.LeakyReLU(0.2))
     own_first = gnn.ConvAct2d(3, 4, 3, act="tanh") if act == "tanh" else gnn.ConvAct2d(3, 4, 3, act="leaky_relu", alpha=0.2)

@@ -106,7 +106,7 @@ class _Sliced(Accelerated):
     def __getitem__(self, index):
         part = super().__getitem__(index)
         if isinstance(index, slice):
-            armed = arm(self)
+            armed = self._compiled_call_impl
             armed.slices = armed.slices or Compiled(_call, self, armed.recompute, type(self).__name__)
             part.__dict__["_compiled_call_impl"] = Armed(part, self, armed.recompute, armed.slices)
         return part
@@ -233,7 +233,7 @@ def _accelerated_function(function: Callable, recompute: bool) -> Callable:
             return function(*args, **kwargs)
         if not compiled:
             compiled.append(Compiled(_call, None, recompute, getattr(function, "__name__", type(function).__name__)))
-        return compiled[0].run(function, args, kwargs)
+        return compiled[0].call(function, args, kwargs)
 
     functools.update_wrapper(accelerated, function, updated=())
     accelerated._ganfast_plain, accelerated._ganfast_compiled = function, compiled

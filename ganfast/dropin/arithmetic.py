@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ganfast._activations import saves_y
 from ganfast._layout import is_channels_last
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
@@ -57,14 +56,6 @@ class Spec(NamedTuple):
 
 def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
-    y = _run(spec, x, t)
-    if not spec.open_output or not y.requires_grad or (spec.norm is not None and not spec.folds):
-        return y
-    # The op keeps its output for the backward, where eager's activation keeps its input.
-    return y.clone() if saves_y(spec.act, t["alpha"], spec.alpha or 0.0) and spec.act != "linear" else y
-
-
-def _run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
     weight, bias = t["weight"], t["bias"] if t["added"] is None else _sum(t["bias"], t["added"])
     if spec.norm is not None:
@@ -74,7 +65,7 @@ def _run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
         return _convolved(spec, x, weight, bias, spec.act, alpha)
     z = x if spec.conv is None else _convolved(spec, x, weight, None, "linear", None)
-    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp)
+    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output)
 
 
 def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
@@ -85,7 +76,7 @@ def _convolved(spec: Spec, x, weight, bias, act: str, alpha, **options):
     """act(conv(x) + bias), after the upsampling where there is one."""
     if spec.keeps_x and torch.is_grad_enabled() and weight.requires_grad:
         x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
-    options |= {"act": act, "alpha": alpha}
+    options |= {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
     with _rebuilt(x) if spec.recompute else contextlib.nullcontext():
         if spec.transposed:
             return conv_transpose_act(x, weight, bias, **spec.conv, **options)

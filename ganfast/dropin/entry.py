@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -47,14 +48,19 @@ class Compiled:
     """
 
     def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool, name: str, path: str = "") -> None:
-        from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
-
         self._root = (lambda: None) if root is None else weakref.ref(root)
         self._recompute, self.name, self._path = recompute, name, path
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
+        self.found = False  # whether any graph has a group
         self._failures: dict[types.CodeType, int] = {}
+        self._call, self.run = call, self._fresh(call)
+
+    def _fresh(self, call: types.FunctionType) -> Callable:
+        """The function, through dynamo, of which nothing is compiled yet."""
+        from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
+
         # A code object of its own: dynamo keeps and counts what it compiled by code. A name of its own: by file, line and name it keeps the
         # sizes that it has seen, and takes those that differ, here from one model to the next, for sizes that change.
         code = call.__code__.replace(co_name=f"{call.__name__}_{next(_NUMBERS)}")
@@ -64,18 +70,32 @@ class Compiled:
         isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
         context = optimize(self._backend, **isolated)
         context.callback = _Watched(context.callback, self)
-        self.run = context(own)
+        return context(own)
 
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
 
         self.graphs.append(Graph(module, inputs, self._root(), self._recompute, self._path))
+        self.found = self.found or bool(self.graphs[-1].groups)
         return self.graphs[-1]
 
     @property
     def whole(self) -> bool:
         """Whether every call so far was one graph."""
         return bool(self.graphs) and all(entry.kind == "compiled anew" for entry in self.breaks)
+
+    def call(self, *args: Any) -> Any:
+        """Runs it. What is compiled in a call that raises is thrown away: where dynamo left the graph at a user's mistake, it would do so
+        in right calls too."""
+        breaks, graphs, seconds = len(self.breaks), len(self.graphs), self.seconds
+        try:
+            return self.run(*args)
+        except Exception:
+            if self.seconds != seconds:
+                self.run = self._fresh(self._call)
+                self._failures.clear()
+                del self.breaks[breaks:], self.graphs[graphs:]
+            raise
 
     def failed(self, code: types.CodeType, why: str) -> bool:
         """Notes it; whether the code is not to be tried again."""
@@ -101,7 +121,7 @@ class _Watched:
             skip = FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP)
             return ConvertFrameReturn(frame_exec_strategy=skip, apply_to_code=False)
         refuse_in_recording("a forward is compiled")
-        before = dict(counters["graph_break"])
+        before, frames = dict(counters["graph_break"]), dict(counters["frames"])
         anew = _why_anew(entry, frame)
         began, made = time.perf_counter(), len(compiled.graphs)
         try:
@@ -113,7 +133,14 @@ class _Watched:
             return ConvertFrameReturn(frame_exec_strategy=FrameExecStrategy(action, FrameAction.DEFAULT), apply_to_code=given_up)
         finally:
             compiled.seconds += time.perf_counter() - began
-        compiled.breaks += [Break("broke", _line(why)) for why in counters["graph_break"].keys() - before.keys()]
+        reasons = [_line(why) for why, times in counters["graph_break"].items() if times != before.get(why)]
+        tried, made_it = (counters["frames"][name] - frames.get(name, 0) for name in ("total", "ok"))
+        if tried > made_it and result.frame_exec_strategy.cur_action == FrameAction.SKIP:
+            # Dynamo would not look at this code again, nor at the same of other models.
+            why = reasons or [f"{code.co_name} could not be followed"]
+            result.apply_to_code = [compiled.failed(code, reason) for reason in why][-1]
+            return result
+        compiled.breaks += [Break("broke", reason) for reason in reasons]
         if anew and len(compiled.graphs) > made:
             compiled.breaks.append(Break("compiled anew", anew))
         if result.guarded_code is None and result.frame_exec_strategy.cur_action == FrameAction.RUN_ONLY:
@@ -133,7 +160,9 @@ def _silence() -> Iterator[None]:
     for handler in handlers:
         handler.addFilter(grave)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\._dynamo")
+            yield
     finally:
         for handler in handlers:
             handler.removeFilter(grave)
@@ -220,6 +249,7 @@ class Armed:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
         self.slices: Compiled | None = None  # of a Sequential's slices
+        self.idle: set[tuple[bool, bool]] = set()  # training and grad mode of calls in which no group was found: dynamo only costs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
@@ -236,9 +266,16 @@ class Armed:
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
             root = self.root()
-            path = next((name for name, m in root.named_modules() if m is module), "")
+            names = () if root is None else root.named_modules()  # a child may outlive its model
+            path = next((name for name, m in names if m is module), "")
             self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
-        return self.compiled.run(module, args, kwargs)
+        settings = module.training, torch.is_grad_enabled()
+        if settings in self.idle:
+            return module._call_impl(*args, **kwargs)
+        result = self.compiled.call(module, args, kwargs)
+        if not self.compiled.found:
+            self.idle.add(settings)
+        return result
 
     def __deepcopy__(self, memo: dict) -> None:
         return None

@@ -8,7 +8,20 @@ from torch import Tensor, fx
 from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast.dropin import arithmetic
-from ganfast.dropin.nodes import Names, is_barrier, is_floating, name_of, read, storages, tensor, version, works_in_place, written
+from ganfast.dropin.nodes import (
+    Names,
+    is_barrier,
+    is_floating,
+    is_same,
+    name_of,
+    read,
+    regimes,
+    storages,
+    tensor,
+    version,
+    works_in_place,
+    written,
+)
 from ganfast.dropin.steps import Step
 from ganfast.dropin.table import FROM_THEIR_OWN_NODE, STEPS
 
@@ -77,7 +90,8 @@ class Found:
 
     def __init__(self, graph: fx.Graph, names: Names, recompute: bool) -> None:
         self.graph, self.recompute, self.names = graph, recompute, names
-        self.nodes = list(graph.nodes)
+        self._without_views_that_change_nothing(graph)
+        self.nodes, self.regimes = list(graph.nodes), regimes(graph)
         self.order = {node: i for i, node in enumerate(self.nodes)}
         output = next(node for node in graph.nodes if node.op == "output")
         self.outputs = storages(*output.all_input_nodes)
@@ -93,6 +107,14 @@ class Found:
                 self.groups.append(Group(steps, self._spec(steps), self.names))
                 taken.update(self.groups[-1].nodes)
         self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
+
+    @staticmethod
+    def _without_views_that_change_nothing(graph: fx.Graph) -> None:
+        """A codec's snake flattens what is flat already. What the caller gets, or had, stays an object of its own."""
+        for node in list(graph.nodes):
+            if is_same(node) and node.args[0].op != "placeholder" and not any(user.op == "output" for user in node.users):
+                node.replace_all_uses_with(node.args[0])
+                graph.erase_node(node)
 
     def _longest(self, node: fx.Node) -> list[Step]:
         """From the node on, as far as it may go."""
@@ -145,6 +167,8 @@ class Found:
         operands = {node for step in steps for node in step.tensors.values()}
         reads, writes = storages(*operands), set().union(*(written(node) for node in nodes if not works_in_place(node)))
         own = set(nodes)
+        if any(self.regimes[node] != self.regimes[last] for node in nodes):
+            return "grad mode or autocast is switched between its parts"
         for node in self.nodes[self.order[first] : self.order[last]]:
             if node in own:
                 continue

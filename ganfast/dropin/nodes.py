@@ -137,11 +137,44 @@ def written(node: fx.Node) -> set[int]:
     return set()
 
 
+_SWITCHES = {"_set_grad_enabled": "grad", "_enter_autocast": "enter", "_exit_autocast": "exit"}
+
+
+def switch(node: fx.Node) -> str:
+    """ "grad", "enter" or "exit" of a call that switches grad mode, or goes into autocast or out of it; else empty."""
+    return _SWITCHES.get(getattr(node.target, "__name__", ""), "") if node.op == "call_function" and not name_of(node) else ""
+
+
+def regimes(graph: fx.Graph) -> dict[fx.Node, tuple]:
+    """The grad mode and the autocasts that are on at each node, as far as the graph's own calls set them."""
+    grad, casts, found = None, [], {}
+    for node in graph.nodes:
+        kind = switch(node)
+        if kind == "grad":
+            grad = node.args[0]
+        elif kind == "enter":
+            casts.append(node)
+        elif kind == "exit" and casts:
+            casts.pop()
+        found[node] = grad, *casts
+    return found
+
+
 def is_barrier(node: fx.Node) -> bool:
-    """Whether it may do more than compute: switch autocast or grad mode, call code of a user's own."""
+    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
     if node.op == "call_module":
         return True
-    return node.op == "call_function" and name_of(node) == "" and not isinstance(node.target, torch._ops.OpOverload)
+    known = name_of(node) or switch(node) or isinstance(node.target, torch._ops.OpOverload)
+    return node.op == "call_function" and not known
+
+
+def is_same(node: fx.Node) -> bool:
+    """Whether a view or reshape gives what it is given, the shape and strides too."""
+    if name_of(node) not in ("view", "reshape") or not node.args or tensor(node) is None or tensor(node.args[0]) is None:
+        return False
+    y, x = tensor(node), tensor(node.args[0])
+    spelt = lambda t: [str(size) for size in (*t.shape, *t.stride())]
+    return y.dim() == x.dim() and spelt(y) == spelt(x) and bool(storages(node) & storages(node.args[0]))
 
 
 def is_floating(t: Tensor | None) -> bool:

@@ -71,7 +71,7 @@ def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
 def norm(node: fx.Node, before: list[Step]) -> Step | None:
     """A batch norm, or an instance norm on its own statistics."""
     call = read(node)
-    if call is None or call.name not in ("batch_norm", "instance_norm"):
+    if call is None or call.name not in ("batch_norm", "instance_norm") or (before and before[0].role == "bias"):
         return None
     x, given = tensor(call.x), call.arguments
     if not is_floating(x) or channels(x) is None or not 2 <= x.dim() <= 5 or not is_constant(given["eps"]):

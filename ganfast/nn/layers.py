@@ -1,11 +1,11 @@
 """Layers: torch's modules with an activation in the same pass."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.jit import is_scripting
 
 from ganfast import _checks
-from ganfast._activations import ACTIVATIONS
+from ganfast.nn.activated import Activated, recording, refuse_partials
 from ganfast.nn.by_class import Guarded, GuardedCopy
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
@@ -14,29 +14,7 @@ from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 
-def _set_activation(module: nn.Module, act: str, alpha: float | Tensor | None, device, dtype) -> None:
-    """A float `alpha` stays a constant; a tensor becomes the parameter `alpha`, which training updates."""
-    name = type(module).__name__
-    if act not in ACTIVATIONS:
-        _checks.nearest(name, "act", act, ACTIVATIONS)
-    if alpha is not None and ACTIVATIONS[act].default_alpha is None:
-        _checks.fail(name, f"alpha was given, but act={act!r} has no parameter")
-    if isinstance(alpha, Tensor):
-        alpha = nn.Parameter(alpha.detach().to(device=device, dtype=dtype).clone())
-    elif alpha is None and act == "prelu":
-        alpha = nn.Parameter(torch.full((1,), 0.25, device=device, dtype=dtype))
-    module.act = act
-    module.alpha = alpha
-
-
-def _activation_repr(module: nn.Module) -> str:
-    alpha = module.alpha
-    if alpha is None:
-        return f", act={module.act}"
-    return f", act={module.act}, alpha={f'learned {tuple(alpha.shape)}' if isinstance(alpha, Tensor) else alpha}"
-
-
-class _ConvTransposeAct(GuardedCopy):
+class _ConvTransposeAct(GuardedCopy, Activated):
     def __init__(
         self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
         padding_mode="zeros", device=None, dtype=None, *, act="linear", alpha=None,
@@ -44,18 +22,24 @@ class _ConvTransposeAct(GuardedCopy):
         super().__init__(
             in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype
         )
-        _set_activation(self, act, alpha, device, dtype)
+        self._set_activation(act, alpha, device, dtype)
 
-    def forward(self, x: Tensor, output_size: list[int] | None = None, *, return_partials: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        dims = self.weight.dim() - 2
-        output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
-        return conv_transpose_act(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=tuple(output_padding), groups=self.groups,
-            dilation=self.dilation, act=self.act, alpha=self.alpha, return_partials=return_partials,
-        )  # fmt: skip
+    def forward(self, x: Tensor, output_size: list[int] | None = None, return_partials: bool = False):
+        if is_scripting():
+            return self._as_torch(x, output_size, return_partials)
+        elif recording(x):
+            return self._recorded(x, output_size=output_size, return_partials=return_partials)
+        else:
+            dims = self.weight.dim() - 2
+            output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
+            return conv_transpose_act(
+                x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=tuple(output_padding),
+                groups=self.groups, dilation=self.dilation, act=self.act, alpha=self.alpha, return_partials=return_partials,
+            )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
+    def _as_torch(self, x: Tensor, output_size: list[int] | None, return_partials: bool) -> Tensor:
+        refuse_partials(return_partials)
+        return self._activated(self._torch_forward(x, output_size), self.weight.dim() - 2)
 
 
 _CONV_DOC = """``nn.ConvTranspose{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict.
@@ -79,7 +63,7 @@ class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
     __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
 
 
-class _ConvAct(GuardedCopy):
+class _ConvAct(GuardedCopy, Activated):
     dilation = Guarded()
 
     def __init__(
@@ -87,19 +71,24 @@ class _ConvAct(GuardedCopy):
         device=None, dtype=None, *, act="linear", alpha=None,
     ):  # fmt: skip
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        _set_activation(self, act, alpha, device, dtype)
+        self._set_activation(act, alpha, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
-        return conv_act(
-            x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups,
-            act=self.act, alpha=self.alpha,
-        )  # fmt: skip
+        if is_scripting():
+            return self._as_torch(x)
+        elif recording(x):
+            return self._recorded(x)
+        else:
+            padding = self.padding
+            if self.padding_mode != "zeros":
+                x, padding = F.pad(x, self._reversed_padding_repeated_twice, mode=self.padding_mode), 0
+            return conv_act(
+                x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups,
+                act=self.act, alpha=self.alpha,
+            )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
+    def _as_torch(self, x: Tensor) -> Tensor:
+        return self._activated(self._torch_forward(x), self.weight.dim() - 2)
 
 
 _ORDINARY_DOC = """``nn.Conv{n}d`` followed by ``act``: its arguments, parameters and state_dict, every padding mode.
@@ -121,7 +110,7 @@ class ConvAct3d(_ConvAct, nn.Conv3d):
     __doc__ = _ORDINARY_DOC.format(n=3, sizes="D, H, W")
 
 
-class _UpsampleConvAct(GuardedCopy):
+class _UpsampleConvAct(GuardedCopy, Activated):
     dilation = Guarded()
 
     def __init__(
@@ -132,16 +121,26 @@ class _UpsampleConvAct(GuardedCopy):
         if isinstance(self.padding, str):
             _checks.fail(type(self).__name__, f"padding is {padding!r}, wants an int or a tuple of them")
         self.scale_factor = scale_factor
-        _set_activation(self, act, alpha, device, dtype)
+        self._set_activation(act, alpha, device, dtype)
 
-    def forward(self, x: Tensor, *, return_partials: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        return upsample_conv_act(
-            x, self.weight, self.bias, scale_factor=self.scale_factor, padding=self.padding, groups=self.groups, act=self.act,
-            alpha=self.alpha, return_partials=return_partials,
-        )  # fmt: skip
+    def forward(self, x: Tensor, return_partials: bool = False):
+        if is_scripting():
+            return self._as_torch(x, return_partials)
+        elif recording(x):
+            return self._recorded(x, return_partials=return_partials)
+        else:
+            return upsample_conv_act(
+                x, self.weight, self.bias, scale_factor=self.scale_factor, padding=self.padding, groups=self.groups, act=self.act,
+                alpha=self.alpha, return_partials=return_partials,
+            )  # fmt: skip
 
-    def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, scale_factor={self.scale_factor}{_activation_repr(self)}"
+    def _as_torch(self, x: Tensor, return_partials: bool) -> Tensor:
+        refuse_partials(return_partials)
+        dims = self.weight.dim() - 2
+        return self._activated(self._torch_forward(self._upsampled(x, dims)), dims)
+
+    def _activation_repr(self) -> str:
+        return f", scale_factor={self.scale_factor}{super()._activation_repr()}"
 
 
 _UPSAMPLE_DOC = """``nn.Upsample(scale_factor)`` (nearest), ``nn.Conv{n}d`` with stride 1 and zero padding, and ``act`` in one pass;
@@ -187,7 +186,7 @@ def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor |
     )  # fmt: skip
 
 
-class _BatchNormAct:
+class _BatchNormAct(Activated):
     eps = Guarded()
 
     def __init__(
@@ -204,13 +203,19 @@ class _BatchNormAct:
         alpha=None,
     ):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        _set_activation(self, act, alpha, device, dtype)
+        self._set_activation(act, alpha, device, dtype)
 
-    def forward(self, x: Tensor, *, partials: Tensor | None = None) -> Tensor:
-        return run_batch_norm(self, x, self.act, self.alpha, partials)
+    def forward(self, x: Tensor, partials: Tensor | None = None) -> Tensor:
+        if is_scripting():
+            return self._as_torch(x, partials)
+        elif recording(x):
+            return self._recorded(x, partials=partials)
+        else:
+            return run_batch_norm(self, x, self.act, self.alpha, partials)
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
+    def _as_torch(self, x: Tensor, partials: Tensor | None) -> Tensor:
+        refuse_partials(partials is not None)
+        return self._activated(self._torch_forward(x), x.dim() - 2)
 
 
 _NORM_DOC = """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
@@ -233,7 +238,7 @@ class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
     __doc__ = _NORM_DOC.format(n=3, sizes=", D, H, W")
 
 
-class _InstanceNormAct:
+class _InstanceNormAct(Activated):
     def __init__(
         self,
         num_features,
@@ -251,18 +256,23 @@ class _InstanceNormAct:
             _checks.fail(type(self).__name__, "track_running_stats=True is not supported, every image is normalised by its own statistics",
                          f"Running ones want nn.{type(self).__name__.replace('Act', '')} and an activation after it")  # fmt: skip
         super().__init__(num_features, eps, momentum, affine, False, device, dtype)
-        _set_activation(self, act, alpha, device, dtype)
+        self._set_activation(act, alpha, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
-        unbatched = x.dim() == self._get_no_batch_dim()
-        y = instance_norm_act(
-            x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
-        )  # fmt: skip
-        return y.squeeze(0) if unbatched else y
+        if is_scripting():
+            return self._as_torch(x)
+        elif recording(x):
+            return self._recorded(x)
+        else:
+            self._check_input_dim(x)
+            unbatched = x.dim() == self._get_no_batch_dim()
+            y = instance_norm_act(
+                x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
+            )  # fmt: skip
+            return y.squeeze(0) if unbatched else y
 
-    def extra_repr(self) -> str:
-        return super().extra_repr() + _activation_repr(self)
+    def _as_torch(self, x: Tensor) -> Tensor:
+        return self._activated(self._torch_forward(x), self._get_no_batch_dim() - 1)
 
 
 _INSTANCE_DOC = """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and

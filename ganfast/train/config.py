@@ -63,7 +63,7 @@ class TrainConfig:
     channels_last: bool = False
     """memory format of networks and images"""
     fused: bool = True
-    """ganfast's kernels for losses and batches, and in a recipe accelerated networks; no: torch's own"""
+    """ganfast's kernels for losses and batches, and accelerated networks; no: torch's own"""
     latent_dim: int = 64
     """numbers a generator makes one sample from"""
     latent_shape: tuple[int, ...] | None = None
@@ -146,7 +146,6 @@ class TrainConfig:
     """when the alarms go off"""
 
     measure = None  # what metrics_every measures samples by, a function; None: images' precision, recall, KID, FID
-    accelerates = False  # whether Trainer calls ganfast.accelerate on the networks; what users bring stays as it came
 
     def __setattr__(self, name: str, value: object) -> None:
         self._known(name, ValueError)

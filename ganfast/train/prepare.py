@@ -78,7 +78,7 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
     if config.sync_batch_norm and world.size > 1:
         sync_batch_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())
-    if config.accelerates:  # after all that changes the layers, and before the average is copied
+    if config.fused:  # after all that changes the layers, and before the average is copied
         for network in networks.values():
             ganfast.accelerate(network)
 

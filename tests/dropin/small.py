@@ -56,6 +56,11 @@ def fallbacks(model) -> list:
     return [entry for entry in ganfast.explain(model).breaks if entry.kind != "compiled anew"]
 
 
+def loss_of(y: Tensor) -> Tensor:
+    """Another weight for each value: what a norm gives has the same plain sum of squares whatever went in."""
+    return (y.square() * torch.linspace(0.5, 1.5, y.numel()).view(y.shape)).sum()
+
+
 def orders(model, *inputs: Tensor, second: bool = True) -> dict[str, Tensor]:
     """Outputs, first gradients, and gradients of the squared norm of the input's gradient, of parameters and inputs."""
     inputs = tuple(t.detach().clone().requires_grad_() for t in inputs)
@@ -63,7 +68,7 @@ def orders(model, *inputs: Tensor, second: bool = True) -> dict[str, Tensor]:
     parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     wanted = {name: p for name, p in parameters.items() if p.requires_grad} | {f"x{i}": x for i, x in enumerate(inputs)}
     found = {f"y{i}": y.detach() for i, y in enumerate(outputs)}
-    loss = sum((y.square() * torch.linspace(0.5, 1.5, y.numel()).view(y.shape)).sum() for y in outputs if y.requires_grad)
+    loss = sum(loss_of(y) for y in outputs if y.requires_grad)
     if not isinstance(loss, Tensor):
         return found
     first = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, create_graph=second)

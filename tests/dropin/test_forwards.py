@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import itertools
 import random
 import types
 
@@ -14,8 +13,6 @@ from torch import nn
 
 import ganfast
 from tests.dropin import forwards, kept
-from tests.dropin.forwards import build
-from tests.dropin.small import layers
 
 FORWARDS = [
     pytest.param(module, name, id=f"{module.__name__.rpartition('.')[2]}-{name}")
@@ -60,7 +57,11 @@ def outcome(m: nn.Module, x: torch.Tensor, seed: int) -> dict:
             y.square().mean().backward()
         except RuntimeError as error:  # of an input that was changed in place
             failed = str(error).partition(":")[0]
-    found = {f"gradient of {name}": p.grad for name, p in m.named_parameters()} | dict(m.named_buffers()) | {"x": x, "y": y.detach(), "failed": len(failed)}
+    found = (
+        {f"gradient of {name}": p.grad for name, p in m.named_parameters()}
+        | dict(m.named_buffers())
+        | {"x": x, "y": y.detach(), "failed": len(failed)}
+    )
     found |= {"torch's": torch.rand(1), "random's": torch.tensor(random.random()), "numpy's": torch.tensor(np.random.rand())}
     kept_things = ("n", "calls", "features", "sizes", "seen", "aux")
     for path, child in m.named_modules():

@@ -175,30 +175,32 @@ class DecoderBlock(nn.Module):
 def _amp(path: str, snake: bool = True) -> list[tuple[str, ...]]:
     """activations 0 and 2 come before their convolutions, 1 and 3 between two."""
     first = [(f"{path}.convs1.{i}", *([f"{path}.activations.{2 * i + 1}"] if snake else [])) for i in range(2)]
-    return [*first, (f"{path}.convs2.0",), (f"{path}.convs2.1",)]
+    return [first[0], (f"{path}.convs2.0",), first[1], (f"{path}.convs2.1",)]
 
 
-def chains(snake: bool = True) -> list[tuple[str, ...]]:
-    blocks = [chain for i in range(4) for chain in _amp(f"resblocks.{i}", snake)]
-    return [("conv_pre",), ("ups.0.0",), ("ups.1.0",), *blocks, ("conv_post", "tanh()")]
+def groups(snake: bool = True) -> list[tuple[str, ...]]:
+    first, second = ([group for i in pair for group in _amp(f"resblocks.{i}", snake)] for pair in ((0, 1), (2, 3)))
+    return [("conv_pre",), ("ups.0.0",), *first, ("ups.1.0",), *second, ("conv_post", "tanh()")]
 
 
-_UNITS = [chain for i in (2, 3) for chain in numbered(f"model.1.block.{i}.block", "1 2", "3")]
+_UNITS = [group for i in (2, 3) for group in numbered(f"model.1.block.{i}.block", "1 2", "3")]
 
 ROWS = [
     Family(
         "bigvgan-g",
         BigVGAN,
         noise(8, 12),
-        chains(),
+        groups(),
         real=Real(
             lambda: BigVGAN(100, 512, (8, 8, 2, 2), (16, 16, 4, 4), (3, 7, 11), (1, 3, 5)),
             noise(100, 4),
             1,
             "BigVGAN (Lee et al. 2023), base_24khz_100band without its filters: 512 channels; 1024 samples, there 8192, batch 32",
         ),
+    ).with_small(1),
+    Family("bigvgan-log-g", lambda: BigVGAN(snake_logscale=True), noise(8, 12), groups()),
+    Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), groups(snake=False)),
+    Family(
+        "codec-decoder", CodecDecoder, noise(8, 12), [("model.0", "model.1.block.0"), ("model.1.block.1",), *_UNITS, ("model.3", "model.4")]
     ),
-    Family("bigvgan-log-g", lambda: BigVGAN(snake_logscale=True), noise(8, 12), chains()),
-    Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), chains(snake=False)),
-    Family("codec-decoder", CodecDecoder, noise(8, 12), [("model.0",), ("model.1.block.1",), *_UNITS, ("model.3", "model.4")]),
 ]

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tests.families.family import Chains, Family, Real
+from tests.families.family import Family, Groups, Real
 
 n_class = 5
 
@@ -97,13 +97,13 @@ class ProjectionDiscriminator(nn.Module):
         return output
 
 
-def generator_chains(upsample: bool) -> Chains:
-    """A block's own forward sees the conditional norms as single steps; an activation after one of them starts nothing."""
-    chains: Chains = []
+def generator_groups(upsample: bool) -> Groups:
+    """A norm is the last of its group: the scale and shift behind it are each sample's own."""
+    groups: Groups = []
     for block in ("block2", "block3"):
-        first = ("interpolate()", f"{block}.c1") if upsample else (f"{block}.c1",)
-        chains += [first, (f"{block}.c2",), (f"{block}.b1.bn",), (f"{block}.b2.bn",), ("interpolate()", f"{block}.c_sc")]
-    return [*chains, ("b4", "relu()"), ("conv4", "tanh()")]
+        first = ("interpolate()", f"{block}.c1", f"{block}.b2.bn") if upsample else (f"{block}.c1", f"{block}.b2.bn")
+        groups += [("interpolate()", f"{block}.c_sc"), (f"{block}.b1.bn",), first, (f"{block}.c2",)]
+    return [*groups, ("b4", "relu()"), ("conv4", "tanh()")]
 
 
 def labelled(*size: int):
@@ -115,15 +115,15 @@ ROWS = [
         "conditional-bn-g",
         ResNetGenerator,
         labelled(12),
-        generator_chains(True),
+        generator_groups(True),
         real=Real(
             lambda: ResNetGenerator(128, 128, num_classes=1000),
             lambda n: (torch.randn(n, 128), torch.randint(0, 1000, (n,))),
             8,
             "cGANs with projection (Miyato & Koyama 2018), blocks of 256 and 128 channels, 1000 classes, 16x16; batch 64 there",
         ),
-    ),
-    Family("conditional-bn-bilinear-g", lambda: ResNetGenerator(upsample=True), labelled(12), generator_chains(False)),
+    ).with_small(4),
+    Family("conditional-bn-bilinear-g", lambda: ResNetGenerator(upsample=True), labelled(12), generator_groups(False)),
     Family(
         "projection-d",
         ProjectionDiscriminator,

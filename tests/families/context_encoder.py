@@ -73,6 +73,6 @@ ROWS = [
             4,
             "Context encoder (Pathak et al. 2016) as in PyTorch-GAN: 64 to 256 channels and 4000 between; 32x32, there 128x128, batch 8",
         ),
-    ),
+    ).with_small(1),
     Family("context-encoder-d", Discriminator, images(3, 16, 16), numbered("model", "0 1", "2 3 4", "5 6 7", "8")),
 ]

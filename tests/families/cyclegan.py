@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
         return F.avg_pool2d(x, x.size()[2:]).view(x.size()[0], -1)
 
 
-_BLOCKS = [chain for i in (10, 11) for chain in numbered(f"model.{i}.conv_block", "1 2 3", "5 6")]
+_BLOCKS = [group for i in (10, 11) for group in numbered(f"model.{i}.conv_block", "1 2 3", "5 6")]
 
 ROWS = [
     Family(
@@ -93,6 +93,6 @@ ROWS = [
             1,
             "CycleGAN (Zhu et al. 2017), 64 to 256 channels, 6 blocks, batch 1; 64x64 instead of 128x128",
         ),
-    ),
+    ).with_small(1),
     Family("cyclegan-d", Discriminator, images(3, 32, 32), numbered("model", "0 1", "2 3 4", "5 6 7", "8")),
 ]

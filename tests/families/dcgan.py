@@ -147,7 +147,7 @@ ROWS = [
             8,
             "DCGAN (Radford et al. 2015), figure 1 from its 512 channels on: 100 latents, 512 to 128 channels, 32x32; batch 128 there",
         ),
-    ),
+    ).with_small(4),
     Family(
         "dcgan-flat-d",
         lambda: Discriminator().apply(weights_init),

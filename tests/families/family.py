@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from ganfast.testing import Case
 
-Chains = list[tuple[str, ...]]
+Groups = list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Real:
-    """The size at which people train a row's network: what a benchmark runs. `source`: who published it, and what is smaller here."""
+    """Another size of a row's network. As `Family.real` it is the one at which people train, what a benchmark runs; `source`: who
+    published it, and what is smaller here."""
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
@@ -25,23 +26,30 @@ class Real:
 class Family(Case):
     """One network. `make` takes the global seed as it finds it; so does `inputs`, which is asked for a batch of `batch`.
 
-    `fused`: the chains by name, derived by hand from the rules of `accelerate`, in the order of the modules. `half`: how people
-    run it in bfloat16, by "cast" of the whole model or by "autocast".
+    `fused`: the layers of every group, derived by hand from the rules of `accelerate`, in the order in which a forward comes to them:
+    a layer that is called twice stands there twice. `half`: how people run it in bfloat16, by "cast" of the whole model or by
+    "autocast". `small`: a size whose call takes under 2 ms on two CPU cores.
     """
 
     make: Callable[[], nn.Module]
     inputs: Callable[[int], tuple[Tensor, ...]]
-    fused: Chains
+    fused: Groups
     batch: int = 3
     half: str = "cast"
     real: Real | None = None
+    small: Real | None = None
 
     def variant(self, name: str, **changes) -> "Family":
         return replace(self, name=f"{self.name} {name}", **changes)
 
-    def at_size(self) -> "Family":
-        """The row with its network and inputs as people train them."""
-        return replace(self, make=self.real.make, inputs=self.real.inputs, batch=self.real.batch)
+    def with_small(self, batch: int) -> "Family":
+        """The row whose own size is its small one too, in batches of `batch`."""
+        return replace(self, small=Real(self.make, self.inputs, batch, "the size that is tested"))
+
+    def at_size(self, which: str = "real") -> "Family":
+        """The row with the network and inputs of its other size, "real" or "small"."""
+        size = getattr(self, which)
+        return replace(self, make=size.make, inputs=size.inputs, batch=size.batch)
 
     def build(self, seed: int = 0) -> nn.Module:
         with torch.random.fork_rng():
@@ -64,7 +72,7 @@ def images(*size: int) -> Callable[[int], tuple[Tensor, ...]]:
     return lambda batch: (torch.rand(batch, *size) * 2 - 1,)
 
 
-def numbered(prefix: str, *groups: str) -> Chains:
+def numbered(prefix: str, *groups: str) -> Groups:
     """numbered("main", "0 1 2", "3 4") -> [("main.0", "main.1", "main.2"), ("main.3", "main.4")]; "relu()" stays as it is."""
     name = lambda part: part if part.endswith("()") else f"{prefix}.{part}"
     return [tuple(name(part) for part in group.split()) for group in groups]

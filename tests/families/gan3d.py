@@ -101,7 +101,7 @@ ROWS = [
             4,
             "3D-GAN (Wu et al. 2016): 200 latents, 512 to 128 channels; 16^3 voxels instead of 64^3, batch 100 there",
         ),
-    ),
+    ).with_small(4),
     Family("gan3d-d", net_D, images(cube_len, cube_len, cube_len), layers(3, 3, 3, 2)),
     Family(
         "gan3d-upsample-g", UpsampleGenerator, noise(z_dim), [tuple(f"decode.{i}" for i in range(4)), ("decode.4", "decode.5", "decode.6")]

@@ -188,27 +188,25 @@ class MultiScaleDiscriminator(nn.Module):
         return y_d_rs, y_d_gs, fmap_rs, fmap_gs
 
 
-def generator_chains(*blocks: str) -> list[tuple[str, ...]]:
-    """The first convolution meets the loop's activation; what `ups` gives is used by every block."""
-    return [("conv_pre", "leaky_relu()"), ("ups.0",), ("ups.1",), *blocks, ("conv_post", "tanh()")]
+def generator_groups(block: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The first convolution meets the loop's activation; what `ups` gives is used by the two blocks behind it. `block`:
+    what each of them has."""
+    each = [[group for i in pair for group in numbered(f"resblocks.{i}", *block)] for pair in ((0, 1), (2, 3))]
+    return [("conv_pre", "leaky_relu()"), ("ups.0",), *each[0], ("ups.1",), *each[1], ("conv_post", "tanh()")]
 
 
-_BLOCKS1 = [
-    chain
-    for i in range(4)
-    for chain in numbered(f"resblocks.{i}", "convs1.0 leaky_relu()", "convs1.1 leaky_relu()", "convs2.0", "convs2.1")
-]
-_BLOCKS2 = [chain for i in range(4) for chain in numbered(f"resblocks.{i}.convs", "0", "1")]
+_BLOCK1 = ("convs1.0 leaky_relu()", "convs2.0", "convs1.1 leaky_relu()", "convs2.1")
+_BLOCK2 = ("convs.0", "convs.1")
 _S = ("convs.0 leaky_relu()", "convs.1 leaky_relu()", "convs.2 leaky_relu()", "convs.3 leaky_relu()", "conv_post")
 
 ROWS = [
-    Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_chains(*_BLOCKS1), half="autocast"),
-    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_chains(*_BLOCKS1)),
+    Family("hifigan-old-g", lambda: Generator(ResBlock1, old_weight_norm), noise(8, 12), generator_groups(_BLOCK1), half="autocast"),
+    Family("hifigan-new-g", lambda: Generator(ResBlock1, new_weight_norm), noise(8, 12), generator_groups(_BLOCK1)).with_small(1),
     Family(
         "hifigan-v3-g",
         lambda: Generator(ResBlock2, old_weight_norm),
         noise(8, 12),
-        generator_chains(*_BLOCKS2),
+        generator_groups(_BLOCK2),
         real=Real(
             lambda: Generator(ResBlock2, old_weight_norm, 80, 256, (8, 8, 4), (16, 16, 8), (3, 5, 7), ((1, 2), (2, 6), (3, 12))),
             noise(80, 32),
@@ -216,13 +214,17 @@ ROWS = [
             "HiFi-GAN (Kong et al. 2020), config_v3.json: 80 mels, 256 channels, segments of 8192 samples; batch 16 there",
         ),
     ),
-    # Its forward branches on a size, so it cannot be traced: its convolutions stand alone.
-    Family("hifigan-period-d", lambda: DiscriminatorP(3), images(1, 100), [("convs.0",), ("convs.1",), ("convs.2",), ("conv_post",)]),
+    Family(
+        "hifigan-period-d",
+        lambda: DiscriminatorP(3),
+        images(1, 100),
+        [*((f"convs.{i}", "leaky_relu()") for i in range(3)), ("conv_post",)],
+    ),
     Family(
         "hifigan-scale-d",
         MultiScaleDiscriminator,
         lambda n: (torch.randn(n, 1, 128), torch.randn(n, 1, 128)),
-        [*numbered("discriminators.0", *_S), *numbered("discriminators.1", *_S)],
+        [group for i in (0, 0, 1, 1) for group in numbered(f"discriminators.{i}", *_S)],
         batch=2,
         half="autocast",
     ),

@@ -132,7 +132,7 @@ ROWS = [
             8,
             "LSGAN (Mao et al. 2017) as in PyTorch-GAN (lsgan.py): 100 latents, 128 and 64 channels, 32x32; batch 64 there",
         ),
-    ),
+    ).with_small(4),
     Family("lsgan-d", Discriminator, images(channels, 32, 32), numbered("model", "0 1", "3 4", "6", "7 8", "10")),
     Family(
         "functional-d",
@@ -149,5 +149,5 @@ ROWS = [
             ("conv8", "sigmoid()"),
         ],
     ),
-    Family("resize-g", BilinearGenerator, noise(latent_dim), numbered("body", "1 2", "4 5 6", "8 9", "12 13 14", "15")),
+    Family("resize-g", BilinearGenerator, noise(latent_dim), numbered("body", "1 2", "4 5 6", "8 9", "12 13 14", "15 sigmoid()")),
 ]

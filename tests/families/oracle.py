@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ganfast import accelerate, explain
 from ganfast.ops.conv_transpose_act.torch_faults import HALF, wrong_in
 from ganfast.testing import FLOORS
-from tests.families.family import Chains, Family
+from tests.families.family import Family, Groups
 
 Results = dict[str, dict[str, Tensor | None]]  # kind -> name -> tensor
 
@@ -54,7 +54,21 @@ def liven(model: nn.Module) -> nn.Module:
                 module.bias.normal_(0, 0.2)
         elif isinstance(getattr(module, "alpha", None), nn.Parameter):
             module.alpha.add_(torch.rand_like(module.alpha) * 0.5)
+        elif not type(module).__module__.startswith("torch."):
+            _liven_own(module)
     return model
+
+
+def _liven_own(module: nn.Module) -> None:
+    """A user's own layer: biases, strengths and means that begin at zero, variances that begin at one."""
+    for parameter in module.parameters(recurse=False):
+        if not parameter.any():
+            parameter.normal_(0, 0.2)
+    for buffer in module.buffers(recurse=False):
+        if not buffer.any():
+            buffer.normal_(0, 0.3)
+        elif (buffer == 1).all():
+            buffer.uniform_(0.5, 2)
 
 
 def network(row: Family, training: bool, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -74,7 +88,7 @@ def same_noise() -> Iterator[None]:
         yield
 
 
-def aliases(model: nn.Module, chains: Chains) -> Chains:
+def aliases(model: nn.Module, chains: Groups) -> Groups:
     """The chains sorted, each module by its first name: one that is registered twice has two."""
     first: dict[nn.Module, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -83,7 +97,7 @@ def aliases(model: nn.Module, chains: Chains) -> Chains:
     return sorted(tuple(name(part) for part in chain) for chain in chains)
 
 
-def groups(model: nn.Module) -> Chains:
+def groups(model: nn.Module) -> Groups:
     """The layers of those that an accelerated model has run."""
     return aliases(model, [group.layers for group in explain(model).groups])
 

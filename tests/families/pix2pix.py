@@ -105,9 +105,9 @@ class NLayerDiscriminator(nn.Module):
         return self.model(torch.cat((input, target), 1))
 
 
-def unet_chains() -> list[tuple[str, ...]]:
-    """Four blocks, outermost first. A convolution before the nested block is followed by its norm alone: the nested block's
-    activation belongs to another forward."""
+def unet_groups() -> list[tuple[str, ...]]:
+    """Four blocks, outermost first. What comes before a nested block ends there: its first activation works in place on a tensor
+    that the skip connection reads too."""
     a = "model.model"
     b = f"{a}.1.model"
     c = f"{b}.3.model"
@@ -123,7 +123,7 @@ def unet_chains() -> list[tuple[str, ...]]:
     ]
 
 
-def deep_unet_chains() -> list[tuple[str, ...]]:
+def deep_unet_groups() -> list[tuple[str, ...]]:
     """Five blocks, the fourth with dropout after its last norm."""
     b, c, d, e = ("model.model.1.model" + ".3.model" * i for i in range(4))
     down = [("model.model.0",), *numbered(b, "1 2"), *numbered(c, "1 2"), *numbered(d, "1 2"), *numbered(e, "1 2", "3 4")]
@@ -137,7 +137,7 @@ ROWS = [
         "pix2pix-unet",
         lambda: UnetGenerator(3, 3, 5, use_dropout=True),
         images(3, 64, 64),
-        deep_unet_chains(),
+        deep_unet_groups(),
         batch=2,
         real=Real(
             lambda: UnetGenerator(3, 3, 6, ngf=64, use_dropout=True),
@@ -146,7 +146,9 @@ ROWS = [
             "pix2pix (Isola et al. 2017), U-Net of 64 channels and more, batch 1; 256 at most, there 512; 128x128, there 256x256",
         ),
     ),
-    Family("pix2pix-unet-instance", lambda: UnetGenerator(3, 1, 4, norm_layer=instance_norm), images(3, 32, 32), unet_chains(), batch=2),
+    Family(
+        "pix2pix-unet-instance", lambda: UnetGenerator(3, 1, 4, norm_layer=instance_norm), images(3, 32, 32), unet_groups(), batch=2
+    ).with_small(1),
     Family(
         "pix2pix-patchgan",
         lambda: NLayerDiscriminator(6),

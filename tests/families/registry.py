@@ -2,7 +2,9 @@
 
 from ganfast.testing import named
 from tests.families import (
+    biggan,
     bigvgan,
+    codec,
     conditional_bn,
     context_encoder,
     cyclegan,
@@ -11,10 +13,14 @@ from tests.families import (
     hifigan,
     lsgan,
     pix2pix,
+    r3gan,
+    realesrgan,
     sngan,
     srgan,
     stackgan,
+    stylegan2,
     vae,
+    vqgan,
     wgan_gp,
 )
 
@@ -23,6 +29,7 @@ FAMILIES = named(
         row
         for family in (
             dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, gan3d, vae, conditional_bn, stackgan,
+            r3gan, vqgan, realesrgan, biggan, stylegan2, codec,
         )
         for row in family.ROWS
     )

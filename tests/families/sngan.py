@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm as new_spectral_norm
 
-from tests.families.family import Chains, Family, Real, images, noise
+from tests.families.family import Family, Groups, Real, images, noise
 
 GEN_SIZE = 8
 DISC_SIZE = 8
@@ -68,15 +68,15 @@ class Generator(nn.Module):
         return self.model(self.dense(z).view(-1, self.size, 4, 4))
 
 
-def block_chains(path: str, upsample: bool = True) -> Chains:
+def block_groups(path: str, upsample: bool = True) -> Groups:
     """The residual path; a block that keeps its size and channels has no convolution in its shortcut."""
     up = ("interpolate()",) if upsample else ()
-    chains = [
+    groups = [
         (f"{path}.bn1", f"{path}.activation"),
         (*up, f"{path}.conv1", f"{path}.bn2", f"{path}.activation"),
         (f"{path}.conv2",),
     ]
-    return [*chains, (*up, f"{path}.c_sc")] if upsample else chains
+    return [*groups, (*up, f"{path}.c_sc")] if upsample else groups
 
 
 class ResBlockDiscriminator(nn.Module):
@@ -142,8 +142,8 @@ class FunctionalDiscriminator(nn.Module):
         return self.fc(torch.sum(m, dim=(2, 3)))
 
 
-_D_CHAINS = [(f"model.{i}.model.{j}", *rest) for i in range(3) for j, rest in ((1, (f"model.{i}.model.2",)), (3, ()))]
-_D_BYPASS = [("model.0.bypass.0",), ("model.1.bypass.0",)]
+_RESIDUALS = [[(f"model.{i}.model.1", f"model.{i}.model.2"), (f"model.{i}.model.3",)] for i in range(3)]
+_D_GROUPS = [*_RESIDUALS[0], ("model.0.bypass.0",), *_RESIDUALS[1], ("model.1.bypass.0",), *_RESIDUALS[2]]
 
 ROWS = [
     Family(
@@ -151,9 +151,9 @@ ROWS = [
         Generator,
         noise(16),
         [
-            *block_chains("model.0"),
-            *block_chains("model.1", False),
-            *block_chains("model.2"),
+            *block_groups("model.0"),
+            *block_groups("model.1", False),
+            *block_groups("model.2"),
             ("model.3", "model.4"),
             ("model.5", "model.6"),
         ],
@@ -163,12 +163,12 @@ ROWS = [
             4,
             "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 latents, 256 channels; 16x16, there 32x32, batch 64",
         ),
-    ),
+    ).with_small(1),
     Family(
         "sngan-resnet-old-d",
         Discriminator,
         images(3, 32, 32),
-        [*_D_CHAINS, *_D_BYPASS],
+        _D_GROUPS,
         half="autocast",
         real=Real(
             lambda: Discriminator(size=128),
@@ -177,12 +177,12 @@ ROWS = [
             "SNGAN (Miyato et al. 2018), ResNet for CIFAR-10: 128 channels, 32x32; one block of three at 8x8, batch 64 there",
         ),
     ),
-    Family("sngan-resnet-new-d", lambda: Discriminator(new_spectral_norm), images(3, 32, 32), [*_D_CHAINS, *_D_BYPASS], half="autocast"),
+    Family("sngan-resnet-new-d", lambda: Discriminator(new_spectral_norm), images(3, 32, 32), _D_GROUPS, half="autocast"),
     Family(
         "sngan-functional-d",
         FunctionalDiscriminator,
         images(3, 16, 16),
-        [("conv1", "leaky_relu()"), ("conv2", "leaky_relu()"), ("conv3", "leaky_relu_()")],
+        [("conv1", "leaky_relu()"), ("conv2", "leaky_relu()"), ("conv3", "leaky_relu()")],
         half="autocast",
     ),
 ]

@@ -148,8 +148,8 @@ class PooledDiscriminator(nn.Module):
         return torch.sigmoid(self.net(x).view(batch_size))
 
 
-_RES = [chain for i in range(2) for chain in numbered(f"res_blocks.{i}.conv_block", "0 1 2", "3 4")]
-_FUNCTIONAL_RES = [chain for i in (1, 2) for chain in numbered(f"residual_block{i}", "conv1 bn1 prelu", "conv2 bn2")]
+_RES = [group for i in range(2) for group in numbered(f"res_blocks.{i}.conv_block", "0 1 2", "3 4")]
+_FUNCTIONAL_RES = [group for i in (1, 2) for group in numbered(f"residual_block{i}", "conv1 bn1 prelu", "conv2 bn2")]
 
 ROWS = [
     Family(
@@ -170,7 +170,7 @@ ROWS = [
             1,
             "SRGAN (Ledig et al. 2017): 16 blocks of 64 channels, 24x24 to 96x96; batch 16 there",
         ),
-    ),
+    ).with_small(1),
     Family(
         "srgan-nearest-g",
         NearestGenerator,

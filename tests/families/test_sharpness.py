@@ -91,6 +91,12 @@ PLANTS = {
     "no gradient": ("dcgan-flat-d", True, one("main.0", lambda m: m.register_forward_hook(lambda m, a, y: y.detach())), "gradient"),
     "a gradient 0.1 % off": ("gan3d-d", True, one("layer2.1", derivative(1.001, 1)), "gradient"),
     "a second derivative 0.1 % off": ("dcgan-flat-d", True, one("main.3", derivative(1, 1.001)), "second"),
+    "a gain": ("r3gan-g", True, one("stages.1.1.act1", setting("gain", 1.01)), "output"),
+    "a bias of a user's own left out": ("stylegan2-d", True, one("convs.1.conv1.1", lambda m: scale(m.bias, 0)), "output"),
+    "a noise's strength": ("stylegan2-g", False, one("convs.0.noise", lambda m: scale(m.strength, 1.01)), "output"),
+    "a scripted snake's frequency": ("codec-decoder-block", True, one("block.0", lambda m: scale(m.alpha, 1.01)), "output"),
+    "a length that is divided by": ("biggan-g", False, one("blocks.1.conv1", lambda m: m.u.mul_(torch.arange(1.0, 9))), "output"),
+    "statistics kept by hand": ("biggan-g", True, one("blocks.0.bn2", lambda m: scale(m.stored_mean, 1.01)), "buffer"),
     "a second derivative of an upsampling 0.1 % off": ("lsgan-g", False, one("conv_blocks.1", derivative(1, 1.001)), "second"),
 }  # fmt: skip
 

@@ -110,7 +110,7 @@ ROWS = [
         real=Real(
             lambda: Critic(128), images(3, 32, 32), 16, "WGAN-GP (Gulrajani et al. 2017) for CIFAR-10: 128 to 512 channels; batch 64 there"
         ),
-    ),
+    ).with_small(4),
     Family(
         "wgan-gp-conditional-d",
         InstanceNormCritic,

@@ -8,7 +8,7 @@ from torch.autograd import Function
 
 from ganfast import _backends
 from ganfast._activations import PIECEWISE_LINEAR
-from ganfast._autograd import before, differentiates, no_autocast, reaching
+from ganfast._autograd import before, differentiates, no_autocast, owned, reaching
 from ganfast._layout import dense
 from ganfast.ops.batch_norm_act import kernels
 from ganfast.ops.batch_norm_act.reference import gradients
@@ -58,7 +58,7 @@ class BatchNormAct(Function):
         y, mean, invstd = forward_op(dense(x, spec.channels_last), weight, bias, alpha, mean, invstd, spec, together)
         ctx.save_for_backward(x, weight, bias, alpha, mean, invstd)
         ctx.spec = spec
-        return y
+        return owned(y)
 
     @staticmethod
     def backward(ctx, gy):

@@ -91,6 +91,7 @@ def _fwd_fake_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, bac
 
 def _bwd(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels_last, backend):
     bias, alpha = _vectors(backend, gy, bias, alpha)
+    saved = saved.to(gy.dtype)  # signs, in place of y, are bytes
     bound = limit(clamp, from_y, gy.dtype)
     args = (gy, saved, bias, alpha, act, alpha_value, gain, bound, from_y, channels_last)
     if backend in ("cpu", "cuda"):

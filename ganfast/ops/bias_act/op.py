@@ -26,6 +26,7 @@ def bias_act(
     gain: float = 1.0,
     clamp: float | None = None,
     backend: str | None = None,
+    open_output: bool = False,
 ) -> Tensor:
     """y = act(x + bias) * gain, limited to [-clamp, clamp] where ``clamp`` is given, in one pass.
 
@@ -37,6 +38,9 @@ def bias_act(
         is copied where not.
     Grads: x, bias, alpha, to any order; zero where y is clamped. A value at the very bound counts as clamped where y was saved
         (README.md in this folder), else not, as in torch.clamp.
+        With ``open_output`` y may be changed in place before its backward, as torch allows after a leaky_relu that is not in place: then
+        a byte per element, the sign and whether y is clamped, is kept where y would be, for linear, relu, leaky_relu and prelu; other
+        activations keep x, which must not be changed.
     Raises: TypeError, ValueError for what the shapes above forbid, a gain that is not finite and a clamp that is not positive;
         RuntimeError where a named backend cannot run.
     Source: Karras et al. 2019 and 2020, whose networks end every layer this way: leaky_relu 0.2, gain sqrt(2), clamp 256 in 16 bits.
@@ -47,13 +51,13 @@ def bias_act(
             key = (
                 x.shape, x.stride(), x.dtype, x.device, None if bias is None else (bias.shape, bias.dtype, bias.device), dim, type(dim),
                 act, (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, type(alpha), gain, type(gain), clamp,
-                type(clamp), _backends.requested(_OP, backend),
+                type(clamp), _backends.requested(_OP, backend), open_output,
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, bias, dim, act, alpha, gain, clamp, backend)
+        plan = _plan(x, bias, dim, act, alpha, gain, clamp, backend, open_output)
         if key is not None:
             _plans[key] = plan
     spec = plan.spec
@@ -70,6 +74,7 @@ def bias_act(
         x.requires_grad or (bias is not None and bias.requires_grad) or (alpha is not None and alpha.requires_grad)
     ):
         y = BiasAct.apply(arranged, kept(bias) if spec.saves == "x" else bias, alpha, spec)
+        y = y[0] if spec.saves == "signs" else y
     else:
         y = forward_op(arranged, bias, alpha, spec)
     return y if plan.view is None else y.view(x.shape)
@@ -87,7 +92,7 @@ class _Plan(NamedTuple):
 _plans = Memo()  # key -> _Plan
 
 
-def _plan(x, bias, dim, act, alpha, gain, clamp, backend) -> _Plan:
+def _plan(x, bias, dim, act, alpha, gain, clamp, backend, open_output) -> _Plan:
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -117,7 +122,8 @@ def _plan(x, bias, dim, act, alpha, gain, clamp, backend) -> _Plan:
     else:
         view = (math.prod(x.shape[:dim]), channels, math.prod(x.shape[dim + 1 :]))
         is_dense = x.is_contiguous()
-    spec = Spec(act, alpha_value, gain, clamp, what_is_saved(act, alpha, alpha_value, gain, clamp), channels_last, chosen)
+    saves = what_is_saved(act, alpha, alpha_value, gain, clamp, open_output)
+    spec = Spec(act, alpha_value, gain, clamp, saves, channels_last, chosen)
     return _Plan(spec, channels, view, is_dense)
 
 

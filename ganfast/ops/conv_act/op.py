@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native, _tune
-from ganfast._activations import saves_y
+from ganfast._activations import saved_form
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
@@ -32,6 +32,7 @@ def conv_act(
     act: str = "linear",
     alpha: float | Tensor | None = None,
     backend: str | None = None,
+    open_output: bool = False,
 ) -> Tensor:
     """y = act(conv(x, weight) + bias); 1-D, 2-D or 3-D by ``weight.dim() - 2``. The forward is torch's own convolution with the
     activation in place; the backward is one fused pass through bias and activation and the kernels of ``conv_transpose_act``.
@@ -42,6 +43,9 @@ def conv_act(
     Dtypes: float32, bfloat16, float16; float64 on reference, torch and cpu. x, weight and bias share it, or autocast casts them.
     Layout: channels_last out where x or the weight is channels_last, as torch's; else contiguous.
     Grads: x, weight, bias, alpha, to any order; nothing is computed that torch.autograd.grad was not asked for.
+        With ``open_output`` y may be changed in place before its backward, as torch allows after a leaky_relu that is not in place: then
+        a bool per element, the sign, is kept instead of y, for relu, leaky_relu and prelu with a float slope above 0; other activations
+        keep their input.
     Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
         A named backend is that of the gradients and, for ``reference`` and ``cpu``, of the forward.
     Source: Dumoulin & Visin 2016, sections 2 and 4; README.md in this folder for the gradients.
@@ -54,13 +58,13 @@ def conv_act(
                 None if bias is None else (bias.shape, bias.dtype, bias.device),
                 (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, dilation, groups,
                 type(stride), type(padding), type(dilation), type(groups), act,
-                _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(), torch.get_num_threads(),
+                _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(), open_output, torch.get_num_threads(),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend)
+        plan = _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend, open_output)
         if key is not None and plan.final:
             _plans[key] = plan
     return _run(plan, x, weight, bias, alpha)
@@ -101,7 +105,7 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
     return y.squeeze(0) if plan.unbatched else y
 
 
-def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend) -> _Plan:
+def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend, open_output) -> _Plan:
     """Every check, then every decision."""
     x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
     x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
@@ -122,9 +126,10 @@ def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backen
     covered = kernels.output_size(size, weight.shape[2:], stride, padding, (0,) * dims, dilation)
     left_over = tuple(i - c for i, c in zip(x.shape[2:], covered))
     act_backend = bias_act.automatic(x, act) if wanted == "auto" else wanted
+    form = saved_form(act, alpha, alpha_value, open_output)
     spec = Spec(
-        stride, padding, left_over, dilation, groups, act, alpha_value, channels_last, not saves_y(act, alpha, alpha_value), False,
-        wanted, act_backend, wanted,
+        stride, padding, left_over, dilation, groups, act, alpha_value, channels_last, form == "z", False,
+        wanted, act_backend, wanted, form == "signs",
     )  # fmt: skip
     way, final = wanted, True
     if wanted == "auto":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd, has_one_kernel
+from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd, has_one_kernel, signs_bwd, signs_of
 from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching, wanted_gradients
 from ganfast._layout import dense, dense_weight
 from ganfast.ops.bias_act import kernels as bias_act
@@ -111,23 +111,22 @@ class ConvTransposeAct(Function):
     def forward(ctx, x, weight, bias, alpha, spec):
         y, z, partials = forward_op(x, weight, bias, alpha, spec)
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
-        linear = spec.act == "linear"
         kept = (x, weight) if any(ctx.needs_input_grad[:3]) else (None, None)  # not for alpha alone
-        ctx.save_for_backward(*kept, alpha, None if linear else (z if spec.save_z else y), handle(bias))
+        ctx.save_for_backward(*kept, alpha, *_of_the_output(y, z, spec), handle(bias))
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
 
     @staticmethod
     def backward(ctx, gy, gz_direct, _):
-        x, weight, alpha, saved, bias = ctx.saved_tensors
+        x, weight, alpha, saved, node, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, _ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
         if upstream is None:
             return None, None, None, None, None
         with no_autocast(upstream):
             if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
-                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved if node is None else node)
             gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
             linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
@@ -145,24 +144,23 @@ class ConvAct(Function):
     def forward(ctx, x, weight, bias, alpha, spec, way):
         y, z = conv_act_op(x, weight, bias, alpha, spec, way)
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
-        saved = None if spec.act == "linear" else (z if spec.save_z else y)
         # x is for the weight's gradient alone: a frozen discriminator keeps no images.
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         kept = x if needs_weight else None, weight if needs_x or needs_weight or needs_bias else None
-        ctx.save_for_backward(*kept, alpha, saved, handle(bias))
+        ctx.save_for_backward(*kept, alpha, *_of_the_output(y, z, spec), handle(bias))
         ctx.set_materialize_grads(False)
         return y, z
 
     @staticmethod
     def backward(ctx, gy, gz_direct):
-        x, weight, alpha, saved, bias = ctx.saved_tensors
+        x, weight, alpha, saved, node, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
         if upstream is None:
             return None, None, None, None, None, None
         with no_autocast(upstream):
             if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
-                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved)
+                gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved if node is None else node)
             gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
             linear = ctx.spec.linear()
             gx = conv_transpose(gz, weight, linear) if needs_x else None
@@ -170,15 +168,26 @@ class ConvAct(Function):
         return gx, gweight, gbias, galpha if needs_alpha else None, None, None
 
 
-def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, saved: Tensor) -> Tensor:
-    """gy, whose double backward leads to the others and to what lies before x; through the activation itself where x was not kept.
+def _of_the_output(y: Tensor, z: Tensor, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
+    """(what the activation's backward reads, what else leads a double backward to this node: the empty z, where signs are read)."""
+    if spec.act == "linear":
+        return None, None
+    if spec.keep_signs:
+        return signs_of(y, spec.act), z
+    return z if spec.save_z else y, None
+
+
+def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, output: Tensor) -> Tensor:
+    """gy, whose double backward leads to the others and to what lies before x; through an output of the forward where x was not kept.
     `weight` is None where x's gradient leads to it."""
     x, enough = before(ctx, x)
-    return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha) if enough else reaching(gy, saved, alpha)
+    return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha) if enough else reaching(gy, output, alpha)
 
 
 def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """(gz, gbias where `bias_dtype` asks for it, galpha or None) from the gradients of y and of z itself."""
+    if gy is None and spec.keep_signs:  # zeros for the empty z, from `_reaching`
+        gy = torch.zeros_like(saved, dtype=gz_direct.dtype)
     gz, gbias, galpha = _activation_backward(gy, saved, alpha, spec, not spec.save_z)
     if gz_direct is not None and spec.save_z:
         gz = gz_direct if gz is None else gz + gz_direct
@@ -199,6 +208,8 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
             gy, saved, None, alpha, spec.act, spec.alpha_value, 1.0, None, from_y, spec.channels_last, spec.act_backend
         )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
+    if spec.keep_signs:
+        return signs_bwd(gy, saved, spec.act, spec.alpha_value), None, None
     if alpha is None and has_one_kernel(spec.act, from_y):
         return act_bwd(gy, saved, spec.act, None, spec.alpha_value, from_y), None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.

@@ -33,9 +33,10 @@ class Spec(NamedTuple):
     backend: str
     act_backend: str
     grad_backend: str
+    keep_signs: bool = False  # of y, in place of y
 
     def linear(self) -> "Spec":
-        return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False)
+        return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False, keep_signs=False)
 
 
 _FEW_CHANNELS = 8

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native, _tune
-from ganfast._activations import saves_y
+from ganfast._activations import saved_form
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
 from ganfast._memo import Memo
@@ -33,6 +33,7 @@ def conv_transpose_act(
     alpha: float | Tensor | None = None,
     return_partials: bool = False,
     backend: str | None = None,
+    open_output: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = act(conv_transpose(x, weight) + bias), in one pass; 1-D, 2-D or 3-D by ``weight.dim() - 2``.
 
@@ -44,6 +45,9 @@ def conv_transpose_act(
         Sums are float32 (float64 for float64). float32 on a GPU follows torch's TF32 switch for convolutions.
     Layout: channels_last out where x or the weight is channels_last, as torch's; else contiguous.
     Grads: x, weight, bias, alpha, to any order; partials carry none.
+        With ``open_output`` y may be changed in place before its backward, as torch allows after a leaky_relu that is not in place: then
+        a bool per element, the sign, is kept instead of y, for relu, leaky_relu and prelu with a float slope above 0; other activations
+        keep their input.
     Raises: TypeError, ValueError for what the shapes above forbid; RuntimeError where a named backend cannot run.
     Source: Dumoulin & Visin 2016, sections 4 and 5; README.md in this folder for the phases.
     """
@@ -55,7 +59,7 @@ def conv_transpose_act(
                 None if bias is None else (bias.shape, bias.dtype, bias.device),
                 (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, output_padding, groups,
                 dilation, type(stride), type(padding), type(output_padding), type(groups), type(dilation), act,
-                return_partials, _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(),
+                return_partials, _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(), open_output,
                 # A tile for TF32 is none for exact float32, one for aligned memory none for any other.
                 (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else torch.get_num_threads(),
             )  # fmt: skip
@@ -63,7 +67,7 @@ def conv_transpose_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend)
+        plan = _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend, open_output)
         if key is not None and plan.final:
             _plans[key] = plan
     return _run(plan, x, weight, bias, alpha)
@@ -103,7 +107,7 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
     return (y, partials) if spec.partials else y
 
 
-def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend) -> _Plan:
+def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend, open_output) -> _Plan:
     """Every check, then every decision."""
     x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=True)
     x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
@@ -115,14 +119,14 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
 
     channels_last = is_channels_last(x, weight)
     x_dense, weight_dense = x.is_contiguous(memory_format=memory_format(x.dim(), channels_last)), dense_weight(weight) is weight
-    save_z = not saves_y(act, alpha, alpha_value)
+    form = saved_form(act, alpha, alpha_value, open_output)
     wanted = _backends.requested(_OP, backend)
     if wanted != "auto":
         _backends.named(_OP, wanted, x)
     act_backend = bias_act.automatic(x, act) if wanted == "auto" else wanted
     spec = Spec(
-        stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, bool(return_partials),
-        wanted, act_backend, wanted,
+        stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, form == "z", bool(return_partials),
+        wanted, act_backend, wanted, form == "signs",
     )  # fmt: skip
     final = True
     if wanted == "auto":

@@ -51,10 +51,10 @@ def fold_weight(weight: Tensor, scale: tuple[int, ...], groups: int) -> Tensor:
     return folded.contiguous(memory_format=(torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[len(kernel) - 1])
 
 
-def _plain(x, weight, bias, scale, padding, groups, act, alpha, backend=None) -> Tensor:
+def _plain(x, weight, bias, scale, padding, groups, act, alpha, backend=None, open_output=False) -> Tensor:
     """The two modules as they are: for weights that outweigh the image, which folding reads and writes more than it saves."""
     up = F.interpolate(x, scale_factor=scale)
-    return conv_act(up, weight, bias, padding=padding, groups=groups, act=act, alpha=alpha, backend=backend)
+    return conv_act(up, weight, bias, padding=padding, groups=groups, act=act, alpha=alpha, backend=backend, open_output=open_output)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -114,6 +114,7 @@ def upsample_conv_act(
     alpha: float | Tensor | None = None,
     return_partials: bool = False,
     backend: str | None = None,
+    open_output: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """y = act(conv(nearest_upsample(x, scale_factor), weight) + bias), in one pass that never makes the upsampled image.
 
@@ -125,7 +126,7 @@ def upsample_conv_act(
         alpha a float, [1] or [Cout]. y [N, Cout, *out], out = in*scale_factor + 2*padding - k + 1.
         With ``return_partials``: (y, partials) as in ``conv_transpose_act``.
     Dtypes, Layout: as ``conv_transpose_act``; 16-bit weights are added in float32 and rounded once.
-    Grads: x, weight, bias, alpha, to any order.
+    Grads: x, weight, bias, alpha, to any order; ``open_output`` as in ``conv_transpose_act``.
     Raises: TypeError, ValueError for what the shapes above forbid and for a padding of k or more; RuntimeError where a named
         backend cannot run.
     Source: Odena, Dumoulin & Olah 2016 (resize-convolution); the fold is derived in README.md in this folder.
@@ -142,11 +143,11 @@ def upsample_conv_act(
 
     def call(way: str, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None):
         if way == "plain":
-            return _plain(x, weight, bias, scale, pads, groups, act, alpha)
+            return _plain(x, weight, bias, scale, pads, groups, act, alpha, open_output=open_output)
         padding = tuple(k - 1 - p for k, p in zip(weight.shape[2:], pads))
         return conv_transpose_act(
             x, fold_weight(weight, scale, groups), bias, stride=scale, padding=padding, groups=groups, act=act, alpha=alpha,
-            return_partials=return_partials, backend=backend,
+            return_partials=return_partials, backend=backend, open_output=open_output,
         )  # fmt: skip
 
     choosing = not return_partials and not unbatched and cast is None and _backends.requested(_OP, backend) == "auto"

@@ -70,10 +70,6 @@ class Recipe(TrainConfig, Subject):
     def measure(self) -> Callable[[Tensor], dict[str, float]] | None:
         return mixtures.MIXTURES[self.data].measure if self.data in mixtures.MIXTURES else None
 
-    @property
-    def accelerates(self) -> bool:
-        return self.fused and self.model == "dcgan"  # in the linear layers of mlp it would find nothing
-
 
 def preset(name: str, **changes) -> Recipe:
     """The settings that suit the data called `name`, with `changes`."""
@@ -164,7 +160,7 @@ def load_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sample
         recipe = configs.from_dict(state["config"], Recipe, str(path))
         generator, _ = networks(recipe, len(state["classes"]))
         generator.load_state_dict(state["networks"]["ema"])
-        if recipe.accelerates:
+        if recipe.fused:
             ganfast.accelerate(generator)
         given = conditioner(True if state["table"] is None and state["classes"] else state["table"], torch.device(device))
         name, step = f"{type(generator).__name__}, {path}, step {state['numbers']['steps']}", state["numbers"]["steps"]

@@ -128,7 +128,7 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
 def finished(
     trainer: Resumable, setting: Callable[[str, object], str] = lambda name, value: f"config.{name} = {value}", planned: int = 0
 ) -> str:
-    """"" while there is something to train; else why there is not, and which settings, in the words of `setting`, would go on. planned:
+    """ "" while there is something to train; else why there is not, and which settings, in the words of `setting`, would go on. planned:
     the steps that the run was set to before."""
     c, where = trainer.config, trainer.run_dir or "memory"
     if trainer.progress() < 1:

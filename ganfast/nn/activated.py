@@ -1,0 +1,109 @@
+"""What the layers share: the activation, and what torch's older tools see of them.
+
+torch.jit.script and torch.jit.trace get torch's own layer and the activation by torch's functions: nothing of ganfast is in what they
+write. A trace of torch.fx keeps the layer as it is, one module in the graph, as it keeps torch's.
+"""
+
+from types import FunctionType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from ganfast import _checks
+from ganfast._activations import ACTIVATIONS, default_alpha, with_number, with_tensor
+
+_trace = torch._C._get_tracing_state
+
+
+def recording(x: object) -> bool:
+    """Whether torch.jit.trace or a symbolic trace of torch.fx records this call."""
+    return isinstance(x, Proxy) or _trace() is not None
+
+
+def refuse_partials(given: bool) -> None:
+    if given:
+        raise RuntimeError(
+            "ganfast.nn: partials pass between ganfast's kernels, but torch.jit.trace and torch.jit.script write torch's layers. "
+            "Leave return_partials and partials out there: the results are the same."
+        )
+
+
+class Activated:
+    """Mixed into a layer before torch's class. What torch.jit compiles is the layer's `_as_torch`, which takes all that forward takes."""
+
+    __jit_unused_properties__: ClassVar = ["itself"]
+
+    def __init_subclass__(cls, **options: object) -> None:
+        super().__init_subclass__(**options)
+        torchs = [base for base in cls.__mro__ if base.__module__.startswith("torch.nn") and base is not nn.Module]
+        if torchs:
+            # torch.jit.script compiles methods of self, but no super(), and none under the name of one that it has.
+            forward = torchs[0].forward
+            cls._torch_forward = FunctionType(forward.__code__, forward.__globals__, "_torch_forward", forward.__defaults__)
+            cls._torch_forward.__annotations__ = forward.__annotations__
+
+    def _set_activation(self, act: str, alpha: float | Tensor | None, device, dtype) -> None:
+        """A float `alpha` stays a constant; a tensor becomes the parameter `alpha`, which training updates."""
+        name = type(self).__name__
+        if act not in ACTIVATIONS:
+            _checks.nearest(name, "act", act, ACTIVATIONS)
+        if alpha is not None and ACTIVATIONS[act].default_alpha is None:
+            _checks.fail(name, f"alpha was given, but act={act!r} has no parameter")
+        if isinstance(alpha, Tensor):
+            alpha = nn.Parameter(alpha.detach().to(device=device, dtype=dtype).clone())
+        elif alpha is None and act == "prelu":
+            alpha = nn.Parameter(torch.full((1,), 0.25, device=device, dtype=dtype))
+        self.act = act
+        self.alpha = alpha
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + self._activation_repr()
+
+    def _activation_repr(self) -> str:
+        alpha = self.alpha
+        if alpha is None:
+            return f", act={self.act}"
+        return f", act={self.act}, alpha={f'learned {tuple(alpha.shape)}' if isinstance(alpha, Tensor) else alpha}"
+
+    @property
+    def itself(self) -> nn.Module:
+        """The layer's name in a graph of torch.fx where it was traced alone, so that no parent has a name for it."""
+        return self
+
+    def _recorded(self, x: object, **options: object) -> object:
+        """What a call gives while it is recorded."""
+        if not isinstance(x, Proxy):
+            return self._as_torch(x, **options)
+        if self._forward_pre_hooks or self._forward_hooks:
+            _checks.fail(
+                type(self).__name__, "torch.fx traces its hooks, and the layer in the graph would run them once more",
+                "Trace with a torch.fx.Tracer whose is_leaf_module is true for this layer, as it is for torch's", RuntimeError,
+            )  # fmt: skip
+        given = {name: value for name, value in options.items() if value is not None and value is not False}
+        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self) or "itself", (x,), given)
+
+    def _activated(self, z: Tensor, dims: int) -> Tensor:
+        """act(z), z [N, C, *sizes] or [C, *sizes] with `dims` sizes."""
+        if self.alpha is None:
+            return with_number(z, self.act, default_alpha(self.act))
+        elif isinstance(self.alpha, Tensor):
+            return with_tensor(z, self.act, self.alpha.to(z.dtype).view([-1] + [1] * dims))
+        else:
+            return with_number(z, self.act, float(self.alpha))
+
+    def _upsampled(self, x: Tensor, dims: int) -> Tensor:
+        """x [N, C, *sizes] or [C, *sizes], nearest, by a layer's scale_factor."""
+        scale: list[float] = []
+        if isinstance(self.scale_factor, int):
+            scale = [float(self.scale_factor)] * dims
+        else:
+            for factor in self.scale_factor:
+                scale.append(float(factor))
+            if len(scale) == 1:
+                scale = scale * dims
+        if x.dim() == dims + 1:
+            return F.interpolate(x.unsqueeze(0), scale_factor=scale).squeeze(0)
+        return F.interpolate(x, scale_factor=scale)
