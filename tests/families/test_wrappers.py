@@ -162,6 +162,7 @@ def seen_by_hooks(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[st
     def hook(path):
         return lambda module, args, y: seen.update({f"{path}#{sum(key.startswith(path + '#') for key in seen)}": y.detach().clone()})
 
+    model(*inputs)
     layers = [(path, module) for path, module in model.named_modules() if not module._modules]
     handles = [module.register_forward_hook(hook(path)) for path, module in layers]
     torch.manual_seed(7)
