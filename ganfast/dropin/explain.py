@@ -1,5 +1,6 @@
 """`explain`: what every layer of a model became, what ran and why, and what was left."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -65,14 +66,17 @@ def explain(model: nn.Module | Callable) -> Explanation:
         return Explanation([], [("", why)], [], 0, 0.0)
     if not compiled and not _is_accelerated(model):
         return Explanation([], [("", "not accelerated")], [], 0, 0.0)
-    groups: dict[tuple[str, ...], Row] = {}
+    groups: dict[tuple, Row] = {}
     left: dict[str, str] = {}
-    for graph in (graph for each in compiled for graph in each.graphs):
-        for group in graph.groups:
-            if group.ran:
-                groups[group.layers] = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+    for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
+        times: Counter = Counter()  # a layer may be called twice, and functions have names in common
+        for group in (group for group in graph.groups if group.ran):
+            row = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+            nameless = all(layer.endswith("()") for layer in row.layers)
+            groups[row.layers, times[row.layers], i if nameless else -1] = row
+            times[row.layers] += 1
         left |= dict(graph.left)
-    covered = {layer for layers in groups for layer in layers if not layer.endswith("()")}
+    covered = {layer for row in groups.values() for layer in row.layers if not layer.endswith("()")}
     rows = [(name, reason) for name, reason in left.items() if name not in covered]
     breaks = [entry for each in compiled for entry in each.breaks]
     return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), sum(c.seconds for c in compiled))
@@ -94,7 +98,7 @@ def _compiled(model: object) -> Iterator[Compiled]:
             yield from (each for each in (armed.compiled, armed.slices) if each is not None)
 
 
-def _ordered(model: object, groups: dict[tuple[str, ...], Row]) -> list[Row]:
+def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     """By the layers' place in the model; functions stand by what they came with."""
     names = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
     position = {name: i for i, name in enumerate(names)}

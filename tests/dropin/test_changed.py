@@ -191,7 +191,7 @@ def test_a_source_that_is_not_at_hand():
         ("flags", [("conv", "norm", "relu()")]),
         ("global_function", [("conv", "elu()")]),
         ("mode", [("conv", "relu()")]),
-        ("fetched", [("stage0",), ("stage0", "relu()"), ("stage1",), ("stage1", "relu()")]),
+        ("fetched", [*[("stage0",)] * 3, ("stage0", "relu()"), *[("stage1",)] * 3, ("stage1", "relu()")]),
         ("used_twice", [("conv",)]),
         ("twice_the_same_norm", [("conv",), ("norm", "relu()"), ("other", "norm", "relu()")]),
     ],

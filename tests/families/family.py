@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ganfast import explain
 from ganfast.testing import Case
 
 Groups = list[tuple[str, ...]]
@@ -76,3 +77,17 @@ def numbered(prefix: str, *groups: str) -> Groups:
     """numbered("main", "0 1 2", "3 4") -> [("main.0", "main.1", "main.2"), ("main.3", "main.4")]; "relu()" stays as it is."""
     name = lambda part: part if part.endswith("()") else f"{prefix}.{part}"
     return [tuple(name(part) for part in group.split()) for group in groups]
+
+
+def aliases(model: nn.Module, groups: Groups) -> Groups:
+    """The groups sorted, each module by its first name: one that is registered twice has two."""
+    first: dict[nn.Module, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        first.setdefault(module, path)
+    name = lambda part: part if part.endswith("()") else first[model.get_submodule(part)]
+    return sorted(tuple(name(part) for part in group) for group in groups)
+
+
+def groups_of(model: nn.Module) -> Groups:
+    """The layers of those that an accelerated model has run."""
+    return aliases(model, [group.layers for group in explain(model).groups])

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ganfast import accelerate, explain
+from ganfast import accelerate
 from ganfast.ops.conv_transpose_act.torch_faults import HALF, wrong_in
 from ganfast.testing import FLOORS
-from tests.families.family import Family, Groups
+from tests.families.family import Family
 
 Results = dict[str, dict[str, Tensor | None]]  # kind -> name -> tensor
 
@@ -86,20 +86,6 @@ def same_noise() -> Iterator[None]:
     draw = lambda x: torch.empty_like(x, dtype=torch.float64).normal_().to(x.dtype)
     with mock.patch.object(torch, "randn_like", draw):
         yield
-
-
-def aliases(model: nn.Module, chains: Groups) -> Groups:
-    """The chains sorted, each module by its first name: one that is registered twice has two."""
-    first: dict[nn.Module, str] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        first.setdefault(module, path)
-    name = lambda part: part if part.endswith("()") else first[model.get_submodule(part)]
-    return sorted(tuple(name(part) for part in chain) for chain in chains)
-
-
-def groups(model: nn.Module) -> Groups:
-    """The layers of those that an accelerated model has run."""
-    return aliases(model, [group.layers for group in explain(model).groups])
 
 
 def tensors(value) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ganfast
 from tests.families import oracle
+from tests.families.family import aliases, groups_of
 from tests.families.registry import FAMILIES
 
 ROWS = {row.name: row for row in FAMILIES}
@@ -78,7 +79,7 @@ def test_averaged_model(name):
     assert list(got) == list(want) and all(torch.equal(got[key], want[key]) for key in want)
     x = row.example()
     torch.testing.assert_close(averages[1].eval()(*x), averages[0].eval()(*x), rtol=1e-4, atol=1e-5)
-    assert oracle.groups(averages[1].module) == oracle.aliases(model, row.fused)
+    assert groups_of(averages[1].module) == aliases(model, row.fused)
 
 
 def test_averaged_copy_by_hand():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ganfast import accelerate, restore
 from tests.families import dcgan, oracle
+from tests.families.family import aliases, groups_of
 from tests.families.registry import FAMILIES
 
 ROWS = {row.name: row for row in FAMILIES}
@@ -43,7 +44,7 @@ def other_is_accelerated(row, copied):
         return others[0]
 
     assert_same(row, change)
-    assert oracle.groups(others[0]) == oracle.aliases(others[0], row.fused)
+    assert groups_of(others[0]) == aliases(others[0], row.fused)
 
 
 @rows(*SOME, "sngan-resnet-old-d", "sngan-resnet-new-d")
@@ -161,6 +162,7 @@ def seen_by_hooks(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[st
     def hook(path):
         return lambda module, args, y: seen.update({f"{path}#{sum(key.startswith(path + '#') for key in seen)}": y.detach().clone()})
 
+    model(*inputs)
     layers = [(path, module) for path, module in model.named_modules() if not module._modules]
     handles = [module.register_forward_hook(hook(path)) for path, module in layers]
     torch.manual_seed(7)
