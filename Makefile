@@ -48,6 +48,19 @@ prove-tests: venv
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests --prove $(PART) -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
 
+# The networks people bring, through other torches' dynamo: the oldest that pyproject.toml allows and a new one. Some 5 GB each, and no
+# extension: ganfast's ops run on torch's own kernels there.
+TORCHES := 2.11.0 2.14.1
+prove-torches: $(TORCHES:%=build/torch-%/.proved)
+
+build/torch-%/.proved: FORCE
+	test -x build/torch-$*/bin/python || $(PYTHON) -m venv build/torch-$*
+	build/torch-$*/bin/python -m pip install --quiet --no-compile torch==$* numpy pytest
+	GANFAST_BACKEND=torch PYTHONPATH=. build/torch-$*/bin/python -m pytest tests/families/test_families.py tests/dropin/test_entry.py
+
+.PHONY: prove-torches FORCE
+FORCE:
+
 lint: venv
 	$(RUN) -m ruff check .
 

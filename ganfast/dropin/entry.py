@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -159,7 +160,9 @@ def _silence() -> Iterator[None]:
     for handler in handlers:
         handler.addFilter(grave)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\._dynamo")
+            yield
     finally:
         for handler in handlers:
             handler.removeFilter(grave)
