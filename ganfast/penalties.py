@@ -141,5 +141,6 @@ def _is_compiled(discriminator: object) -> bool:
     if isinstance(discriminator, nn.Module):
         dynamo = sys.modules.get("torch._dynamo.eval_frame")
         optimized = () if dynamo is None else (dynamo.OptimizedModule,)
-        return any(isinstance(m, optimized) or m._compiled_call_impl is not None for m in discriminator.modules())
+        compiled = lambda call: call is not None and not getattr(call, "keeps_autograd", False)  # accelerated models' own does
+        return any(isinstance(m, optimized) or compiled(m._compiled_call_impl) for m in discriminator.modules())
     return hasattr(discriminator, "_torchdynamo_orig_callable")

@@ -245,6 +245,8 @@ class Armed:
     """What stands in a module's `_compiled_call_impl`, where nn.Module.compile puts its own: calls the module through dynamo. Copies and
     pickles of the module come without it."""
 
+    keeps_autograd = True  # gradients are eager's, of every order: `penalties` refuses compiled modules that have this not
+
     def __init__(self, module: nn.Module, root: nn.Module, recompute: bool, compiled: Compiled | None = None) -> None:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled

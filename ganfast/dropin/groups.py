@@ -24,10 +24,10 @@ from ganfast.dropin.nodes import (
 )
 from ganfast.dropin.steps import Step
 from ganfast.dropin.table import FROM_THEIR_OWN_NODE, STEPS
+from ganfast.ops.bias_act.autograd import what_is_saved
 
 _OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
-_KEPT_AS_OUTPUT = (*_SAVE_THEIR_OUTPUT, "leaky_relu", "elu", "selu", "softplus")  # bias_act's, with constants
 
 
 class Group:
@@ -163,7 +163,7 @@ class Found:
             return "its values differ in dtype"
         if "conv" not in roles and tensor(first).dtype != x.dtype:
             return "its values differ in dtype"
-        if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and not _kept_as_output(steps):
+        if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and self._keeps_input(steps):
             return "its backward would keep an input that may be changed"
         operands = {node for step in steps for node in step.tensors.values()}
         reads, writes = storages(*operands), set().union(*(written(node) for node in nodes if not works_in_place(node)))
@@ -182,6 +182,14 @@ class Found:
     def _reaches(self, node: fx.Node) -> bool:
         """Whether somebody outside, or a later write, can get at the node's memory."""
         return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > 0
+
+    def _keeps_input(self, steps: list[Step]) -> bool:
+        """Whether bias_act's backward reads its input."""
+        spec = self._spec(steps)
+        if any("alpha" in step.tensors for step in steps):
+            return True
+        alpha = 1.0 if spec.alpha is None else spec.alpha
+        return what_is_saved(spec.act, None, alpha, spec.gain, spec.clamp, spec.open_output) == "x"
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
@@ -220,12 +228,6 @@ def _only_user(value: fx.Node) -> fx.Node | None:
     users = list(value.users)
     call = read(users[0]) if len(users) == 1 else None
     return users[0] if call is not None and call.x is value and users[0].all_input_nodes.count(value) == 1 else None
-
-
-def _kept_as_output(steps: list[Step]) -> bool:
-    """Whether bias_act's backward needs its output alone."""
-    act = next(step.options for step in steps if step.role == "act")
-    return act["act"] in _KEPT_AS_OUTPUT and (act["alpha"] is None or act["alpha"] > 0)
 
 
 _KNOWN = ("conv", "batch_norm", "instance_norm", "interpolate", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "softplus",

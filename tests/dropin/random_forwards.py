@@ -65,6 +65,7 @@ OPERATIONS = {
     "pooled": lambda m, x, y, c, at: x + x.mean((2, 3), keepdim=True),
     "swap": lambda m, x, y, c, at: y,
 }
+DISTURBANCES = ("sum in place", "product in place", "one channel", "view changed", "relu in place")
 MEMBERS = list(OPERATIONS)[: list(OPERATIONS).index("sum")]
 
 
@@ -115,6 +116,10 @@ class Drawn(nn.Module):
             x = last if draw.random() < 0.85 else draw.randrange(made)
             self.lines.append(Line(operation, made, (x, draw.randrange(made)), round(draw.uniform(0.5, 1.5), 2)))
             last, made = made, made + 1
+            if draw.random() < 0.25:  # a write that the chain passes by
+                at = (draw.randrange(1, made), draw.randrange(made))
+                self.lines.append(Line(draw.choice(DISTURBANCES), made, at, round(draw.uniform(0.5, 1.5), 2)))
+                made += 1
         self.also = draw.randrange(2, made) if draw.random() < 0.3 else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

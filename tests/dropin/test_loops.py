@@ -22,11 +22,8 @@ def test_a_trainer_ends_without_a_fallback(precision, tmp_path):
         run_dir=str(tmp_path / "run"), device="cpu", precision=precision, steps=9, batch_size=4, r1=1.0, penalty_every=3,
         latent_shape=(8, 1, 1), sample_every=4, log_every=3,
     )  # fmt: skip
-    critic, sizes = small.critic(), set()
-    critic.register_forward_pre_hook(lambda module, inputs: sizes.add(len(inputs[0])))
-    trainer = Trainer(small.generator(), critic, data, config)
+    trainer = Trainer(small.generator(), small.critic(), data, config)
     trainer.fit(progress_bar=False)
-    assert sizes >= {2, 4}
     for network in (trainer.generator, trainer.discriminator):
         explained = ganfast.explain(network)
         assert small.fallbacks(network) == [] and explained.groups

@@ -12,12 +12,17 @@ from tests.dropin.random_forwards import C, Drawn
 QUICK = range(40)
 
 
-def outcome(model, x) -> dict[str, torch.Tensor] | str:
-    """What a call gives; the error's text where there is one."""
+def outcome(model, x, gradients: bool) -> dict[str, torch.Tensor] | str:
+    """What a call gives; the error's text where there is one, as a view that does not fit makes, or a write into what a backward needs."""
     try:
-        return small.orders(model, x) | {f"buffer {name}": b.clone() for name, b in model.named_buffers()}
+        if gradients:
+            found = small.orders(model, x)
+        else:
+            with torch.no_grad():
+                found = {f"y{i}": y.clone() for i, y in enumerate(model(x * 1))}
     except RuntimeError as error:
         return str(error)
+    return found | {f"buffer {name}": b.clone() for name, b in model.named_buffers()}
 
 
 def far(found, reference) -> dict[str, float]:
@@ -37,10 +42,11 @@ def check(seed: int, training: bool) -> bool:
     exact = copy.deepcopy(plain).double()
     x = torch.randn(2, C, 6, 6, generator=torch.Generator().manual_seed(seed))
     ran = False
-    for _ in range(2):
-        got, want, reference = outcome(model, x), outcome(plain, x), outcome(exact, x.double())
+    for gradients in (False, True, True):
+        got, want = outcome(model, x, gradients), outcome(plain, x, gradients)
+        reference = outcome(exact, x.double(), gradients)
         if isinstance(want, str):
-            continue  # no valid program; an answer does no harm
+            continue  # an answer does no harm
         assert isinstance(got, dict), got
         assert got.keys() == want.keys()
         ours, own = far(got, reference), far(want, reference)

@@ -178,6 +178,7 @@ LAYOUTS = {
     "channels_last": lambda t: t.contiguous(memory_format=torch.channels_last),
     "transposed": lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
     "sliced": lambda t: t.repeat(1, 1, 1, 2)[..., ::2],
+    "neither": lambda t: t.permute(0, 3, 2, 1).contiguous().permute(0, 3, 2, 1),
     "expanded": lambda t: t[:1].expand(t.shape),
 }
 SHAPES = [(2, 4, 6, 6), (1, 4, 6, 6), (2, 1, 6, 6), (1, 1, 6, 6), (2, 4, 1, 1), (2, 4, 6, 2)]
