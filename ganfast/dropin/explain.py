@@ -82,6 +82,11 @@ def explain(model: nn.Module | Callable) -> Explanation:
     return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), sum(c.seconds for c in compiled))
 
 
+def compile_seconds(*models: nn.Module) -> float:
+    """What compiling took in the calls of accelerated models so far, all in all; 0 for others."""
+    return sum(compiled.seconds for model in models for compiled in _compiled(model))
+
+
 def _is_accelerated(model: object) -> bool:
     if not isinstance(model, nn.Module):
         return hasattr(model, "_ganfast_plain")

@@ -113,12 +113,14 @@ def test_a_recipes_networks_are_accelerated_before_anything_copies_them(tmp_path
     assert calls[2:] == [(sampler.generator, False)]
 
 
-def test_users_networks_and_those_of_linear_layers_stay_as_they_came(tmp_path, calls):
-    Trainer(*nets(), points(), config(fused=True))
-    for name, changes in {"torch's": {"fused": False}, "linear": {"fused": True, "data": "ring8"}}.items():
-        recipes.trainer(small(tmp_path / name, steps=1, **changes)).fit(progress_bar=False)
-        recipes.load_sampler(tmp_path / name)
-    assert calls == []
+def test_users_networks_are_accelerated_too_unless_torchs_own_are_asked_for(tmp_path, calls):
+    trainer = Trainer(*nets(), points(), config(fused=True))
+    assert calls == [(trainer.generator, False), (trainer.discriminator, False)]
+    trainer.fit(progress_bar=False)
+    Trainer(*nets(), points(), config(fused=False))
+    recipes.trainer(small(tmp_path / "run", steps=1, fused=False)).fit(progress_bar=False)
+    recipes.load_sampler(tmp_path / "run")
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

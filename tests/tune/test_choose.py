@@ -154,7 +154,6 @@ def test_touching_a_device_is_a_call_into_its_runtime(monkeypatch):
     assert asked == [torch.device("cuda", 0), "query"]
 
 
-
 def test_more_than_six_candidates_are_refused():
     with pytest.raises(ValueError, match="7 candidates for q, at most 6"):
         _tune.choose("q", {str(i): lambda: None for i in range(7)}, X)

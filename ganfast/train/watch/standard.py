@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from ganfast.dropin.explain import compile_seconds
 from ganfast.train.sampling import can_sample
 from ganfast.train.watch import grids
 from ganfast.train.watch.alarms import Alarm
@@ -76,12 +77,15 @@ def default(config) -> list[Callback]:
 
 
 def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
-    """Adds to a log row the diversity of a fixed batch of samples, and the alarms that are on. Returns the alarms to show now."""
+    """Adds to a log row the diversity of a fixed batch of samples, the alarms that are on, and the seconds that accelerated networks have
+    spent in compiling, which a resumed run does anew. Returns the alarms to show now."""
     if can_sample(trainer.generator):
         fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
         if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
             value = spread(fakes, reals).item()
             row |= {"spread": value} if math.isfinite(value) else {}  # NaN among the reals says nothing of the fakes
+    if seconds := compile_seconds(trainer.generator, trainer.discriminator, trainer.ema):
+        row["compile_seconds"] = round(seconds, 1)
     alarms = trainer.monitors.see(row)
     row["alarms"] = trainer.monitors.active
     if alarms:
