@@ -60,3 +60,10 @@ def check(seed: int, training: bool) -> bool:
 @pytest.mark.parametrize("seed", QUICK)
 def test_a_random_forward(seed, training):
     check(seed, training)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("first", range(40, 240, 20))
+def test_many_random_forwards(first):
+    ran = [check(seed, training) for seed in range(first, first + 20) for training in (True, False)]
+    assert sum(ran) > 20

@@ -215,3 +215,28 @@ def test_the_output_is_laid_out_as_eagers(layer, shape, layout, weights):
         y, want = (m.train(training)(x) for m in (model, plain))
         for ours, theirs in zip(formats(y), formats(want)):
             assert ours or not theirs, (training, y.stride(), want.stride())
+
+
+class Between(nn.Module):
+    """Writes to what a convolution read before its activation runs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+        self.register_buffer("weight", torch.randn(4, 3, 3, 3))
+        self.register_buffer("bias", torch.randn(4))
+
+    def forward(self, x):
+        z, weight, bias = x * 1, self.weight * 1, self.bias * 1
+        y = F.conv2d(z, weight, bias)
+        {"x": z, "a view": z[:, 0], "weight": weight, "bias": bias, "the buffer": self.bias}[self.what].mul_(2)
+        return F.leaky_relu(y, 0.2), z
+
+
+@pytest.mark.parametrize("what", ["x", "a view", "weight", "bias", "the buffer"])
+def test_a_write_between_the_parts_of_a_group(what):
+    plain, model = small.pair(lambda: Between(what))
+    x = small.images(2)
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(model(x), plain(x), rtol=1e-4, atol=1e-5)
