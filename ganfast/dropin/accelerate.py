@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from ganfast import _checks
-from ganfast.dropin.entry import Armed, Compiled, goes_round
+from ganfast.dropin.around import goes_round
+from ganfast.dropin.entry import Armed, Compiled
 
 _MISSING = (
     "This model was accelerated by ganfast, which is not installed here: it is loaded as the plain model. `pip install ganfast`"

@@ -15,7 +15,7 @@ from torch import Tensor, fx
 
 from ganfast import _backends, _tune
 from ganfast._memo import Memo
-from ganfast.dropin.entry import refuse_in_recording, watching_modes
+from ganfast.dropin.around import refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
 from ganfast.dropin.nodes import Names, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, whole_pays

@@ -6,7 +6,6 @@ import inspect
 import itertools
 import logging
 import os
-import threading
 import time
 import types
 import warnings
@@ -16,9 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from ganfast._tell import tell
+from ganfast.dropin.around import goes_round, is_seen, refuse_in_recording, seen_inside_graphs
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
 _NUMBERS = itertools.count()
@@ -191,52 +190,6 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-_watching = threading.local()  # modes: those that are to see what the graphs of this thread's call do
-
-
-def watching_modes() -> list:
-    return getattr(_watching, "modes", [])
-
-
-@contextlib.contextmanager
-def _seen_inside_graphs() -> Iterator[None]:
-    """Dispatch modes off, until a graph runs, which turns them on for itself: dynamo's guards compare tensors' dispatch keys, so under a
-    mode no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
-    from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
-
-    before, _watching.modes = watching_modes(), _get_current_dispatch_mode_stack()
-    try:
-        with _disable_current_modes(), torch.compiler.set_stance("fail_on_recompile"):
-            yield
-    finally:
-        _watching.modes = before
-
-
-def _is_seen() -> bool:
-    """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it is to see ganfast's ops."""
-    modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
-    return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
-
-
-def goes_round() -> bool:
-    """Whether a call must not go through dynamo: it is being traced or exported, watched by a dispatch mode, transformed by torch.func,
-    differentiated forward, or every module's call is hooked."""
-    return bool(
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._get_tracing_state() is not None
-        or torch.fx._symbolic_trace.is_fx_symbolic_tracing()
-        or torch.autograd.forward_ad._current_level >= 0
-        or _has_any_global_hook()
-    )
-
-
-def refuse_in_recording(what: str) -> None:
-    """A CUDA graph would record the compilation's and the tuner's own work."""
-    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError(f"accelerate: {what} while a CUDA graph is recorded: call the model once before, with inputs that look the same")
-
-
 def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
     return module._call_impl(*args, **kwargs)
 
@@ -258,9 +211,9 @@ class Armed:
         if torch.compiler.is_compiling():
             return module._call_impl(*args, **kwargs)
         if goes_round():
-            if self.compiled is not None and self.compiled.whole and _is_seen():
+            if self.compiled is not None and self.compiled.whole and is_seen():
                 try:
-                    with _seen_inside_graphs():
+                    with seen_inside_graphs():
                         return self.compiled.run(module, args, kwargs)
                 except RuntimeError as error:
                     if "Detected recompile" not in str(error):
