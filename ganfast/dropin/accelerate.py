@@ -230,7 +230,7 @@ def _accelerated_function(function: Callable, recompute: bool) -> Callable:
     compiled: list[Compiled] = []
 
     def accelerated(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or goes_round():
+        if torch.compiler.is_dynamo_compiling() or goes_round():
             return function(*args, **kwargs)
         if not compiled:
             compiled.append(Compiled(_call, None, recompute, getattr(function, "__name__", type(function).__name__)))

@@ -194,6 +194,12 @@ def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
     return module._call_impl(*args, **kwargs)
 
 
+def _gains_nothing(module: nn.Module) -> bool:
+    """Whether a module in which no group was found has none for later calls either: no norm, and no weight of a convolution."""
+    norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())
+    return not norms and not any(t.dim() > 2 for t in (*module.parameters(), *module.buffers()))
+
+
 class Armed:
     """What stands in a module's `_compiled_call_impl`, where nn.Module.compile puts its own: calls the module through dynamo. Copies and
     pickles of the module come without it."""
@@ -204,11 +210,11 @@ class Armed:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
         self.slices: Compiled | None = None  # of a Sequential's slices
-        self.idle: set[tuple[bool, bool]] = set()  # training and grad mode of calls in which no group was found: dynamo only costs
+        self.idle = False  # whether dynamo only costs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self.module()
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():  # is_compiling is true in all threads while one compiles
             return module._call_impl(*args, **kwargs)
         if goes_round():
             if self.compiled is not None and self.compiled.whole and is_seen():
@@ -224,12 +230,11 @@ class Armed:
             names = () if root is None else root.named_modules()  # a child may outlive its model
             path = next((name for name, m in names if m is module), "")
             self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
-        settings = module.training, torch.is_grad_enabled()
-        if settings in self.idle:
+        if self.idle:
             return module._call_impl(*args, **kwargs)
         result = self.compiled.call(module, args, kwargs)
-        if not self.compiled.found:
-            self.idle.add(settings)
+        if not self.compiled.found and _gains_nothing(module):
+            self.idle = True
         return result
 
     def __deepcopy__(self, memo: dict) -> None:

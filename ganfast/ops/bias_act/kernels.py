@@ -50,6 +50,7 @@ def limit(clamp: float | None, from_y: bool, dtype: torch.dtype) -> float | None
 
 
 def _fwd(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+    _backends.ran["bias_act"] = backend
     bias, alpha = _vectors(backend, x, bias, alpha)
     args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last)
     if backend in ("cpu", "cuda"):
