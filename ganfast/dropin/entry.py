@@ -2,6 +2,7 @@
 not see it."""
 
 import contextlib
+import functools
 import inspect
 import itertools
 import logging
@@ -52,7 +53,7 @@ class Compiled:
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
-        self.found = False  # whether any graph has a group
+        self.found, self.broke = False, False  # whether any graph has a group; whether dynamo left one
         self._failures: dict[types.CodeType, int] = {}
         self._call, self.run = call, self._fresh(call)
 
@@ -132,7 +133,7 @@ class _Watched:
             return ConvertFrameReturn(frame_exec_strategy=FrameExecStrategy(action, FrameAction.DEFAULT), apply_to_code=given_up)
         finally:
             compiled.seconds += time.perf_counter() - began
-        reasons = [_line(why) for why, times in counters["graph_break"].items() if times != before.get(why)]
+        reasons = [_line(why).partition(" Hint:")[0] for why, times in counters["graph_break"].items() if times != before.get(why)]
         tried, made_it = (counters["frames"][name] - frames.get(name, 0) for name in ("total", "ok"))
         if tried > made_it and result.frame_exec_strategy.cur_action == FrameAction.SKIP:
             # Dynamo would not look at this code again, nor at the same of other models.
@@ -140,6 +141,7 @@ class _Watched:
             result.apply_to_code = [compiled.failed(code, reason) for reason in why][-1]
             return result
         compiled.breaks += [Break("broke", reason) for reason in reasons]
+        compiled.broke = compiled.broke or bool(reasons)
         if anew and len(compiled.graphs) > made:
             compiled.breaks.append(Break("compiled anew", anew))
         if result.guarded_code is None and result.frame_exec_strategy.cur_action == FrameAction.RUN_ONLY:
@@ -194,6 +196,25 @@ def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
     return module._call_impl(*args, **kwargs)
 
 
+def _runs_in_order(module: nn.Module) -> bool:
+    """Whether a module is a Sequential as torch has it, whose own call nobody watches."""
+    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return plain and type(module).__iter__ is nn.Sequential.__iter__ and not any(hooks)
+
+
+@functools.cache
+def _in_order(count: int) -> types.FunctionType:
+    """A call of so many layers, one a line. Dynamo goes on after a line that it cannot follow, but not in the middle of Sequential's loop,
+    where all layers would run one by one."""
+    names = [f"layer_{i}" for i in range(count)]
+    lines = ["(x,) = args", f"({''.join(f'{name}, ' for name in names)}) = module._modules.values()", *(f"x = {name}(x)" for name in names)]
+    source = "\n    ".join(["def _call_in_order(module, args, kwargs):", *lines, "return x"])
+    space: dict[str, Any] = {}
+    exec(compile(source, __file__, "exec"), space)
+    return space["_call_in_order"]
+
+
 def _gains_nothing(module: nn.Module) -> bool:
     """Whether a module in which no group was found has none for later calls either: no norm, and no weight of a convolution."""
     norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())
@@ -210,6 +231,7 @@ class Armed:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
         self.slices: Compiled | None = None  # of a Sequential's slices
+        self.pieces: dict[int, Compiled] = {}  # of a Sequential that dynamo left somewhere, by its length: layer by layer
         self.idle = False  # whether dynamo only costs
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -226,16 +248,33 @@ class Armed:
                         raise
             return module._call_impl(*args, **kwargs)
         if self.compiled is None:
-            root = self.root()
-            names = () if root is None else root.named_modules()  # a child may outlive its model
-            path = next((name for name, m in names if m is module), "")
-            self.compiled = Compiled(_call_module, root, self.recompute, type(module).__name__, path)
+            self.compiled = self._compiled(_call_module, module)
         if self.idle:
             return module._call_impl(*args, **kwargs)
+        if self.compiled.broke and len(args) == 1 and not kwargs and _runs_in_order(module):
+            count = len(module._modules)
+            if count not in self.pieces:
+                self.pieces[count] = self._compiled(_in_order(count), module)
+                self._forget_single_layers(module)
+            return self.pieces[count].call(module, args, kwargs)
         result = self.compiled.call(module, args, kwargs)
         if not self.compiled.found and _gains_nothing(module):
             self.idle = True
         return result
+
+    def _forget_single_layers(self, module: nn.Module) -> None:
+        """What the call compiled that met the break: `explain` tells of what runs."""
+        self.compiled.graphs.clear()
+        for child in module.modules():
+            armed = child.__dict__.get("_compiled_call_impl")
+            if isinstance(armed, Armed) and armed is not self:
+                armed.compiled = None
+
+    def _compiled(self, call: types.FunctionType, module: nn.Module) -> Compiled:
+        root = self.root()
+        names = () if root is None else root.named_modules()  # a child may outlive its model
+        path = next((name for name, m in names if m is module), "")
+        return Compiled(call, root, self.recompute, type(module).__name__, path)
 
     def __deepcopy__(self, memo: dict) -> None:
         return None

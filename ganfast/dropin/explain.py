@@ -100,7 +100,7 @@ def _compiled(model: object) -> Iterator[Compiled]:
     for module in model.modules():
         armed = module.__dict__.get("_compiled_call_impl")
         if isinstance(armed, Armed):
-            yield from (each for each in (armed.compiled, armed.slices) if each is not None)
+            yield from (each for each in (armed.compiled, armed.slices, *armed.pieces.values()) if each is not None)
 
 
 def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
