@@ -25,12 +25,14 @@ Tensors = Mapping[str, Tensor]
 
 
 class Settings(NamedTuple):
-    """`rivals` beside ganfast; rounds: `repeats`, or `at_least` of them once `seconds` per rival are spent."""
+    """`rivals` beside ganfast; rounds: `repeats`, or `at_least` of them once `seconds` per rival are spent; `asked`: whether the rivals
+    were named on the command line."""
 
     rivals: tuple[str, ...] = ("eager",)
     repeats: int = 15
     at_least: int = 5
     seconds: float = 0.25
+    asked: bool = False
 
     def who(self, max_autotune: bool) -> tuple[str, ...]:
         return tuple(w for w in WHO if w == "ganfast" or (w in self.rivals and (w != "max-autotune" or max_autotune)))
