@@ -9,7 +9,7 @@ from benchmarks.rivals import DTYPES, INFERENCE, Subject
 from ganfast.models.dcgan import DCGANGenerator
 
 
-def _generators(case) -> Subject:
+def generators(case) -> Subject:
     eager, fast = (DCGANGenerator(case.image_size, case.latent, case.width) for _ in range(2))
     z = torch.randn(case.batch, case.latent)
     with torch.no_grad():
@@ -21,4 +21,4 @@ def _generators(case) -> Subject:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_inference(bench, dtype):
     row = {"op": "generator", "bytes": None, "flops": GENERATOR.flops()}
-    bench.modules(_generators, GENERATOR, dtype, INFERENCE, row, dims=2, tiny=GENERATOR.tiny(), max_autotune=True)
+    bench.modules(generators, GENERATOR, dtype, INFERENCE, row, dims=2, tiny=GENERATOR.tiny(), max_autotune=True)

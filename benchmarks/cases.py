@@ -158,6 +158,8 @@ GATHER = [
 
 # A whole network, sampling in eval mode; the training steps are in steps/cases.py.
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
+# The same with so few channels that a call is little but its Python.
+CALL = NetworkCase("dcgan64-w8", 1, 64, 100, 8, f"{_DCGAN}; here width 8, batch 1")
 
 # Rows of the third mode: the gradient of a squared gradient norm, as a gradient penalty wants it. float32.
 SECOND_ORDER = {

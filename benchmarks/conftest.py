@@ -11,21 +11,27 @@ from benchmarks.rivals import DTYPES, FIRST_ORDER, WHO, takes_max_autotune
 
 _ORDER = {"bench_step": 0, "bench_accelerate": 2}  # a time limit cuts the tail; otherwise as the files come
 _CHOICES = [who for who in WHO if who != "ganfast"]
+_DEFAULT = "eager" if DEVICE == "cpu" else ",".join(_CHOICES)
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("ganfast's benchmarks")
-    default = "eager" if DEVICE == "cpu" else ",".join(_CHOICES)
-    group.addoption("--rivals", default=default, help=f"comma-separated, of {', '.join(_CHOICES)}; here by default {default}")
+    said = f"comma-separated, of {', '.join(_CHOICES)}; here by default {_DEFAULT}; whole networks take compile only if it is named here"
+    group.addoption("--rivals", default=None, help=said)
     group.addoption("--seconds", type=float, default=Settings().seconds, help="wall time a rival's rounds may take, after the first 5")
     group.addoption("--time-limit", type=float, default=None, help="seconds after which no further row is begun; the rest is skipped")
     group.addoption("--measured-commit", default=None, help="the commit, for a copy without its git history")
 
 
+def _rivals(config) -> tuple[str, ...]:
+    given = config.getoption("--rivals")
+    return tuple((_DEFAULT if given is None else given).split(","))
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "layers: a layer against a layer, without max-autotune")
     config.addinivalue_line("markers", "steps: everything else; the two marks part a long run")
-    unknown = [who for who in config.getoption("--rivals").split(",") if who not in _CHOICES]
+    unknown = [who for who in _rivals(config) if who not in _CHOICES]
     if unknown:
         raise pytest.UsageError(f"--rivals: {', '.join(unknown)} is unknown; valid: {', '.join(_CHOICES)}")
     config.ganfast_begun = time.monotonic()
@@ -44,7 +50,7 @@ def pytest_collection_modifyitems(items):
 def calibration(request):
     """Its words come first: what this run is, and which of ganfast's kernels it lacks."""
     say, about = _say(request.config), facts(request.config.getoption("--measured-commit"))
-    say(f"benchmarks on {about['device']}, commit {about['commit']}; rivals: {request.config.getoption('--rivals')}")
+    say(f"benchmarks on {about['device']}, commit {about['commit']}; rivals: {','.join(_rivals(request.config))}")
     for word in about["missing"]:
         say(f"ganfast falls back to torch's own kernels where it would take {word}")
     found = calibrate(DTYPES, clock())
@@ -72,5 +78,6 @@ def bench(request, benchmark, calibration):
     if limit is not None and time.monotonic() - begun > limit:
         pytest.skip(f"the time limit of {limit:.0f} s is spent")
     about = facts(config.getoption("--measured-commit")) | {"calibration": {"copy": calibration.copy, "matrix": calibration.matrix}}
-    settings = Settings(tuple(config.getoption("--rivals").split(",")), seconds=config.getoption("--seconds"))
+    asked = config.getoption("--rivals") is not None
+    settings = Settings(_rivals(config), seconds=config.getoption("--seconds"), asked=asked)
     return Bench(benchmark, settings, about, calibration, _say(config))

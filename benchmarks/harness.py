@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.calibration import Calibration
 from benchmarks.counters import launches_and_peak, overhead
 from benchmarks.machine import DEVICE, cache_bytes
+from benchmarks.paired import against_eager
 from benchmarks.rivals import DTYPES, WHO, Problem, Subject, who_and_layout
 from ganfast import _tune
 from ganfast._timing import DeviceClock, Timing, interleaved, wall_clock
@@ -24,12 +25,14 @@ Tensors = Mapping[str, Tensor]
 
 
 class Settings(NamedTuple):
-    """`rivals` beside ganfast; rounds: `repeats`, or `at_least` of them once `seconds` per rival are spent."""
+    """`rivals` beside ganfast; rounds: `repeats`, or `at_least` of them once `seconds` per rival are spent; `asked`: whether the rivals
+    were named on the command line."""
 
     rivals: tuple[str, ...] = ("eager",)
     repeats: int = 15
     at_least: int = 5
     seconds: float = 0.25
+    asked: bool = False
 
     def who(self, max_autotune: bool) -> tuple[str, ...]:
         return tuple(w for w in WHO if w == "ganfast" or (w in self.rivals and (w != "max-autotune" or max_autotune)))
@@ -137,6 +140,7 @@ class Bench:
         for name, peak in (peaks or {}).items():
             rivals[name]["peak_bytes"] = peak()
         row = {**self.facts, **row, "rivals": rivals | {name: {"failed": why} for name, why in (failed or {}).items()}}
+        row["paired"] = against_eager(timings)
         row["overhead_us"] = costs and {name: _four_digits(us) for name, us in costs.items()}
         row["noisy"] = any(t.spread > NOISY for t in timings.values())
         row["fits_cache"] = row.get("bytes") is not None and row["bytes"] < 4 * cache_bytes()

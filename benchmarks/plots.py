@@ -3,7 +3,7 @@
 import importlib.util
 from pathlib import Path
 
-from benchmarks.ratios import best, geometric_mean, groups, known, ratio
+from benchmarks.ratios import best, geometric_mean, groups, known, ratio, title
 from benchmarks.results_file import Unusable
 
 _COLOURS = {"fp32": "#33658a", "bf16": "#f6ae2d"}
@@ -38,14 +38,14 @@ def _figure(width: float, height: float):
 
 def _bars(results: dict):
     """A bar per op, mode and dtype: the geometric mean over its cases, each case a dot."""
-    found = {key: known(rows, ratio) for key, rows in groups(results["rows"], "op", "mode", "dtype").items()}
+    found = {key: known(rows, ratio) for key, rows in groups(results["rows"], "op", "mode", "dtype", "size").items()}
     found = {key: values for key, values in found.items() if values}
     figure, axes = _figure(8, 1.2 + 0.28 * len(found))
-    for y, ((_, _, dtype), values) in enumerate(found.items()):
+    for y, ((_, _, dtype, _), values) in enumerate(found.items()):
         axes.barh(y, geometric_mean(values), color=_COLOURS.get(dtype, "grey"))
         axes.plot(values, [y] * len(values), "k.", markersize=3, alpha=0.6)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(found)), [f"{op}, {mode}, {dtype}" for op, mode, dtype in found], fontsize=8)
+    axes.set_yticks(range(len(found)), [f"{title(op, size)}, {mode}, {dtype}" for op, mode, dtype, size in found], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("eager's time over ganfast's: geometric mean, dots are cases")
     axes.set_title(f"{results['device']}, {results['date']}", fontsize=10)

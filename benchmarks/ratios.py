@@ -40,6 +40,11 @@ def like_for_like(row: dict) -> dict[str, float]:
     return {layout: eager[layout] / ours[layout] for layout in eager if layout in ours}
 
 
+def surely_below(row: dict, limit: float) -> bool:
+    """Whether the whole interval of a layout's paired ratio to eager lies below the limit."""
+    return any(high < limit for _, _, high in row.get("paired", {}).values())
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan
@@ -48,8 +53,13 @@ def geometric_mean(values: Iterable[float]) -> float:
 def groups(rows: list[dict], *keys: str) -> dict[tuple, list[dict]]:
     found: dict[tuple, list[dict]] = {}
     for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+        found.setdefault(tuple(row.get(key) for key in keys), []).append(row)
     return found
+
+
+def title(op: str, size: str | None) -> str:
+    """What a group of rows is called: small networks are told apart from those that people train."""
+    return f"{op}, small" if size == "small" else op
 
 
 def known(rows: list[dict], value: Callable[[dict], float | None]) -> list[float]:

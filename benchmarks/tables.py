@@ -1,6 +1,7 @@
 """The README's summary and the full table of a results file, as Markdown."""
 
-from benchmarks.ratios import best, geometric_mean, groups, known, like_for_like, ratio
+from benchmarks import family_table
+from benchmarks.ratios import best, geometric_mean, groups, known, like_for_like, ratio, title
 from benchmarks.steps import tables as steps
 from benchmarks.targets import findings
 
@@ -9,6 +10,14 @@ _DTYPES = ("fp32", "bf16")
 
 def _times(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}x"
+
+
+def _same_layout(row: dict, layout: str) -> str:
+    """Like for like: the median of the rounds' own ratios with its interval; without rounds to pair, the medians' ratio."""
+    if layout in row.get("paired", {}):
+        low, median, high = row["paired"][layout]
+        return f"{median:.2f}x ({low:.2f} to {high:.2f})"
+    return _times(like_for_like(row).get(layout))
 
 
 def _pair(row: dict, cell) -> str:
@@ -27,8 +36,7 @@ def _row(row: dict) -> str:
     for who in ("eager", "ganfast"):
         rival = best(row, who)
         cells.append("failed" if rival is None else f"{rival[1]['median'] * 1e3:.3f}" + (f" ({rival[0]})" if rival[0] else ""))
-    same = like_for_like(row)
-    cells += [_times(ratio(row)), _times(same.get("nchw")), _times(same.get("nhwc"))]
+    cells += [_times(ratio(row)), _same_layout(row, "nchw"), _same_layout(row, "nhwc")]
     cells += [_times(ratio(row, "compile")), _times(ratio(row, "max-autotune"))]
     cells += [_pair(row, _percent), _pair(row, lambda r: str(r["launches"])), _pair(row, lambda r: f"{r['peak_bytes'] / 2**20:.1f}")]
     costs = row["overhead_us"]
@@ -49,7 +57,8 @@ def full(results: dict, plots: list[str]) -> str:
     lines = [
         f"# {results['device']}, {results['date']}", "", f"Commit {results['commit']}; {versions}.", "",
         "Milliseconds are medians of interleaved runs; a ratio above 1 means ganfast is faster. `best` compares the faster layout of",
-        "each side, `nchw` and `nhwc` like for like, `compile` and `max-autotune` those rivals in channels_last with ganfast's faster one.",
+        "each side; `nchw` and `nhwc` like for like, the median of the rounds' own ratios with its 95 % interval; `compile` and",
+        "`max-autotune` those rivals in channels_last with ganfast's faster one.",
         "Pairs are eager / ganfast. % of calibration: c of a large copy's bandwidth, m of a square matrix product's rate, both of this",
         f"same run (copy {calibration['copy'] / 1e9:.1f} GB/s; {rates}); in a cache a row exceeds the copy." if calibration else "",
         "Launches: kernels on a GPU, operators on a CPU. Peak: beyond what lay in memory before the call. Call: the same on tiny tensors.",
@@ -63,7 +72,7 @@ def full(results: dict, plots: list[str]) -> str:
     failures = [f"- {r['op']} {r['case']} b{r['batch']} {r['dtype']} {r['mode']}, {name}: {rival['failed']}"
                 for r in results["rows"] for name, rival in r["rivals"].items() if "failed" in rival]  # fmt: skip
     events = sorted({rival["clock"] for r in results["rows"] for rival in r["rivals"].values() if " (" in rival.get("clock", "")})
-    lines += steps.section(results["rows"])
+    lines += family_table.section(results["rows"]) + steps.section(results["rows"])
     lines += ["", "## Rivals that did not run", "", *failures] if failures else []
     lines += ["", "## Timed by events", "", *[f"- {clock}" for clock in events]] if events else []
     sources = sorted({f"- {row['case']}: {row['source']}" for row in results["rows"] if row.get("source")})
@@ -92,7 +101,7 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
         *[f"Without {word}." for word in rows[0].get("missing", [])], "",
         "| op | mode | cases | fp32 | bf16 | slowest case |", "|---|---|---:|---:|---:|---|",
     ]  # fmt: skip
-    for (op, mode), group in groups(rows, "op", "mode").items():
+    for (op, mode, size), group in groups(rows, "op", "mode", "size").items():
         means = []
         for dtype in _DTYPES:
             values = known([r for r in group if r["dtype"] == dtype], ratio)
@@ -100,7 +109,7 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
         compared = [r for r in group if ratio(r) is not None]
         worst = min(compared, key=ratio) if compared else None
         last = "" if worst is None else f"{worst['case']} {worst['dtype']} {ratio(worst):.2f}x"
-        lines.append(f"| {op} | {mode} | {len({(r['case'], r['batch']) for r in group})} | {means[0]} | {means[1]} | {last} |")
+        lines.append(f"| {title(op, size)} | {mode} | {len({(r['case'], r['batch']) for r in group})} | {means[0]} | {means[1]} | {last} |")
     lines += ["", "| goal | measured | wanted | |", "|---|---:|---:|---|"]
     words = {True: "reached", False: "missed", None: ""}
     lines += [f"| {f.text} | {f.value} | {f.goal} | {words[f.met]} |" for f in findings(results)]

@@ -62,6 +62,7 @@ def test_a_row_carries_what_the_schema_wants(bench, dtype, mode):
         assert rival["percent_copy"] == pytest.approx(100 * 1000 / rival["median"] / 1e9, rel=1e-3)
         assert rival["percent_matrix"] == pytest.approx(2 * rival["percent_copy"], rel=1e-3)
         assert rival["launches"] > 1 and rival["peak_bytes"] > 0 and rival["rounds"] == 3 and rival["clock"] == "wall"
+    assert list(row["paired"]) == ["nchw", "nhwc"] and all(0 < low <= median <= high for low, median, high in row["paired"].values())
     assert row["overhead_us"]["eager"] > 1 and row["overhead_us"]["ganfast"] > 1
     assert row["commit"] == "c0ffee" and set(row["versions"]) == {"torch", "triton", "ganfast", "python", "cuda"}
     assert len(bench.said) == 1 and "conv_transpose_act tiny b1" in bench.said[0]
