@@ -32,18 +32,32 @@ def _torch_is_wrong(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> bo
     """torch 2.13 on a CPU: instance_norm has a wrong gradient for a channels_last batch of one; a convolution's gradients can be wrong in
     16 bits, or break the heap, measured or not."""
     spec, dtype = group.spec, autocast_dtype(x) or x.dtype
-    if spec.conv is not None:
-        kernel = operands[0].shape[2:]
-        stride, dilation = (_each(spec.conv.get(name, 1), len(kernel)) for name in ("stride", "dilation"))
-        if torch_faults.layer(kernel, stride, dilation, dtype, x.shape[-1]):
-            return True
+    if spec.conv is not None and _convolution_is_wrong(spec, x, operands[0], dtype):
+        return True
     if spec.norm is None or spec.norm["kind"] != "instance" or x.dim() < 4 or x.shape[0] != 1:
         return False
     return any(is_channels_last(t) for t in (x, *operands) if t.dim() == x.dim())
 
 
-def _each(option: int | tuple[int, ...], dims: int) -> tuple[int, ...]:
-    return option if isinstance(option, tuple) and len(option) == dims else (option if isinstance(option, int) else option[0],) * dims
+def _convolution_is_wrong(spec, x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
+    """In the forward alone where nothing learns; else in a gradient too, of which less is known."""
+    dims = weight.dim() - 2
+    defaults = {"stride": 1, "padding": 0, "dilation": 1}
+    stride, padding, dilation = (_each(spec.conv.get(name, default), dims) for name, default in defaults.items())
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    size = [length * s for length, s in zip(x.shape[2:], spec.scale or (1,) * dims)]
+    if learns or any(isinstance(p, str) for p in padding):
+        return torch_faults.layer(weight.shape[2:], stride, dilation, dtype, size[-1])
+    image = torch.empty(1, dtype=dtype, device=x.device).expand(*x.shape[:2], *size)  # its look
+    if spec.transposed:
+        return torch_faults.conv_transpose(image)
+    return torch_faults.conv(image, weight, stride, padding, dilation, spec.conv["groups"])
+
+
+def _each(option: int | str | tuple[int, ...], dims: int) -> tuple:
+    """torch reads one number, alone or in a tuple, as that of every dimension."""
+    given = option if isinstance(option, tuple) else (option,)
+    return given if len(given) == dims else given * dims
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
