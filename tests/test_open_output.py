@@ -70,6 +70,7 @@ def gradients(f, inputs, order, changed):
     return first if order == 1 else grad(sum(g.square().sum() for g in first), inputs, allow_unused=True)
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("backend", ["reference", "cpu", "auto"])
 @each_act
@@ -88,6 +89,7 @@ def test_without_it_the_change_is_noticed(name, act, alpha):
         gradients(fast(name, act, alpha, open_output=False), leaves(name), 1, True)
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("order", [1, 2])
 @piecewise
@@ -113,6 +115,7 @@ def test_the_slope_at_nan(name, act, alpha):
     assert all(g.isfinite().all() for g in got)
 
 
+@pytest.mark.pairs
 @pytest.mark.parametrize("learn", ["all", "weights", "x"])
 @piecewise
 @each_op

@@ -39,7 +39,7 @@ def test_same_results_and_gradients_to_second_order(row, training):
     assert not (found := judged(row, training)[0]), "\n".join(found)
 
 
-@rows
+@pytest.mark.parametrize("row", [r if r.small else pytest.param(r, marks=pytest.mark.prove) for r in FAMILIES], ids=str, scope="module")
 @modes
 def test_same_results_and_gradients_in_bfloat16(row, training):
     assert not (found := oracle.judge(row, training, torch.bfloat16)), "\n".join(found)
