@@ -24,7 +24,7 @@ _TINY = {r.name: replace(r, real=Real(r.make, r.inputs, r.batch, "a paper")) for
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.setattr(bench_accelerate, "ROUNDS", (1, 2))
+    monkeypatch.setattr(bench_accelerate, "ROUNDS", (6, 6))
     rates = Calibration(1e9, {"fp32": 1e9, "bf16": 1e9})
     return Bench(Recorder(), Settings(seconds=0.0), machine.facts("c0ffee"), rates, lambda text: None)
 
