@@ -111,6 +111,11 @@ def _reference(row: Family, mode: str) -> oracle.Results:
     return Pass(row, mode, torch.float64, torch.contiguous_format).first()
 
 
+def _layers(model: nn.Module) -> int:
+    """Modules that hold no others."""
+    return sum(next(module.children(), None) is None for module in model.modules())
+
+
 def sized(network: Family, size: str) -> Family:
     """The row at one of `SIZES`, under a name of its own."""
     found = network.at_size(SIZES[size])
@@ -191,7 +196,7 @@ def measure(
         found = _wrong(results[f"ganfast-{layout}"], results[f"eager-{layout}"], reference, precision)
         assert not found, f"{layout}: " + "\n".join(found)
     about = {"op": "accelerate", "case": row.name, "batch": row.batch, "dtype": dtype, "mode": mode, "size": size}
-    about |= {"source": getattr(network, SIZES[size]).source, "bytes": None, "flops": None}
+    about |= {"source": getattr(network, SIZES[size]).source, "bytes": None, "flops": None, "layers": _layers(plain.network)}
     about["first_call"] = {"seconds": round(first.took, 3), "compile": round(report.seconds, 3), "groups": len(report.groups)}
     if bench.settings.asked and "compile" in bench.settings.rivals:
         name, rival = f"compile-{ran[0]}", Pass(row, mode, precision, formats[ran[0]], _by_inductor(plain.draws))

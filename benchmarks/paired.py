@@ -19,21 +19,22 @@ def _rank(count: int) -> int:
     return k
 
 
-def interval(ratios: list[float]) -> list[float]:
+def interval(ratios: list[float]) -> list[float] | None:
     """[low, median, high]: the 95 % interval of the median by order statistics (binomial), which asks nothing of how the ratios are
-    distributed, only that rounds are independent. Of fewer than six ratios, which have no such interval, the smallest and the largest.
+    distributed, only that rounds are independent. None of fewer than six ratios: their smallest and largest enclose it with less.
     Another process, with its memory elsewhere, may give another median: the interval does not cover that."""
-    ordered, k = sorted(ratios), max(1, _rank(len(ratios)))
-    return [ordered[k - 1], statistics.median(ordered), ordered[-k]]
+    ordered, k = sorted(ratios), _rank(len(ratios))
+    return [ordered[k - 1], statistics.median(ordered), ordered[-k]] if k else None
 
 
 def against_eager(timings: Mapping[str, Timing]) -> dict[str, list[float]]:
-    """Layout -> [low, median, high] of eager's time over ganfast's, for the layouts that both ran in."""
+    """Layout -> [low, median, high] of eager's time over ganfast's, for the layouts that both ran in, six rounds or more."""
     found = {}
     for name, eager in timings.items():
         who, layout = who_and_layout(name)
         ours = timings.get(f"ganfast-{layout}" if layout else "ganfast")
         if who == "eager" and ours is not None:
             values = interval([e / g for e, g in zip(eager.samples, ours.samples, strict=True)])
-            found[layout] = [float(f"{value:.4g}") for value in values]
+            if values is not None:
+                found[layout] = [float(f"{value:.4g}") for value in values]
     return found

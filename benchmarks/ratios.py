@@ -45,6 +45,14 @@ def surely_below(row: dict, limit: float) -> bool:
     return any(high < limit for _, _, high in row.get("paired", {}).values())
 
 
+def against(rows: list[dict], who: str) -> str:
+    """How ganfast stands against a rival: "1.20x, 3 won, 1 lost" of the rows in which it ran, and in how many it failed."""
+    values = known(rows, lambda row: ratio(row, who))
+    failed = sum(who_and_layout(name)[0] == who and "failed" in rival for row in rows for name, rival in row["rivals"].items())
+    words = [f"{geometric_mean(values):.2f}x, {sum(v > 1 for v in values)} won, {sum(v < 1 for v in values)} lost"] if values else []
+    return ", ".join(words + ([f"{failed} failed"] if failed else []))
+
+
 def geometric_mean(values: Iterable[float]) -> float:
     values = list(values)
     return math.exp(sum(map(math.log, values)) / len(values)) if values else math.nan

@@ -6,8 +6,8 @@ A row: op, case, batch, dtype, mode, source, device, kind, versions, commit, cal
 backends that cannot run here), bytes and flops (or null), rivals, overhead_us ({"eager", "ganfast"} or null), noisy, fits_cache
 (moves less than four times the last cache holds),
 chosen (by a tuner), seconds, paired (layout -> [low, median, high] of eager's time over ganfast's in the same round); of a training step
-also floor (seconds) and note; of a whole network also size ("trained" or "small"), first_call ({"seconds", "compile", "groups"}) and, if
-torch.compile ran, compile_first_call (seconds). A rival: median p20 p80 spread launch (seconds),
+also floor (seconds) and note; of a whole network also size ("trained" or "small"), layers, first_call ({"seconds", "compile", "groups"})
+and, if torch.compile ran, compile_first_call (seconds). A rival: median p20 p80 spread launch (seconds),
 rounds, clock, launches, peak_bytes, percent_copy, percent_matrix, of_floor; or {"failed": reason}.
 """
 

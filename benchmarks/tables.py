@@ -1,7 +1,7 @@
 """The README's summary and the full table of a results file, as Markdown."""
 
 from benchmarks import family_table
-from benchmarks.ratios import best, geometric_mean, groups, known, like_for_like, ratio, title
+from benchmarks.ratios import against, best, geometric_mean, groups, known, like_for_like, ratio, title
 from benchmarks.steps import tables as steps
 from benchmarks.targets import findings
 
@@ -99,7 +99,7 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
         f"memory, launches and rates: [{table}](benchmarks/results/{table}).",
         *([f"{noisy} of {len(rows)} rows had a spread above 30 %: small ratios of this run are not to be believed."] if noisy else []),
         *[f"Without {word}." for word in rows[0].get("missing", [])], "",
-        "| op | mode | cases | fp32 | bf16 | slowest case |", "|---|---|---:|---:|---:|---|",
+        "| op | mode | cases | fp32 | bf16 | slowest case | against torch.compile |", "|---|---|---:|---:|---:|---|---|",
     ]  # fmt: skip
     for (op, mode, size), group in groups(rows, "op", "mode", "size").items():
         means = []
@@ -109,7 +109,8 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
         compared = [r for r in group if ratio(r) is not None]
         worst = min(compared, key=ratio) if compared else None
         last = "" if worst is None else f"{worst['case']} {worst['dtype']} {ratio(worst):.2f}x"
-        lines.append(f"| {title(op, size)} | {mode} | {len({(r['case'], r['batch']) for r in group})} | {means[0]} | {means[1]} | {last} |")
+        cells = [title(op, size), mode, str(len({(r["case"], r["batch"]) for r in group})), *means, last, against(group, "compile")]
+        lines.append("| " + " | ".join(cells) + " |")
     lines += ["", "| goal | measured | wanted | |", "|---|---:|---:|---|"]
     words = {True: "reached", False: "missed", None: ""}
     lines += [f"| {f.text} | {f.value} | {f.goal} | {words[f.met]} |" for f in findings(results)]

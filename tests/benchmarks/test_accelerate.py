@@ -24,7 +24,7 @@ _TINY = {r.name: replace(r, real=Real(r.make, r.inputs, r.batch, "a paper")) for
 
 @pytest.fixture
 def bench(monkeypatch):
-    monkeypatch.setattr(bench_accelerate, "ROUNDS", (1, 2))
+    monkeypatch.setattr(bench_accelerate, "ROUNDS", (6, 6))
     rates = Calibration(1e9, {"fp32": 1e9, "bf16": 1e9})
     return Bench(Recorder(), Settings(seconds=0.0), machine.facts("c0ffee"), rates, lambda text: None)
 
@@ -46,6 +46,7 @@ def test_a_row_carries_what_the_schema_wants(bench, name, mode):
         assert (found["op"], found["mode"], found["size"], found["source"]) == ("accelerate", mode, "trained", "a paper")
         assert list(found["paired"]) == both
         seconds, compiling, groups = (found["first_call"][key] for key in ("seconds", "compile", "groups"))
+        assert found["layers"] == len([m for m in _TINY[name].build().modules() if not list(m.children())]) > 5
         assert 0 < compiling <= seconds and groups == len(_TINY[name].fused)
 
 
@@ -179,10 +180,19 @@ def test_the_goals_of_the_families():
     assert found[f"{below}, like for like"] == ("0 of 2", True), "an interval that reaches beyond is no proof"
     assert found["accelerated families train fp32, geometric mean"] == ("1.20x", True)
     assert found["accelerated families inference fp32, geometric mean"] == ("1.11x", True)
+    slow |= {"dtype": "bf16", "mode": "inference"}
     found = _findings(_family(ratio=1.14), slow, _family("small", ratio=9.0), _family(dtype="bf16", ratio=9.0))
-    assert found[f"{below}, like for like"] == ("1 of 4", False)
+    assert found[f"{below}, like for like"] == ("1 of 4: layer bf16 inference", False), "and it is named"
     assert found["accelerated families train fp32, geometric mean"] == ("1.14x", False), "of the size that people train"
     assert _findings(row())[f"{below}, like for like"] == ("not measured", None)
+
+
+def test_the_first_call_has_a_goal_up_to_forty_layers():
+    name = f"first call of an accelerated family of up to {targets.FIRST_CALL_LAYERS} layers, longest"
+    took = lambda seconds, layers: _family() | {"layers": layers, "first_call": {"seconds": seconds, "compile": 0.1, "groups": 3}}
+    assert _findings(took(2.0, 8), took(4.9, 40), took(99.0, 41))[name] == ("4.90 s", True)
+    assert _findings(took(5.1, 40), took(2.0, 8))[name] == ("5.10 s", False)
+    assert _findings(took(99.0, 41), row())[name] == ("not measured", None)
 
 
 @pytest.mark.parametrize(("added", "met"), [(59e-6, True), (61e-6, False)])
@@ -199,8 +209,11 @@ def test_the_families_have_a_table_of_their_own():
     assert "| trained | train | fp32 | 2 | 1.20x | 0 of 2 | 1.00x | 1 / 1 | 2.0 | 30.0 |" in text
     assert "| small | train | fp32 | 1 | 1.20x | 0 of 1 |  |  | 2.0 |  |" in text
     assert "| 0.96x (0.90 to 1.10) |" in text
-    summary = tables.summary(results(*rows), "t.md", [])
-    assert "| accelerate | train | 1 | 1.20x |" in summary and "| accelerate, small | train | 1 | 1.20x |" in summary
+    failed = _family(case="broken")
+    failed["rivals"]["compile-nchw"] = {"failed": "wrong result"}
+    summary = tables.summary(results(*rows, _family(times={"compile-nchw": 2.0}, case="another"), failed), "t.md", [])
+    assert "| accelerate | train | 3 | 1.20x |  | layer fp32 1.20x | 1.26x, 2 won, 1 lost, 1 failed |" in summary
+    assert "| accelerate, small | train | 1 | 1.20x |  | layer fp32 1.20x |  |" in summary
     assert "## Whole networks" not in tables.full(results(row()), [])
 
 

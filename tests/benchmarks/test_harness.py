@@ -40,7 +40,7 @@ class Recorder:
 def bench():
     said = []
     made = Bench(
-        Recorder(), Settings(repeats=3, at_least=1), machine.facts("c0ffee"), Calibration(1e9, {"fp32": 1e9, "bf16": 1e9}), said.append
+        Recorder(), Settings(repeats=6, at_least=6), machine.facts("c0ffee"), Calibration(1e9, {"fp32": 1e9, "bf16": 1e9}), said.append
     )
     made.said = said
     return made
@@ -61,7 +61,7 @@ def test_a_row_carries_what_the_schema_wants(bench, dtype, mode):
     for rival in row["rivals"].values():
         assert rival["percent_copy"] == pytest.approx(100 * 1000 / rival["median"] / 1e9, rel=1e-3)
         assert rival["percent_matrix"] == pytest.approx(2 * rival["percent_copy"], rel=1e-3)
-        assert rival["launches"] > 1 and rival["peak_bytes"] > 0 and rival["rounds"] == 3 and rival["clock"] == "wall"
+        assert rival["launches"] > 1 and rival["peak_bytes"] > 0 and rival["rounds"] == 6 and rival["clock"] == "wall"
     assert list(row["paired"]) == ["nchw", "nhwc"] and all(0 < low <= median <= high for low, median, high in row["paired"].values())
     assert row["overhead_us"]["eager"] > 1 and row["overhead_us"]["ganfast"] > 1
     assert row["commit"] == "c0ffee" and set(row["versions"]) == {"torch", "triton", "ganfast", "python", "cuda"}

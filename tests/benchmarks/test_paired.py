@@ -38,7 +38,13 @@ def _timing(*samples: float) -> Timing:
 
 def test_each_round_is_divided_by_its_own():
     """A machine that is ten times slower in one round slows both: the ratio does not move."""
-    eager, ours = _timing(2.0, 20.0, 3.0), _timing(1.0, 10.0, 0.5)
+    eager, ours = _timing(2.0, 20.0, 3.0, 2.0, 4.0, 2.0), _timing(1.0, 10.0, 0.5, 1.0, 2.0, 1.0)
     rivals = {"eager-nchw": eager, "ganfast-nchw": ours, "eager-nhwc": eager, "plain-eager-nchw": ours, "compile-nchw": ours}
     assert paired.against_eager(rivals) == {"nchw": [2.0, 2.0, 6.0]}
     assert paired.against_eager({"eager": eager, "ganfast": eager}) == {"": [1.0, 1.0, 1.0]}
+
+
+def test_five_rounds_have_no_interval():
+    """All lie on one side of the median once in sixteen times."""
+    few = _timing(1.0, 2.0, 3.0, 4.0, 5.0)
+    assert paired.interval(few.samples) is None and paired.against_eager({"eager": few, "ganfast": few}) == {}

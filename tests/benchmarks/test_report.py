@@ -29,7 +29,7 @@ def test_a_run_becomes_a_results_file_a_table_and_a_summary(tmp_path, capsys):
     assert again["rows"] == [row(), row(SLOW, case="slow", op="generator")] and again["schema"] == 2
     text = readme.read_text()
     assert text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n") and "old" not in text
-    assert "| conv_transpose_act | fwd+bwd | 1 | 2.00x |  | layer fp32 2.00x |" in text
+    assert "| conv_transpose_act | fwd+bwd | 1 | 2.00x |  | layer fp32 2.00x |  |" in text
     assert "- generator fp32 fwd+bwd: slow 0.50" in text
     assert "| generator inference fp32 | 0.50x | 1.4x | missed |" in text
     assert "| call overhead, conv_transpose_act fwd+bwd | +20 us (10 plain, 30 ganfast) | 25 us | reached |" in text
