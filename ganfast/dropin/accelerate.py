@@ -42,10 +42,10 @@ class _Evaluated:
         return made(*args) if args else made
 
 
-def _loaded(cls: type) -> nn.Module:
+def _loaded(cls: type, *args: Any) -> nn.Module:
     """An accelerated module of the class, without its state."""
     accelerated = accelerated_class(cls)
-    return accelerated.__new__(accelerated)
+    return accelerated.__new__(accelerated, *args)
 
 
 def _quiet(message: str) -> None:
@@ -70,15 +70,17 @@ class Accelerated:
 
     def __reduce_ex__(self, protocol):
         """Loads anywhere: accelerated where ganfast is, as the plain model with a warning where it is not."""
-        make, args, state, *rest = super().__reduce_ex__(max(protocol, 2))
-        if make is not copyreg.__newobj__:
-            return make, args, state, *rest  # a way of the user's own
+        reduced = super().__reduce_ex__(max(protocol, 2))
+        plain = lambda part: self._ganfast_class if part is type(self) else part
+        if isinstance(reduced, str) or reduced[0] is not copyreg.__newobj__:  # a way of the user's own: the plain model
+            return reduced if isinstance(reduced, str) else (plain(reduced[0]), tuple(map(plain, reduced[1])), *reduced[2:])
+        _, (_, *args), state, *_ = reduced
         found = _Evaluated(getattr, _Evaluated(importlib.util.find_spec, "ganfast"), "name", "builtins")
         home = _Evaluated(importlib.import_module, found)  # ganfast, or a module that has none of the names below
         if isinstance(state, dict):
             note = _Evaluated(_Evaluated(getattr, home, "_quiet", warnings.warn), _MISSING)
             state = {key: value for key, value in state.items() if key != "_compiled_call_impl"} | {"_ganfast_note": note}
-        return _Evaluated(getattr, home, "_loaded", copyreg.__newobj__), (self._ganfast_class,), state
+        return _Evaluated(getattr, home, "_loaded", copyreg.__newobj__), (self._ganfast_class, *args), state
 
     def __setstate__(self, state):
         if isinstance(state, dict):
@@ -88,10 +90,6 @@ class Accelerated:
 
     def __init_subclass__(cls, **_: object) -> None:
         """A user's own hook on subclasses, a registry or a check, is not meant for the classes made here."""
-
-    def _replicate_for_data_parallel(self):
-        disarm(self)  # before the children are replicated: what they are armed with calls the originals
-        return super()._replicate_for_data_parallel()
 
     def __prepare_scriptable__(self):
         """torch.jit.script asks for it first: its compiler knows neither this class nor a child that is armed."""
@@ -106,8 +104,8 @@ class _Sliced(Accelerated):
 
     def __getitem__(self, index):
         part = super().__getitem__(index)
-        if isinstance(index, slice):
-            armed = self._compiled_call_impl
+        traced = torch.compiler.is_dynamo_compiling()
+        if isinstance(index, slice) and not traced and isinstance(armed := self._compiled_call_impl, Armed):
             armed.slices = armed.slices or Compiled(_call, self, armed.recompute, type(self).__name__)
             part.__dict__["_compiled_call_impl"] = Armed(part, self, armed.recompute, armed.slices)
         return part
@@ -123,6 +121,9 @@ def arm(model: nn.Module) -> Armed:
     recompute = model.__dict__.get("_ganfast_recompute", False)
     for name, module in model.named_modules():
         made = ".parametrizations." in f".{name}."
+        theirs = module.__dict__.get("_compiled_call_impl")
+        if theirs is not None and not isinstance(theirs, Armed):
+            continue  # a user's own nn.Module.compile
         if (module is model or _gains_alone(module)) and not made and not isinstance(module, torch.jit.ScriptModule):
             module.__dict__["_compiled_call_impl"] = Armed(module, model, recompute)
     return model.__dict__["_compiled_call_impl"]
@@ -134,12 +135,15 @@ def disarm(model: nn.Module) -> None:
             del module.__dict__["_compiled_call_impl"]
 
 
-@functools.cache
 def accelerated_class(cls: type) -> type:
-    """The accelerated subclass of a user's class."""
+    """The accelerated subclass of a user's class, made once: kept on the class, and so no longer alive than that."""
+    if (known := cls.__dict__.get("_ganfast_accelerated")) is not None:
+        return known
     mixin = _Sliced if issubclass(cls, nn.Sequential) else Accelerated
     own = {"_ganfast_class": cls, "__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
-    return type(cls)(cls.__name__, (mixin, cls), own)
+    made = type(cls)(cls.__name__, (mixin, cls), own)
+    cls._ganfast_accelerated = made
+    return made
 
 
 def closed(model: object) -> str:
@@ -188,7 +192,7 @@ def accelerate(model: nn.Module | Callable, *, recompute: bool = False) -> nn.Mo
                 "accelerate", f"{name} is on the meta device, wants real tensors", "Materialise the model first: model.to_empty(...)"
             )
     restore(model)
-    with contextlib.suppress(TypeError):  # a class that allows no subclass, or no change of an instance's: copies will be plain
+    with contextlib.suppress(Exception):  # a class that allows no subclass, or no change of an instance's: copies will be plain
         model.__class__ = accelerated_class(type(model))
     if recompute:
         model.__dict__["_ganfast_recompute"] = True

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ganfast._layout import is_channels_last
+from ganfast.dropin.nodes import each
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.batch_norm_act.instance import instance_norm_act
 from ganfast.ops.batch_norm_act.op import batch_norm_act
@@ -21,7 +22,7 @@ _FOLDING = 2**18  # values that a norm's pass takes in the time of the fold's op
 
 class Spec(NamedTuple):
     """A group's constants. conv: the options of its op, None without one; scale: of the upsampling; norm: its options; open_output:
-    whether a caller may write to the output, as eager's activation would allow; keeps_x: whether a caller can reach x, of which eager
+    whether a caller may write to the output, as eager's activation would allow; clones_x: whether a caller can reach x, of which eager
     keeps nothing."""
 
     transposed: bool
@@ -33,7 +34,7 @@ class Spec(NamedTuple):
     gain: float
     clamp: float | None
     open_output: bool
-    keeps_x: bool
+    clones_x: bool
     recompute: bool
 
     @property
@@ -57,7 +58,11 @@ class Spec(NamedTuple):
 def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
-    weight, bias = t["weight"], t["bias"] if t["added"] is None else _sum(t["bias"], t["added"])
+    weight, bias = t["weight"], t["bias"]
+    if t["added"] is not None:
+        bias = _sum(bias, t["added"])
+    elif bias is not None and not bias.is_leaf:
+        bias = _own(bias)
     if spec.norm is not None:
         return _normalised(spec, x, weight, bias, t, alpha)
     if spec.conv is not None and t["scale"] is not None:
@@ -68,13 +73,21 @@ def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output)
 
 
+def _own(vector: Tensor) -> Tensor:
+    """[C], to be kept for a backward where eager keeps nothing of it: a copy of what a caller may change."""
+    vector = vector.reshape(-1)
+    return vector.clone() if torch.is_grad_enabled() else vector
+
+
 def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
-    return added.reshape(-1) if bias is None else bias + added.reshape(-1)
+    if bias is not None:
+        return bias + added.reshape(-1)
+    return added.reshape(-1) if added.is_leaf else _own(added)  # of a leaf the ops keep nothing
 
 
 def _convolved(spec: Spec, x, weight, bias, act: str, alpha, **options):
     """act(conv(x) + bias), after the upsampling where there is one."""
-    if spec.keeps_x and torch.is_grad_enabled() and weight.requires_grad:
+    if spec.clones_x and torch.is_grad_enabled() and weight.requires_grad:
         x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
     options |= {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
     with _rebuilt(x) if spec.recompute else contextlib.nullcontext():
@@ -118,7 +131,7 @@ def _affine(t: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
     gain, shift = t["gain"], t["shift"]
     if t["scale"] is not None:
         scale = t["scale"].reshape(-1)
-        gain, shift = scale if gain is None else gain * scale, None if shift is None else shift * scale
+        gain, shift = scale if gain is None else gain * scale, None if shift is None else _own(shift) * scale
     if t["offset"] is not None:
         shift = _sum(shift, t["offset"])
     return gain, shift
@@ -126,8 +139,7 @@ def _affine(t: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
 
 def _outputs(spec: Spec, x: Tensor, weight: Tensor) -> float:
     """About how many values the convolution gives."""
-    each = lambda option: option if isinstance(option, tuple) else (option,) * (weight.dim() - 2)
-    strides = math.prod(each(spec.conv.get("stride", 1)))
+    strides = math.prod(each(spec.conv.get("stride", 1), weight.dim() - 2))
     grown = strides if spec.transposed else math.prod(spec.scale or ()) / strides
     channels = weight.shape[1] * spec.conv["groups"] if spec.transposed else weight.shape[0]
     return x.shape[0] * math.prod(x.shape[2:]) * grown * channels
@@ -141,7 +153,10 @@ def _scaled(spec: Spec, weight: Tensor, bias: Tensor | None, factor: Tensor, off
         scaled = (weight.unflatten(0, (groups, -1)) * factor.view(groups, 1, -1, *ones)).flatten(0, 1)
     else:
         scaled = weight * factor.view(-1, 1, *ones)
-    moved = offset if bias is None else bias.to(factor.dtype) * factor if offset is None else bias.to(factor.dtype) * factor + offset
+    moved = offset
+    if bias is not None:
+        moved = _own(bias).to(factor.dtype) * factor
+        moved = moved if offset is None else moved + offset
     return scaled.to(weight.dtype), None if moved is None else moved.to(weight.dtype)
 
 

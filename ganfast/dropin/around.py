@@ -1,6 +1,7 @@
 """What goes round dynamo, what must see the graphs that run, and what must not happen while a CUDA graph is recorded."""
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 
@@ -32,6 +33,22 @@ def is_seen() -> bool:
     """Whether every dispatch mode that is on, one at least, says by `_ganfast_sees_kernels` that it is to see ganfast's ops."""
     modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
     return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
+
+
+@functools.cache
+def leave_backwards() -> None:
+    """Tells dynamo to leave the backwards of ganfast's ops, and all that they call, as they are. A gradient that is taken inside a compiled
+    function would make a graph of them, and what is traced builds no graph for a second derivative."""
+    from torch._C._dynamo.eval_frame import set_code_exec_strategy
+    from torch._dynamo.types import FrameAction, FrameExecStrategy
+
+    from ganfast.ops.batch_norm_act.autograd import BatchNormAct
+    from ganfast.ops.bias_act.autograd import BiasAct
+    from ganfast.ops.conv_transpose_act.autograd import ConvAct, ConvTransposeAct, DataGrad, WeightGrad
+    from ganfast.ops.gan_loss.autograd import GanLoss
+
+    for function in (BatchNormAct, BiasAct, ConvAct, ConvTransposeAct, DataGrad, WeightGrad, GanLoss):
+        set_code_exec_strategy(function.backward.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
 
 
 def goes_round() -> bool:

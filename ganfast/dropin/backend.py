@@ -15,9 +15,9 @@ from torch import Tensor, fx
 
 from ganfast import _backends, _tune
 from ganfast._memo import Memo
-from ganfast.dropin.around import refuse_in_recording, watching_modes
+from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching_modes
 from ganfast.dropin.groups import Found, Group, opaque, replaced
-from ganfast.dropin.nodes import Names, storages, tensor, version, written
+from ganfast.dropin.nodes import Names, is_pure, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, whole_pays
 
 
@@ -32,11 +32,12 @@ class Graph:
         self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False, path: str = ""
     ) -> None:
         began = time.perf_counter()
+        leave_backwards()
         self.module, self.plain = module, module.forward
         found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
-        self._writes = _written_inputs(module.graph)
+        self._writes, self._pure = _written_inputs(module.graph), all(map(is_pure, module.graph.nodes))
         for node in module.graph.nodes:  # fake tensors, of which a large graph has thousands
             node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
@@ -69,7 +70,10 @@ class Graph:
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
         if all(final for _, final in answers):
             pays = tuple(pays for pays, _ in answers)
-            if any(group.question for group, fused in zip(self.groups, pays) if fused) and not self._pays_as_a_whole(pays, args):
+            measured = any(group.question for group, fused in zip(self.groups, pays) if fused)
+            # Under saved-tensor hooks, checkpointing's, the next run must keep what this one kept.
+            hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+            if measured and self._pure and not hooked and not self._pays_as_a_whole(pays, args):
                 pays = (False,) * len(pays)
                 for group in self.groups:
                     group.ran, group.outvoted = ("torch",), True
@@ -79,7 +83,7 @@ class Graph:
     def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:
         about = [group.question for group in self.groups], pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
         graph = f"graph of {len(pays)} groups, {sum(pays)} fused, {hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
-        return whole_pays(graph, self._with(pays), self.plain, args, self._writes)[0]
+        return whole_pays(graph, self._with(pays), self.plain, args, self._writes)
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:

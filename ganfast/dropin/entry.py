@@ -7,6 +7,7 @@ import inspect
 import itertools
 import logging
 import os
+import sys
 import time
 import types
 import warnings
@@ -25,6 +26,7 @@ _NUMBERS = itertools.count()
 _TRIES = 2  # code that dynamo failed on so many times is not tried again
 # Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
 _OPTIONS = {
+    "inline_inbuilt_nn_modules": True,
     "skip_nnmodule_hook_guards": False,
     "optimize_ddp": False,
     "recompile_limit": MOST_GRAPHS,
@@ -87,14 +89,15 @@ class Compiled:
     def call(self, *args: Any) -> Any:
         """Runs it. What is compiled in a call that raises is thrown away: where dynamo left the graph at a user's mistake, it would do so
         in right calls too."""
-        breaks, graphs, seconds = len(self.breaks), len(self.graphs), self.seconds
+        breaks, graphs, failures = len(self.breaks), len(self.graphs), dict(self._failures)
         try:
             return self.run(*args)
         except Exception:
-            if self.seconds != seconds:
+            if any(entry.kind == "broke" for entry in self.breaks[breaks:]) or any(n >= _TRIES for n in self._failures.values()):
                 self.run = self._fresh(self._call)
-                self._failures.clear()
-                del self.breaks[breaks:], self.graphs[graphs:]
+                del self.graphs[graphs:]
+            self._failures = failures
+            del self.breaks[breaks:]
             raise
 
     def failed(self, code: types.CodeType, why: str) -> bool:
@@ -221,6 +224,9 @@ def _gains_nothing(module: nn.Module) -> bool:
     return not norms and not any(t.dim() > 2 for t in (*module.parameters(), *module.buffers()))
 
 
+_CALL = nn.Module._wrapped_call_impl.__code__
+
+
 class Armed:
     """What stands in a module's `_compiled_call_impl`, where nn.Module.compile puts its own: calls the module through dynamo. Copies and
     pickles of the module come without it."""
@@ -238,6 +244,10 @@ class Armed:
         module = self.module()
         if torch.compiler.is_dynamo_compiling():  # is_compiling is true in all threads while one compiles
             return module._call_impl(*args, **kwargs)
+        caller = sys._getframe(1)
+        if caller.f_code is _CALL and (other := caller.f_locals["self"]) is not module:
+            # A copy that took over all of a module's attributes, a replica of DataParallel's: it has layers of its own.
+            return other._call_impl(*args, **kwargs)
         if goes_round():
             if self.compiled is not None and self.compiled.whole and is_seen():
                 try:

@@ -22,8 +22,8 @@ from ganfast.dropin.nodes import (
     works_in_place,
     written,
 )
-from ganfast.dropin.steps import Step
-from ganfast.dropin.table import FROM_THEIR_OWN_NODE, STEPS
+from ganfast.dropin.steps import Step, single_use
+from ganfast.dropin.table import ACTIVATIONS, FROM_THEIR_OWN_NODE, STEPS
 from ganfast.ops.bias_act.autograd import what_is_saved
 
 _OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
@@ -51,7 +51,7 @@ class Group:
         self.became = spec.ops
         self.plain = _alone(self.nodes, self.operands)
         training = spec.norm is not None and spec.norm.get("training", False)
-        self.moves = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
+        self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
@@ -75,8 +75,6 @@ class Group:
 def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
     """The nodes as a function of the operands."""
     graph, new = fx.Graph(), {}
-    for node in dict.fromkeys(operands):
-        new[node] = None
     places = [graph.placeholder(f"operand_{i}") for i in range(len(operands))]
     for node, place in zip(operands, places):
         new[node] = place  # an operand that comes twice is the same tensor
@@ -112,8 +110,11 @@ class Found:
     @staticmethod
     def _without_views_that_change_nothing(graph: fx.Graph) -> None:
         """A codec's snake flattens what is flat already. What the caller gets, or had, stays an object of its own."""
+        when = regimes(graph)
         for node in list(graph.nodes):
-            if is_same(node) and node.args[0].op != "placeholder" and not any(user.op == "output" for user in node.users):
+            if not is_same(node) or when[node] != when[node.args[0]] or node.args[0].op == "placeholder":
+                continue
+            if not any(user.op == "output" for user in node.users):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
 
@@ -131,18 +132,16 @@ class Found:
     def _grown(self, node: fx.Node) -> list[Step]:
         steps: list[Step] = []
         while True:
-            role = steps[-1].role.removeprefix("first ") if steps else ""
-            found = None
-            for name, (after, reader) in STEPS.items():
-                if role not in after or (role and name == "first bias"):
+            role, found = steps[-1].role if steps else "", None
+            for after, reader in STEPS.values():
+                if role not in after:
                     continue
                 if not steps:
                     found = reader(node, steps)
-                elif reader in FROM_THEIR_OWN_NODE:
-                    user = _only_user(steps[-1].value)
-                    found = None if user is None else reader(user, steps)
-                else:
+                elif reader not in FROM_THEIR_OWN_NODE:
                     found = reader(steps[-1].value, steps)
+                elif (use := single_use(steps[-1].value)) is not None:
+                    found = reader(use[0], steps)
                 if found is not None:
                     break
             if found is None:
@@ -159,9 +158,8 @@ class Found:
         nodes = [node for step in steps for node in step.nodes]
         first, last, x = nodes[0], nodes[-1], tensor(steps[0].tensors["x"])
         values = [tensor(node) for node in nodes]
-        if any(type(t) is not type(x) or t.dtype != tensor(nodes[0]).dtype or t.device != x.device for t in values):
-            return "its values differ in dtype"
-        if "conv" not in roles and tensor(first).dtype != x.dtype:
+        dtypes = {t.dtype for t in values} | ({x.dtype} if "conv" not in roles else set())  # autocast casts x before a convolution
+        if len(dtypes) > 1 or any(type(t) is not type(x) or t.device != x.device for t in values):
             return "its values differ in dtype"
         if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and self._keeps_input(steps):
             return "its backward would keep an input that may be changed"
@@ -206,7 +204,7 @@ class Found:
             transposed=conv is not None and conv["transposed"], conv=options, scale=by_role.get("upsample", {}).get("scale"),
             norm=by_role.get("norm"), act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0),
             clamp=by_role.get("clamp", {}).get("clamp"), open_output=reached and not kept_by_eager,
-            keeps_x="upsample" in by_role and self._reaches(x), recompute=self.recompute,
+            clones_x="upsample" in by_role and self._reaches(x), recompute=self.recompute,
         )  # fmt: skip
 
     def _why(self, node: fx.Node) -> str:
@@ -223,15 +221,7 @@ class Found:
         return "what it follows is no convolution, norm or bias add, or is read elsewhere too"
 
 
-def _only_user(value: fx.Node) -> fx.Node | None:
-    """The one node that uses a value, once and as its x."""
-    users = list(value.users)
-    call = read(users[0]) if len(users) == 1 else None
-    return users[0] if call is not None and call.x is value and users[0].all_input_nodes.count(value) == 1 else None
-
-
-_KNOWN = ("conv", "batch_norm", "instance_norm", "interpolate", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "softplus",
-          "silu", "gelu")  # fmt: skip
+_KNOWN = ("batch_norm", "instance_norm", "interpolate", *ACTIVATIONS)
 
 
 def _known(node: fx.Node) -> bool:

@@ -10,7 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 _HOMES = (torch, F, torch._C._nn, torch.special, operator)
-_OPERATORS = {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_", "truediv": "div", "ipow": "pow_"}
+_OPERATORS = {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_", "truediv": "div"}
+_IN_PLACE = {f"i{name}" for name in ("and", "concat", "floordiv", "lshift", "matmul", "mod", "or", "pow", "rshift", "xor")}
+# torch has functions of these names that take their arguments in another order.
+_THE_ONES = {"batch_norm": F.batch_norm, "instance_norm": F.instance_norm, "elu": F.elu}
 _CONV = "weight bias stride padding dilation groups"
 _CONV_TRANSPOSE = "weight bias stride padding output_padding groups dilation"
 # What may follow x by position.
@@ -56,7 +59,7 @@ def name_of(node: fx.Node) -> str:
     if node.op != "call_function":
         return ""
     name = getattr(node.target, "__name__", "")
-    if not any(getattr(home, name, None) is node.target for home in _HOMES):
+    if not any(getattr(home, name, None) is node.target for home in _HOMES) or _THE_ONES.get(name, node.target) is not node.target:
         return ""
     return _OPERATORS.get(name, name)
 
@@ -76,7 +79,7 @@ def read(node: fx.Node) -> Call | None:
 def works_in_place(node: fx.Node) -> bool:
     """Whether it writes into its first argument."""
     name = name_of(node)
-    if name in ("setitem", "__setitem__") or (name.endswith("_") and not name.endswith("__")):
+    if name in ("setitem", "__setitem__", *_IN_PLACE) or (name.endswith("_") and not name.endswith("__")):
         return True
     if node.op != "call_function" or name == "":
         return False
@@ -107,9 +110,9 @@ def tensor(node: Any) -> Tensor | None:
 
 
 def storages(*nodes: Any) -> set[int]:
-    """The memory of the nodes' tensors: views share it."""
+    """The memory of the nodes' tensors, which may stand in lists: views share it."""
     found = set()
-    for node in nodes:
+    for node in torch.utils._pytree.tree_leaves(nodes):
         value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
         for t in torch.utils._pytree.tree_leaves(value):
             if isinstance(t, Tensor):
@@ -160,6 +163,15 @@ def regimes(graph: fx.Graph) -> dict[fx.Node, tuple]:
     return found
 
 
+def is_pure(node: fx.Node) -> bool:
+    """Whether a call may be made once more, on copies of what it writes to: it computes, and does nothing else."""
+    if node.op in ("placeholder", "output", "get_attr", "call_method"):
+        return True
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target.namespace == "aten"
+    return node.op == "call_function" and bool(name_of(node) or switch(node)) and "generator" not in node.kwargs
+
+
 def is_barrier(node: fx.Node) -> bool:
     """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
     if node.op == "call_module":
@@ -169,10 +181,12 @@ def is_barrier(node: fx.Node) -> bool:
 
 
 def is_same(node: fx.Node) -> bool:
-    """Whether a view or reshape gives what it is given, the shape and strides too."""
+    """Whether a view or reshape gives what it is given: of the same shape, strides and dtype, and as much a part of the autograd graph."""
     if name_of(node) not in ("view", "reshape") or not node.args or tensor(node) is None or tensor(node.args[0]) is None:
         return False
     y, x = tensor(node), tensor(node.args[0])
+    if y.dtype != x.dtype or y.requires_grad != x.requires_grad:
+        return False
     spelt = lambda t: [str(size) for size in (*t.shape, *t.stride())]
     return y.dim() == x.dim() and spelt(y) == spelt(x) and bool(storages(node) & storages(node.args[0]))
 
@@ -193,6 +207,21 @@ def per_channel(node: Any, x: Tensor) -> bool:
         return False
     shape = [1] * (x.dim() - t.dim()) + list(t.shape)
     return shape[1] == count and all(type(s) is int and s == 1 for i, s in enumerate(shape) if i != 1)
+
+
+def each(option: Any, dims: int) -> tuple:
+    """torch reads one number, alone or in a tuple, as that of every dimension."""
+    given = option if isinstance(option, tuple) else (option,)
+    return given if len(given) == dims else given * dims
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether it lies as torch's formats have it, as far as fixed sizes tell; of sizes that change, whether its last dimension is the
+    innermost."""
+    if any(type(size) is not int for size in (*t.shape, *t.stride())):
+        return t.stride(-1) == 1 if type(t.stride(-1)) is int else False
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return t.is_contiguous() or (t.dim() in formats and t.is_contiguous(memory_format=formats[t.dim()]))
 
 
 class Names:

@@ -13,6 +13,7 @@ from ganfast import _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
+from ganfast.dropin.nodes import each
 from ganfast.ops.conv_transpose_act import torch_faults
 
 _MARGIN = 0.05  # a group's own Python costs more between other calls than where it is timed
@@ -43,7 +44,7 @@ def _convolution_is_wrong(spec, x: Tensor, weight: Tensor, dtype: torch.dtype) -
     """In the forward alone where nothing learns; else in a gradient too, of which less is known."""
     dims = weight.dim() - 2
     defaults = {"stride": 1, "padding": 0, "dilation": 1}
-    stride, padding, dilation = (_each(spec.conv.get(name, default), dims) for name, default in defaults.items())
+    stride, padding, dilation = (each(spec.conv.get(name, default), dims) for name, default in defaults.items())
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     size = [length * s for length, s in zip(x.shape[2:], spec.scale or (1,) * dims)]
     if learns or any(isinstance(p, str) for p in padding):
@@ -52,12 +53,6 @@ def _convolution_is_wrong(spec, x: Tensor, weight: Tensor, dtype: torch.dtype) -
     if spec.transposed:
         return torch_faults.conv_transpose(image)
     return torch_faults.conv(image, weight, stride, padding, dilation, spec.conv["groups"])
-
-
-def _each(option: int | str | tuple[int, ...], dims: int) -> tuple:
-    """torch reads one number, alone or in a tuple, as that of every dimension."""
-    given = option if isinstance(option, tuple) else (option,)
-    return given if len(given) == dims else given * dims
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -75,36 +70,40 @@ def _leaf(t: Any, learns: bool) -> Any:
     return t.detach().requires_grad_(t.requires_grad and learns) if isinstance(t, Tensor) else t
 
 
-def whole_pays(graph: str, fused: Callable, plain: Callable, args: tuple, writes: set[int]) -> tuple[bool, bool]:
-    """The same of a whole graph with the groups that won: each was timed alone, its code warm from the time before, and a call's Python
-    costs more between others. `writes`: the arguments that it writes to, of which it gets copies. Long graphs are not asked: there it is
-    little."""
+def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, writes: set[int]) -> bool:
+    """Whether a whole graph is faster with its fused groups than without them. Each group was timed alone, where its Python is warm from
+    the run before; between other calls it costs more. `writes`: the places of the arguments that the graph writes to, of which every run
+    gets copies. Long graphs are not asked, as there Python is little. A graph that cannot be run twice keeps its groups."""
     learns = torch.is_grad_enabled()
-    mine = [_leaf(t, learns) for t in args]
-    mine = [t.detach().clone().requires_grad_(t.requires_grad) if i in writes else t for i, t in enumerate(mine)]
-    leaves = [t for t in mine if isinstance(t, Tensor) and t.requires_grad]
-    x = next(t for t in mine if isinstance(t, Tensor))
+    given = [_leaf(t, learns) for t in args]
+    leaves = [t for t in given if isinstance(t, Tensor) and t.requires_grad]
+    x = next((t for t in given if isinstance(t, Tensor)), None)
 
     def run(way: Callable) -> None:
         with torch.set_grad_enabled(learns), _unseen():
-            y = [t for t in tree_leaves(way(*mine)) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
+            y = tree_leaves(way(*(t.clone() if i in writes else t for i, t in enumerate(given))))
+            y = [t for t in y if isinstance(t, Tensor) and t.requires_grad]
             if leaves and y:
                 torch.autograd.grad(y, leaves, [torch.ones_like(t) for t in y], allow_unused=True)
 
+    if x is None:
+        return True
     with torch.random.fork_rng(devices=[]):
-        began = time.perf_counter()
-        run(plain)
-        if time.perf_counter() - began > _SHORT:
-            return True, True
-        name, final = _tune.choose(graph, {"torch": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)
-    return name == "fused", final
+        try:
+            began = time.perf_counter()
+            run(plain)
+            if time.perf_counter() - began > _SHORT:
+                return True
+            return _tune.choose(question, {"torch": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)[0] == "fused"
+        except Exception:  # a backward that torch has not, too little memory: nobody asked for this run
+            return True
 
 
 def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
     """On copies of what the group writes to; gradients go nowhere."""
     learns = torch.is_grad_enabled()
     mine = [_leaf(t, learns) for t in (x, *operands)]
-    start = {i: mine[i].clone() for i in group.moves}
+    start = {i: mine[i].clone() for i in group.writes}
     mine = [start[i].clone() if i in start else t for i, t in enumerate(mine)]
     gradient, called = _tune_check.Cotangent(), set()
 

@@ -7,9 +7,10 @@ what follows it. To add a step: a reader here, its line in `STEPS`, its arithmet
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import fx
 
-from ganfast.dropin.nodes import channels, is_floating, per_channel, read, tensor, works_in_place
+from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, read, tensor, works_in_place
 from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
@@ -38,21 +39,22 @@ def convolution(node: fx.Node, before: list[Step]) -> Step | None:
     options = _fixed(call.arguments, "stride", "padding", "dilation", "groups", *(["output_padding"] if transposed else []))
     if options is None or not is_floating(x) or x.dim() != int(call.name[-2]) + 2:
         return None
-    if before and (transposed or not _after_upsampling(options, tensor(call.arguments["weight"]).shape[2:])):
-        return None
+    if before:
+        kernel = tensor(call.arguments["weight"]).shape[2:]
+        padding = _padding(options["padding"], kernel)
+        ones = all(value == 1 for name in ("stride", "dilation") for value in each(options[name], len(kernel)))
+        if transposed or not ones or padding is None or not all(p < k for p, k in zip(padding, kernel)):
+            return None  # upsample_conv_act has none such
+        options["padding"] = padding
     tensors = {"x": call.x} | _tensors(call.arguments, weight="weight", bias="bias")
     return Step("conv", (node,), call.name, tensors, options | {"transposed": transposed})
 
 
-def _after_upsampling(options: dict[str, Any], kernel) -> bool:
-    """Whether upsample_conv_act does a convolution with these options."""
-    each = lambda option: option if isinstance(option, tuple) else (option,) * len(kernel)
-    if isinstance(options["padding"], str):
-        if options["padding"] == "same" and any(k % 2 == 0 for k in kernel):
-            return False
-        options["padding"] = tuple(k // 2 if options["padding"] == "same" else 0 for k in kernel)
-    ones = all(value == 1 for name in ("stride", "dilation") for value in each(options[name]))
-    return ones and all(p < k for p, k in zip(each(options["padding"]), kernel))
+def _padding(option: Any, kernel) -> tuple[int, ...] | None:
+    """In numbers; None where it is not the same on both sides."""
+    if option == "same":
+        return tuple(k // 2 for k in kernel) if all(k % 2 for k in kernel) else None
+    return (0,) * len(kernel) if option == "valid" else each(option, len(kernel))
 
 
 def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
@@ -101,15 +103,21 @@ def first_bias_add(node: fx.Node, before: list[Step]) -> Step | None:
     if call is None or call.name != "add" or set(call.arguments) != {"other"}:
         return None
     for x, added in ((call.x, call.arguments["other"]), (call.arguments["other"], call.x)):
-        if isinstance(x, fx.Node) and is_floating(tensor(x)) and tensor(x).dim() > 1 and per_channel(added, tensor(x)):
+        t = tensor(x)
+        if is_floating(t) and t.dim() > 1 and is_dense(t) and per_channel(added, t):
             return Step("bias", (node,), "add", {"x": x, "added": added}, {})
     return None
 
 
 def scale(value: fx.Node, before: list[Step]) -> Step | None:
-    """One factor a channel."""
+    """One factor a channel. Behind a convolution it must not learn, as its product with the weight would keep what eager does not keep, and
+    float16 has no room for such products; behind a norm whose x learns eager keeps the same."""
     found = both_ways(value, "mul")
     if found is None or not per_channel(found[1], tensor(value)):
+        return None
+    if before[-1].role == "conv" and (tensor(found[1]).requires_grad or tensor(value).dtype == torch.float16):
+        return None
+    if before[-1].role == "norm" and tensor(value).requires_grad and not tensor(before[-1].nodes[0].args[0]).requires_grad:
         return None
     return Step("scale", (found[0],), "mul", {"scale": found[1]}, {})
 
@@ -120,7 +128,7 @@ def shift(value: fx.Node, before: list[Step]) -> Step | None:
 
 
 # torch's name -> (ganfast's name, the argument that is alpha, its default)
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "relu": ("relu", None, None),
     "leaky_relu": ("leaky_relu", "negative_slope", 0.01),
     "prelu": ("prelu", "weight", None),
@@ -140,9 +148,9 @@ def activation(value: fx.Node, before: list[Step]) -> Step | None:
     if found is None:
         return written_silu(value) or written_snake(value)
     node, call = found
-    if call.name.rstrip("_") not in _ACTIVATIONS:
+    if call.name.rstrip("_") not in ACTIVATIONS:
         return None
-    act, argument, default = _ACTIVATIONS[call.name.rstrip("_")]
+    act, argument, default = ACTIVATIONS[call.name.rstrip("_")]
     given = {name: option for name, option in call.arguments.items() if name != "inplace"}
     alpha = given.pop(argument, default) if argument else None
     if given.pop("threshold", 20) != 20 or given.pop("approximate", "none") != "none" or given:
