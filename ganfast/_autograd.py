@@ -79,7 +79,9 @@ def kept(vector: Tensor | None) -> Tensor | None:
 
 def owned(tensor: Tensor) -> Tensor:
     """What a Function's forward gives: no view, as torch forbids to change one in place that was made in there."""
-    return tensor.new_empty(0).set_(tensor) if tensor._is_view() and not compiles() else tensor
+    if compiles() or not tensor._is_view():
+        return tensor
+    return tensor.new_empty(0).set_(tensor)
 
 
 def handle_of(ctx, index: int, saved: Tensor | None) -> Tensor | None:

@@ -26,7 +26,6 @@ _NUMBERS = itertools.count()
 _TRIES = 2  # code that dynamo failed on so many times is not tried again
 # Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
 _OPTIONS = {
-    "inline_inbuilt_nn_modules": True,
     "skip_nnmodule_hook_guards": False,
     "optimize_ddp": False,
     "recompile_limit": MOST_GRAPHS,

@@ -5,6 +5,7 @@ torch's SyncBatchNorm takes no CPU tensors, has no second derivative, and no act
 
 import copyreg
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ def synchronise(module: nn.Module) -> None:
 
     Raises: ValueError for a batch norm with a forward of its own.
     """
+    # Accelerated networks: dynamo makes other calls of an all-reduce. Here, as it costs the import of dynamo.
+    _Synchronised.outside_graphs = staticmethod(torch.compiler.disable(synchronised_batch_norm_act))
     for name, norm in module.named_modules():
         if isinstance(norm, _BatchNorm):
             plain = getattr(type(norm), "_ganfast_class", type(norm))  # of ganfast.accelerate
@@ -52,6 +55,7 @@ class _Synchronised:
     """Mixed into a batch norm's class."""
 
     _plain: type
+    outside_graphs: Callable[..., Tensor]  # synchronised_batch_norm_act, as `synchronise` sets it
 
     def __reduce_ex__(self, protocol):
         make, args, *rest = super().__reduce_ex__(protocol)
@@ -64,7 +68,7 @@ class _Synchronised:
         momentum = count_batch(self)
         running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         act, alpha = getattr(self, "act", "linear"), getattr(self, "alpha", None)
-        return synchronised_batch_norm_act(x, *running, self.weight, self.bias, momentum, self.eps, act, alpha, partials)
+        return self.outside_graphs(x, *running, self.weight, self.bias, momentum, self.eps, act, alpha, partials)
 
 
 def synchronised_batch_norm_act(x, running_mean, running_var, weight, bias, momentum, eps, act, alpha, partials=None) -> Tensor:
