@@ -35,6 +35,30 @@ def is_seen() -> bool:
     return bool(modes) and all(getattr(mode, "_ganfast_sees_kernels", False) for mode in modes)
 
 
+@contextlib.contextmanager
+def ops_as_they_are() -> Iterator[None]:
+    """Inside, dynamo takes a call of ganfast's own ops, in a user's layers, into its graph as one call. What it traces of an autograd.Function
+    has no second derivative."""
+    from torch._dynamo import trace_rules
+
+    known = trace_rules._allowed_callable_ids
+    added = [op for op in _public_ops() if id(op) not in known.function_ids]
+    for op in added:
+        known.add(id(op))
+    try:
+        yield
+    finally:
+        for op in added:
+            known.remove(id(op))
+
+
+@functools.cache
+def _public_ops() -> tuple:
+    from ganfast import functional
+
+    return tuple(op for op in vars(functional).values() if callable(op) and getattr(op, "__module__", "").startswith("ganfast.ops"))
+
+
 @functools.cache
 def leave_backwards() -> None:
     """Tells dynamo to leave the backwards of ganfast's ops, and all that they call, as they are. A gradient that is taken inside a compiled

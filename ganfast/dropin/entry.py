@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from ganfast._tell import tell
-from ganfast.dropin.around import goes_round, is_seen, refuse_in_recording, seen_inside_graphs
+from ganfast.dropin.around import goes_round, is_seen, ops_as_they_are, refuse_in_recording, seen_inside_graphs
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
 _NUMBERS = itertools.count()
@@ -127,7 +127,7 @@ class _Watched:
         anew = _why_anew(entry, frame)
         began, made = time.perf_counter(), len(compiled.graphs)
         try:
-            with config.patch(_OPTIONS), _silence():
+            with config.patch(_OPTIONS), _silence(), ops_as_they_are():
                 result = self._torchdynamo_orig_backend(frame, entry, state)
         except Exception as error:  # eager does what dynamo cannot, or raises the user's own error
             given_up = compiled.failed(code, _first_line(error))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import ganfast
+import ganfast.nn as gnn
 from ganfast.dropin.backend import ganfast as backend
 from tests.dropin import small
 
@@ -239,3 +240,16 @@ def test_a_call_that_raises_costs_no_graph():
         with pytest.raises(RuntimeError):
             model(torch.randn(2, 5, 8, 8))
     assert ganfast.explain(model).graphs == 1
+
+
+def test_ganfasts_own_layers_in_an_accelerated_model():
+    """Second derivatives, where dynamo would trace the ops' autograd functions."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(
+        gnn.ConvAct2d(3, 4, 3, act="leaky_relu", alpha=0.2), gnn.BatchNormAct2d(4, act="silu"), nn.Conv2d(4, 4, 3), nn.LeakyReLU(0.2),
+        gnn.ConvTransposeAct2d(4, 2, 4, 2, 1, act="tanh"),
+    )  # fmt: skip
+    model = ganfast.accelerate(copy.deepcopy(plain))
+    for _ in range(2):
+        small.same(model, plain, small.images(2))
+    assert ganfast.explain(model).graphs <= 2 and ("2", "3") in small.layers(model)
