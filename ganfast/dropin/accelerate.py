@@ -131,7 +131,7 @@ def arm(model: nn.Module) -> Armed:
 
 def disarm(model: nn.Module) -> None:
     for module in model.modules():
-        if isinstance(module.__dict__.get("_compiled_call_impl"), Armed):
+        if isinstance(module.__dict__.get("_compiled_call_impl", ""), Armed | None):
             del module.__dict__["_compiled_call_impl"]
 
 

@@ -8,11 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch.nn.modules.module import _has_any_global_hook
 
-_watching = threading.local()  # modes: those that are to see what the graphs of this thread's call do
-
-
-def watching_modes() -> list:
-    return getattr(_watching, "modes", [])
+watching = threading.local()  # modes: those that are to see what the graphs of this thread's call do
 
 
 @contextlib.contextmanager
@@ -21,12 +17,12 @@ def seen_inside_graphs() -> Iterator[None]:
     mode no graph is known, and code that dynamo first meets under one is marked as never to be compiled."""
     from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode_stack
 
-    before, _watching.modes = watching_modes(), _get_current_dispatch_mode_stack()
+    before, watching.modes = getattr(watching, "modes", []), _get_current_dispatch_mode_stack()
     try:
         with _disable_current_modes(), torch.compiler.set_stance("fail_on_recompile"):
             yield
     finally:
-        _watching.modes = before
+        watching.modes = before
 
 
 def is_seen() -> bool:
@@ -37,8 +33,8 @@ def is_seen() -> bool:
 
 @contextlib.contextmanager
 def ops_as_they_are() -> Iterator[None]:
-    """Inside, dynamo takes a call of ganfast's own ops, in a user's layers, into its graph as one call. What it traces of an autograd.Function
-    has no second derivative."""
+    """Inside, dynamo takes a call of ganfast's own ops, in a user's layers, into its graph as one call. What it traces of an
+    autograd.Function has no second derivative."""
     from torch._dynamo import trace_rules
 
     known = trace_rules._allowed_callable_ids

@@ -5,6 +5,7 @@ autograd stays eager's, and second derivatives are right.
 """
 
 import contextlib
+import functools
 import hashlib
 import time
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.autograd import forward_ad
 
-from ganfast import _backends, _tune
+from ganfast import _backends
 from ganfast._memo import Memo
-from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching_modes
+from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
 from ganfast.dropin.groups import Found, Group, opaque, replaced
 from ganfast.dropin.nodes import Names, is_pure, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, whole_pays
@@ -49,21 +51,34 @@ class Graph:
         self.seconds = time.perf_counter() - began
 
     def __call__(self, *args: Any) -> Any:
-        if not self.groups or not _ordinary():
+        """Plainly where ganfast's ops do not work: under dispatch modes, functorch's levels, tracers, forward-mode AD. Written out, as a
+        call of a Python function costs a microsecond here, where dynamo looks at every frame."""
+        if (
+            not self.groups
+            or torch._C._len_torch_dispatch_stack()
+            or torch._C._functorch.peek_interpreter_stack() is not None
+            or torch._C._get_tracing_state() is not None
+            or forward_ad._current_level >= 0
+        ):
             return self.plain(*args)
-        if modes := watching_modes():
-            with contextlib.ExitStack() as stack:
-                for mode in modes:
-                    stack.enter_context(mode)
-                return self._run(args)
-        return self._run(args)
+        sizes = tuple([args[i].shape for i in self._sized]) if self._sized else ()
+        key = (
+            sizes,
+            _backends._chosen,
+            torch.get_num_threads(),
+            torch._C._get_deterministic_algorithms(),
+            torch._C._get_cudnn_deterministic(),
+        )
+        plan = self._plans.get(key) or functools.partial(self._settle, key)
+        return self._watched(plan, args) if getattr(watching, "modes", None) else plan(*args)
 
-    def _run(self, args: tuple) -> Any:
-        key = (*(args[i].shape for i in self._sized), _backends._chosen, torch.get_num_threads(), _tune.off_reason())
-        plan = self._plans.get(key)
-        return self._settle(key, args) if plan is None else plan(*args)
+    def _watched(self, plan: Callable, args: tuple) -> Any:
+        with contextlib.ExitStack() as stack:
+            for mode in watching.modes:
+                stack.enter_context(mode)
+            return plan(*args)
 
-    def _settle(self, key: tuple, args: tuple) -> Any:
+    def _settle(self, key: tuple, *args: Any) -> Any:
         refuse_in_recording("kernels are chosen")
         self._answers = {}
         result = self._first(*args)
@@ -84,6 +99,11 @@ class Graph:
         about = [group.question for group in self.groups], pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
         graph = f"graph of {len(pays)} groups, {sum(pays)} fused, {hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
         return whole_pays(graph, self._with(pays), self.plain, args, self._writes)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a group runs as one, for any size."""
+        return any(any(pays) for pays in self._made) or (not self._made and bool(self.groups))
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:
@@ -112,16 +132,6 @@ def _written_inputs(graph: fx.Graph) -> set[int]:
     places = [node for node in graph.nodes if node.op == "placeholder"]
     memory = set().union(*(written(node) for node in graph.nodes))
     return {i for i, node in enumerate(places) if tensor(node) is not None and (version(node) or storages(node) & memory)}
-
-
-def _ordinary() -> bool:
-    """Outside of what ganfast's ops do not support: dispatch modes, functorch's levels, tracers, forward-mode AD."""
-    return (
-        not torch._C._len_torch_dispatch_stack()
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._get_tracing_state() is None
-        and torch.autograd.forward_ad._current_level < 0
-    )
 
 
 def ganfast(module: fx.GraphModule, inputs: list[Any], **_: Any) -> Callable:

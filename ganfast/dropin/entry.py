@@ -2,7 +2,6 @@
 not see it."""
 
 import contextlib
-import functools
 import inspect
 import itertools
 import logging
@@ -20,6 +19,8 @@ from torch import nn
 
 from ganfast._tell import tell
 from ganfast.dropin.around import goes_round, is_seen, ops_as_they_are, refuse_in_recording, seen_inside_graphs
+from ganfast.dropin.in_order import in_order, runs_in_order
+from ganfast.dropin.route import Routes
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
 _NUMBERS = itertools.count()
@@ -49,7 +50,7 @@ class Compiled:
     """
 
     def __init__(self, call: types.FunctionType, root: nn.Module | None, recompute: bool, name: str, path: str = "") -> None:
-        self._root = (lambda: None) if root is None else weakref.ref(root)
+        self.root = (lambda: None) if root is None else weakref.ref(root)
         self._recompute, self.name, self._path = recompute, name, path
         self.graphs: list = []
         self.breaks: list[Break] = []
@@ -76,9 +77,13 @@ class Compiled:
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
 
-        self.graphs.append(Graph(module, inputs, self._root(), self._recompute, self._path))
+        self.graphs.append(Graph(module, inputs, self.root(), self._recompute, self._path))
         self.found = self.found or bool(self.graphs[-1].groups)
         return self.graphs[-1]
+
+    def is_needed(self) -> bool:
+        """Whether a group runs as one in any of its graphs, or Python runs between them, whose calls have graphs of their own."""
+        return self.broke or any(graph.fuses for graph in self.graphs)
 
     @property
     def whole(self) -> bool:
@@ -156,6 +161,20 @@ class _Watched:
 
 
 @contextlib.contextmanager
+def _disarmed(root: nn.Module, for_good: bool = False) -> Iterator[None]:
+    """Inside, the modules below the root are called as torch calls them; `for_good`: afterwards too."""
+    held = [(module, armed) for module in root.modules() if isinstance(armed := module.__dict__.get("_compiled_call_impl"), Armed)]
+    held = [(module, armed) for module, armed in held if module is not root]
+    for module, _ in held:  # the entry stays: dynamo's guards know the keys of a module's dictionary
+        module.__dict__["_compiled_call_impl"] = None
+    try:
+        yield
+    finally:
+        for module, armed in () if for_good else held:
+            module.__dict__["_compiled_call_impl"] = armed
+
+
+@contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Dynamo's warnings about a user's code are advice for those who asked for torch.compile; here they go to `explain`."""
     handlers = [] if "TORCH_LOGS" in os.environ else logging.getLogger("torch._dynamo").handlers
@@ -198,25 +217,6 @@ def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
     return module._call_impl(*args, **kwargs)
 
 
-def _runs_in_order(module: nn.Module) -> bool:
-    """Whether a module is a Sequential as torch has it, whose own call nobody watches."""
-    plain = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and "forward" not in module.__dict__
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return plain and type(module).__iter__ is nn.Sequential.__iter__ and not any(hooks)
-
-
-@functools.cache
-def _in_order(count: int) -> types.FunctionType:
-    """A call of so many layers, one a line. Dynamo goes on after a line that it cannot follow, but not in the middle of Sequential's loop,
-    where all layers would run one by one."""
-    names = [f"layer_{i}" for i in range(count)]
-    lines = ["(x,) = args", f"({''.join(f'{name}, ' for name in names)}) = module._modules.values()", *(f"x = {name}(x)" for name in names)]
-    source = "\n    ".join(["def _call_in_order(module, args, kwargs):", *lines, "return x"])
-    space: dict[str, Any] = {}
-    exec(compile(source, __file__, "exec"), space)
-    return space["_call_in_order"]
-
-
 def _gains_nothing(module: nn.Module) -> bool:
     """Whether a module in which no group was found has none for later calls either: no norm, and no weight of a convolution."""
     norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())
@@ -236,6 +236,7 @@ class Armed:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
         self.slices: Compiled | None = None  # of a Sequential's slices
+        self.routes = Routes()
         self.pieces: dict[int, Compiled] = {}  # of a Sequential that dynamo left somewhere, by its length: layer by layer
         self.idle = False  # whether dynamo only costs
 
@@ -260,13 +261,17 @@ class Armed:
             self.compiled = self._compiled(_call_module, module)
         if self.idle:
             return module._call_impl(*args, **kwargs)
-        if self.compiled.broke and len(args) == 1 and not kwargs and _runs_in_order(module):
+        if self.compiled.broke and len(args) == 1 and not kwargs and runs_in_order(module):
             count = len(module._modules)
             if count not in self.pieces:
-                self.pieces[count] = self._compiled(_in_order(count), module)
+                self.pieces[count] = self._compiled(in_order(count), module)
                 self._forget_single_layers(module)
             return self.pieces[count].call(module, args, kwargs)
-        result = self.compiled.call(module, args, kwargs)
+        if kwargs:
+            result = self.compiled.call(module, args, kwargs)
+        else:
+            compiled = self.compiled
+            result = self.routes.call(module, args, lambda: compiled.call(module, args, kwargs), compiled.is_needed, _disarmed)
         if not self.compiled.found and _gains_nothing(module):
             self.idle = True
         return result
