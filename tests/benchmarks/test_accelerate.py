@@ -123,6 +123,7 @@ def _asks(bench, monkeypatch, change: Callable[[nn.Module], nn.Module]) -> None:
     monkeypatch.setattr(torch, "compile", lambda model, **options: change(model))
 
 
+@pytest.mark.prove
 def test_torch_compile_is_a_rival_where_it_is_asked_for(bench, monkeypatch):
     _asks(bench, monkeypatch, lambda model: _Changed(model, 1.0))
     found = measure(bench, _TINY["dcgan-flat-g"], TRAIN, "fp32")
@@ -145,6 +146,7 @@ def test_a_wrong_or_broken_torch_compile_is_recorded(bench, monkeypatch):
     assert failed == "TypeError: 'NoneType' object is not callable"
 
 
+@pytest.mark.prove
 def test_only_what_draws_random_numbers_keeps_torchs_generator(bench, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda model, options, **_: asked.append(options) or model)
