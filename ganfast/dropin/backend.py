@@ -116,7 +116,7 @@ class Graph:
         def settle(x: Tensor, *operands: Tensor) -> Tensor:
             named = _backends.requested("accelerate", None) != "auto"
             pays, final = (True, True) if named else fused_pays(group, x, operands)
-            self._answers[i] = pays, final
+            self._answers[i], group.outvoted = (pays, final), False
             if not pays:
                 group.ran = ("torch",)
                 return group.plain(x, *operands)

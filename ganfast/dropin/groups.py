@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, fx
 
 from ganfast import _backends
-from ganfast._memo import Memo
 from ganfast.dropin import arithmetic
 from ganfast.dropin.nodes import (
     Names,
@@ -55,7 +54,6 @@ class Group:
         self.ran: tuple[str, ...] = ()
         self.question = ""
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
-        self.settled = Memo()  # looks of the operands -> whether running as one pays
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
         return arithmetic.run(self.spec, x, {**self._none, **dict(zip(self._at, operands))})
@@ -88,7 +86,7 @@ class Found:
     """All groups of a graph, and why other layers were left: [(node's name for the user, reason)]."""
 
     def __init__(self, graph: fx.Graph, names: Names, recompute: bool) -> None:
-        self.graph, self.recompute, self.names = graph, recompute, names
+        self.recompute, self.names = recompute, names
         self._without_views_that_change_nothing(graph)
         self.nodes, self.regimes = list(graph.nodes), regimes(graph)
         self.order = {node: i for i, node in enumerate(self.nodes)}
