@@ -35,24 +35,30 @@ def _torch_is_wrong(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> bo
     spec, dtype = group.spec, autocast_dtype(x) or x.dtype
     if spec.conv is not None and _convolution_is_wrong(spec, x, operands[0], dtype):
         return True
-    if spec.norm is None or spec.norm["kind"] != "instance" or x.dim() < 4 or x.shape[0] != 1:
+    if spec.norm is None or spec.norm["kind"] != "instance" or x.dim() < 4 or x.shape[0] != 1 or not torch.is_grad_enabled():
         return False
     return any(is_channels_last(t) for t in (x, *operands) if t.dim() == x.dim())
 
 
 def _convolution_is_wrong(spec, x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    """In the forward alone where nothing learns; else in a gradient too, of which less is known."""
-    dims = weight.dim() - 2
-    defaults = {"stride": 1, "padding": 0, "dilation": 1}
-    stride, padding, dilation = (each(spec.conv.get(name, default), dims) for name, default in defaults.items())
-    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    dims, given = weight.dim() - 2, spec.conv
+    stride, dilation, more = (
+        each(given.get(name, default), dims) for name, default in (("stride", 1), ("dilation", 1), ("output_padding", 0))
+    )
+    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
+    padding = given.get("padding", 0)
+    padding = [r // 2 * (padding == "same") for r in reach] if isinstance(padding, str) else each(padding, dims)
     size = [length * s for length, s in zip(x.shape[2:], spec.scale or (1,) * dims)]
-    if learns or any(isinstance(p, str) for p in padding):
-        return torch_faults.layer(weight.shape[2:], stride, dilation, dtype, size[-1])
-    image = torch.empty(1, dtype=dtype, device=x.device).expand(*x.shape[:2], *size)  # its look
     if spec.transposed:
-        return torch_faults.conv_transpose(image)
-    return torch_faults.conv(image, weight, stride, padding, dilation, spec.conv["groups"])
+        channels = weight.shape[1] * given["groups"]
+        out = [(n - 1) * s - 2 * p + r + m + 1 for n, s, p, r, m in zip(size, stride, padding, reach, more)]
+    else:
+        channels = weight.shape[0]
+        out = [(n + 2 * p - r - 1) // s + 1 for n, s, p, r in zip(size, stride, padding, reach)]
+    one = torch.empty(1, dtype=dtype, device=x.device)
+    learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    looks = one.expand(*x.shape[:2], *size), one.expand(x.shape[0], channels, *out)
+    return torch_faults.layer(*looks, weight, stride, padding, dilation, given["groups"], spec.transposed, learns)
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:

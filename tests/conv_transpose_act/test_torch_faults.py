@@ -210,13 +210,36 @@ def test_the_float32_path_is_taken_only_there(monkeypatch):
     assert not torch_faults.weight_grad(x, 16, (2, 2)) and torch_faults.weight_grad(x, 1, (2, 2))
 
 
+def _layer(x, weight, stride, dtype, padding=0, transposed=False, learns=True) -> bool:
+    """torch_faults.layer of random-looking sizes, x [*x], weight [*weight]."""
+    dims = len(x) - 2
+    stride, padding, one = (stride,) * dims, (padding,) * dims, (1,) * dims
+    x, weight = torch.empty(x, dtype=dtype), torch.empty(weight, dtype=dtype)
+    call = getattr(torch.nn.functional, f"conv{'_transpose' * transposed}{dims}d")
+    z = call(x.float(), weight.float(), None, stride, padding).to(dtype)
+    return torch_faults.layer(x, z, weight, stride, padding, one, 1, transposed, learns)
+
+
 def test_torchs_layers_that_are_wrong_without_amx(monkeypatch):
     monkeypatch.setattr(torch_faults, "wrong_in", lambda dtype: False)
-    half, one, narrow = torch.bfloat16, (1, 1), ((2, 5), (3, 2), (1, 1))
-    assert torch_faults.layer(*narrow, half, 1)
-    assert not torch_faults.layer(*narrow, half, 32) and not torch_faults.layer(*narrow, torch.float32, 1)
-    assert torch_faults.layer((3, 3, 3), (1, 1, 1), (1, 1, 1), half, 32) and torch_faults.layer((4, 4), (2, 2), one, half, 1)
-    assert not torch_faults.layer((4, 4), one, one, half, 4)
+    half = torch.bfloat16
+    assert _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, half)  # one column
+    assert not _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, half, learns=False) and not _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, torch.float32)
+    assert _layer((1, 16, 4, 1), (16, 16, 4, 4), 2, half, padding=1, transposed=True)
+    assert _layer((1, 4, 2, 4, 4), (4, 4, 3, 3, 3), 1, half, padding=1) and _layer((1, 4, 4, 4), (4, 4, 1, 1), 2, torch.float32)
+    assert _layer((1, 16, 2, 2), (16, 16, 4, 4), 2, half, padding=1) and not _layer((1, 16, 4, 4), (16, 16, 4, 4), 1, half)
+
+
+def test_torchs_layers_that_are_wrong_with_amx(monkeypatch):
+    """DCGAN's are not. What is wrong in one direction is wrong in the other's gradient."""
+    monkeypatch.setattr(torch_faults, "wrong_in", lambda dtype: dtype == torch.bfloat16)
+    half = torch.bfloat16
+    assert not _layer((2, 64, 16, 16), (128, 64, 4, 4), 2, half, padding=1)
+    assert not _layer((2, 64, 16, 16), (64, 32, 4, 4), 2, half, padding=1, transposed=True)
+    patches, upsampling = ((1, 16, 8, 36), (16, 16, 4, 4), 4), ((1, 8, 32), (8, 4, 16), 8)
+    assert _layer(*patches, half, learns=False) and not _layer(*patches, torch.float16)
+    assert _layer(*upsampling, half, padding=4, transposed=True)
+    assert not _layer(*upsampling, half, padding=4, transposed=True, learns=False)
 
 
 @pytest.mark.parametrize("wrong", [False, True])

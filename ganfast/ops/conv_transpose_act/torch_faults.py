@@ -123,12 +123,16 @@ def weight_grad(gz: Tensor, width_out: int, stride) -> bool:
     return _is_half(gz) and (gz.dim() == 5 or _one_column(width_out, stride))
 
 
-def layer(kernel, stride: tuple[int, ...], dilation: tuple[int, ...], dtype: torch.dtype, width: int) -> bool:
-    """Whether torch's own convolution, forward or backward, may be wrong or break the heap on a CPU for an input of that width."""
-    if strided_points(kernel, stride):
-        return True
-    narrow = stride[-1] > 1 and width <= dilation[-1] * (kernel[-1] - 1) + stride[-1]
-    return dtype in HALF and (narrow or len(kernel) == 3 or wrong_in(dtype))
+def layer(x: Tensor, z: Tensor, weight: Tensor, stride, padding, dilation, groups: int, transposed: bool, learns: bool) -> bool:
+    """Whether torch's own layer, x [N, Cin, *in] -> z [N, Cout, *out], is not to be trusted on a CPU: in its forward, and where it
+    `learns` in a gradient too, wrong or written past a buffer. Of the tensors the looks are enough."""
+    image, read = (z, x) if transposed else (x, z)  # of the ordinary convolution, which one of forward and data gradient is
+    ordinary, back = conv(image, weight, stride, padding, dilation, groups), conv_transpose(read)
+    if not learns:
+        return back if transposed else ordinary
+    geometry = weight.shape[2:], stride, padding, dilation
+    unwritten = _is_half(image) and padding_nears_kernel(image.shape[2:], *geometry)
+    return ordinary or back or unwritten or strided_points(*geometry[:2]) or weight_grad(image, read.shape[-1], stride)
 
 
 def report() -> list[str]:
