@@ -1,7 +1,9 @@
 """What a group computes, by ganfast's ops: [upsampling] + convolution, norm, activation with what they share."""
 
 import contextlib
+import functools
 import math
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -9,14 +11,15 @@ from torch import Tensor
 
 from ganfast._layout import is_channels_last
 from ganfast.dropin.nodes import each
+from ganfast.ops.batch_norm_act import instance as instance_norm_act
+from ganfast.ops.batch_norm_act import op as batch_norm_act
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
-from ganfast.ops.batch_norm_act.instance import instance_norm_act
-from ganfast.ops.batch_norm_act.op import batch_norm_act
-from ganfast.ops.bias_act.op import bias_act
-from ganfast.ops.conv_act.op import conv_act
-from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.upsample_conv_act.op import upsample_conv_act
+from ganfast.ops.bias_act import op as bias_act
+from ganfast.ops.conv_act import op as conv_act
+from ganfast.ops.conv_transpose_act import op as conv_transpose_act
+from ganfast.ops.upsample_conv_act import op as upsample_conv_act
 
+_NOTHING = contextlib.nullcontext()
 _FOLDING = 2**18  # values that a norm's pass takes in the time of the fold's operations on vectors
 
 
@@ -55,7 +58,25 @@ class Spec(NamedTuple):
         return tuple(names)
 
 
-def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
+class Bound(dict):
+    """What the ops decided for one size of x, {op: its plan}. All else that a plan rests on is the same at every call of one of dynamo's
+    graphs; asking for it costs 50 microseconds an op where a convolution has just emptied the caches."""
+
+    folds: bool | None = None  # whether the norm by running statistics is a factor of the weight
+
+    def made(self, op: ModuleType, *args, **options):
+        """The op's plan at the first call."""
+        plan = op.planned(*args, **options)
+        if getattr(plan, "final", True):
+            self[op] = plan
+        return plan
+
+    def call(self, op: ModuleType, x, weight, bias, *, alpha, **options):
+        plan = self.get(op) or self.made(op, x, weight, bias, alpha=alpha, **options)
+        return op.run(plan, x, weight, bias, alpha)
+
+
+def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
     weight, bias = t["weight"], t["bias"]
@@ -64,13 +85,17 @@ def run(spec: Spec, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     elif bias is not None and not bias.is_leaf:
         bias = _own(bias)
     if spec.norm is not None:
-        return _normalised(spec, x, weight, bias, t, alpha)
+        return _normalised(spec, bound, x, weight, bias, t, alpha)
     if spec.conv is not None and t["scale"] is not None:
         weight, bias = _scaled(spec, weight, bias, t["scale"].reshape(-1), None if t["offset"] is None else t["offset"].reshape(-1))
     if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
-        return _convolved(spec, x, weight, bias, spec.act, alpha)
-    z = x if spec.conv is None else _convolved(spec, x, weight, None, "linear", None)
-    return bias_act(z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output)
+        return _convolved(spec, bound, x, weight, bias, spec.act, alpha)
+    z = x if spec.conv is None else _convolved(spec, bound, x, weight, None, "linear", None)
+    plan = bound.get(bias_act)
+    if plan is None:
+        options = {"act": spec.act, "alpha": alpha, "gain": spec.gain, "clamp": spec.clamp, "open_output": spec.open_output}
+        plan = bound.made(bias_act, z, bias, **options)
+    return bias_act.run(plan, z, bias, alpha)
 
 
 def _own(vector: Tensor) -> Tensor:
@@ -85,45 +110,54 @@ def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
     return added.reshape(-1) if added.is_leaf else _own(added)  # of a leaf the ops keep nothing
 
 
-def _convolved(spec: Spec, x, weight, bias, act: str, alpha, **options):
+def _convolved(spec: Spec, bound: Bound, x, weight, bias, act: str, alpha, partials: bool = False):
     """act(conv(x) + bias), after the upsampling where there is one."""
     if spec.clones_x and torch.is_grad_enabled() and weight.requires_grad:
         x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
-    options |= {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
-    with _rebuilt(x) if spec.recompute else contextlib.nullcontext():
-        if spec.transposed:
-            return conv_transpose_act(x, weight, bias, **spec.conv, **options)
-        if spec.scale is not None:
-            return upsample_conv_act(x, weight, bias, scale_factor=spec.scale, **spec.conv, **options)
-        return conv_act(x, weight, bias, **spec.conv, **options)
+    op = conv_transpose_act if spec.transposed else conv_act if spec.scale is None else upsample_conv_act
+    plan = bound.get(op)
+    if plan is None:
+        options = spec.conv | {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
+        options |= {} if spec.scale is None else {"scale_factor": spec.scale}
+        plan = bound.made(op, x, weight, bias, **options, **({"return_partials": True} if partials else {}))
+    inner = [functools.partial(bound.call, part) for part in (conv_act, conv_transpose_act)] if spec.scale is not None else ()
+    with _rebuilt(x) if spec.recompute else _NOTHING:
+        return op.run(plan, x, weight, bias, alpha, *inner)
 
 
-def _normalised(spec: Spec, x: Tensor, weight, bias, t: dict[str, Tensor | None], alpha) -> Tensor:
+def _normalised(spec: Spec, bound: Bound, x: Tensor, weight, bias, t: dict[str, Tensor | None], alpha) -> Tensor:
     """act(norm(conv(x))) with what the two can share: a batch norm in train mode takes the statistics that a transposed convolution's
     epilogue gathers; by running statistics it becomes a factor of the weight and a bias, where that is less work than a pass over the
     output. The fold is made anew at each call, in float32, and rounded to the weight's dtype; no parameter changes.
     Source: Jacob et al. 2018, section 3.2 (folding batch norm)."""
     gain, shift = _affine(t)
-    if spec.folds and _outputs(spec, x, weight) >= weight.numel() + _FOLDING:
+    norm = spec.norm
+    if bound.folds is None:
+        bound.folds = spec.folds and _outputs(spec, x, weight) >= weight.numel() + _FOLDING
+    if bound.folds:
         acc = torch.promote_types(weight.dtype, torch.float32)
-        factor = torch.rsqrt(t["var"].to(acc) + spec.norm["eps"])
+        factor = torch.rsqrt(t["var"].to(acc) + norm["eps"])
         factor = factor if gain is None else factor * gain.to(acc)
         offset = -t["mean"].to(acc) * factor
         offset = offset if shift is None else offset + shift.to(acc)
         folded, moved = _scaled(spec, weight, bias, factor, offset)
-        return _convolved(spec, x, folded, moved, spec.act, alpha)
+        return _convolved(spec, bound, x, folded, moved, spec.act, alpha)
     partials = None
-    if spec.conv is not None and spec.transposed and spec.norm.get("training"):
-        x, partials = _convolved(spec, x, weight, bias, "linear", None, return_partials=True)
+    if spec.conv is not None and spec.transposed and norm.get("training"):
+        x, partials = _convolved(spec, bound, x, weight, bias, "linear", None, partials=True)
     elif spec.conv is not None:
-        x = _convolved(spec, x, weight, bias, "linear", None)
-    if spec.norm["kind"] == "instance":
+        x = _convolved(spec, bound, x, weight, bias, "linear", None)
+    if norm["kind"] == "instance":
         x = x.contiguous() if is_channels_last(x) else x  # as torch's, whose output somebody may flatten by `view`
-        return instance_norm_act(x, gain, shift, eps=spec.norm["eps"], act=spec.act, alpha=alpha)
-    return batch_norm_act(
-        x, t["mean"], t["var"], gain, shift, training=spec.norm["training"], momentum=spec.norm["momentum"], eps=spec.norm["eps"],
-        act=spec.act, alpha=alpha, partials=partials,
-    )  # fmt: skip
+        plan = bound.get(instance_norm_act)
+        plan = plan or bound.made(instance_norm_act, x, gain, shift, eps=norm["eps"], act=spec.act, alpha=alpha)
+        return instance_norm_act.run_instance(plan, x, gain, shift, alpha)
+    mean, var, momentum = t["mean"], t["var"], norm["momentum"]
+    plan = bound.get(batch_norm_act)
+    if plan is None:
+        options = {"training": norm["training"], "momentum": momentum, "eps": norm["eps"]}
+        plan = bound.made(batch_norm_act, x, mean, var, gain, shift, **options, act=spec.act, alpha=alpha, partials=partials)
+    return batch_norm_act.run(plan, x, gain, shift, alpha, mean, var, momentum, partials)
 
 
 def _affine(t: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:

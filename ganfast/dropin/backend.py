@@ -44,7 +44,8 @@ class Graph:
             node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and any(type(s) is not int for s in t.shape)]
-        self._plans = Memo()  # sizes and settings -> the graph's forward with the groups that pay
+        self._settings: tuple | None = None  # of what is known
+        self._plans = Memo()  # sizes -> the graph's forward with the groups that pay
         self._made: dict[tuple[bool, ...], Callable] = {}
         self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
         self._answers: dict[int, tuple[bool, bool]] = {}
@@ -61,15 +62,16 @@ class Graph:
             or forward_ad._current_level >= 0
         ):
             return self.plain(*args)
-        sizes = tuple([args[i].shape for i in self._sized]) if self._sized else ()
-        key = (
-            sizes,
+        settings = (
             _backends._chosen,
             torch.get_num_threads(),
             torch._C._get_deterministic_algorithms(),
             torch._C._get_cudnn_deterministic(),
         )
-        plan = self._plans.get(key) or functools.partial(self._settle, key)
+        if settings != self._settings:
+            self._forget(settings)
+        sizes = tuple([args[i].shape for i in self._sized]) if self._sized else ()
+        plan = self._plans.get(sizes) or functools.partial(self._settle, sizes)
         return self._watched(plan, args) if getattr(watching, "modes", None) else plan(*args)
 
     def _watched(self, plan: Callable, args: tuple) -> Any:
@@ -78,7 +80,13 @@ class Graph:
                 stack.enter_context(mode)
             return plan(*args)
 
-    def _settle(self, key: tuple, *args: Any) -> Any:
+    def _forget(self, settings: tuple) -> None:
+        self._settings = settings
+        self._plans.clear()
+        for group in self.groups:
+            group.forget()
+
+    def _settle(self, sizes: tuple, *args: Any) -> Any:
         refuse_in_recording("kernels are chosen")
         self._answers = {}
         result = self._first(*args)
@@ -92,7 +100,7 @@ class Graph:
                 pays = (False,) * len(pays)
                 for group in self.groups:
                     group.ran, group.outvoted = ("torch",), True
-            self._plans[key] = self._with(pays)
+            self._plans[sizes] = self._with(pays)
         return result
 
     def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from ganfast import _backends
+from ganfast._memo import Memo
 from ganfast.dropin import arithmetic
 from ganfast.dropin.nodes import (
     Names,
@@ -53,10 +54,21 @@ class Group:
         self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
+        self._bounds = Memo()  # the look of x -> what the ops decided for it
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
-        return arithmetic.run(self.spec, x, {**self._none, **dict(zip(self._at, operands))})
+        look = (x.shape, x.stride())
+        if x.is_cuda:  # a tile for TF32 is none for exact float32, one for aligned memory none for any other
+            look = (*look, x.data_ptr() % 16, torch.backends.cudnn.conv.fp32_precision)
+        bound = self._bounds.get(look)
+        if bound is None:
+            bound = self._bounds[look] = arithmetic.Bound()
+        return arithmetic.run(self.spec, bound, x, {**self._none, **dict(zip(self._at, operands))})
+
+    def forget(self) -> None:
+        """Decides anew."""
+        self._bounds.clear()
 
     def note_backends(self) -> None:
         """What ran just now."""

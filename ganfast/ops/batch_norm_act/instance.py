@@ -51,13 +51,18 @@ def instance_norm_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, weight, bias, eps, act, alpha, backend)
+        plan = planned(x, weight, bias, eps, act, alpha, backend)
         if key is not None:
             _plans[key] = plan
+    return run_instance(plan, x, weight, bias, alpha)
+
+
+def run_instance(plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+    """The call, checked and decided."""
     return run(plan, x, kept(weight) if torch.is_grad_enabled() else weight, bias, alpha)  # torch keeps a copy too
 
 
-def _plan(x, weight, bias, eps, act, alpha, backend) -> Plan:
+def planned(x, weight, bias, eps, act, alpha, backend=None) -> Plan:
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)

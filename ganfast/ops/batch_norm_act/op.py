@@ -59,7 +59,7 @@ def batch_norm_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend)
+        plan = planned(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend)
         if key is not None:
             _plans[key] = plan
     if partials is not None:
@@ -102,7 +102,7 @@ def look(vector: Tensor | None) -> tuple | None:
     return None if vector is None else (vector.shape, vector.dtype, vector.device)
 
 
-def _plan(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend) -> Plan:
+def planned(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend=None) -> Plan:
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)

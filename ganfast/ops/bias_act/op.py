@@ -57,9 +57,26 @@ def bias_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, bias, dim, act, alpha, gain, clamp, backend, open_output)
+        plan = planned(x, bias, dim, act, alpha, gain, clamp, backend, open_output)
         if key is not None:
             _plans[key] = plan
+    return run(plan, x, bias, alpha)
+
+
+class Plan(NamedTuple):
+    """All that a call's shapes, dtypes, layouts and options decide."""
+
+    spec: Spec
+    channels: int
+    view: tuple[int, int, int] | None  # [before, C, after], where the passes could not take x as it is
+    dense: bool
+
+
+_plans = Memo()  # key -> Plan
+
+
+def run(plan: Plan, x: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+    """The call, checked and decided."""
     spec = plan.spec
     if isinstance(alpha, Tensor):
         alpha = _checks.per_channel(alpha, plan.channels)
@@ -80,19 +97,7 @@ def bias_act(
     return y if plan.view is None else y.view(x.shape)
 
 
-class _Plan(NamedTuple):
-    """All that a call's shapes, dtypes, layouts and options decide."""
-
-    spec: Spec
-    channels: int
-    view: tuple[int, int, int] | None  # [before, C, after], where the passes could not take x as it is
-    dense: bool
-
-
-_plans = Memo()  # key -> _Plan
-
-
-def _plan(x, bias, dim, act, alpha, gain, clamp, backend, open_output) -> _Plan:
+def planned(x, bias, dim=1, act="linear", alpha=None, gain=1.0, clamp=None, backend=None, open_output=False) -> Plan:
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -124,7 +129,7 @@ def _plan(x, bias, dim, act, alpha, gain, clamp, backend, open_output) -> _Plan:
         is_dense = x.is_contiguous()
     saves = what_is_saved(act, alpha, alpha_value, gain, clamp, open_output)
     spec = Spec(act, alpha_value, gain, clamp, saves, channels_last, chosen)
-    return _Plan(spec, channels, view, is_dense)
+    return Plan(spec, channels, view, is_dense)
 
 
 def _number(name: str, value: object) -> float:

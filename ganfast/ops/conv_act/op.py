@@ -64,13 +64,13 @@ def conv_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend, open_output)
+        plan = planned(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend, open_output)
         if key is not None and plan.final:
             _plans[key] = plan
-    return _run(plan, x, weight, bias, alpha)
+    return run(plan, x, weight, bias, alpha)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """All that a call's shapes, dtypes, layouts and options decide."""
 
     spec: Spec  # of the transposed convolution whose data gradient this convolution is
@@ -86,10 +86,10 @@ class _Plan(NamedTuple):
     final: bool  # False while the tuner could not measure
 
 
-_plans = Memo()  # key -> _Plan
+_plans = Memo()  # key -> Plan
 
 
-def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+def run(plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
     spec = plan.spec
     if plan.cast is not None:
         x, weight, bias = cast_to(plan.cast, x, weight, bias)
@@ -105,7 +105,7 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
     return y.squeeze(0) if plan.unbatched else y
 
 
-def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backend, open_output) -> _Plan:
+def planned(x, weight, bias, stride=1, padding=0, dilation=1, groups=1, act="linear", alpha=None, backend=None, open_output=False) -> Plan:
     """Every check, then every decision."""
     x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
     x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
@@ -136,7 +136,7 @@ def _plan(x, weight, bias, stride, padding, dilation, groups, act, alpha, backen
         way = "torch"
         if x.shape[0]:
             way, final = choice.conv(dense(x, channels_last), dense_weight(weight), bias, alpha, size, spec)
-    return _Plan(spec, way, spec._replace(save_z=False), size, channels, border, cast, unbatched, x_dense, weight_dense, final)
+    return Plan(spec, way, spec._replace(save_z=False), size, channels, border, cast, unbatched, x_dense, weight_dense, final)
 
 
 def _check_padding(padding, kernel, stride, dilation) -> tuple[tuple[int, ...], list[int] | None]:

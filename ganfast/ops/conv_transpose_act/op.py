@@ -67,13 +67,15 @@ def conv_transpose_act(
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend, open_output)
+        plan = planned(
+            x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend, open_output
+        )
         if key is not None and plan.final:
             _plans[key] = plan
-    return _run(plan, x, weight, bias, alpha)
+    return run(plan, x, weight, bias, alpha)
 
 
-class _Plan(NamedTuple):
+class Plan(NamedTuple):
     """All that a call's shapes, dtypes, layouts and options decide."""
 
     spec: Spec
@@ -87,10 +89,10 @@ class _Plan(NamedTuple):
     final: bool  # False while the tuner could not measure
 
 
-_plans = Memo()  # key -> _Plan
+_plans = Memo()  # key -> Plan
 
 
-def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+def run(plan: Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
     spec = plan.spec
     if plan.cast is not None:
         x, weight, bias = cast_to(plan.cast, x, weight, bias)
@@ -107,7 +109,10 @@ def _run(plan: _Plan, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: flo
     return (y, partials) if spec.partials else y
 
 
-def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, act, alpha, return_partials, backend, open_output) -> _Plan:
+def planned(
+    x, weight, bias, stride=1, padding=0, output_padding=0, groups=1, dilation=1, act="linear", alpha=None, return_partials=False,
+    backend=None, open_output=False,
+) -> Plan:  # fmt: skip
     """Every check, then every decision."""
     x, weight, bias, alpha, alpha_value, channels, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=True)
     x, dims = x.unsqueeze(0) if unbatched else x, weight.dim() - 2
@@ -134,7 +139,7 @@ def _plan(x, weight, bias, stride, padding, output_padding, groups, dilation, ac
         if x.shape[0]:
             chosen, final = choice.forward(dense(x, channels_last), dense_weight(weight), bias, alpha, spec)
         spec = spec._replace(backend=chosen)
-    return _Plan(spec, spec._replace(save_z=False), size, channels, cast, unbatched, x_dense, weight_dense, final)
+    return Plan(spec, spec._replace(save_z=False), size, channels, cast, unbatched, x_dense, weight_dense, final)
 
 
 def _check_output(x, weight, stride, padding, output_padding, dilation) -> list[int]:

@@ -1,6 +1,8 @@
 """`upsample_conv_act`: nearest upsampling and a stride-1 convolution as one transposed convolution."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,10 +53,32 @@ def fold_weight(weight: Tensor, scale: tuple[int, ...], groups: int) -> Tensor:
     return folded.contiguous(memory_format=(torch.contiguous_format, torch.channels_last, torch.channels_last_3d)[len(kernel) - 1])
 
 
-def _plain(x, weight, bias, scale, padding, groups, act, alpha, backend=None, open_output=False) -> Tensor:
-    """The two modules as they are: for weights that outweigh the image, which folding reads and writes more than it saves."""
-    up = F.interpolate(x, scale_factor=scale)
-    return conv_act(up, weight, bias, padding=padding, groups=groups, act=act, alpha=alpha, backend=backend, open_output=open_output)
+class Plan(NamedTuple):
+    """What a call's shapes, layouts and options decide. way: "folded" into a transposed convolution, or "plain", the two modules as they
+    are: for weights that outweigh the image, which folding reads and writes more than it saves."""
+
+    scale: tuple[int, ...]
+    padding: tuple[int, ...]
+    groups: int
+    act: str
+    return_partials: bool
+    backend: str | None
+    open_output: bool
+    way: str
+    final: bool  # False while the tuner could not measure
+
+
+def run(plan: Plan, x, weight, bias, alpha, plain: Callable | None = None, folded: Callable | None = None):
+    """The call, checked and decided. plain, folded: in place of the convolutions that it is made of."""
+    options = {"groups": plan.groups, "act": plan.act, "alpha": alpha, "backend": plan.backend, "open_output": plan.open_output}
+    if plan.way == "plain":
+        y = (plain or conv_act)(F.interpolate(x, scale_factor=plan.scale), weight, bias, padding=plan.padding, **options)
+    else:
+        padding = tuple(k - 1 - p for k, p in zip(weight.shape[2:], plan.padding))
+        options |= {"stride": plan.scale, "padding": padding, "return_partials": plan.return_partials}
+        y = (folded or conv_transpose_act)(x, fold_weight(weight, plan.scale, plan.groups), bias, **options)
+    _backends.ran[_OP] = _backends.ran.get("conv_act" if plan.way == "plain" else "conv_transpose_act", "")
+    return y
 
 
 def _as_it_is(tensor: Tensor) -> Tensor:
@@ -64,22 +88,23 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 _settled = Memo()
 
 
-def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
-    """ "folded" or "plain", by the tuner: the forward, and the backward where one may follow. call(way, x, weight, bias, alpha)."""
+def _decided(plan: Plan, x, weight, bias, alpha) -> Plan:
+    """With the tuner's way: for the forward, and the backward where one may follow."""
+    scale, padding, groups, act = plan[:4]
     if x.numel() == 0 or any(2 * p >= k for p, k in zip(padding, weight.shape[2:])):
-        return "folded"  # it says what is wrong, if anything; torch's weight gradient is not safe for such padding on a CPU
+        return plan  # folded: it says what is wrong, if anything; torch's weight gradient is not safe for such padding on a CPU
     rule = "folded" if x.shape[0] * x[0, 0].numel() >= 256 else "plain"
     if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return "folded" if x.device.type != "cpu" else rule
+        return plan._replace(way="folded" if x.device.type != "cpu" else rule)
     learns = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias, alpha))
     off = _tune.off_reason()
     key = (x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), scale, padding, groups, act, learns, off)
     if (known := _settled.get(key)) is not None:
-        return known
+        return plan._replace(way=known)
     own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
     gradient = _tune_check.Cotangent()
 
-    def run(way, own=own) -> list[Tensor]:
+    def trial(way, own=own) -> list[Tensor]:
         # The user's own hooks (checkpointing, offloading) must not see what is saved here.
         with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
             y = way(*own)
@@ -88,18 +113,18 @@ def _way(x, weight, bias, scale, padding, groups, act, alpha, call) -> str:
             return [y, *torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], gradient(y))]
 
     def exact(shaken: bool) -> list[Tensor]:
-        formula = lambda *own: _plain(*own[:3], scale, padding, groups, act, own[3], "reference")
-        return run(formula, [_tune_check.in_double(t, x.dtype if shaken else None) if isinstance(t, Tensor) else t for t in own])
+        formula = lambda *own: run(plan._replace(way="plain", backend="reference"), *own)
+        return trial(formula, [_tune_check.in_double(t, x.dtype if shaken else None) if isinstance(t, Tensor) else t for t in own])
 
     sizes = f"w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
     layout = f"{'nhwc' if is_channels_last(x) else 'nchw'}, {act}{', with gradients' if learns else ''}"
     ways = dict.fromkeys([rule, "folded", "plain"])
-    calls = {way: lambda way=way: run(functools.partial(call, way)) for way in ways}
+    calls = {way: lambda way=way: trial(functools.partial(run, plan._replace(way=way))) for way in ways}
     check = _tune_check.Ways(own, exact, x.dtype)
     way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}", check)
     if final:
         _settled[key] = way
-    return way
+    return plan._replace(way=way, final=final)
 
 
 def upsample_conv_act(
@@ -131,6 +156,14 @@ def upsample_conv_act(
         backend cannot run.
     Source: Odena, Dumoulin & Olah 2016 (resize-convolution); the fold is derived in README.md in this folder.
     """
+    plan = planned(x, weight, bias, scale_factor, padding, groups, act, alpha, return_partials, backend, open_output)
+    return run(plan, x, weight, bias, alpha)
+
+
+def planned(
+    x, weight, bias, scale_factor=2, padding=1, groups=1, act="linear", alpha=None, return_partials=False, backend=None, open_output=False
+) -> Plan:
+    """Every check, then every decision."""
     _, weight, bias, _, _, _, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
     dims = weight.dim() - 2
     scale = tuple(_checks.int_list(_OP, "scale_factor", scale_factor, dims, 1))
@@ -140,16 +173,6 @@ def upsample_conv_act(
             _checks.fail(
                 _OP, f"padding is {padding!r}, wants less than the kernel's {k}", "Rows of nothing but bias would surround the image"
             )
-
-    def call(way: str, x: Tensor, weight: Tensor, bias: Tensor | None, alpha: float | Tensor | None):
-        if way == "plain":
-            return _plain(x, weight, bias, scale, pads, groups, act, alpha, open_output=open_output)
-        padding = tuple(k - 1 - p for k, p in zip(weight.shape[2:], pads))
-        return conv_transpose_act(
-            x, fold_weight(weight, scale, groups), bias, stride=scale, padding=padding, groups=groups, act=act, alpha=alpha,
-            return_partials=return_partials, backend=backend, open_output=open_output,
-        )  # fmt: skip
-
+    plan = Plan(scale, pads, groups, act, return_partials, backend, open_output, "folded", True)
     choosing = not return_partials and not unbatched and cast is None and _backends.requested(_OP, backend) == "auto"
-    way = _way(x, weight, bias, scale, pads, groups, act, alpha, call) if choosing else "folded"
-    return call(way, x, weight, bias, alpha)
+    return _decided(plan, x, weight, bias, alpha) if choosing else plan
