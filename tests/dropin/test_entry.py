@@ -40,7 +40,8 @@ def test_a_loop_at_one_size_makes_few_graphs():
     made = [ganfast.explain(m).graphs for m in (generator, critic)]
     for _ in range(3):
         penalised_step(generator, critic, 4)
-    assert [ganfast.explain(m).graphs for m in (generator, critic)] == made == [1, 3]
+    assert [ganfast.explain(m).graphs for m in (generator, critic)] == made
+    assert made in ([1, 3], [1, 2])  # torch 2.11 takes two for the critic
     assert small.fallbacks(generator) == small.fallbacks(critic) == []
 
 
