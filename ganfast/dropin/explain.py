@@ -17,8 +17,8 @@ from ganfast.dropin.groups import Group
 class Row(NamedTuple):
     """One group.
 
-    layers: by their paths in the model, functions as "relu()"; became: ganfast's ops; ran: the backend of each that ran last, or "torch"
-    where torch's own calls were the faster; note: the times that decided, what happens to the weight.
+    layers: by their paths in the model, functions as "relu()"; became: ganfast's ops; ran: the backend of each that ran last, or "eager"
+    where torch's own calls ran instead; note: the times that decided, what happens to the weight.
     """
 
     layers: tuple[str, ...]
@@ -70,8 +70,11 @@ def explain(model: nn.Module | Callable) -> Explanation:
     left: dict[str, str] = {}
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
         times: Counter = Counter()  # a layer may be called twice, and functions have names in common
-        for group in (group for group in graph.groups if group.ran):
-            row = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+        for at, group in enumerate(graph.groups):
+            if not group.ran:
+                continue
+            eager = group.outvoted or not graph._answers.get(at, (True, False))[0]
+            row = Row(group.layers, " + ".join(group.became), "eager" if eager else " + ".join(group.ran), _note(group, eager))
             nameless = all(layer.endswith("()") for layer in row.layers)
             groups[row.layers, times[row.layers], i if nameless else -1] = row
             times[row.layers] += 1
@@ -111,7 +114,7 @@ def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     return sorted(groups.values(), key=first)
 
 
-def _note(group: Group) -> str:
+def _note(group: Group, eager: bool) -> str:
     notes = []
     choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
     if choice is not None and len(choice.microseconds) > 1:
@@ -120,7 +123,7 @@ def _note(group: Group) -> str:
         notes.append("the whole graph was faster with torch's calls")
     if choice is not None:
         notes += [f"{name} failed: {why}" for name, why in choice.failed.items()]
-    if group.ran != ("torch",):
+    if not eager:
         if group.spec.scale is not None:
             notes.append("weight summed over the upsampled taps at each call")
         if group.spec.folds:
