@@ -150,24 +150,22 @@ class Found:
 
     def _why_not(self, steps: list[Step]) -> str:
         """Why these steps may not run as one; empty where they may."""
-        roles = {step.role for step in steps}
-        if not roles & {"conv", "norm"} and not ("bias" in roles and "act" in roles):
-            return "one pass already" if "conv" not in roles else ""
+        return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
+
+    def _keeps_more_than_eager(self, steps: list[Step]) -> str:
+        x = steps[0].tensors["x"]
+        keeps = steps[0].role == "bias" and self._reaches(x) and self._keeps_input(steps)
+        return "its backward would keep an input that may be changed" if keeps else ""
+
+    def _parted(self, steps: list[Step]) -> str:
+        """What stands between their calls, or is switched there, that forbids to make them at one place."""
         nodes = [node for step in steps for node in step.nodes]
-        first, last, x = nodes[0], nodes[-1], tensor(steps[0].tensors["x"])
-        values = [tensor(node) for node in nodes]
-        dtypes = {t.dtype for t in values} | ({x.dtype} if "conv" not in roles else set())  # autocast casts x before a convolution
-        if len(dtypes) > 1 or any(type(t) is not type(x) or t.device != x.device for t in values):
-            return "its values differ in dtype"
-        if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and self._keeps_input(steps):
-            return "its backward would keep an input that may be changed"
-        operands = {node for step in steps for node in step.tensors.values()}
-        reads, writes = storages(*operands), set().union(*(written(node) for node in nodes if not works_in_place(node)))
-        own = set(nodes)
-        if any(self.regimes[node] != self.regimes[last] for node in nodes):
+        if any(self.regimes[node] != self.regimes[nodes[-1]] for node in nodes):
             return "grad mode or autocast is switched between its parts"
-        for node in self.nodes[self.order[first] : self.order[last]]:
-            if node in own:
+        reads = storages(*(node for step in steps for node in step.tensors.values()))
+        writes = set().union(*(written(node) for node in nodes if not works_in_place(node)))
+        for node in self.nodes[self.order[nodes[0]] : self.order[nodes[-1]]]:
+            if node in nodes:
                 continue
             if is_barrier(node):
                 return f"{node.name} stands between its parts"
@@ -226,6 +224,18 @@ def _known(node: fx.Node) -> bool:
     """Whether a user may ask why it is no part of a group."""
     name = name_of(node).rstrip("_")
     return name in _KNOWN or (name.startswith("conv") and name[-2:] in ("1d", "2d", "3d"))
+
+
+def _one_pass(steps: list[Step]) -> str:
+    roles = {step.role for step in steps}
+    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} else "one pass already"
+
+
+def _unlike(steps: list[Step]) -> str:
+    x, values = tensor(steps[0].tensors["x"]), [tensor(node) for step in steps for node in step.nodes]
+    casts = any(step.role == "conv" for step in steps)  # autocast casts x before a convolution
+    alike = len({t.dtype for t in (values if casts else [x, *values])}) == 1
+    return "" if alike and all(type(t) is type(x) and t.device == x.device for t in values) else "its values differ in dtype"
 
 
 def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None]) -> Callable:
