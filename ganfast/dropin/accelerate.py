@@ -18,7 +18,8 @@ from torch import nn
 
 from ganfast import _checks
 from ganfast.dropin.around import goes_round
-from ganfast.dropin.entry import Armed, Compiled
+from ganfast.dropin.compiled import Compiled
+from ganfast.dropin.entry import Armed
 
 _MISSING = (
     "This model was accelerated by ganfast, which is not installed here: it is loaded as the plain model. `pip install ganfast`"

@@ -10,7 +10,8 @@ from torch import nn
 from ganfast import _tune
 from ganfast._place import place
 from ganfast.dropin.accelerate import Accelerated, check_model, closed
-from ganfast.dropin.entry import Armed, Break, Compiled
+from ganfast.dropin.compiled import Break, Compiled
+from ganfast.dropin.entry import Armed
 from ganfast.dropin.groups import Group
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from ganfast import _backends
+from ganfast._tell import tell
 from ganfast.dropin import arithmetic
 from ganfast.dropin.nodes import (
     Names,
@@ -93,6 +94,8 @@ class Found:
         output = next(node for node in graph.nodes if node.op == "output")
         self.outputs = storages(*output.all_input_nodes)
         self.inputs = storages(*(node for node in graph.nodes if node.op == "placeholder"))
+        if any(map(_known, self.nodes)) and not any("example_value" in node.meta for node in self.nodes):
+            tell(f"torch {torch.__version__} does not say of its graphs' tensors what they look like (example_value): nothing runs as one")
         self.groups: list[Group] = []
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
