@@ -94,7 +94,7 @@ class Accelerated:
 
     def __prepare_scriptable__(self):
         """torch.jit.script asks for it first: its compiler knows neither this class nor a child that is armed."""
-        disarm(self)
+        disarm(self, for_others=True)
         plain = object.__new__(self._ganfast_class)
         plain.__dict__.update(self.__dict__)
         return plain
@@ -126,14 +126,23 @@ def arm(model: nn.Module) -> Armed:
         if theirs is not None and not isinstance(theirs, Armed):
             continue  # a user's own nn.Module.compile
         if (module is model or _gains_alone(module)) and not made and not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["_compiled_call_impl"] = Armed(module, model, recompute)
+            module.__dict__["_compiled_call_impl"] = armed = Armed(module, model, recompute)
+            armed.before = theirs and theirs.without({id(model)})
     return model.__dict__["_compiled_call_impl"]
 
 
-def disarm(model: nn.Module) -> None:
+def disarm(model: nn.Module, for_others: bool = False) -> None:
+    """Makes the model and its children be called as torch calls them; `for_others`: also what another accelerated model shares."""
+    gone = {id(module) for module in model.modules()}
     for module in model.modules():
-        if isinstance(module.__dict__.get("_compiled_call_impl", ""), Armed | None):
+        armed = module.__dict__.get("_compiled_call_impl", "")
+        if not isinstance(armed, Armed | None):
+            continue
+        left = None if armed is None or for_others else armed.without(gone)
+        if left is None:
             del module.__dict__["_compiled_call_impl"]
+        else:
+            module.__dict__["_compiled_call_impl"] = left
 
 
 def accelerated_class(cls: type) -> type:

@@ -52,6 +52,7 @@ class Armed:
     def __init__(self, module: nn.Module, root: nn.Module, recompute: bool, compiled: Compiled | None = None) -> None:
         self.module, self.root, self.recompute = weakref.ref(module), weakref.ref(root), recompute
         self.compiled = compiled
+        self.before: Armed | None = None  # another accelerated model's, which has the module too, and gets it back
         self.slices: Compiled | None = None  # of a Sequential's slices
         self.routes = Routes()
         self.pieces: dict[int, Compiled] = {}  # of a Sequential that dynamo left somewhere, by its length: layer by layer
@@ -106,6 +107,15 @@ class Armed:
         names = () if root is None else root.named_modules()  # a child may outlive its model
         path = next((name for name, m in names if m is module), "")
         return Compiled(call, root, self.recompute, type(module).__name__, path)
+
+    def without(self, gone: set[int]) -> "Armed | None":
+        """What stands here when the models of these ids are accelerated no more: another's, or nothing."""
+        before = self.before and self.before.without(gone)
+        root = self.root()
+        if root is None or id(root) in gone:
+            return before
+        self.before = before
+        return self
 
     def __deepcopy__(self, memo: dict) -> None:
         return None
