@@ -20,6 +20,7 @@ from ganfast.dropin.around import ops_as_they_are, refuse_in_recording
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
 _NUMBERS = itertools.count()
+_MOST_FORWARDS = 8  # that the classes of one compiled module may get, one after the other
 _TRIES = 2  # code that dynamo failed on so many times is not tried again
 # Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
 _OPTIONS = {
@@ -56,6 +57,8 @@ class Compiled:
         self.seconds = 0.0
         self.found, self.broke = False, False  # whether any graph has a group; whether dynamo left one
         self._failures: dict[types.CodeType, int] = {}
+        self._forwards: dict[type, types.FunctionType] = {}  # of the classes of all modules in what was called
+        self._renewals = 0
         self._call, self.run = call, self._fresh(call)
 
     def _fresh(self, call: types.FunctionType) -> Callable:
@@ -92,6 +95,8 @@ class Compiled:
     def call(self, *args: Any) -> Any:
         """Runs it. What is compiled in a call that raises is thrown away: where dynamo left the graph at a user's mistake, it would do so
         in right calls too."""
+        if not self.is_current() and not self._renewed():
+            return self._call(*args)
         breaks, graphs, failures = len(self.breaks), len(self.graphs), dict(self._failures)
         try:
             return self.run(*args)
@@ -102,6 +107,26 @@ class Compiled:
             self._failures = failures
             del self.breaks[breaks:]
             raise
+        finally:
+            if len(self.graphs) != graphs and isinstance(args[0], nn.Module):
+                found = {type(m): getattr(type(m), "forward", None) for m in args[0].modules()}
+                self._forwards = {cls: forward for cls, forward in found.items() if isinstance(forward, types.FunctionType)}
+
+    def is_current(self) -> bool:
+        """Whether no class has got another forward since it was compiled: of a module dynamo's guards compare the class alone."""
+        return all(cls.forward is forward for cls, forward in self._forwards.items())
+
+    def _renewed(self) -> bool:
+        """Throws away what was compiled for other forwards; False where that came about too often."""
+        names = " and ".join(cls.__name__ for cls, forward in self._forwards.items() if cls.forward is not forward)
+        self._renewals += 1
+        if self._renewals > _MOST_FORWARDS:
+            self.failed(self.code, f"{names} got another forward more than {_MOST_FORWARDS} times")
+            return False
+        self.breaks.append(Break("compiled anew", f"{names} got another forward"))
+        self.run, self.broke = self._fresh(self._call), False
+        self.graphs.clear()
+        return True
 
     def broke_at(self, reasons: list[str]) -> None:
         self.breaks += [Break("broke", reason) for reason in reasons]

@@ -67,7 +67,7 @@ class Armed:
             # A copy that took over all of a module's attributes, a replica of DataParallel's: it has layers of its own.
             return other._call_impl(*args, **kwargs)
         if goes_round():
-            if self.compiled is not None and self.compiled.whole and is_seen():
+            if self.compiled is not None and self.compiled.whole and self.compiled.is_current() and is_seen():
                 try:
                     with seen_inside_graphs():
                         return self.compiled.run(module, args, kwargs)
