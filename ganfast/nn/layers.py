@@ -228,3 +228,7 @@ class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d): ...
 
 
 class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d): ...
+
+
+_KINDS = ("BatchNormAct", "ConvAct", "ConvTransposeAct", "InstanceNormAct", "UpsampleConvAct")
+__all__ = [f"{kind}{n}d" for kind in _KINDS for n in (1, 2, 3)]
