@@ -138,11 +138,10 @@ def disarm(model: nn.Module, for_others: bool = False) -> None:
         armed = module.__dict__.get("_compiled_call_impl", "")
         if not isinstance(armed, Armed | None):
             continue
-        left = None if armed is None or for_others else armed.without(gone)
-        if left is None:
-            del module.__dict__["_compiled_call_impl"]
-        else:
+        if armed and not for_others and (left := armed.without(gone)):
             module.__dict__["_compiled_call_impl"] = left
+        else:
+            del module.__dict__["_compiled_call_impl"]
 
 
 def accelerated_class(cls: type) -> type:

@@ -151,7 +151,7 @@ def _channels_last(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=formats[t.dim()]) if t.dim() in formats and t.is_floating_point() else t
 
 
-def copied(model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module) -> nn.Module:
     """A deep copy. torch's older weight_norm and spectral_norm leave a tensor with a graph on its module, which no copy can take and
     the next forward makes anew."""
     left = []
@@ -161,16 +161,11 @@ def copied(model: nn.Module) -> nn.Module:
                 left.append((module, name, module.__dict__.pop(name)))
     try:
         return copy.deepcopy(model)
+    except Exception as error:
+        _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
     finally:
         for module, name, value in left:
             module.__dict__[name] = value
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copied(model)
-    except Exception as error:
-        _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
 
 
 @contextlib.contextmanager

@@ -59,22 +59,20 @@ class Compiled:
         self._failures: dict[types.CodeType, int] = {}
         self._forwards: dict[type, types.FunctionType] = {}  # of the classes of all modules in what was called
         self._renewals = 0
-        self._call, self.run = call, self._fresh(call)
+        self._call = call
+        self._start()
 
-    def _fresh(self, call: types.FunctionType) -> Callable:
-        """The function, through dynamo, of which nothing is compiled yet."""
+    def _start(self) -> None:
+        """Makes `run`, of which nothing is compiled yet."""
         from torch._dynamo import optimize  # a second to import: at the first call of an accelerated model
 
         # A code object of its own: dynamo keeps and counts what it compiled by code. A name of its own: by file, line and name it keeps the
         # sizes that it has seen, and takes those that differ, here from one model to the next, for sizes that change.
-        code = call.__code__.replace(co_name=f"{call.__name__}_{next(_NUMBERS)}")
-        self.code = code
-        own = types.FunctionType(code, call.__globals__, call.__name__, call.__defaults__, call.__closure__)
-        own.__kwdefaults__ = call.__kwdefaults__
+        self.code = self._call.__code__.replace(co_name=f"{self._call.__name__}_{next(_NUMBERS)}")
         isolated = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(optimize).parameters else {}
         context = optimize(self._backend, **isolated)
         context.callback = _Watched(context.callback, self)
-        return context(own)
+        self.run = context(types.FunctionType(self.code, self._call.__globals__, self._call.__name__))
 
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
@@ -102,7 +100,7 @@ class Compiled:
             return self.run(*args)
         except Exception:
             if any(entry.kind == "broke" for entry in self.breaks[breaks:]) or any(n >= _TRIES for n in self._failures.values()):
-                self.run = self._fresh(self._call)
+                self._start()
                 del self.graphs[graphs:]
             self._failures = failures
             del self.breaks[breaks:]
@@ -124,8 +122,9 @@ class Compiled:
             self.failed(self.code, f"{names} got another forward more than {_MOST_FORWARDS} times")
             return False
         self.breaks.append(Break("compiled anew", f"{names} got another forward"))
-        self.run, self.broke = self._fresh(self._call), False
+        self._start()
         self.graphs.clear()
+        self.broke = False
         return True
 
     def broke_at(self, reasons: list[str]) -> None:

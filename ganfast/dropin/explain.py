@@ -63,10 +63,8 @@ def explain(model: nn.Module | Callable) -> Explanation:
     """
     check_model("explain", model)
     compiled = list(_compiled(model))
-    if why := closed(model):
+    if why := closed(model) or ("" if compiled or _is_accelerated(model) else "not accelerated"):
         return Explanation([], [("", why)], [], 0, 0.0)
-    if not compiled and not _is_accelerated(model):
-        return Explanation([], [("", "not accelerated")], [], 0, 0.0)
     groups: dict[tuple, Row] = {}
     left: dict[str, str] = {}
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
@@ -83,7 +81,7 @@ def explain(model: nn.Module | Callable) -> Explanation:
     covered = {layer for row in groups.values() for layer in row.layers if not layer.endswith("()")}
     rows = [(name, reason) for name, reason in left.items() if name not in covered]
     breaks = [entry for each in compiled for entry in each.breaks]
-    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), sum(c.seconds for c in compiled))
+    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), compile_seconds(model))
 
 
 def compile_seconds(*models: nn.Module) -> float:
@@ -109,8 +107,8 @@ def _compiled(model: object) -> Iterator[Compiled]:
 
 def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     """By the layers' place in the model; functions stand by what they came with."""
-    names = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
-    position = {name: i for i, name in enumerate(names)}
+    names = model.named_modules() if isinstance(model, nn.Module) else ()
+    position = {name: i for i, (name, _) in enumerate(names)}
     first = lambda row: next((position[layer] for layer in row.layers if layer in position), len(position))
     return sorted(groups.values(), key=first)
 

@@ -190,20 +190,20 @@ class Found:
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
-        conv, act = by_role.get("conv"), by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
+        act = by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
         own = sum(works_in_place(node) for step in steps for node in step.nodes)
         y = steps[-1].value
         reached = bool(storages(y) & (self.outputs | self.inputs)) or version(y) > own
         kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
-        x = steps[0].tensors["x"]
-        options = None if conv is None else {k: v for k, v in conv.items() if k != "transposed"}
-        if options is not None and "upsample" in by_role:
-            options = {k: v for k, v in options.items() if k in ("padding", "groups")}
+        options, scale = by_role.get("conv"), by_role.get("upsample", {}).get("scale")
+        if options is not None:
+            takes = ("padding", "groups") if scale else options.keys() - {"transposed"}
+            options = {k: v for k, v in options.items() if k in takes}
         return arithmetic.Spec(
-            transposed=conv is not None and conv["transposed"], conv=options, scale=by_role.get("upsample", {}).get("scale"),
-            norm=by_role.get("norm"), act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0),
-            clamp=by_role.get("clamp", {}).get("clamp"), open_output=reached and not kept_by_eager,
-            clones_x="upsample" in by_role and self._reaches(x), recompute=self.recompute,
+            transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
+            act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
+            open_output=reached and not kept_by_eager, clones_x=scale is not None and self._reaches(steps[0].tensors["x"]),
+            recompute=self.recompute,
         )  # fmt: skip
 
     def _why(self, node: fx.Node) -> str:
