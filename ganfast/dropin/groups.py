@@ -209,10 +209,8 @@ class Found:
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
-        call = read(node)
         if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
-            x = tensor(call.x) if call is not None else None
-            if not is_floating(x):
+            if not is_floating(tensor(read(node).x)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
                 return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"

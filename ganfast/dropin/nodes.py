@@ -58,14 +58,16 @@ def name_of(node: fx.Node) -> str:
     return _OPERATORS.get(name, name)
 
 
-def read(node: fx.Node) -> Call | None:
-    """None where the call has an argument that `_ORDER` does not know."""
+def read(node: Any) -> Call:
+    """Without a name where it is no call, or has an argument that `_ORDER` does not know."""
+    if not isinstance(node, fx.Node):
+        return Call("", None, {})
     name = name_of(node)
     order = _ORDER.get(name.rstrip("_"), "").split()
     first = {"input": node.args[0]} if node.args else {}
     given = first | dict(zip(order, node.args[1:])) | dict(node.kwargs)
     if not name or "input" not in given or len(node.args) - 1 > len(order):
-        return None
+        return Call("", None, {})
     known = {key: value for key, value in _DEFAULTS.items() if key in order}
     return Call(name, given.pop("input"), known | given)
 

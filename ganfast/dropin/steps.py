@@ -32,8 +32,8 @@ def only_user(value: fx.Node | None) -> fx.Node | None:
 def single_use(value: fx.Node) -> tuple[fx.Node, Call] | None:
     """The one call that uses a value, once and as its first argument."""
     user = only_user(value)
-    call = None if user is None else read(user)
-    if call is None or call.x is not value or any(part is value for part in tree_leaves(call.arguments)):
+    call = read(user)
+    if call.x is not value or any(part is value for part in tree_leaves(call.arguments)):
         return None
     return user, call
 
@@ -42,10 +42,10 @@ def is_constant(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def other_operand(node: fx.Node, name: str, value: fx.Node) -> Any:
+def other_operand(node: fx.Node | None, name: str, value: fx.Node) -> Any:
     """Of that sum or product with the value on one side, in place only into the value itself; None where the node is none."""
     call = read(node)
-    if call is None or call.name.rstrip("_") != name or set(call.arguments) != {"other"}:
+    if call.name.rstrip("_") != name or set(call.arguments) != {"other"}:
         return None
     other = call.arguments["other"]
     if call.x is value:
@@ -56,5 +56,5 @@ def other_operand(node: fx.Node, name: str, value: fx.Node) -> Any:
 def both_ways(value: fx.Node, name: str) -> tuple[fx.Node, Any] | None:
     """(node, the other operand) where the value's one use is that sum or product, on either side."""
     user = only_user(value)
-    other = None if user is None else other_operand(user, name, value)
+    other = other_operand(user, name, value)
     return None if other is None else (user, other)

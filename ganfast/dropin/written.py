@@ -11,7 +11,7 @@ from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_
 def written_silu(value: fx.Node) -> Step | None:
     """x * sigmoid(x)"""
     users = list(value.users)
-    gate = next((u for u in users if (call := read(u)) and call.name == "sigmoid" and call.x is value), None)
+    gate = next((u for u in users if (call := read(u)).name == "sigmoid" and call.x is value), None)
     found = both_ways(gate, "mul") if gate is not None and len(users) == 2 else None
     if found is None or found[1] is not value or found[0] not in users or works_in_place(found[0]):
         return None
@@ -48,24 +48,18 @@ def per_channel_or_one(node: Any, x) -> bool:
 
 
 def _squares(node: fx.Node, wave: fx.Node) -> bool:
-    call = read(node)
-    if call is None or call.x is not wave:
-        return False
-    exponent, other = call.arguments.get("exponent"), call.arguments.get("other")
-    return call.name == "square" or (call.name == "pow" and exponent == 2) or (call.name == "mul" and other is wave)
+    name, x, arguments = read(node)
+    exponent, other = arguments.get("exponent"), arguments.get("other")
+    return x is wave and (name == "square" or (name == "pow" and exponent == 2) or (name == "mul" and other is wave))
 
 
 def _divides(node: fx.Node, power: fx.Node, alpha: fx.Node) -> list[fx.Node] | None:
     """For power / alpha, and power times 1 / alpha: the nodes that make the divisor; None for anything else."""
     call = read(node)
-    if call is None:
-        return None
     if call.name == "div":
         return _nearly(call.arguments.get("other"), alpha) if call.x is power else None
     inverse = other_operand(node, "mul", power)
-    inner = read(inverse) if isinstance(inverse, fx.Node) else None
-    if inner is None:
-        return None
+    inner = read(inverse)
     divisor = inner.x if inner.name == "reciprocal" else None
     if inner.name == "div" and not isinstance(inner.x, fx.Node) and inner.x == 1:
         divisor = inner.arguments.get("other")
@@ -77,7 +71,7 @@ def _nearly(node: Any, alpha: fx.Node) -> list[fx.Node] | None:
     """The nodes that make alpha plus next to nothing of alpha; None where it is anything else."""
     if node is alpha:
         return []
-    call = read(node) if isinstance(node, fx.Node) else None
-    if call is None or call.name != "add" or call.x is not alpha or not is_constant(e := call.arguments.get("other")) or abs(e) > _TINY:
+    call = read(node)
+    if call.name != "add" or call.x is not alpha or not is_constant(e := call.arguments.get("other")) or abs(e) > _TINY:
         return None
     return [node]
