@@ -85,11 +85,7 @@ class Armed:
                 self.pieces[count] = self._compiled(in_order(count), module)
                 self._forget_single_layers(module)
             return self.pieces[count].call(module, args, kwargs)
-        if kwargs:
-            result = self.compiled.call(module, args, kwargs)
-        else:
-            compiled = self.compiled
-            result = self.routes.call(module, args, lambda: compiled.call(module, args, kwargs), compiled.is_needed, _disarmed)
+        result = self.routes.call(module, args, kwargs, self.compiled, _disarmed)
         if not self.compiled.found and _gains_nothing(module):
             self.idle = True
         return result

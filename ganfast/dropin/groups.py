@@ -100,10 +100,7 @@ class Found:
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
         for node in graph.nodes:
-            if node in taken:
-                continue
-            steps = self._longest(node)
-            if steps:
+            if node not in taken and (steps := self._longest(node)):
                 self.groups.append(Group(steps, self._spec(steps), self.names))
                 taken.update(self.groups[-1].nodes)
         self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
@@ -113,43 +110,32 @@ class Found:
         """A codec's snake flattens what is flat already. What the caller gets, or had, stays an object of its own."""
         when = regimes(graph)
         for node in list(graph.nodes):
-            if not is_same(node) or when[node] != when[node.args[0]] or node.args[0].op == "placeholder":
-                continue
-            if not any(user.op == "output" for user in node.users):
+            same = is_same(node) and when[node] == when[node.args[0]] and node.args[0].op != "placeholder"
+            if same and not any(user.op == "output" for user in node.users):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
 
     def _longest(self, node: fx.Node) -> list[Step]:
         """From the node on, as far as it may go."""
         steps = self._grown(node)
-        while steps:
-            why = self._why_not(steps)
-            if not why:
-                return steps
+        while steps and (why := self._why_not(steps)):
             self.refused.setdefault(node, why)
             steps = steps[:-1]
-        return []
+        return steps
 
     def _grown(self, node: fx.Node) -> list[Step]:
         steps: list[Step] = []
         while True:
-            role, found = steps[-1].role if steps else "", None
-            for after, reader in STEPS.values():
-                if role not in after:
-                    continue
-                if not steps:
-                    found = reader(node, steps)
-                elif reader not in FROM_THEIR_OWN_NODE:
-                    found = reader(steps[-1].value, steps)
-                elif (use := single_use(steps[-1].value)) is not None:
-                    found = reader(use[0], steps)
-                if found is not None:
-                    break
-            if found is None:
+            role, value = (steps[-1].role, steps[-1].value) if steps else ("", None)
+            user = (single_use(value) or (None,))[0] if steps else node
+            readers = [reader for after, reader in STEPS.values() if role in after]
+            found = (reader(user if reader in FROM_THEIR_OWN_NODE else value, steps) for reader in readers)
+            step = next(filter(None, found), None)
+            if step is None:
                 return steps
-            if steps and "x" in found.tensors:
-                found.tensors.pop("x")
-            steps.append(found)
+            if steps:
+                step.tensors.pop("x", None)
+            steps.append(step)
 
     def _why_not(self, steps: list[Step]) -> str:
         """Why these steps may not run as one; empty where they may."""
@@ -257,9 +243,7 @@ def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable |
 def opaque(module: fx.GraphModule) -> bool:
     """Whether a graph is left as it is: it gives tensors another meaning (torch.func's levels), or has tensors of a user's own class."""
     for node in module.graph.nodes:
-        if node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", "")):
-            return True
-        value = tensor(node)
-        if value is not None and not isinstance(value, torch._subclasses.FakeTensor):
+        transforms = node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", ""))
+        if transforms or not isinstance(tensor(node), torch._subclasses.FakeTensor | None):
             return True
     return False
