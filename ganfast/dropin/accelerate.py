@@ -18,7 +18,8 @@ from torch import nn
 
 from ganfast import _checks
 from ganfast.dropin.around import goes_round
-from ganfast.dropin.entry import Armed, Compiled
+from ganfast.dropin.compiled import Compiled
+from ganfast.dropin.entry import Armed
 
 _MISSING = (
     "This model was accelerated by ganfast, which is not installed here: it is loaded as the plain model. `pip install ganfast`"
@@ -93,7 +94,7 @@ class Accelerated:
 
     def __prepare_scriptable__(self):
         """torch.jit.script asks for it first: its compiler knows neither this class nor a child that is armed."""
-        disarm(self)
+        disarm(self, for_others=True)
         plain = object.__new__(self._ganfast_class)
         plain.__dict__.update(self.__dict__)
         return plain
@@ -125,13 +126,21 @@ def arm(model: nn.Module) -> Armed:
         if theirs is not None and not isinstance(theirs, Armed):
             continue  # a user's own nn.Module.compile
         if (module is model or _gains_alone(module)) and not made and not isinstance(module, torch.jit.ScriptModule):
-            module.__dict__["_compiled_call_impl"] = Armed(module, model, recompute)
+            module.__dict__["_compiled_call_impl"] = armed = Armed(module, model, recompute)
+            armed.before = theirs and theirs.without({id(model)})
     return model.__dict__["_compiled_call_impl"]
 
 
-def disarm(model: nn.Module) -> None:
+def disarm(model: nn.Module, for_others: bool = False) -> None:
+    """Makes the model and its children be called as torch calls them; `for_others`: also what another accelerated model shares."""
+    gone = {id(module) for module in model.modules()}
     for module in model.modules():
-        if isinstance(module.__dict__.get("_compiled_call_impl", ""), Armed | None):
+        armed = module.__dict__.get("_compiled_call_impl", "")
+        if not isinstance(armed, Armed | None):
+            continue
+        if armed and not for_others and (left := armed.without(gone)):
+            module.__dict__["_compiled_call_impl"] = left
+        else:
             del module.__dict__["_compiled_call_impl"]
 
 
@@ -152,7 +161,10 @@ def closed(model: object) -> str:
         return "it is scripted, so its code is torch.jit's: accelerate it before torch.jit.script"
     compiled = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())  # not imported: no model can be one
     if isinstance(model, compiled):
-        return "torch.compile has it, with a backend of its own: accelerate the module itself, or torch.compile(model, backend='ganfast')"
+        return (
+            "torch.compile has it: with backend='ganfast' ganfast's groups run, but only of ganfast.accelerate(module) a report is kept;"
+            " with another backend none run"
+        )
     return ""
 
 

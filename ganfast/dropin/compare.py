@@ -69,36 +69,33 @@ class Comparison:
         return {row.mode: row.eager for row in self.like_for_like}
 
     def __str__(self) -> str:
-        lines = [self.about, ""]
-        head = ("", "eager", "ganfast", "ratio", "peak memory", "output error", "gradient error")
-        cells = [head]
+        cells = [("", "eager", "ganfast", "ratio", "peak memory", "output error", "gradient error")]
         for row in (*self.like_for_like, *self.mixed):
-            errors = [_pair(row.eager_output_error, row.output_error), "-"]
-            if row.gradient_error is not None:
-                errors[1] = _pair(row.eager_gradient_error, row.gradient_error)
+            errors = _pair(row.eager_output_error, row.output_error), _pair(row.eager_gradient_error, row.gradient_error)
             noisy = " (noisy)" if row.spread > 0.3 else ""
             times = (f"{row.eager * 1e3:.3g} ms", f"{row.ganfast * 1e3:.3g} ms", f"{row.ratio:.2f}x{noisy}")
             peaks = f"{row.eager_peak / 2**20:.1f} -> {row.ganfast_peak / 2**20:.1f} MiB"
             cells.append((f"{row.mode}, {row.way}", *times, peaks, *errors))
         widths = [max(map(len, column)) for column in zip(*cells)]
-        lines += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
-        default = self.default
+        lines = [self.about, "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)]
         for row in self.mixed:
-            if row.mode in default:
+            if before := self.default.get(row.mode):
                 lines.append(
-                    f"bfloat16 autocast + channels_last would add: {row.mode}: {default[row.mode] / row.ganfast:.2f}x over eager as the"
-                    f" model is ({default[row.mode] / row.eager:.2f}x of it without ganfast)"
+                    f"bfloat16 autocast + channels_last would add: {row.mode}: {before / row.ganfast:.2f}x over eager as the model is"
+                    f" ({before / row.eager:.2f}x of it without ganfast)"
                 )
-        lines.append(
-            f"errors: eager -> ganfast, against {self.reference}, over each tensor's largest value; where relu or leaky_relu meets a"
-        )
-        lines += ["value within rounding of 0, either may take the other side, and gradients differ by that one term", *self.notes]
-        return "\n".join([*lines, "", str(self.layers), "", f"took {self.seconds:.0f} s"])
+        lines += [
+            f"errors: eager -> ganfast, against {self.reference}, over each tensor's largest value; where relu or leaky_relu meets a",
+            "value within rounding of 0, either may take the other side, and gradients differ by that one term",
+        ]
+        return "\n".join([*lines, *self.notes, "", str(self.layers), "", f"took {self.seconds:.0f} s"])
 
     __repr__ = __str__
 
 
-def _pair(eager: float | None, ours: float) -> str:
+def _pair(eager: float | None, ours: float | None) -> str:
+    if ours is None:
+        return "-"
     return f"{ours:.1e}" if not eager else f"{eager:.1e} -> {ours:.1e}"
 
 
@@ -108,6 +105,8 @@ class _Side:
     def __init__(self, model: nn.Module, inputs: tuple, training: bool, mixed: bool) -> None:
         self.model = model.train(training)
         self.training, self.mixed = training, mixed
+        for t in (*model.parameters(), *model.buffers()) if mixed else ():
+            t.data = _channels_last(t.data)
         self.inputs = pytree.tree_map_only(Tensor, lambda t: self._input(t), inputs)
         self.wanted = [p for p in model.parameters() if p.requires_grad]
         self.wanted += [t for t in pytree.tree_leaves(self.inputs) if isinstance(t, Tensor) and t.requires_grad]
@@ -116,13 +115,12 @@ class _Side:
         self.gy: list[Tensor] | None = None
 
     def _input(self, t: Tensor) -> Tensor:
-        if self.mixed:
-            t = _channels_last(t)
-        return t.detach().clone().requires_grad_() if self.training and t.is_floating_point() else t.detach().clone()
+        t = (_channels_last(t) if self.mixed else t).detach().clone()
+        return t.requires_grad_(self.training and t.is_floating_point())
 
     def forward(self) -> list[Tensor]:
         """The floating tensors of the output, in order."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=True) if self.mixed else contextlib.nullcontext():
+        with torch.autocast(self.device, torch.bfloat16) if self.mixed else contextlib.nullcontext():
             y = self.model(*self.inputs)
         found = [t for t in pytree.tree_leaves(y) if isinstance(t, Tensor) and t.is_floating_point()]
         if not found:
@@ -143,13 +141,17 @@ class _Side:
             self.gy = [torch.randn(t.shape, generator=generator).to(t) for t in learning]
         return outputs, list(torch.autograd.grad(learning, self.wanted, self.gy, allow_unused=True))
 
+    def seeded(self) -> tuple[list[Tensor], list[Tensor | None]]:
+        with _seeded():
+            return self()
+
 
 def _channels_last(t: Tensor) -> Tensor:
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return t.contiguous(memory_format=formats[t.dim()]) if t.dim() in formats and t.is_floating_point() else t
 
 
-def copied(model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module) -> nn.Module:
     """A deep copy. torch's older weight_norm and spectral_norm leave a tensor with a graph on its module, which no copy can take and
     the next forward makes anew."""
     left = []
@@ -159,16 +161,11 @@ def copied(model: nn.Module) -> nn.Module:
                 left.append((module, name, module.__dict__.pop(name)))
     try:
         return copy.deepcopy(model)
+    except Exception as error:
+        _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
     finally:
         for module, name, value in left:
             module.__dict__[name] = value
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copied(model)
-    except Exception as error:
-        _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
 
 
 @contextlib.contextmanager
@@ -178,14 +175,6 @@ def _seeded() -> Iterator[None]:
     with torch.random.fork_rng(devices):
         torch.manual_seed(0)
         yield
-
-
-def _draws(model: nn.Module, inputs: tuple) -> bool:
-    """Whether a forward in train mode draws random numbers, which float64 would draw otherwise."""
-    with _seeded(), torch.no_grad():
-        before = torch.get_rng_state()
-        _Side(_copy(model), inputs, True, False)()
-        return not torch.equal(before, torch.get_rng_state())
 
 
 def _worst(got: list, reference: list) -> float:
@@ -222,14 +211,14 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     if not inputs:
         _checks.fail(_OP, "no inputs were given", "compare(model, *inputs) runs the model on them")
     with _seeded():
+        state, start = torch.get_rng_state(), time.perf_counter()
         try:
-            one = time.perf_counter()
             _Side(_copy(plain), inputs, True, False)()
-            one = time.perf_counter() - one
+            # Random numbers would be others in float64.
+            random, one = not torch.equal(state, torch.get_rng_state()), time.perf_counter() - start
             _Side(_copy(plain), inputs, False, False)()
         except Exception as error:
             _checks.fail(_OP, f"the model refuses these inputs: {type(error).__name__}: {error}", error=RuntimeError)
-    random = _draws(plain, inputs)
     dtypes = {t.dtype for t in (*plain.parameters(), *tensors) if t.is_floating_point()}
     exact = not random and dtypes <= {torch.float32} and 4 * one < seconds
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
@@ -263,35 +252,24 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
 
 def _measure(plain, inputs, mode: str, mixed: bool, exact: bool, seconds: float, recompute: bool) -> tuple[Measured, nn.Module]:
     training = mode == _TRAIN
-    eager_model, fast_model = _copy(plain), accelerate(_copy(plain), recompute=recompute)
-    if mixed:
-        eager_model, fast_model = (_module_channels_last(m) for m in (eager_model, fast_model))
-    sides = {"eager": _Side(eager_model, inputs, training, mixed), "ganfast": _Side(fast_model, inputs, training, mixed)}
-    results = {}
-    for name, side in sides.items():
-        with _seeded():
-            results[name] = side()
-    reference = results["eager"]
+    models = {"eager": _copy(plain), "ganfast": accelerate(_copy(plain), recompute=recompute)}
+    sides = {name: _Side(model, inputs, training, mixed) for name, model in models.items()}
+    results = {name: side.seeded() for name, side in sides.items()}
+    reference, learns = results["eager"], bool(sides["eager"].gy)
     if exact:
-        with _seeded():
-            double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
-            side = _Side(_copy(plain).double(), double, training, False)
-            side.gy = [t.double() for t in sides["eager"].gy] if sides["eager"].gy else None
-            reference = side()
-    errors = {name: (_worst(result[0], reference[0]), _worst(result[1], reference[1])) for name, result in results.items()}
+        double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
+        side = _Side(_copy(plain).double(), double, training, False)
+        side.gy = [t.double() for t in sides["eager"].gy] if learns else None
+        reference = side.seeded()
+    eager_errors, errors = (
+        [_worst(got, right) for got, right in zip(results[name], reference)] if learns else [_worst(results[name][0], reference[0]), None]
+        for name in sides
+    )
     del results, reference
     timings = interleaved(dict(sides), repeats=50, warmup=1, seconds=seconds / 2, at_least=3)
     peaks = {name: _memory.peak_bytes(side, side.device) for name, side in sides.items()}
-    way = _MIXED if mixed else _LIKE
-    gradients = (errors["ganfast"][1], errors["eager"][1]) if training and sides["eager"].gy else (None, None)
     row = Measured(
-        mode, way, timings["eager"].median, timings["ganfast"].median, max(t.spread for t in timings.values()), peaks["eager"],
-        peaks["ganfast"], errors["ganfast"][0], errors["eager"][0], *gradients,
+        mode, _MIXED if mixed else _LIKE, timings["eager"].median, timings["ganfast"].median, max(t.spread for t in timings.values()),
+        peaks["eager"], peaks["ganfast"], errors[0], eager_errors[0], errors[1], eager_errors[1],
     )  # fmt: skip
-    return row, fast_model
-
-
-def _module_channels_last(model: nn.Module) -> nn.Module:
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = _channels_last(tensor.data)
-    return model
+    return row, models["ganfast"]

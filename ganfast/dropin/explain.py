@@ -10,15 +10,16 @@ from torch import nn
 from ganfast import _tune
 from ganfast._place import place
 from ganfast.dropin.accelerate import Accelerated, check_model, closed
-from ganfast.dropin.entry import Armed, Break, Compiled
+from ganfast.dropin.compiled import Break, Compiled
+from ganfast.dropin.entry import Armed
 from ganfast.dropin.groups import Group
 
 
 class Row(NamedTuple):
     """One group.
 
-    layers: by their paths in the model, functions as "relu()"; became: ganfast's ops; ran: the backend of each that ran last, or "torch"
-    where torch's own calls were the faster; note: the times that decided, what happens to the weight.
+    layers: by their paths in the model, functions as "relu()"; became: ganfast's ops; ran: the backend of each that ran last, or "eager"
+    where torch's own calls ran instead; note: the times that decided, what happens to the weight.
     """
 
     layers: tuple[str, ...]
@@ -62,16 +63,17 @@ def explain(model: nn.Module | Callable) -> Explanation:
     """
     check_model("explain", model)
     compiled = list(_compiled(model))
-    if why := closed(model):
+    if why := closed(model) or ("" if compiled or _is_accelerated(model) else "not accelerated"):
         return Explanation([], [("", why)], [], 0, 0.0)
-    if not compiled and not _is_accelerated(model):
-        return Explanation([], [("", "not accelerated")], [], 0, 0.0)
     groups: dict[tuple, Row] = {}
     left: dict[str, str] = {}
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
         times: Counter = Counter()  # a layer may be called twice, and functions have names in common
-        for group in (group for group in graph.groups if group.ran):
-            row = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+        for at, group in enumerate(graph.groups):
+            if not group.ran:
+                continue
+            eager = group.outvoted or not graph._answers.get(at, (True, False))[0]
+            row = Row(group.layers, " + ".join(group.became), "eager" if eager else " + ".join(group.ran), _note(group, eager))
             nameless = all(layer.endswith("()") for layer in row.layers)
             groups[row.layers, times[row.layers], i if nameless else -1] = row
             times[row.layers] += 1
@@ -79,7 +81,7 @@ def explain(model: nn.Module | Callable) -> Explanation:
     covered = {layer for row in groups.values() for layer in row.layers if not layer.endswith("()")}
     rows = [(name, reason) for name, reason in left.items() if name not in covered]
     breaks = [entry for each in compiled for entry in each.breaks]
-    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), sum(c.seconds for c in compiled))
+    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), compile_seconds(model))
 
 
 def compile_seconds(*models: nn.Module) -> float:
@@ -105,13 +107,13 @@ def _compiled(model: object) -> Iterator[Compiled]:
 
 def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     """By the layers' place in the model; functions stand by what they came with."""
-    names = [name for name, _ in model.named_modules()] if isinstance(model, nn.Module) else []
-    position = {name: i for i, name in enumerate(names)}
+    names = model.named_modules() if isinstance(model, nn.Module) else ()
+    position = {name: i for i, (name, _) in enumerate(names)}
     first = lambda row: next((position[layer] for layer in row.layers if layer in position), len(position))
     return sorted(groups.values(), key=first)
 
 
-def _note(group: Group) -> str:
+def _note(group: Group, eager: bool) -> str:
     notes = []
     choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
     if choice is not None and len(choice.microseconds) > 1:
@@ -120,7 +122,7 @@ def _note(group: Group) -> str:
         notes.append("the whole graph was faster with torch's calls")
     if choice is not None:
         notes += [f"{name} failed: {why}" for name, why in choice.failed.items()]
-    if group.ran != ("torch",):
+    if not eager:
         if group.spec.scale is not None:
             notes.append("weight summed over the upsampled taps at each call")
         if group.spec.folds:

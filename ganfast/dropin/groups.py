@@ -7,6 +7,7 @@ from torch import Tensor, fx
 
 from ganfast import _backends
 from ganfast._memo import Memo
+from ganfast._tell import tell
 from ganfast.dropin import arithmetic
 from ganfast.dropin.nodes import (
     Names,
@@ -105,14 +106,13 @@ class Found:
         output = next(node for node in graph.nodes if node.op == "output")
         self.outputs = storages(*output.all_input_nodes)
         self.inputs = storages(*(node for node in graph.nodes if node.op == "placeholder"))
+        if any(map(_known, self.nodes)) and not any("example_value" in node.meta for node in self.nodes):
+            tell(f"torch {torch.__version__} does not say of its graphs' tensors what they look like (example_value): nothing runs as one")
         self.groups: list[Group] = []
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
         for node in graph.nodes:
-            if node in taken:
-                continue
-            steps = self._longest(node)
-            if steps:
+            if node not in taken and (steps := self._longest(node)):
                 self.groups.append(Group(steps, self._spec(steps), self.names))
                 taken.update(self.groups[-1].nodes)
         self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
@@ -122,64 +122,51 @@ class Found:
         """A codec's snake flattens what is flat already. What the caller gets, or had, stays an object of its own."""
         when = regimes(graph)
         for node in list(graph.nodes):
-            if not is_same(node) or when[node] != when[node.args[0]] or node.args[0].op == "placeholder":
-                continue
-            if not any(user.op == "output" for user in node.users):
+            same = is_same(node) and when[node] == when[node.args[0]] and node.args[0].op != "placeholder"
+            if same and not any(user.op == "output" for user in node.users):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
 
     def _longest(self, node: fx.Node) -> list[Step]:
         """From the node on, as far as it may go."""
         steps = self._grown(node)
-        while steps:
-            why = self._why_not(steps)
-            if not why:
-                return steps
+        while steps and (why := self._why_not(steps)):
             self.refused.setdefault(node, why)
             steps = steps[:-1]
-        return []
+        return steps
 
     def _grown(self, node: fx.Node) -> list[Step]:
         steps: list[Step] = []
         while True:
-            role, found = steps[-1].role if steps else "", None
-            for after, reader in STEPS.values():
-                if role not in after:
-                    continue
-                if not steps:
-                    found = reader(node, steps)
-                elif reader not in FROM_THEIR_OWN_NODE:
-                    found = reader(steps[-1].value, steps)
-                elif (use := single_use(steps[-1].value)) is not None:
-                    found = reader(use[0], steps)
-                if found is not None:
-                    break
-            if found is None:
+            role, value = (steps[-1].role, steps[-1].value) if steps else ("", None)
+            user = (single_use(value) or (None,))[0] if steps else node
+            readers = [reader for after, reader in STEPS.values() if role in after]
+            found = (reader(user if reader in FROM_THEIR_OWN_NODE else value, steps) for reader in readers)
+            step = next(filter(None, found), None)
+            if step is None:
                 return steps
-            if steps and "x" in found.tensors:
-                found.tensors.pop("x")
-            steps.append(found)
+            if steps:
+                step.tensors.pop("x", None)
+            steps.append(step)
 
     def _why_not(self, steps: list[Step]) -> str:
         """Why these steps may not run as one; empty where they may."""
-        roles = {step.role for step in steps}
-        if not roles & {"conv", "norm"} and not ("bias" in roles and "act" in roles):
-            return "one pass already" if "conv" not in roles else ""
+        return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
+
+    def _keeps_more_than_eager(self, steps: list[Step]) -> str:
+        x = steps[0].tensors["x"]
+        keeps = steps[0].role == "bias" and self._reaches(x) and self._keeps_input(steps)
+        return "its backward would keep an input that may be changed" if keeps else ""
+
+    def _parted(self, steps: list[Step]) -> str:
+        """What stands between their calls, or is switched there, that forbids to make them at one place."""
         nodes = [node for step in steps for node in step.nodes]
-        first, last, x = nodes[0], nodes[-1], tensor(steps[0].tensors["x"])
-        values = [tensor(node) for node in nodes]
-        dtypes = {t.dtype for t in values} | ({x.dtype} if "conv" not in roles else set())  # autocast casts x before a convolution
-        if len(dtypes) > 1 or any(type(t) is not type(x) or t.device != x.device for t in values):
-            return "its values differ in dtype"
-        if steps[0].role == "bias" and self._reaches(steps[0].tensors["x"]) and self._keeps_input(steps):
-            return "its backward would keep an input that may be changed"
-        operands = {node for step in steps for node in step.tensors.values()}
-        reads, writes = storages(*operands), set().union(*(written(node) for node in nodes if not works_in_place(node)))
-        own = set(nodes)
-        if any(self.regimes[node] != self.regimes[last] for node in nodes):
+        if any(self.regimes[node] != self.regimes[nodes[-1]] for node in nodes):
             return "grad mode or autocast is switched between its parts"
-        for node in self.nodes[self.order[first] : self.order[last]]:
-            if node in own:
+        reads = storages(*(node for step in steps for node in step.tensors.values()))
+        writes = set().union(*(written(node) for node in nodes if not works_in_place(node)))
+        for node in self.nodes[self.order[nodes[0]] : self.order[nodes[-1]]]:
+            if node in nodes:
                 continue
             if is_barrier(node):
                 return f"{node.name} stands between its parts"
@@ -201,29 +188,27 @@ class Found:
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
-        conv, act = by_role.get("conv"), by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
+        act = by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
         own = sum(works_in_place(node) for step in steps for node in step.nodes)
         y = steps[-1].value
         reached = bool(storages(y) & (self.outputs | self.inputs)) or version(y) > own
         kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
-        x = steps[0].tensors["x"]
-        options = None if conv is None else {k: v for k, v in conv.items() if k != "transposed"}
-        if options is not None and "upsample" in by_role:
-            options = {k: v for k, v in options.items() if k in ("padding", "groups")}
+        options, scale = by_role.get("conv"), by_role.get("upsample", {}).get("scale")
+        if options is not None:
+            takes = ("padding", "groups") if scale else options.keys() - {"transposed"}
+            options = {k: v for k, v in options.items() if k in takes}
         return arithmetic.Spec(
-            transposed=conv is not None and conv["transposed"], conv=options, scale=by_role.get("upsample", {}).get("scale"),
-            norm=by_role.get("norm"), act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0),
-            clamp=by_role.get("clamp", {}).get("clamp"), open_output=reached and not kept_by_eager,
-            clones_x="upsample" in by_role and self._reaches(x), recompute=self.recompute,
+            transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
+            act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
+            open_output=reached and not kept_by_eager, clones_x=scale is not None and self._reaches(steps[0].tensors["x"]),
+            recompute=self.recompute,
         )  # fmt: skip
 
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
-        call = read(node)
         if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
-            x = tensor(call.x) if call is not None else None
-            if not is_floating(x):
+            if not is_floating(tensor(read(node).x)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
                 return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"
@@ -238,6 +223,18 @@ def _known(node: fx.Node) -> bool:
     """Whether a user may ask why it is no part of a group."""
     name = name_of(node).rstrip("_")
     return name in _KNOWN or (name.startswith("conv") and name[-2:] in ("1d", "2d", "3d"))
+
+
+def _one_pass(steps: list[Step]) -> str:
+    roles = {step.role for step in steps}
+    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} else "one pass already"
+
+
+def _unlike(steps: list[Step]) -> str:
+    x, values = tensor(steps[0].tensors["x"]), [tensor(node) for step in steps for node in step.nodes]
+    casts = any(step.role == "conv" for step in steps)  # autocast casts x before a convolution
+    alike = len({t.dtype for t in (values if casts else [x, *values])}) == 1
+    return "" if alike and all(type(t) is type(x) and t.device == x.device for t in values) else "its values differ in dtype"
 
 
 def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None]) -> Callable:
@@ -258,9 +255,7 @@ def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable |
 def opaque(module: fx.GraphModule) -> bool:
     """Whether a graph is left as it is: it gives tensors another meaning (torch.func's levels), or has tensors of a user's own class."""
     for node in module.graph.nodes:
-        if node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", "")):
-            return True
-        value = tensor(node)
-        if value is not None and not isinstance(value, torch._subclasses.FakeTensor):
+        transforms = node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", ""))
+        if transforms or not isinstance(tensor(node), torch._subclasses.FakeTensor | None):
             return True
     return False

@@ -23,19 +23,13 @@ _ORDER = {
     "batch_norm": "running_mean running_var weight bias training momentum eps",
     "instance_norm": "running_mean running_var weight bias use_input_stats momentum eps",
     "interpolate": "size scale_factor mode align_corners recompute_scale_factor antialias",
-    "relu": "inplace",
+    **dict.fromkeys(("relu", "selu", "silu"), "inplace"),
     "leaky_relu": "negative_slope inplace",
-    "leaky_relu_": "negative_slope",
     "prelu": "weight",
     "elu": "alpha inplace",
-    "elu_": "alpha",
-    "selu": "inplace",
-    "silu": "inplace",
     "softplus": "beta threshold",
     "clamp": "min max",
-    "clamp_": "min max",
-    "addcmul": "tensor1 tensor2",
-    **dict.fromkeys(("add", "add_", "sub", "mul", "mul_", "div", "div_"), "other"),
+    **dict.fromkeys(("add", "mul", "div"), "other"),
     "pow": "exponent",
 }
 _DEFAULTS: dict[str, Any] = {
@@ -64,14 +58,16 @@ def name_of(node: fx.Node) -> str:
     return _OPERATORS.get(name, name)
 
 
-def read(node: fx.Node) -> Call | None:
-    """None where the call has an argument that `_ORDER` does not know."""
+def read(node: Any) -> Call:
+    """Without a name where it is no call, or has an argument that `_ORDER` does not know."""
+    if not isinstance(node, fx.Node):
+        return Call("", None, {})
     name = name_of(node)
-    order = _ORDER.get(name, "").split()
+    order = _ORDER.get(name.rstrip("_"), "").split()
     first = {"input": node.args[0]} if node.args else {}
     given = first | dict(zip(order, node.args[1:])) | dict(node.kwargs)
     if not name or "input" not in given or len(node.args) - 1 > len(order):
-        return None
+        return Call("", None, {})
     known = {key: value for key, value in _DEFAULTS.items() if key in order}
     return Call(name, given.pop("input"), known | given)
 
@@ -83,24 +79,18 @@ def works_in_place(node: fx.Node) -> bool:
         return True
     if node.op != "call_function" or name == "":
         return False
-    return _bound(node.target, len(node.args), "inplace", node) is True
-
-
-def _bound(target, count: int, argument: str, node: fx.Node) -> Any:
-    """The argument as the call gives it."""
-    if argument in node.kwargs:
-        return node.kwargs[argument]
-    names = _parameters(target)
-    at = names.index(argument) if argument in names else count
-    return node.args[at] if at < count else None
+    if "inplace" in node.kwargs:
+        return node.kwargs["inplace"] is True
+    at = _place_of_inplace(node.target)
+    return at is not None and at < len(node.args) and node.args[at] is True
 
 
 @functools.cache
-def _parameters(target) -> tuple[str, ...]:
+def _place_of_inplace(target) -> int | None:
     try:
-        return tuple(inspect.signature(target).parameters)
-    except (TypeError, ValueError):  # a builtin: torch's have no `inplace`
-        return ()
+        return list(inspect.signature(target).parameters).index("inplace")
+    except (TypeError, ValueError):  # it has none, as all of torch's builtins, which have no signature
+        return None
 
 
 def tensor(node: Any) -> Tensor | None:
@@ -111,13 +101,8 @@ def tensor(node: Any) -> Tensor | None:
 
 def storages(*nodes: Any) -> set[int]:
     """The memory of the nodes' tensors, which may stand in lists: views share it."""
-    found = set()
-    for node in torch.utils._pytree.tree_leaves(nodes):
-        value = node.meta.get("example_value") if isinstance(node, fx.Node) else None
-        for t in torch.utils._pytree.tree_leaves(value):
-            if isinstance(t, Tensor):
-                found.add(t.untyped_storage()._cdata)
-    return found
+    values = [node.meta.get("example_value") for node in torch.utils._pytree.tree_leaves(nodes) if isinstance(node, fx.Node)]
+    return {t.untyped_storage()._cdata for t in torch.utils._pytree.tree_leaves(values) if isinstance(t, Tensor)}
 
 
 def version(node: fx.Node) -> int:
@@ -130,13 +115,12 @@ def version(node: fx.Node) -> int:
 
 def written(node: fx.Node) -> set[int]:
     """The memory that the call writes to: of every argument, where nothing says which."""
-    given = node.all_input_nodes
     if works_in_place(node):
         return storages(node.args[0])
     if name_of(node) in ("batch_norm", "instance_norm"):
         return storages(*node.args[1:3], node.kwargs.get("running_mean"), node.kwargs.get("running_var"))
     if "out" in node.kwargs or (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable):
-        return storages(*given)
+        return storages(*node.all_input_nodes)
     return set()
 
 
@@ -165,27 +149,21 @@ def regimes(graph: fx.Graph) -> dict[fx.Node, tuple]:
 
 def is_pure(node: fx.Node) -> bool:
     """Whether a call may be made once more, on copies of what it writes to: it computes, and does nothing else."""
-    if node.op in ("placeholder", "output", "get_attr", "call_method"):
-        return True
     if isinstance(node.target, torch._ops.OpOverload):
         return node.target.namespace == "aten"
-    return node.op == "call_function" and bool(name_of(node) or switch(node)) and "generator" not in node.kwargs
+    return not is_barrier(node) and "generator" not in node.kwargs
 
 
 def is_barrier(node: fx.Node) -> bool:
     """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
-    if node.op == "call_module":
-        return True
     known = name_of(node) or switch(node) or isinstance(node.target, torch._ops.OpOverload)
-    return node.op == "call_function" and not known
+    return node.op == "call_module" or (node.op == "call_function" and not known)
 
 
 def is_same(node: fx.Node) -> bool:
     """Whether a view or reshape gives what it is given: of the same shape, strides and dtype, and as much a part of the autograd graph."""
-    if name_of(node) not in ("view", "reshape") or not node.args or tensor(node) is None or tensor(node.args[0]) is None:
-        return False
-    y, x = tensor(node), tensor(node.args[0])
-    if y.dtype != x.dtype or y.requires_grad != x.requires_grad:
+    y, x = tensor(node), tensor(node.args[0]) if node.args else None
+    if name_of(node) not in ("view", "reshape") or y is None or x is None or y.dtype != x.dtype or y.requires_grad != x.requires_grad:
         return False
     spelt = lambda t: [str(size) for size in (*t.shape, *t.stride())]
     return y.dim() == x.dim() and spelt(y) == spelt(x) and bool(storages(node) & storages(node.args[0]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ganfast import _backends, _tune
 from ganfast._memo import Memo
+from ganfast.dropin.compiled import Compiled
 
 _WARM, _TRIES = 3, 10  # calls by dynamo before the first that is timed; timed ones of each way
 _MARGIN = 0.01
@@ -23,26 +24,26 @@ class Routes:
     def __init__(self) -> None:
         self._known = Memo()  # look -> whether the call goes as it is written; a _Trial while that is open
 
-    def call(self, module: nn.Module, args: tuple, through_dynamo: Callable[[], Any], needed: Callable[[], bool], free: Callable) -> Any:
-        """Makes the call. needed: whether dynamo is, as a group runs as one somewhere in the module, or as it leaves the graph; free: a
-        context in which the module's children are called as torch calls them, `free(module, True)` for good."""
-        look = _look(module, args)
+    def call(self, module: nn.Module, args: tuple, kwargs: dict, compiled: Compiled, free: Callable) -> Any:
+        """Makes the call. compiled: the module's, which takes all three; free: a context in which the module's children are called as torch
+        calls them, `free(module, True)` for good."""
+        look = None if kwargs else _look(module, args)
         trial = self._known.get(look)
         if trial is True:
             return module._call_impl(*args)
         if trial is False or look is None:
-            return through_dynamo()
+            return compiled.call(module, args, kwargs)
         if trial is None:
-            result = through_dynamo()
-            self._known[look] = False if needed() or _tune.off_reason() or _backends._chosen else _Trial()
+            result = compiled.call(module, args, kwargs)
+            self._known[look] = False if compiled.is_needed() or _tune.off_reason() or _backends._chosen else _Trial()
             return result
         written = trial.turn()
         with free(module) if written else contextlib.nullcontext():
             began = time.perf_counter()
-            result = module._call_impl(*args) if written else through_dynamo()
+            result = module._call_impl(*args) if written else compiled.call(module, args, kwargs)
             took = time.perf_counter() - began
         if trial.note(written, took):
-            self._known[look] = trial.as_written_wins and not needed()
+            self._known[look] = trial.as_written_wins and not compiled.is_needed()
             if self._known[look]:
                 with free(module, True):
                     pass

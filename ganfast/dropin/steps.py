@@ -24,26 +24,37 @@ class Step(NamedTuple):
         return self.nodes[-1]
 
 
-def _uses(node: fx.Node, value: fx.Node) -> int:
-    return sum(part is value for part in tree_leaves((node.args, node.kwargs)))
+def only_user(value: fx.Node | None) -> fx.Node | None:
+    """The one call that uses a value, once or more; None of None."""
+    return next(iter(value.users)) if value is not None and len(value.users) == 1 else None
 
 
 def single_use(value: fx.Node) -> tuple[fx.Node, Call] | None:
     """The one call that uses a value, once and as its first argument."""
-    users = list(value.users)
-    call = read(users[0]) if len(users) == 1 and _uses(users[0], value) == 1 else None
-    return (users[0], call) if call is not None and call.x is value else None
+    user = only_user(value)
+    call = read(user)
+    if call.x is not value or any(part is value for part in tree_leaves(call.arguments)):
+        return None
+    return user, call
 
 
 def is_constant(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def other_operand(node: fx.Node | None, name: str, value: fx.Node) -> Any:
+    """Of that sum or product with the value on one side, in place only into the value itself; None where the node is none."""
+    call = read(node)
+    if call.name.rstrip("_") != name or set(call.arguments) != {"other"}:
+        return None
+    other = call.arguments["other"]
+    if call.x is value:
+        return None if other is value else other
+    return call.x if other is value and call.name == name else None
+
+
 def both_ways(value: fx.Node, name: str) -> tuple[fx.Node, Any] | None:
     """(node, the other operand) where the value's one use is that sum or product, on either side."""
-    users = list(value.users)
-    call = read(users[0]) if len(users) == 1 and _uses(users[0], value) == 1 else None
-    if call is None or call.name.rstrip("_") != name or set(call.arguments) != {"other"}:
-        return None
-    other = call.arguments["other"] if call.x is value else call.x
-    return None if call.x is not value and call.name.endswith("_") else (users[0], other)
+    user = only_user(value)
+    other = other_operand(user, name, value)
+    return None if other is None else (user, other)

@@ -33,7 +33,7 @@ def _tensors(arguments: dict[str, Any], **names: str) -> dict[str, fx.Node]:
 def convolution(node: fx.Node, before: list[Step]) -> Step | None:
     """A convolution of a batch, transposed or not."""
     call = read(node)
-    if call is None or not call.name.startswith("conv") or call.name[-2:] not in ("1d", "2d", "3d"):
+    if not call.name.startswith("conv") or call.name[-2:] not in ("1d", "2d", "3d"):
         return None
     x, transposed = tensor(call.x), call.name.startswith("conv_transpose")
     options = _fixed(call.arguments, "stride", "padding", "dilation", "groups", *(["output_padding"] if transposed else []))
@@ -60,8 +60,8 @@ def _padding(option: Any, kernel) -> tuple[int, ...] | None:
 def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
     """A nearest upsampling by whole factors, of a batch of two dimensions or another number."""
     call = read(node)
-    x = None if call is None or call.name != "interpolate" else tensor(call.x)
-    if x is None or not is_floating(x) or call.arguments.get("mode", "nearest") not in ("nearest", "nearest-exact"):
+    x = tensor(call.x)
+    if call.name != "interpolate" or not is_floating(x) or call.arguments.get("mode", "nearest") not in ("nearest", "nearest-exact"):
         return None
     factor = call.arguments.get("scale_factor")
     factors = tuple(factor) if isinstance(factor, (tuple, list)) else (factor,) * (x.dim() - 2)
@@ -73,7 +73,7 @@ def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
 def norm(node: fx.Node, before: list[Step]) -> Step | None:
     """A batch norm, or an instance norm on its own statistics."""
     call = read(node)
-    if call is None or call.name not in ("batch_norm", "instance_norm") or (before and before[0].role == "bias"):
+    if call.name not in ("batch_norm", "instance_norm") or (before and before[0].role == "bias"):
         return None
     x, given = tensor(call.x), call.arguments
     if not is_floating(x) or channels(x) is None or not 2 <= x.dim() <= 5 or not is_constant(given["eps"]):
@@ -100,7 +100,7 @@ def bias_add(value: fx.Node, before: list[Step]) -> Step | None:
 def first_bias_add(node: fx.Node, before: list[Step]) -> Step | None:
     """The same at the beginning of a group: x stays as it is."""
     call = read(node)
-    if call is None or call.name != "add" or set(call.arguments) != {"other"}:
+    if call.name != "add" or set(call.arguments) != {"other"}:
         return None
     for x, added in ((call.x, call.arguments["other"]), (call.arguments["other"], call.x)):
         t = tensor(x)

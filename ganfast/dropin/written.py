@@ -4,16 +4,15 @@ from typing import Any
 
 from torch import fx
 
-from ganfast.dropin.nodes import per_channel, read, tensor, works_in_place
-from ganfast.dropin.steps import Step, both_ways, is_constant
+from ganfast.dropin.nodes import name_of, per_channel, read, tensor, works_in_place
+from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_operand
 
 
 def written_silu(value: fx.Node) -> Step | None:
     """x * sigmoid(x)"""
     users = list(value.users)
-    if len(users) != 2 or (gate := next((u for u in users if (c := read(u)) and c.name == "sigmoid" and c.x is value), None)) is None:
-        return None
-    found = both_ways(gate, "mul")
+    gate = next((u for u in users if (call := read(u)).name == "sigmoid" and call.x is value), None)
+    found = both_ways(gate, "mul") if gate is not None and len(users) == 2 else None
     if found is None or found[1] is not value or found[0] not in users or works_in_place(found[0]):
         return None
     return Step("act", (gate, found[0]), "silu", {}, {"act": "silu", "alpha": None, "in_place": False})
@@ -28,15 +27,17 @@ def written_snake(value: fx.Node) -> Step | None:
     if len(users) != 2 or x.dim() < 2:
         return None
     for product, total in (users, users[::-1]):
-        alpha = _other(product, "mul", value)
-        wave = _one(product, "sin") if per_channel_or_one(alpha, x) else None
-        power = None if wave is None else _squared(wave)
-        scaled = next(iter(power.users)) if power is not None and len(power.users) == 1 else None
-        if scaled is None or _other(total, "add", value) is not scaled or len(scaled.users) != 1:
+        alpha = other_operand(product, "mul", value)
+        wave = only_user(product) if per_channel_or_one(alpha, x) else None
+        power = only_user(wave)
+        scaled = only_user(power)
+        if scaled is None or name_of(wave) != "sin" or not _squares(power, wave) or only_user(scaled) is not total:
             continue
-        divided = _divides(scaled, power, alpha)
-        if divided is not None and all(len(node.users) == 1 for node in divided):
-            nodes = sorted((product, wave, power, *divided, scaled, total))
+        divided = _divides(scaled, power, alpha) if other_operand(total, "add", value) is scaled else None
+        if divided is None or any(len(node.users) != 1 for node in divided):
+            continue
+        nodes = sorted((product, wave, power, *divided, scaled, total))
+        if not any(map(works_in_place, nodes)):
             return Step("act", tuple(nodes), "snake", {"alpha": alpha}, {"act": "snake", "alpha": None, "in_place": False})
     return None
 
@@ -46,42 +47,19 @@ def per_channel_or_one(node: Any, x) -> bool:
     return per_channel(node, x) or (t is not None and t.dtype == x.dtype and all(type(s) is int and s == 1 for s in t.shape))
 
 
-def _other(node: fx.Node, name: str, value: fx.Node) -> Any:
-    """The other operand of a sum or product with the value; None where the node is none."""
-    call = read(node)
-    if call is None or call.name != name or set(call.arguments) != {"other"}:
-        return None
-    other = call.arguments["other"]
-    return other if call.x is value and other is not value else call.x if other is value and call.x is not value else None
-
-
-def _one(value: fx.Node, name: str) -> fx.Node | None:
-    users = list(value.users)
-    call = read(users[0]) if len(users) == 1 else None
-    return users[0] if call is not None and call.name == name and not call.arguments else None
-
-
-def _squared(wave: fx.Node) -> fx.Node | None:
-    users = list(wave.users)
-    call = read(users[0]) if len(users) == 1 else None
-    if call is None:
-        return None
-    squares = call.name == "square" or (call.name == "pow" and call.arguments.get("exponent") == 2)
-    squares = squares or (call.name == "mul" and call.x is wave and call.arguments.get("other") is wave)
-    return users[0] if squares else None
+def _squares(node: fx.Node, wave: fx.Node) -> bool:
+    name, x, arguments = read(node)
+    exponent, other = arguments.get("exponent"), arguments.get("other")
+    return x is wave and (name == "square" or (name == "pow" and exponent == 2) or (name == "mul" and other is wave))
 
 
 def _divides(node: fx.Node, power: fx.Node, alpha: fx.Node) -> list[fx.Node] | None:
     """For power / alpha, and power times 1 / alpha: the nodes that make the divisor; None for anything else."""
     call = read(node)
-    if call is None:
-        return None
     if call.name == "div":
         return _nearly(call.arguments.get("other"), alpha) if call.x is power else None
-    inverse = _other(node, "mul", power)
-    inner = read(inverse) if isinstance(inverse, fx.Node) else None
-    if inner is None:
-        return None
+    inverse = other_operand(node, "mul", power)
+    inner = read(inverse)
     divisor = inner.x if inner.name == "reciprocal" else None
     if inner.name == "div" and not isinstance(inner.x, fx.Node) and inner.x == 1:
         divisor = inner.arguments.get("other")
@@ -93,7 +71,7 @@ def _nearly(node: Any, alpha: fx.Node) -> list[fx.Node] | None:
     """The nodes that make alpha plus next to nothing of alpha; None where it is anything else."""
     if node is alpha:
         return []
-    call = read(node) if isinstance(node, fx.Node) else None
-    if call is None or call.name != "add" or call.x is not alpha or not is_constant(e := call.arguments.get("other")) or abs(e) > _TINY:
+    call = read(node)
+    if call.name != "add" or call.x is not alpha or not is_constant(e := call.arguments.get("other")) or abs(e) > _TINY:
         return None
     return [node]

@@ -4,6 +4,7 @@ torch.jit.script and torch.jit.trace get torch's own layer and the activation by
 write. A trace of torch.fx keeps the layer as it is, one module in the graph, as it keeps torch's.
 """
 
+import inspect
 from types import FunctionType
 from typing import ClassVar
 
@@ -31,19 +32,44 @@ def refuse_partials(given: bool) -> None:
         )
 
 
+def _constructor(torchs: type) -> FunctionType:
+    """torch's own, with its arguments, and the activation's after them."""
+    signature = inspect.signature(torchs.__init__)
+
+    def __init__(self, *args, act="linear", alpha=None, **kwargs):
+        torchs.__init__(self, *args, **kwargs)
+        self._check_options()
+        given = signature.bind(self, *args, **kwargs).arguments
+        self._set_activation(act, alpha, given.get("device"), given.get("dtype"))
+
+    added = [parameter for name, parameter in inspect.signature(__init__).parameters.items() if name in ("act", "alpha")]
+    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
+    return __init__
+
+
 class Activated:
-    """Mixed into a layer before torch's class. What torch.jit compiles is the layer's `_as_torch`, which takes all that forward takes."""
+    """Mixed into a layer before torch's class; the mixin's docstring is the template of its layers'. What torch.jit compiles is the layer's
+    `_as_torch`, which takes all that forward takes."""
 
     __jit_unused_properties__: ClassVar = ["itself"]
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        torchs = [base for base in cls.__mro__ if base.__module__.startswith("torch.nn") and base is not nn.Module]
-        if torchs:
-            # torch.jit.script compiles methods of self, but no super(), and none under the name of one that it has.
-            forward = torchs[0].forward
-            cls._torch_forward = FunctionType(forward.__code__, forward.__globals__, "_torch_forward", forward.__defaults__)
-            cls._torch_forward.__annotations__ = forward.__annotations__
+        torchs = next((base for base in cls.__bases__ if base.__module__.startswith("torch.nn")), None)
+        if torchs is None:  # a mixin, or a user's own subclass
+            return
+        # torch.jit.script compiles methods of self, but no super(), and none under the name of one that it has.
+        forward = torchs.forward
+        cls._torch_forward = FunctionType(forward.__code__, forward.__globals__, "_torch_forward", forward.__defaults__)
+        cls._torch_forward.__annotations__ = forward.__annotations__
+        if cls.__init__ is torchs.__init__:
+            cls.__init__ = _constructor(torchs)
+        if cls.__doc__ is None:
+            dims = int(torchs.__name__[-2])
+            cls.__doc__ = cls.__bases__[0].__doc__.format(n=dims, sizes=("L", "H, W", "D, H, W")[dims - 1])
+
+    def _check_options(self) -> None:
+        """Raises ValueError for what torch's class can do and the layer cannot."""
 
     def _set_activation(self, act: str, alpha: float | Tensor | None, device, dtype) -> None:
         """A float `alpha` stays a constant; a tensor becomes the parameter `alpha`, which training updates."""

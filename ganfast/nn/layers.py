@@ -15,14 +15,13 @@ from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 
 class _ConvTransposeAct(GuardedCopy, Activated):
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, output_padding=0, groups=1, bias=True, dilation=1,
-        padding_mode="zeros", device=None, dtype=None, *, act="linear", alpha=None,
-    ):  # fmt: skip
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, output_padding, groups, bias, dilation, padding_mode, device, dtype
-        )
-        self._set_activation(act, alpha, device, dtype)
+    """``nn.ConvTranspose{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's; ``output_size`` at call time as torch.
+        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_transpose_act``. ``alpha``: a float, or a tensor [1] or
+        [out_channels] that becomes the learned parameter ``alpha``; act="prelu" without one learns a single slope from 0.25, as torch.
+    """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None, return_partials: bool = False):
         if is_scripting():
@@ -42,36 +41,23 @@ class _ConvTransposeAct(GuardedCopy, Activated):
         return self._activated(self._torch_forward(x, output_size), self.weight.dim() - 2)
 
 
-_CONV_DOC = """``nn.ConvTranspose{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict.
-
-    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's; ``output_size`` at call time as torch.
-        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_transpose_act``. ``alpha``: a float, or a tensor [1] or
-        [out_channels] that becomes the learned parameter ``alpha``; act="prelu" without one learns a single slope from 0.25, as torch.
-    """
+class ConvTransposeAct1d(_ConvTransposeAct, nn.ConvTranspose1d): ...
 
 
-class ConvTransposeAct1d(_ConvTransposeAct, nn.ConvTranspose1d):
-    __doc__ = _CONV_DOC.format(n=1, sizes="L")
+class ConvTransposeAct2d(_ConvTransposeAct, nn.ConvTranspose2d): ...
 
 
-class ConvTransposeAct2d(_ConvTransposeAct, nn.ConvTranspose2d):
-    __doc__ = _CONV_DOC.format(n=2, sizes="H, W")
-
-
-class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d):
-    __doc__ = _CONV_DOC.format(n=3, sizes="D, H, W")
+class ConvTransposeAct3d(_ConvTransposeAct, nn.ConvTranspose3d): ...
 
 
 class _ConvAct(GuardedCopy, Activated):
-    dilation = Guarded()
+    """``nn.Conv{n}d`` followed by ``act``: its arguments, parameters and state_dict, every padding mode.
 
-    def __init__(
-        self, in_channels, out_channels, kernel_size, stride=1, padding=0, dilation=1, groups=1, bias=True, padding_mode="zeros",
-        device=None, dtype=None, *, act="linear", alpha=None,
-    ):  # fmt: skip
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype)
-        self._set_activation(act, alpha, device, dtype)
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+    dilation = Guarded()
 
     def forward(self, x: Tensor) -> Tensor:
         if is_scripting():
@@ -91,26 +77,24 @@ class _ConvAct(GuardedCopy, Activated):
         return self._activated(self._torch_forward(x), self.weight.dim() - 2)
 
 
-_ORDINARY_DOC = """``nn.Conv{n}d`` followed by ``act``: its arguments, parameters and state_dict, every padding mode.
-
-    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], sizes as torch's.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
+class ConvAct1d(_ConvAct, nn.Conv1d): ...
 
 
-class ConvAct1d(_ConvAct, nn.Conv1d):
-    __doc__ = _ORDINARY_DOC.format(n=1, sizes="L")
+class ConvAct2d(_ConvAct, nn.Conv2d): ...
 
 
-class ConvAct2d(_ConvAct, nn.Conv2d):
-    __doc__ = _ORDINARY_DOC.format(n=2, sizes="H, W")
-
-
-class ConvAct3d(_ConvAct, nn.Conv3d):
-    __doc__ = _ORDINARY_DOC.format(n=3, sizes="D, H, W")
+class ConvAct3d(_ConvAct, nn.Conv3d): ...
 
 
 class _UpsampleConvAct(GuardedCopy, Activated):
+    """``nn.Upsample(scale_factor)`` (nearest), ``nn.Conv{n}d`` with stride 1 and zero padding, and ``act`` in one pass;
+    the convolution's parameters and state_dict.
+
+    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], each size * scale_factor + 2*padding - kernel_size + 1.
+        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.upsample_conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
     dilation = Guarded()
 
     def __init__(
@@ -143,25 +127,13 @@ class _UpsampleConvAct(GuardedCopy, Activated):
         return f", scale_factor={self.scale_factor}{super()._activation_repr()}"
 
 
-_UPSAMPLE_DOC = """``nn.Upsample(scale_factor)`` (nearest), ``nn.Conv{n}d`` with stride 1 and zero padding, and ``act`` in one pass;
-    the convolution's parameters and state_dict.
-
-    Shapes: x [N, in_channels, {sizes}] or unbatched; y [N, out_channels, ...], each size * scale_factor + 2*padding - kernel_size + 1.
-        With ``return_partials=True`` the call gives (y, partials) for ``BatchNormAct{n}d(..., partials=partials)``.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.upsample_conv_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
+class UpsampleConvAct1d(_UpsampleConvAct, nn.Conv1d): ...
 
 
-class UpsampleConvAct1d(_UpsampleConvAct, nn.Conv1d):
-    __doc__ = _UPSAMPLE_DOC.format(n=1, sizes="L")
+class UpsampleConvAct2d(_UpsampleConvAct, nn.Conv2d): ...
 
 
-class UpsampleConvAct2d(_UpsampleConvAct, nn.Conv2d):
-    __doc__ = _UPSAMPLE_DOC.format(n=2, sizes="H, W")
-
-
-class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d):
-    __doc__ = _UPSAMPLE_DOC.format(n=3, sizes="D, H, W")
+class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d): ...
 
 
 def count_batch(norm: nn.Module) -> float:
@@ -187,23 +159,14 @@ def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor |
 
 
 class _BatchNormAct(Activated):
-    eps = Guarded()
+    """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
 
-    def __init__(
-        self,
-        num_features,
-        eps=1e-5,
-        momentum=0.1,
-        affine=True,
-        track_running_stats=True,
-        device=None,
-        dtype=None,
-        *,
-        act="linear",
-        alpha=None,
-    ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        self._set_activation(act, alpha, device, dtype)
+    Shapes: x [N, num_features, {sizes}], in 1-D also [N, num_features]; y the same. ``partials`` [T, 3, num_features]: statistics that
+        ``ConvTransposeAct{n}d`` returned for x; used in train mode, ignored in eval.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.batch_norm_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+    eps = Guarded()
 
     def forward(self, x: Tensor, partials: Tensor | None = None) -> Tensor:
         if is_scripting():
@@ -218,45 +181,28 @@ class _BatchNormAct(Activated):
         return self._activated(self._torch_forward(x), x.dim() - 2)
 
 
-_NORM_DOC = """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
-
-    Shapes: x [N, num_features{sizes}]; y the same. ``partials`` [T, 3, num_features]: statistics that ``ConvTransposeAct{n}d``
-        returned for x; used in train mode, ignored in eval.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.batch_norm_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
+class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d): ...
 
 
-class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d):
-    __doc__ = _NORM_DOC.format(n=1, sizes=" or num_features, L")
+class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d): ...
 
 
-class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d):
-    __doc__ = _NORM_DOC.format(n=2, sizes=", H, W")
-
-
-class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d):
-    __doc__ = _NORM_DOC.format(n=3, sizes=", D, H, W")
+class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d): ...
 
 
 class _InstanceNormAct(Activated):
-    def __init__(
-        self,
-        num_features,
-        eps=1e-5,
-        momentum=0.1,
-        affine=False,
-        track_running_stats=False,
-        device=None,
-        dtype=None,
-        *,
-        act="linear",
-        alpha=None,
-    ):
-        if track_running_stats:
+    """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and
+    eval mode, as torch's without running statistics.
+
+    Shapes: x [N, num_features, {sizes}] or unbatched; y the same.
+    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.instance_norm_act``; ValueError for ``track_running_stats=True``.
+        ``alpha`` as in ``ConvTransposeAct{n}d``.
+    """
+
+    def _check_options(self) -> None:
+        if self.track_running_stats:
             _checks.fail(type(self).__name__, "track_running_stats=True is not supported, every image is normalised by its own statistics",
                          f"Running ones want nn.{type(self).__name__.replace('Act', '')} and an activation after it")  # fmt: skip
-        super().__init__(num_features, eps, momentum, affine, False, device, dtype)
-        self._set_activation(act, alpha, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if is_scripting():
@@ -275,22 +221,14 @@ class _InstanceNormAct(Activated):
         return self._activated(self._torch_forward(x), self._get_no_batch_dim() - 1)
 
 
-_INSTANCE_DOC = """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and
-    eval mode, as torch's without running statistics.
-
-    Shapes: x [N, num_features, {sizes}] or unbatched; y the same.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.instance_norm_act``; ValueError for ``track_running_stats=True``.
-        ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
+class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d): ...
 
 
-class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d):
-    __doc__ = _INSTANCE_DOC.format(n=1, sizes="L")
+class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d): ...
 
 
-class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d):
-    __doc__ = _INSTANCE_DOC.format(n=2, sizes="H, W")
+class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d): ...
 
 
-class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d):
-    __doc__ = _INSTANCE_DOC.format(n=3, sizes="D, H, W")
+_KINDS = ("BatchNormAct", "ConvAct", "ConvTransposeAct", "InstanceNormAct", "UpsampleConvAct")
+__all__ = [f"{kind}{n}d" for kind in _KINDS for n in (1, 2, 3)]

@@ -4,6 +4,8 @@ from torch import Tensor, nn
 
 from ganfast.ops.gan_loss.op import LossStats, check_kind, check_smoothing, discriminator_loss, generator_loss
 
+__all__ = ["DiscriminatorLoss", "GeneratorLoss"]
+
 
 class DiscriminatorLoss(nn.Module):
     """`ganfast.functional.discriminator_loss` of one kind and smoothing.

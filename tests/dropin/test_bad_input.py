@@ -35,7 +35,7 @@ def test_closed_models_come_back_as_they_are(close):
     model = close(small.critic().eval())
     assert ganfast.accelerate(model) is model and ganfast.restore(model) is model
     ((name, reason),) = ganfast.explain(model).left
-    assert name == "" and ("torch.jit" in reason or "torch.compile" in reason)
+    assert name == "" and ("torch.jit" in reason or "with backend='ganfast' ganfast's groups run" in reason)
 
 
 class Around(nn.Module):

@@ -10,7 +10,7 @@ from torch import nn
 
 import ganfast
 from ganfast import _tell
-from ganfast.dropin import entry
+from ganfast.dropin import compiled, groups
 from tests.dropin import small
 
 
@@ -61,14 +61,14 @@ def test_a_loop_with_everything_mixed_in_stays_far_below_the_limit():
         if step == 1:
             after = counts
     assert counts == after, "a third round of the same steps made graphs"
-    assert counts[0] <= 8 and counts[1] <= 14 and entry.MOST_GRAPHS == 64
+    assert counts[0] <= 8 and counts[1] <= 14 and compiled.MOST_GRAPHS == 64
     for m in (generator, critic):
         assert small.fallbacks(m) == [] and small.layers(m)
 
 
 def test_models_of_one_class_do_not_share_a_limit(monkeypatch):
     limits = {"recompile_limit": 3, "accumulated_recompile_limit": 12}
-    monkeypatch.setattr(entry, "_OPTIONS", entry._OPTIONS | limits)
+    monkeypatch.setattr(compiled, "_OPTIONS", compiled._OPTIONS | limits)
     for _ in range(8):
         plain, model = small.pair(small.Blocks)
         for x in (small.images(2), small.images(3)):
@@ -102,8 +102,8 @@ class Scaled(nn.Module):
 
 def test_past_the_limit_it_runs_as_written_and_says_so_once(monkeypatch, capfd):
     monkeypatch.setattr(_tell, "_told", set())
-    monkeypatch.setattr(entry, "MOST_GRAPHS", 3)
-    monkeypatch.setattr(entry, "_OPTIONS", entry._OPTIONS | {"recompile_limit": 3})
+    monkeypatch.setattr(compiled, "MOST_GRAPHS", 3)
+    monkeypatch.setattr(compiled, "_OPTIONS", compiled._OPTIONS | {"recompile_limit": 3})
     plain, model = small.pair(Scaled)
     x = small.images(2)
     for length in (*range(1, 9), 1, 5, 8):
@@ -156,7 +156,34 @@ def test_images_of_any_size():
 def test_what_the_user_set_of_dynamo_stays_as_it_was():
     from torch._dynamo import config
 
-    before = copy.deepcopy({name: getattr(config, name) for name in entry._OPTIONS})
+    before = copy.deepcopy({name: getattr(config, name) for name in compiled._OPTIONS})
     _, model = small.pair()
     model(small.images(2))
-    assert {name: getattr(config, name) for name in entry._OPTIONS} == before
+    assert {name: getattr(config, name) for name in compiled._OPTIONS} == before
+
+
+def test_an_option_that_this_torch_has_not_is_left_out_and_named_once(monkeypatch, capfd):
+    monkeypatch.setattr(_tell, "_told", set())
+    monkeypatch.setattr(compiled, "_OPTIONS", compiled._OPTIONS | {"renamed": True})
+    for _ in range(2):
+        plain, model = small.pair()
+        small.same(model, plain, small.images(2))
+        assert small.layers(model) and small.fallbacks(model) == []
+    assert len(said := capfd.readouterr().err.splitlines()) == 1 and "torch._dynamo.config.renamed" in said[0]
+
+
+def test_graphs_that_do_not_tell_of_their_tensors_fuse_nothing_and_say_so_once(monkeypatch, capfd):
+    monkeypatch.setattr(_tell, "_told", set())
+    made = groups.Found.__init__
+
+    def without(self, graph, *args):
+        for node in graph.nodes:
+            node.meta.pop("example_value", None)
+        made(self, graph, *args)
+
+    monkeypatch.setattr(groups.Found, "__init__", without)
+    for _ in range(2):
+        plain, model = small.pair()
+        small.same(model, plain, small.images(2))
+        assert small.layers(model) == [] and small.fallbacks(model) == []
+    assert len(said := capfd.readouterr().err.splitlines()) == 1 and "example_value" in said[0]

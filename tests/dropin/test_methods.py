@@ -201,3 +201,29 @@ def test_a_first_call_that_does_little_costs_the_later_ones_nothing():
     model(x, really=False)
     small.same(model, plain, x)
     assert small.layers(model) == [("conv", "leaky_relu()")]
+
+
+class Shares(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return torch.tanh(self.body(x))
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_child_of_two_models_stays_accelerated_when_one_is_restored(first):
+    plain, _ = small.pair()
+    body = copy.deepcopy(plain)
+    models = [ganfast.accelerate(Shares(body)) for _ in range(2)]
+    left = models[1 - first]
+    small.same(left.body, plain, small.images(2))
+    ganfast.restore(models[first])
+    small.same(left.body, plain, small.images(2))
+    assert small.layers(left) and small.layers(models[first]) == small.layers(left)  # the child's, which both have
+    small.same(left, Shares(plain), small.images(2))
+    assert "_compiled_call_impl" not in models[first].__dict__
+    ganfast.restore(left)
+    assert not any("_compiled_call_impl" in m.__dict__ for m in (*left.modules(), *models[first].modules()))
+    small.same(left, Shares(plain), small.images(2))

@@ -1,6 +1,7 @@
 """Small modules in which no group pays: called through dynamo or as they are written, whichever is faster."""
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ class Clocked(nn.Module):
 @pytest.mark.parametrize(("as_written", "through_dynamo", "last"), [(1.0, 1.2, "written"), (1.2, 1.0, "dynamo"), (1.0, 1.0, "dynamo")])
 def test_the_faster_way_stays(as_written, through_dynamo, last, monkeypatch):
     module, routes, freed = Clocked(monkeypatch, as_written, through_dynamo), route.Routes(), []
+    compiled = SimpleNamespace(call=lambda *_: module.go("dynamo"), is_needed=lambda: False)
 
     @contextlib.contextmanager
     def free(module, for_good=False):
@@ -39,13 +41,13 @@ def test_the_faster_way_stays(as_written, through_dynamo, last, monkeypatch):
 
     for x in (torch.ones(2), torch.ones(3)):
         for _ in range(40):
-            routes.call(module, (x,), lambda: module.go("dynamo"), lambda: False, free)
+            routes.call(module, (x,), {}, compiled, free)
         assert module.ways[-10:] == [last] * 10
         assert 5 < module.ways.count("written" if last == "dynamo" else "dynamo") < 20
         del module.ways[:]
     assert freed.count(True) == 2 * (last == "written")
     module.train()
-    routes.call(module, ((1, 2),), lambda: module.go("dynamo"), lambda: False, free)
+    routes.call(module, ((1, 2),), {}, compiled, free)
     assert module.ways == ["dynamo"]  # arguments of other kinds
 
 

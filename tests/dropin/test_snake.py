@@ -55,10 +55,18 @@ class Rational(Snake):
         return x + torch.pow(torch.sin(x * alpha), 2) * alpha * torch.reciprocal(torch.square(alpha) + 1e-7)
 
 
+class InPlace(Snake):
+    """alpha x + sin(alpha x)^2 / alpha"""
+
+    def forward(self, x):
+        alpha = self.alpha.unsqueeze(-1)
+        return x + torch.pow(torch.sin(x.mul_(alpha)), 2) * torch.reciprocal(alpha)
+
+
 @pytest.mark.parametrize(
     ("layer", "found"),
-    [(NotSnake(4), False), (Snake(4, eps=0.1), False), (Rational(4), False), (OfAbsolute(4), True)],
-    ids=["fourth power", "eps", "rational", "of |alpha|"],
+    [(NotSnake(4), False), (InPlace(4), False), (Snake(4, eps=0.1), False), (Rational(4), False), (OfAbsolute(4), True)],
+    ids=["fourth power", "x in place", "eps", "rational", "of |alpha|"],
 )
 def test_what_only_looks_like_snake_is_not(layer, found):
     module = nn.Sequential(nn.Conv1d(2, 4, 3), layer)

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import ganfast
 from tests.dropin import small
 
 ACTS = {
@@ -156,6 +157,20 @@ def test_the_caller_changes_the_input(name, leaf):
         except RuntimeError as error:
             found.append(str(error))
     agree(*found)
+
+
+@pytest.mark.parametrize("backend", ["reference", "torch", "cpu"])
+def test_the_caller_changes_what_was_upsampled(backend):
+    """The fused ways keep x, where eager keeps the upsampled copy; left to itself a CPU takes another way."""
+    found = []
+    for m in reversed(small.pair(lambda: nn.Sequential(*BEFORE["upsampled"](), nn.LeakyReLU(0.2)))):
+        x = small.images(2)
+        with ganfast.use_backend(backend):
+            y = m(x)
+        x.mul_(3)
+        small.loss_of(y).backward()
+        found.append({name: p.grad for name, p in m.named_parameters()})
+    small.assert_alike(*found)
 
 
 @pytest.mark.parametrize("name", ["conv", "transposed", "batch norm", "upsampled"])
