@@ -99,7 +99,7 @@ class Graph:
             if measured and self._pure and not hooked and not self._pays_as_a_whole(pays, args):
                 pays = (False,) * len(pays)
                 for group in self.groups:
-                    group.ran, group.outvoted = ("torch",), True
+                    group.ran, group.outvoted = ("eager",), True
             self._plans[sizes] = self._with(pays)
         return result
 
@@ -126,7 +126,7 @@ class Graph:
             pays, final = (True, True) if named else fused_pays(group, x, operands)
             self._answers[i], group.outvoted = (pays, final), False
             if not pays:
-                group.ran = ("torch",)
+                group.ran = ("eager",)
                 return group.plain(x, *operands)
             y = group(x, *operands)
             group.note_backends()

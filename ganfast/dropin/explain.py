@@ -69,11 +69,8 @@ def explain(model: nn.Module | Callable) -> Explanation:
     left: dict[str, str] = {}
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
         times: Counter = Counter()  # a layer may be called twice, and functions have names in common
-        for at, group in enumerate(graph.groups):
-            if not group.ran:
-                continue
-            eager = group.outvoted or not graph._answers.get(at, (True, False))[0]
-            row = Row(group.layers, " + ".join(group.became), "eager" if eager else " + ".join(group.ran), _note(group, eager))
+        for group in (group for group in graph.groups if group.ran):
+            row = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
             nameless = all(layer.endswith("()") for layer in row.layers)
             groups[row.layers, times[row.layers], i if nameless else -1] = row
             times[row.layers] += 1
@@ -113,7 +110,7 @@ def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     return sorted(groups.values(), key=first)
 
 
-def _note(group: Group, eager: bool) -> str:
+def _note(group: Group) -> str:
     notes = []
     choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
     if choice is not None and len(choice.microseconds) > 1:
@@ -122,7 +119,7 @@ def _note(group: Group, eager: bool) -> str:
         notes.append("the whole graph was faster with torch's calls")
     if choice is not None:
         notes += [f"{name} failed: {why}" for name, why in choice.failed.items()]
-    if not eager:
+    if group.ran != ("eager",):
         if group.spec.scale is not None:
             notes.append("weight summed over the upsampled taps at each call")
         if group.spec.folds:

@@ -34,7 +34,7 @@ _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 class Group:
     """Steps of one graph in a row. Called with x and the operands it gives what they give, by ganfast's ops; `plain` runs torch's own.
 
-    layers: the user's names of what it stands for; became: ganfast's ops; ran: what ran last, a backend for each or "torch"; question: the
+    layers: the user's names of what it stands for; became: ganfast's ops; ran: what ran last, a backend for each or "eager"; question: the
     tuner's, whose times it was decided by.
     """
 

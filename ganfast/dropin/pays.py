@@ -100,7 +100,7 @@ def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, wri
             run(plain)
             if time.perf_counter() - began > _SHORT:
                 return True
-            return _tune.choose(question, {"torch": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)[0] == "fused"
+            return _tune.choose(question, {"eager": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)[0] == "fused"
         except Exception:  # a backward that torch has not, too little memory: nobody asked for this run
             return True
 
@@ -140,7 +140,7 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
     family = f"group {group.words} {' '.join(about)} {layout} {x.dtype} {mine[0].requires_grad} {grads} {autocast_dtype(x)}"
     group.question = f"{family} x {tuple(x.shape)} {x.stride()}".replace("torch.", "")
     # The first wins ties.
-    candidates = {"torch": lambda: call("torch"), "fused": lambda: call("fused")}
+    candidates = {"eager": lambda: call("eager"), "fused": lambda: call("fused")}
     check = _tune_check.Ways(mine, exact, dtype)
     name, final = _tune.choose(group.question, candidates, x, family.replace("torch.", ""), check, margin=_MARGIN)
     return name == "fused", final

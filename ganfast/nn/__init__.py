@@ -4,4 +4,4 @@ from ganfast.nn import layers, losses
 from ganfast.nn.layers import *  # noqa: F403
 from ganfast.nn.losses import *  # noqa: F403
 
-__all__ = [*layers.__all__, *losses.__all__]
+__all__ = layers.__all__ + losses.__all__

@@ -30,7 +30,7 @@ def asked(monkeypatch):
     found.whole = []
 
     def choose(question, candidates, x, family="", check=None, margin=0.0):
-        if set(candidates) != {"fused", "torch"}:
+        if set(candidates) != {"fused", "eager"}:
             return next(iter(candidates)), True
         graph = question.startswith("graph")
         (found.whole if graph else found).append(question)
@@ -44,7 +44,7 @@ def asked(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("answer", ["fused", "torch"])
+@pytest.mark.parametrize("answer", ["fused", "eager"])
 def test_measuring_leaves_no_mark(asked, answer):
     asked.answer = answer
     fast, plain = ganfast.accelerate(network()), network()
@@ -57,12 +57,12 @@ def test_measuring_leaves_no_mark(asked, answer):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     for (name, a), b in zip(fast.named_buffers(), plain.buffers()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
-    assert [row.ran == "eager" for row in ganfast.explain(fast).groups] == [answer == "torch"] * 2
+    assert [row.ran == "eager" for row in ganfast.explain(fast).groups] == [answer == "eager"] * 2
     assert len(asked.whole) == (answer == "fused")
 
 
 def test_a_graph_that_is_slower_as_a_whole_runs_torchs_calls(asked, monkeypatch):
-    asked.whole_answer = "torch"
+    asked.whole_answer = "eager"
     monkeypatch.setattr(pays, "_SHORT", 1e9)
     fast, plain = ganfast.accelerate(network()), network()
     state = torch.get_rng_state()
@@ -77,7 +77,7 @@ def test_a_graph_that_is_slower_as_a_whole_runs_torchs_calls(asked, monkeypatch)
 
 
 def test_torchs_calls_are_not_ganfasts_op_on_its_torch_backend(asked):
-    asked.answer = "torch"
+    asked.answer = "eager"
     layer = ganfast.accelerate(nn.Conv2d(4, 4, 1))
     layer(x_for())
     assert [row.ran for row in ganfast.explain(layer).groups] == ["eager"]
@@ -87,7 +87,7 @@ def test_torchs_calls_are_not_ganfasts_op_on_its_torch_backend(asked):
 
 
 def test_a_lone_layer_and_new_looks(asked):
-    asked.answer = "torch"
+    asked.answer = "eager"
     layer = ganfast.accelerate(nn.Conv2d(4, 4, 1))
     plain = ganfast.restore(copy.deepcopy(layer))
     for x in (x_for(), x_for(size=6), x_for()):
@@ -98,7 +98,7 @@ def test_a_lone_layer_and_new_looks(asked):
 
 
 def test_memory_asked_for_is_kept(asked):
-    asked.answer = "torch"
+    asked.answer = "eager"
     ganfast.accelerate(network(), recompute=True)(x_for())
     assert not asked
 
@@ -106,7 +106,7 @@ def test_memory_asked_for_is_kept(asked):
 @pytest.mark.parametrize("which", ["input", "weight"])
 def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
     """torch 2.13's instance_norm, a channels_last batch of one."""
-    asked.answer = "torch"
+    asked.answer = "eager"
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.InstanceNorm2d(8), nn.ReLU())
     exact, fast = copy.deepcopy(plain).double(), ganfast.accelerate(copy.deepcopy(plain))
@@ -127,7 +127,7 @@ def test_layers_whose_gradient_is_wrong_are_never_chosen(asked, which):
 
 @pytest.mark.parametrize("layer", [nn.Conv2d, nn.ConvTranspose2d])
 def test_layers_that_can_break_the_heap_are_not_even_measured(asked, layer):
-    asked.answer = "torch"
+    asked.answer = "eager"
     fast = ganfast.accelerate(nn.Sequential(layer(3, 8, 1, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
     fast(torch.randn(3, 3, 6, 6).contiguous(memory_format=torch.channels_last)).sum().backward()
     assert not asked
