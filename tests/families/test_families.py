@@ -39,15 +39,8 @@ def test_same_results_and_gradients_to_second_order(row, training):
     assert not (found := judged(row, training)[0]), "\n".join(found)
 
 
-def _in_turn() -> list:
-    """Networks that have a small size, each in one of the modes; `make prove` has the others."""
-    small = [row for row in FAMILIES if row.small]
-    rest = lambda row, training: row not in small or small.index(row) % 2 == training
-    cases = [(row, training, f"{'train' if training else 'eval'}-{row}") for row in FAMILIES for training in (True, False)]
-    return [pytest.param(row, t, id=name, marks=[pytest.mark.prove] if rest(row, t) else []) for row, t, name in cases]
-
-
-@pytest.mark.parametrize(("row", "training"), _in_turn())
+@pytest.mark.parametrize("row", [r if r.small else pytest.param(r, marks=pytest.mark.prove) for r in FAMILIES], ids=str, scope="module")
+@modes
 def test_same_results_and_gradients_in_bfloat16(row, training):
     assert not (found := oracle.judge(row, training, torch.bfloat16)), "\n".join(found)
 
