@@ -127,18 +127,10 @@ def shift(value: fx.Node, before: list[Step]) -> Step | None:
     return None if found is None else found._replace(role="shift", tensors={"offset": found.tensors["added"]})
 
 
-# torch's name -> (ganfast's name, the argument that is alpha, its default)
-ACTIVATIONS = {
-    "relu": ("relu", None, None),
-    "leaky_relu": ("leaky_relu", "negative_slope", 0.01),
-    "prelu": ("prelu", "weight", None),
-    "tanh": ("tanh", None, None),
-    "sigmoid": ("sigmoid", None, None),
-    "elu": ("elu", "alpha", 1.0),
-    "selu": ("selu", None, None),
-    "softplus": ("softplus", "beta", 1.0),
-    "silu": ("silu", None, None),
-    "gelu": ("gelu", None, None),
+# name, torch's and ganfast's -> torch's argument that is alpha
+ACTIVATIONS: dict[str, str | None] = {
+    **dict.fromkeys(("relu", "tanh", "sigmoid", "selu", "silu", "gelu")),
+    **{"leaky_relu": "negative_slope", "prelu": "weight", "elu": "alpha", "softplus": "beta"},
 }
 
 
@@ -148,19 +140,19 @@ def activation(value: fx.Node, before: list[Step]) -> Step | None:
     if found is None:
         return written_silu(value) or written_snake(value)
     node, call = found
-    if call.name.rstrip("_") not in ACTIVATIONS:
+    act = call.name.rstrip("_")
+    if act not in ACTIVATIONS:
         return None
-    act, argument, default = ACTIVATIONS[call.name.rstrip("_")]
     given = {name: option for name, option in call.arguments.items() if name != "inplace"}
-    alpha = given.pop(argument, default) if argument else None
+    alpha = given.pop(ACTIVATIONS[act], None)
     if given.pop("threshold", 20) != 20 or given.pop("approximate", "none") != "none" or given:
         return None
     options = {"act": act, "alpha": None, "in_place": works_in_place(node)}
     if act == "prelu":
         return Step("act", (node,), act, {"alpha": alpha}, options) if _is_alpha(alpha, value) else None
-    if argument and (not is_constant(alpha) or (act == "softplus" and alpha <= 0)):
+    if ACTIVATIONS[act] and (not is_constant(alpha) or (act == "softplus" and alpha <= 0)):
         return None
-    return Step("act", (node,), call.name.rstrip("_"), {}, options | {"alpha": alpha})
+    return Step("act", (node,), act, {}, options | {"alpha": alpha})
 
 
 def _is_alpha(node: Any, value: fx.Node) -> bool:
