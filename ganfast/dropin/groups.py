@@ -15,7 +15,6 @@ from ganfast.dropin.nodes import (
     is_floating,
     is_same,
     name_of,
-    read,
     regimes,
     storages,
     tensor,
@@ -154,9 +153,13 @@ class Found:
         return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
 
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
-        x = steps[0].tensors["x"]
-        keeps = steps[0].role == "bias" and self._reaches(x) and self._keeps_input(steps)
-        return "its backward would keep an input that may be changed" if keeps else ""
+        """Of a group that begins with a bias add: bias_act's backward may read its input."""
+        if steps[0].role != "bias" or not self._reaches(steps[0].tensors["x"]):
+            return ""
+        spec = self._spec(steps)
+        alpha = next((tensor(step.tensors["alpha"]) for step in steps if "alpha" in step.tensors), None)
+        kept = what_is_saved(spec.act, alpha, 1.0 if spec.alpha is None else spec.alpha, spec.gain, spec.clamp, spec.open_output)
+        return "its backward would keep an input that may be changed" if kept == "x" else ""
 
     def _parted(self, steps: list[Step]) -> str:
         """What stands between their calls, or is switched there, that forbids to make them at one place."""
@@ -174,24 +177,14 @@ class Found:
                 return f"{node.name} changes or reads, between its parts, what it works on"
         return ""
 
-    def _reaches(self, node: fx.Node) -> bool:
-        """Whether somebody outside, or a later write, can get at the node's memory."""
-        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > 0
-
-    def _keeps_input(self, steps: list[Step]) -> bool:
-        """Whether bias_act's backward reads its input."""
-        spec = self._spec(steps)
-        if any("alpha" in step.tensors for step in steps):
-            return True
-        alpha = 1.0 if spec.alpha is None else spec.alpha
-        return what_is_saved(spec.act, None, alpha, spec.gain, spec.clamp, spec.open_output) == "x"
+    def _reaches(self, node: fx.Node, own: int = 0) -> bool:
+        """Whether somebody outside, or a later write, can get at the node's memory; own: how many writes are the group's."""
+        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > own
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
         act = by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
         own = sum(works_in_place(node) for step in steps for node in step.nodes)
-        y = steps[-1].value
-        reached = bool(storages(y) & (self.outputs | self.inputs)) or version(y) > own
         kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
         options, scale = by_role.get("conv"), by_role.get("upsample", {}).get("scale")
         if options is not None:
@@ -200,15 +193,15 @@ class Found:
         return arithmetic.Spec(
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
-            open_output=reached and not kept_by_eager, clones_x=scale is not None and self._reaches(steps[0].tensors["x"]),
-            recompute=self.recompute,
+            open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
+            clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
 
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
         if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
-            if not is_floating(tensor(read(node).x)):
+            if not is_floating(tensor(node)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
                 return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"
