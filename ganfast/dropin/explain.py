@@ -110,7 +110,7 @@ def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
 
 def _note(group: Group) -> str:
     notes = []
-    choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
+    choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}")
     if choice is not None and len(choice.microseconds) > 1:
         notes.append(", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()))
     if group.outvoted:
