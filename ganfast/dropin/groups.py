@@ -9,23 +9,12 @@ from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast._tell import tell
 from ganfast.dropin import arithmetic
-from ganfast.dropin.nodes import (
-    Names,
-    is_barrier,
-    is_floating,
-    is_same,
-    name_of,
-    regimes,
-    storages,
-    tensor,
-    version,
-    works_in_place,
-    written,
-)
+from ganfast.dropin.nodes import is_barrier, is_floating, is_same, name_of, regimes, storages, tensor, version, works_in_place, written
 from ganfast.dropin.steps import Step, single_use
-from ganfast.dropin.table import ACTIVATIONS, FROM_THEIR_OWN_NODE, STEPS
+from ganfast.dropin.table import ACTIVATIONS, STEPS
 from ganfast.ops.bias_act.autograd import what_is_saved
 
+Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
 _OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
@@ -37,7 +26,7 @@ class Group:
     tuner's, whose times it was decided by.
     """
 
-    def __init__(self, steps: list[Step], spec: arithmetic.Spec, names: Names) -> None:
+    def __init__(self, steps: list[Step], spec: arithmetic.Spec, called: Naming) -> None:
         self.steps, self.spec = steps, spec
         self.__name__ = "_and_".join(spec.ops)  # what a graph's code calls it
         self.nodes = [node for step in steps for node in step.nodes]
@@ -46,7 +35,7 @@ class Group:
         self._at = [name for name in _OPERANDS if name in given]
         self.operands += [given[name] for name in self._at]
         self._none = dict.fromkeys(_OPERANDS)
-        labels = [names.of(step.nodes[0], step.label) for step in steps]
+        labels = [called(step.nodes[0], step.label) for step in steps]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
         self.became = spec.ops
         self.plain = _alone(self.nodes, self.operands)
@@ -97,8 +86,8 @@ def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tenso
 class Found:
     """All groups of a graph, and why other layers were left: [(node's name for the user, reason)]."""
 
-    def __init__(self, graph: fx.Graph, names: Names, recompute: bool) -> None:
-        self.recompute, self.names = recompute, names
+    def __init__(self, graph: fx.Graph, called: Naming, recompute: bool) -> None:
+        self.recompute = recompute
         self._without_views_that_change_nothing(graph)
         self.nodes, self.regimes = list(graph.nodes), regimes(graph)
         self.order = {node: i for i, node in enumerate(self.nodes)}
@@ -112,9 +101,9 @@ class Found:
         taken: set[fx.Node] = set()
         for node in graph.nodes:
             if node not in taken and (steps := self._longest(node)):
-                self.groups.append(Group(steps, self._spec(steps), self.names))
+                self.groups.append(Group(steps, self._spec(steps), called))
                 taken.update(self.groups[-1].nodes)
-        self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
+        self.left = [(called(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
 
     @staticmethod
     def _without_views_that_change_nothing(graph: fx.Graph) -> None:
@@ -139,8 +128,7 @@ class Found:
         while True:
             role, value = (steps[-1].role, steps[-1].value) if steps else ("", None)
             user = (single_use(value) or (None,))[0] if steps else node
-            readers = [reader for after, reader in STEPS.values() if role in after]
-            found = (reader(user if reader in FROM_THEIR_OWN_NODE else value, steps) for reader in readers)
+            found = (reader(user if "" in after else value, steps) for after, reader in STEPS.values() if role in after)
             step = next(filter(None, found), None)
             if step is None:
                 return steps

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ganfast import _tune, _tune_check
+from ganfast import _backends, _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
@@ -20,9 +20,9 @@ _SHORT = 0.02  # seconds of a graph
 
 
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
-    """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, and on a GPU, where
-    every call less is a launch less."""
-    off = _tune.off_reason()
+    """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, where a backend is
+    named, and on a GPU, where every call less is a launch less."""
+    off = _tune.off_reason() or _backends.requested("accelerate", None) != "auto"
     if off or group.spec.recompute or x.device.type != "cpu" or x.numel() == 0 or _torch_is_wrong(group, x, operands):
         return True, True
     return _measured(group, x, operands)
@@ -130,5 +130,5 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
 
 def _norm_takes_all(group: Group, y: Tensor) -> bool:
     """Whether next to nothing of a gradient is left behind a norm over so few values but rounding, which no two ways share."""
-    kind = None if group.spec.norm is None else group.spec.norm["kind"]
-    return (kind == "batch" and y.numel() <= 3 * y.shape[1]) or (kind == "instance" and y[0].numel() <= 3 * y.shape[1])
+    norm = group.spec.norm
+    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * y.shape[1]

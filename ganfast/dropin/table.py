@@ -193,4 +193,3 @@ STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "gain": (("act",), gain),
     "clamp": (("act", "gain"), clamp),
 }
-FROM_THEIR_OWN_NODE = (convolution, norm, upsampling, first_bias_add)
