@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, read, tensor, works_in_place
-from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
+from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
 Reader = Callable[[fx.Node, list[Step]], Step | None]
@@ -99,11 +99,8 @@ def bias_add(value: fx.Node, before: list[Step]) -> Step | None:
 
 def first_bias_add(node: fx.Node, before: list[Step]) -> Step | None:
     """The same at the beginning of a group: x stays as it is."""
-    call = read(node)
-    if call.name != "add" or set(call.arguments) != {"other"}:
-        return None
-    for x, added in ((call.x, call.arguments["other"]), (call.arguments["other"], call.x)):
-        t = tensor(x)
+    for x in () if works_in_place(node) else node.all_input_nodes:
+        t, added = tensor(x), other_operand(node, "add", x)
         if is_floating(t) and t.dim() > 1 and is_dense(t) and per_channel(added, t):
             return Step("bias", (node,), "add", {"x": x, "added": added}, {})
     return None
