@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from ganfast import _checks, _memory
 from ganfast._layout import dense
 from ganfast._timing import interleaved
+from ganfast._tune_check import random_like
 from ganfast.dropin.accelerate import accelerate, check_model, restore
 from ganfast.dropin.explain import Explanation, explain
 
@@ -108,11 +109,10 @@ class _Side:
         self.training, self.mixed = training, mixed
         for t in (*model.parameters(), *model.buffers()) if mixed else ():
             t.data = _channels_last(t.data)
-        self.inputs = pytree.tree_map_only(Tensor, lambda t: self._input(t), inputs)
+        self.inputs = pytree.tree_map_only(Tensor, self._input, inputs)
         self.wanted = [p for p in model.parameters() if p.requires_grad]
         self.wanted += [t for t in pytree.tree_leaves(self.inputs) if isinstance(t, Tensor) and t.requires_grad]
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.device = device.type
+        self.device = next((t.device.type for t in (*model.parameters(), *model.buffers())), "cpu")
         self.gy: list[Tensor] | None = None
 
     def _input(self, t: Tensor) -> Tensor:
@@ -130,9 +130,7 @@ class _Side:
         learning = [t for t in outputs if t.requires_grad and self.training]
         if not learning or not self.wanted:
             return outputs, []
-        if self.gy is None:
-            generator = torch.Generator().manual_seed(1)
-            self.gy = [torch.randn(t.shape, generator=generator).to(t) for t in learning]
+        self.gy = self.gy or [random_like(t) for t in learning]
         return outputs, list(torch.autograd.grad(learning, self.wanted, self.gy, allow_unused=True))
 
     def seeded(self) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -206,11 +204,11 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
         except Exception as error:
             _checks.fail(_OP, f"the model refuses these inputs: {type(error).__name__}: {error}", error=RuntimeError)
     dtypes = {t.dtype for t in (*plain.parameters(), *tensors) if t.is_floating_point()}
-    exact = not random and dtypes <= {torch.float32} and 4 * one < seconds
+    halves = dtypes <= {torch.float32}
+    exact = not random and halves and 4 * one < seconds
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
     device = tensors[0].device if tensors else "cpu"
     found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
-    halves = dtypes <= {torch.float32}
     if not halves:
         found.notes.append(f"{_MIXED} not measured: the model is no float32 one")
     # Training's two rows say what bfloat16 would add, and are always measured; evaluation's where there is time left.
@@ -229,8 +227,8 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     found.seconds = time.perf_counter() - began
     if missing := rows[len(took) :]:
         names = " and ".join(f"{mode}, {_MIXED if mixed else _LIKE}" for mode, mixed in missing)
-        enough = found.seconds + sum(took[_TRAIN, mixed] for _, mixed in missing)  # an evaluation takes less than a training step
-        enough = 10 * math.ceil(enough / 10)
+        more = sum(took[_TRAIN, mixed] for _, mixed in missing)  # an evaluation takes less than a training step
+        enough = 10 * math.ceil((found.seconds + more) / 10)
         found.notes.append(f"not measured, as the {seconds:g} s are up: {names}; seconds={enough} (--seconds {enough}) is enough for all")
     return found
 
