@@ -5,6 +5,7 @@ A `Check` sees each candidate's results and then names the wrong ones. What a re
 of its sums, never from what other candidates got, so that all of them can be found wrong.
 """
 
+import contextlib
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -139,6 +140,25 @@ class Cotangent:
         if self.value is None:
             self.value = random_like(y.detach())
         return self.value.to(y.dtype)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def unseen():
+    """Inside, a user's own hooks (checkpointing, offloading) do not see what is saved."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
+        return contextlib.nullcontext()
+    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
+
+
+def trial(way: Callable[..., Tensor], inputs: list, learns: bool, gradient: Cotangent) -> list[Tensor | None]:
+    """One run of a way, for `Ways`: its output, and the gradients of those inputs that require one."""
+    with torch.set_grad_enabled(learns), unseen():
+        y = way(*inputs)
+        leaves = [t for t in inputs if isinstance(t, Tensor) and t.requires_grad]
+        return [y, *torch.autograd.grad(y, leaves, gradient(y), allow_unused=True)] if leaves else [y]
 
 
 def excess(got: Tensor, want: Tensor, allowed: Tensor) -> tuple[float, float, float] | None:

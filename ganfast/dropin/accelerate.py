@@ -45,8 +45,7 @@ class _Evaluated:
 
 def _loaded(cls: type, *args: Any) -> nn.Module:
     """An accelerated module of the class, without its state."""
-    accelerated = accelerated_class(cls)
-    return accelerated.__new__(accelerated, *args)
+    return copyreg.__newobj__(accelerated_class(cls), *args)
 
 
 def _quiet(message: str) -> None:

@@ -91,10 +91,9 @@ def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Ten
     if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
         return _convolved(spec, bound, x, weight, bias, spec.act, alpha)
     z = x if spec.conv is None else _convolved(spec, bound, x, weight, None, "linear", None)
-    plan = bound.get(bias_act)
-    if plan is None:
-        options = {"act": spec.act, "alpha": alpha, "gain": spec.gain, "clamp": spec.clamp, "open_output": spec.open_output}
-        plan = bound.made(bias_act, z, bias, **options)
+    plan = bound.get(bias_act) or bound.made(
+        bias_act, z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output
+    )
     return bias_act.run(plan, z, bias, alpha)
 
 
@@ -118,8 +117,8 @@ def _convolved(spec: Spec, bound: Bound, x, weight, bias, act: str, alpha, parti
     plan = bound.get(op)
     if plan is None:
         options = spec.conv | {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
-        options |= {} if spec.scale is None else {"scale_factor": spec.scale}
-        plan = bound.made(op, x, weight, bias, **options, **({"return_partials": True} if partials else {}))
+        options |= ({} if spec.scale is None else {"scale_factor": spec.scale}) | ({"return_partials": True} if partials else {})
+        plan = bound.made(op, x, weight, bias, **options)
     inner = [functools.partial(bound.call, part) for part in (conv_act, conv_transpose_act)] if spec.scale is not None else ()
     with _rebuilt(x) if spec.recompute else _NOTHING:
         return op.run(plan, x, weight, bias, alpha, *inner)
@@ -149,14 +148,12 @@ def _normalised(spec: Spec, bound: Bound, x: Tensor, weight, bias, t: dict[str, 
         x = _convolved(spec, bound, x, weight, bias, "linear", None)
     if norm["kind"] == "instance":
         x = x.contiguous() if is_channels_last(x) else x  # as torch's, whose output somebody may flatten by `view`
-        plan = bound.get(instance_norm_act)
-        plan = plan or bound.made(instance_norm_act, x, gain, shift, eps=norm["eps"], act=spec.act, alpha=alpha)
+        plan = bound.get(instance_norm_act) or bound.made(instance_norm_act, x, gain, shift, norm["eps"], spec.act, alpha)
         return instance_norm_act.run_instance(plan, x, gain, shift, alpha)
     mean, var, momentum = t["mean"], t["var"], norm["momentum"]
-    plan = bound.get(batch_norm_act)
-    if plan is None:
-        options = {"training": norm["training"], "momentum": momentum, "eps": norm["eps"]}
-        plan = bound.made(batch_norm_act, x, mean, var, gain, shift, **options, act=spec.act, alpha=alpha, partials=partials)
+    plan = bound.get(batch_norm_act) or bound.made(
+        batch_norm_act, x, mean, var, gain, shift, norm["training"], momentum, norm["eps"], spec.act, alpha, partials
+    )
     return batch_norm_act.run(plan, x, gain, shift, alpha, mean, var, momentum, partials)
 
 

@@ -36,7 +36,7 @@ class Graph:
         began = time.perf_counter()
         leave_backwards()
         self.module, self.plain = module, module.forward
-        found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path), recompute)
+        found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path).of, recompute)
         self.groups: list[Group] = found.groups if found else []
         self.left: list[tuple[str, str]] = found.left if found else []
         self._writes, self._pure = _written_inputs(module.graph), all(map(is_pure, module.graph.nodes))
@@ -122,10 +122,8 @@ class Graph:
         group = self.groups[i]
 
         def settle(x: Tensor, *operands: Tensor) -> Tensor:
-            named = _backends.requested("accelerate", None) != "auto"
-            pays, final = (True, True) if named else fused_pays(group, x, operands)
-            self._answers[i], group.outvoted = (pays, final), False
-            if not pays:
+            self._answers[i], group.outvoted = fused_pays(group, x, operands), False
+            if not self._answers[i][0]:
                 group.ran = ("eager",)
                 return group.plain(x, *operands)
             y = group(x, *operands)

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ganfast import _checks, _memory
+from ganfast._layout import dense
 from ganfast._timing import interleaved
+from ganfast._tune_check import random_like
 from ganfast.dropin.accelerate import accelerate, check_model, restore
 from ganfast.dropin.explain import Explanation, explain
 
@@ -107,38 +109,28 @@ class _Side:
         self.training, self.mixed = training, mixed
         for t in (*model.parameters(), *model.buffers()) if mixed else ():
             t.data = _channels_last(t.data)
-        self.inputs = pytree.tree_map_only(Tensor, lambda t: self._input(t), inputs)
+        self.inputs = pytree.tree_map_only(Tensor, self._input, inputs)
         self.wanted = [p for p in model.parameters() if p.requires_grad]
         self.wanted += [t for t in pytree.tree_leaves(self.inputs) if isinstance(t, Tensor) and t.requires_grad]
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-        self.device = device.type
+        self.device = next((t.device.type for t in (*model.parameters(), *model.buffers())), "cpu")
         self.gy: list[Tensor] | None = None
 
     def _input(self, t: Tensor) -> Tensor:
         t = (_channels_last(t) if self.mixed else t).detach().clone()
         return t.requires_grad_(self.training and t.is_floating_point())
 
-    def forward(self) -> list[Tensor]:
-        """The floating tensors of the output, in order."""
-        with torch.autocast(self.device, torch.bfloat16) if self.mixed else contextlib.nullcontext():
-            y = self.model(*self.inputs)
-        found = [t for t in pytree.tree_leaves(y) if isinstance(t, Tensor) and t.is_floating_point()]
-        if not found:
-            _checks.fail(_OP, "the model gives no floating tensor", "A model whose output torch's pytree knows: tensors, tuples, dicts")
-        return found
-
     def __call__(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        """(outputs, gradients of parameters and inputs)"""
-        if not self.training:
-            with torch.no_grad():
-                return self.forward(), []
-        outputs = self.forward()
-        learning = [t for t in outputs if t.requires_grad]
+        """(the output's floating tensors in order, gradients of parameters and inputs)"""
+        autocast = torch.autocast(self.device, torch.bfloat16) if self.mixed else contextlib.nullcontext()
+        with torch.set_grad_enabled(self.training), autocast:
+            y = self.model(*self.inputs)
+        outputs = [t for t in pytree.tree_leaves(y) if isinstance(t, Tensor) and t.is_floating_point()]
+        if not outputs:
+            _checks.fail(_OP, "the model gives no floating tensor", "A model whose output torch's pytree knows: tensors, tuples, dicts")
+        learning = [t for t in outputs if t.requires_grad and self.training]
         if not learning or not self.wanted:
             return outputs, []
-        if self.gy is None:
-            generator = torch.Generator().manual_seed(1)
-            self.gy = [torch.randn(t.shape, generator=generator).to(t) for t in learning]
+        self.gy = self.gy or [random_like(t) for t in learning]
         return outputs, list(torch.autograd.grad(learning, self.wanted, self.gy, allow_unused=True))
 
     def seeded(self) -> tuple[list[Tensor], list[Tensor | None]]:
@@ -147,25 +139,17 @@ class _Side:
 
 
 def _channels_last(t: Tensor) -> Tensor:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return t.contiguous(memory_format=formats[t.dim()]) if t.dim() in formats and t.is_floating_point() else t
+    return dense(t, True) if t.dim() in (4, 5) and t.is_floating_point() else t
 
 
 def _copy(model: nn.Module) -> nn.Module:
     """A deep copy. torch's older weight_norm and spectral_norm leave a tensor with a graph on its module, which no copy can take and
-    the next forward makes anew."""
-    left = []
-    for module in model.modules():
-        for name, value in list(module.__dict__.items()):
-            if isinstance(value, Tensor) and not value.is_leaf:
-                left.append((module, name, module.__dict__.pop(name)))
+    the next forward makes anew: the copy has the same one until then."""
+    made_anew = {id(t): t for module in model.modules() for t in vars(module).values() if isinstance(t, Tensor) and not t.is_leaf}
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, made_anew)
     except Exception as error:
         _checks.fail(_OP, f"model cannot be copied: {type(error).__name__}: {error}", "compare runs on copies")
-    finally:
-        for module, name, value in left:
-            module.__dict__[name] = value
 
 
 @contextlib.contextmanager
@@ -220,32 +204,31 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
         except Exception as error:
             _checks.fail(_OP, f"the model refuses these inputs: {type(error).__name__}: {error}", error=RuntimeError)
     dtypes = {t.dtype for t in (*plain.parameters(), *tensors) if t.is_floating_point()}
-    exact = not random and dtypes <= {torch.float32} and 4 * one < seconds
+    halves = dtypes <= {torch.float32}
+    exact = not random and halves and 4 * one < seconds
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
     device = tensors[0].device if tensors else "cpu"
     found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
-    halves = dtypes <= {torch.float32}
     if not halves:
         found.notes.append(f"{_MIXED} not measured: the model is no float32 one")
     # Training's two rows say what bfloat16 would add, and are always measured; evaluation's where there is time left.
     rows = [(mode, mixed) for mode in (_TRAIN, _EVAL) for mixed in (True, False) if halves or not mixed]
-    took, missing = {}, []
-    for i, (mode, mixed) in enumerate(rows):
+    took = {}
+    for mode, mixed in rows:
         start = time.perf_counter()
         if mode == _EVAL and start > began + _PATIENCE * seconds:
-            missing.append((mode, mixed))
-            continue
-        left = max(0.5, (began + seconds - start) / (len(rows) - i))
+            break
+        left = max(0.5, (began + seconds - start) / (len(rows) - len(took)))
         row, fast = _measure(plain, inputs, mode, mixed, exact, left, recompute)
         (found.mixed if mixed else found.like_for_like).append(row)
         took[mode, mixed] = time.perf_counter() - start
         if not mixed:
             found.layers = found.layers or explain(fast)
     found.seconds = time.perf_counter() - began
-    if missing:
+    if missing := rows[len(took) :]:
         names = " and ".join(f"{mode}, {_MIXED if mixed else _LIKE}" for mode, mixed in missing)
-        enough = found.seconds + sum(took[_TRAIN, mixed] for _, mixed in missing)  # an evaluation takes less than a training step
-        enough = 10 * math.ceil(enough / 10)
+        more = sum(took[_TRAIN, mixed] for _, mixed in missing)  # an evaluation takes less than a training step
+        enough = 10 * math.ceil((found.seconds + more) / 10)
         found.notes.append(f"not measured, as the {seconds:g} s are up: {names}; seconds={enough} (--seconds {enough}) is enough for all")
     return found
 
@@ -255,15 +238,14 @@ def _measure(plain, inputs, mode: str, mixed: bool, exact: bool, seconds: float,
     models = {"eager": _copy(plain), "ganfast": accelerate(_copy(plain), recompute=recompute)}
     sides = {name: _Side(model, inputs, training, mixed) for name, model in models.items()}
     results = {name: side.seeded() for name, side in sides.items()}
-    reference, learns = results["eager"], bool(sides["eager"].gy)
+    reference = results["eager"]
     if exact:
         double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
         side = _Side(_copy(plain).double(), double, training, False)
-        side.gy = [t.double() for t in sides["eager"].gy] if learns else None
+        side.gy = sides["eager"].gy and [t.double() for t in sides["eager"].gy]
         reference = side.seeded()
     eager_errors, errors = (
-        [_worst(got, right) for got, right in zip(results[name], reference)] if learns else [_worst(results[name][0], reference[0]), None]
-        for name in sides
+        (_worst(outputs, reference[0]), _worst(gradients, reference[1]) if gradients else None) for outputs, gradients in results.values()
     )
     del results, reference
     timings = interleaved(dict(sides), repeats=50, warmup=1, seconds=seconds / 2, at_least=3)

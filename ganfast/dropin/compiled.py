@@ -127,10 +127,6 @@ class Compiled:
         self.broke = False
         return True
 
-    def broke_at(self, reasons: list[str]) -> None:
-        self.breaks += [Break("broke", reason) for reason in reasons]
-        self.broke = self.broke or bool(reasons)
-
     def needed_too_many(self, code: types.CodeType, anew: str) -> None:
         """Notes that the code, for which dynamo makes no more graphs, runs as written where none fits; `anew`: what no graph fitted."""
         name = self.name if code is self.code else code.co_name
@@ -181,7 +177,8 @@ class _Watched:
             why = reasons or [f"{code.co_name} could not be followed"]
             result.apply_to_code = [compiled.failed(code, reason) for reason in why][-1]
             return result
-        compiled.broke_at(reasons)
+        compiled.breaks += [Break("broke", reason) for reason in reasons]
+        compiled.broke = compiled.broke or bool(reasons)
         if anew and len(compiled.graphs) > made:
             compiled.breaks.append(Break("compiled anew", anew))
         if result.guarded_code is None and action == FrameAction.RUN_ONLY:

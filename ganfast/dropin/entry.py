@@ -16,18 +16,24 @@ from ganfast.dropin.in_order import in_order, runs_in_order
 from ganfast.dropin.route import Routes
 
 
+def armed(model: nn.Module) -> dict[nn.Module, "Armed"]:
+    """The modules of a model that go through dynamo, each with what stands in it."""
+    held = ((module, module.__dict__.get("_compiled_call_impl")) for module in model.modules())
+    return {module: entry for module, entry in held if isinstance(entry, Armed)}
+
+
 @contextlib.contextmanager
 def _disarmed(root: nn.Module, for_good: bool = False) -> Iterator[None]:
     """Inside, the modules below the root are called as torch calls them; `for_good`: afterwards too."""
-    held = [(module, armed) for module in root.modules() if isinstance(armed := module.__dict__.get("_compiled_call_impl"), Armed)]
-    held = [(module, armed) for module, armed in held if module is not root]
-    for module, _ in held:  # the entry stays: dynamo's guards know the keys of a module's dictionary
+    held = armed(root)
+    held.pop(root, None)
+    for module in held:  # the key stays: dynamo's guards know the keys of a module's dictionary
         module.__dict__["_compiled_call_impl"] = None
     try:
         yield
     finally:
-        for module, armed in () if for_good else held:
-            module.__dict__["_compiled_call_impl"] = armed
+        for module, entry in () if for_good else held.items():
+            module.__dict__["_compiled_call_impl"] = entry
 
 
 def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -93,10 +99,9 @@ class Armed:
     def _forget_single_layers(self, module: nn.Module) -> None:
         """What the call compiled that met the break: `explain` tells of what runs."""
         self.compiled.graphs.clear()
-        for child in module.modules():
-            armed = child.__dict__.get("_compiled_call_impl")
-            if isinstance(armed, Armed) and armed is not self:
-                armed.compiled = None
+        for entry in armed(module).values():
+            if entry is not self:
+                entry.compiled = None
 
     def _compiled(self, call: types.FunctionType, module: nn.Module) -> Compiled:
         root = self.root()

@@ -11,7 +11,7 @@ from ganfast import _tune
 from ganfast._place import place
 from ganfast.dropin.accelerate import Accelerated, check_model, closed
 from ganfast.dropin.compiled import Break, Compiled
-from ganfast.dropin.entry import Armed
+from ganfast.dropin.entry import armed
 from ganfast.dropin.groups import Group
 
 
@@ -89,17 +89,15 @@ def compile_seconds(*models: nn.Module) -> float:
 def _is_accelerated(model: object) -> bool:
     if not isinstance(model, nn.Module):
         return hasattr(model, "_ganfast_plain")
-    return any(isinstance(m, Accelerated) or isinstance(m.__dict__.get("_compiled_call_impl"), Armed) for m in model.modules())
+    return bool(armed(model)) or any(isinstance(m, Accelerated) for m in model.modules())
 
 
 def _compiled(model: object) -> Iterator[Compiled]:
     if not isinstance(model, nn.Module):
         yield from getattr(model, "_ganfast_compiled", ())
         return
-    for module in model.modules():
-        armed = module.__dict__.get("_compiled_call_impl")
-        if isinstance(armed, Armed):
-            yield from (each for each in (armed.compiled, armed.slices, *armed.pieces.values()) if each is not None)
+    for entry in armed(model).values():
+        yield from (each for each in (entry.compiled, entry.slices, *entry.pieces.values()) if each is not None)
 
 
 def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
@@ -112,7 +110,7 @@ def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
 
 def _note(group: Group) -> str:
     notes = []
-    choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}") if group.question else None
+    choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}")
     if choice is not None and len(choice.microseconds) > 1:
         notes.append(", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()))
     if group.outvoted:

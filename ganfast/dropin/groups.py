@@ -9,24 +9,12 @@ from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast._tell import tell
 from ganfast.dropin import arithmetic
-from ganfast.dropin.nodes import (
-    Names,
-    is_barrier,
-    is_floating,
-    is_same,
-    name_of,
-    read,
-    regimes,
-    storages,
-    tensor,
-    version,
-    works_in_place,
-    written,
-)
+from ganfast.dropin.nodes import is_barrier, is_floating, is_same, name_of, regimes, storages, tensor, version, works_in_place, written
 from ganfast.dropin.steps import Step, single_use
-from ganfast.dropin.table import ACTIVATIONS, FROM_THEIR_OWN_NODE, STEPS
+from ganfast.dropin.table import ACTIVATIONS, STEPS
 from ganfast.ops.bias_act.autograd import what_is_saved
 
+Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
 _OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
@@ -38,7 +26,7 @@ class Group:
     tuner's, whose times it was decided by.
     """
 
-    def __init__(self, steps: list[Step], spec: arithmetic.Spec, names: Names) -> None:
+    def __init__(self, steps: list[Step], spec: arithmetic.Spec, called: Naming) -> None:
         self.steps, self.spec = steps, spec
         self.__name__ = "_and_".join(spec.ops)  # what a graph's code calls it
         self.nodes = [node for step in steps for node in step.nodes]
@@ -47,7 +35,7 @@ class Group:
         self._at = [name for name in _OPERANDS if name in given]
         self.operands += [given[name] for name in self._at]
         self._none = dict.fromkeys(_OPERANDS)
-        labels = [names.of(step.nodes[0], step.label) for step in steps]
+        labels = [called(step.nodes[0], step.label) for step in steps]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
         self.became = spec.ops
         self.plain = _alone(self.nodes, self.operands)
@@ -98,8 +86,8 @@ def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tenso
 class Found:
     """All groups of a graph, and why other layers were left: [(node's name for the user, reason)]."""
 
-    def __init__(self, graph: fx.Graph, names: Names, recompute: bool) -> None:
-        self.recompute, self.names = recompute, names
+    def __init__(self, graph: fx.Graph, called: Naming, recompute: bool) -> None:
+        self.recompute = recompute
         self._without_views_that_change_nothing(graph)
         self.nodes, self.regimes = list(graph.nodes), regimes(graph)
         self.order = {node: i for i, node in enumerate(self.nodes)}
@@ -113,9 +101,9 @@ class Found:
         taken: set[fx.Node] = set()
         for node in graph.nodes:
             if node not in taken and (steps := self._longest(node)):
-                self.groups.append(Group(steps, self._spec(steps), self.names))
+                self.groups.append(Group(steps, self._spec(steps), called))
                 taken.update(self.groups[-1].nodes)
-        self.left = [(self.names.of(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
+        self.left = [(called(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
 
     @staticmethod
     def _without_views_that_change_nothing(graph: fx.Graph) -> None:
@@ -140,8 +128,7 @@ class Found:
         while True:
             role, value = (steps[-1].role, steps[-1].value) if steps else ("", None)
             user = (single_use(value) or (None,))[0] if steps else node
-            readers = [reader for after, reader in STEPS.values() if role in after]
-            found = (reader(user if reader in FROM_THEIR_OWN_NODE else value, steps) for reader in readers)
+            found = (reader(user if "" in after else value, steps) for after, reader in STEPS.values() if role in after)
             step = next(filter(None, found), None)
             if step is None:
                 return steps
@@ -154,9 +141,13 @@ class Found:
         return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
 
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
-        x = steps[0].tensors["x"]
-        keeps = steps[0].role == "bias" and self._reaches(x) and self._keeps_input(steps)
-        return "its backward would keep an input that may be changed" if keeps else ""
+        """Of a group that begins with a bias add: bias_act's backward may read its input."""
+        if steps[0].role != "bias" or not self._reaches(steps[0].tensors["x"]):
+            return ""
+        spec = self._spec(steps)
+        alpha = next((tensor(step.tensors["alpha"]) for step in steps if "alpha" in step.tensors), None)
+        kept = what_is_saved(spec.act, alpha, 1.0 if spec.alpha is None else spec.alpha, spec.gain, spec.clamp, spec.open_output)
+        return "its backward would keep an input that may be changed" if kept == "x" else ""
 
     def _parted(self, steps: list[Step]) -> str:
         """What stands between their calls, or is switched there, that forbids to make them at one place."""
@@ -174,24 +165,14 @@ class Found:
                 return f"{node.name} changes or reads, between its parts, what it works on"
         return ""
 
-    def _reaches(self, node: fx.Node) -> bool:
-        """Whether somebody outside, or a later write, can get at the node's memory."""
-        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > 0
-
-    def _keeps_input(self, steps: list[Step]) -> bool:
-        """Whether bias_act's backward reads its input."""
-        spec = self._spec(steps)
-        if any("alpha" in step.tensors for step in steps):
-            return True
-        alpha = 1.0 if spec.alpha is None else spec.alpha
-        return what_is_saved(spec.act, None, alpha, spec.gain, spec.clamp, spec.open_output) == "x"
+    def _reaches(self, node: fx.Node, own: int = 0) -> bool:
+        """Whether somebody outside, or a later write, can get at the node's memory; own: how many writes are the group's."""
+        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > own
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
         act = by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
         own = sum(works_in_place(node) for step in steps for node in step.nodes)
-        y = steps[-1].value
-        reached = bool(storages(y) & (self.outputs | self.inputs)) or version(y) > own
         kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
         options, scale = by_role.get("conv"), by_role.get("upsample", {}).get("scale")
         if options is not None:
@@ -200,15 +181,15 @@ class Found:
         return arithmetic.Spec(
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
-            open_output=reached and not kept_by_eager, clones_x=scale is not None and self._reaches(steps[0].tensors["x"]),
-            recompute=self.recompute,
+            open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
+            clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
 
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
         if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
-            if not is_floating(tensor(read(node).x)):
+            if not is_floating(tensor(node)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
                 return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"

@@ -35,6 +35,7 @@ _ORDER = {
 _DEFAULTS: dict[str, Any] = {
     "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "weight": None, "running_mean": None,
     "running_var": None, "training": False, "use_input_stats": True, "momentum": 0.1, "eps": 1e-5, "inplace": False,
+    "negative_slope": 0.01, "alpha": 1.0, "beta": 1.0,
 }  # fmt: skip
 
 

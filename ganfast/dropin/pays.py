@@ -1,6 +1,5 @@
 """Whether a group runs as one or as torch's own calls: small ones on a CPU can be faster so, and the two are measured."""
 
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,21 +8,21 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ganfast import _tune, _tune_check
+from ganfast import _backends, _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
 from ganfast.dropin.nodes import each
-from ganfast.ops.conv_transpose_act import torch_faults
+from ganfast.ops.conv_transpose_act import kernels, torch_faults
 
 _MARGIN = 0.05  # a group's own Python costs more between other calls than where it is timed
 _SHORT = 0.02  # seconds of a graph
 
 
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
-    """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, and on a GPU, where
-    every call less is a launch less."""
-    off = _tune.off_reason()
+    """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, where a backend is
+    named, and on a GPU, where every call less is a launch less."""
+    off = _tune.off_reason() or _backends.requested("accelerate", None) != "auto"
     if off or group.spec.recompute or x.device.type != "cpu" or x.numel() == 0 or _torch_is_wrong(group, x, operands):
         return True, True
     return _measured(group, x, operands)
@@ -41,35 +40,23 @@ def _torch_is_wrong(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> bo
 
 
 def _convolution_is_wrong(spec, x: Tensor, weight: Tensor, dtype: torch.dtype) -> bool:
-    dims, given = weight.dim() - 2, spec.conv
-    stride, dilation, more = (
-        each(given.get(name, default), dims) for name, default in (("stride", 1), ("dilation", 1), ("output_padding", 0))
-    )
-    reach = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
+    dims, given, kernel = weight.dim() - 2, spec.conv, weight.shape[2:]
+    stride, dilation = each(given.get("stride", 1), dims), each(given.get("dilation", 1), dims)
     padding = given.get("padding", 0)
-    padding = [r // 2 * (padding == "same") for r in reach] if isinstance(padding, str) else each(padding, dims)
+    if isinstance(padding, str):
+        padding = [d * (k - 1) // 2 * (padding == "same") for d, k in zip(dilation, kernel)]
+    padding = each(padding, dims)
     size = [length * s for length, s in zip(x.shape[2:], spec.scale or (1,) * dims)]
     if spec.transposed:
         channels = weight.shape[1] * given["groups"]
-        out = [(n - 1) * s - 2 * p + r + m + 1 for n, s, p, r, m in zip(size, stride, padding, reach, more)]
+        out = kernels.output_size(size, kernel, stride, padding, each(given["output_padding"], dims), dilation)
     else:
         channels = weight.shape[0]
-        out = [(n + 2 * p - r - 1) // s + 1 for n, s, p, r in zip(size, stride, padding, reach)]
+        out = kernels.conv_output_size(size, kernel, stride, padding, dilation)
     one = torch.empty(1, dtype=dtype, device=x.device)
     learns = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     looks = one.expand(*x.shape[:2], *size), one.expand(x.shape[0], channels, *out)
     return torch_faults.layer(*looks, weight, stride, padding, dilation, given["groups"], spec.transposed, learns)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def _unseen():
-    """A user's own hooks (checkpointing, offloading) must not see what is saved in a trial."""
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is None:
-        return contextlib.nullcontext()
-    return torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is)
 
 
 def _leaf(t: Any, learns: bool) -> Any:
@@ -86,7 +73,7 @@ def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, wri
     x = next((t for t in given if isinstance(t, Tensor)), None)
 
     def run(way: Callable) -> None:
-        with torch.set_grad_enabled(learns), _unseen():
+        with torch.set_grad_enabled(learns), _tune_check.unseen():
             y = tree_leaves(way(*(t.clone() if i in writes else t for i, t in enumerate(given))))
             y = [t for t in y if isinstance(t, Tensor) and t.requires_grad]
             if leaves and y:
@@ -114,13 +101,8 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
     gradient, called = _tune_check.Cotangent(), set()
 
     def run(way, inputs: list[Tensor]) -> list[Tensor | None]:
-        with torch.set_grad_enabled(learns), _unseen():
-            y = way(*inputs)
-            leaves = [t for t in inputs if t.requires_grad]
-            if not leaves:
-                return [y]
-            gradients = torch.autograd.grad(y, leaves, gradient(y), allow_unused=True)
-            return [y] if _norm_takes_all(group, y) else [y, *gradients]
+        found = _tune_check.trial(way, inputs, learns, gradient)
+        return found[:1] if _norm_takes_all(group, found[0]) else found
 
     def call(name: str) -> list[Tensor | None]:
         if name not in called:  # the results that are compared: from the same running statistics
@@ -148,5 +130,5 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
 
 def _norm_takes_all(group: Group, y: Tensor) -> bool:
     """Whether next to nothing of a gradient is left behind a norm over so few values but rounding, which no two ways share."""
-    kind = None if group.spec.norm is None else group.spec.norm["kind"]
-    return (kind == "batch" and y.numel() <= 3 * y.shape[1]) or (kind == "instance" and y[0].numel() <= 3 * y.shape[1])
+    norm = group.spec.norm
+    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * y.shape[1]

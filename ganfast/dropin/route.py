@@ -42,8 +42,8 @@ class Routes:
             began = time.perf_counter()
             result = module._call_impl(*args) if written else compiled.call(module, args, kwargs)
             took = time.perf_counter() - began
-        if trial.note(written, took):
-            self._known[look] = trial.as_written_wins and not compiled.is_needed()
+        if (wins := trial.note(written, took)) is not None:
+            self._known[look] = wins and not compiled.is_needed()
             if self._known[look]:
                 with free(module, True):
                     pass
@@ -59,16 +59,13 @@ class _Trial:
     def turn(self) -> bool:
         return self.calls >= _WARM and self.calls % 2 == 0
 
-    def note(self, written: bool, seconds: float) -> bool:
-        """Whether that was enough."""
+    def note(self, written: bool, seconds: float) -> bool | None:
+        """Whether calls as they are written won; None until there were enough."""
         self.calls += 1
         if self.calls > _WARM:
             self.best[written] = min(self.best[written], seconds)
-        return self.calls >= _WARM + 2 * _TRIES
-
-    @property
-    def as_written_wins(self) -> bool:
-        return self.best[True] < (1 - _MARGIN) * self.best[False]
+        enough = self.calls >= _WARM + 2 * _TRIES
+        return self.best[True] < (1 - _MARGIN) * self.best[False] if enough else None
 
 
 def _look(module: nn.Module, args: tuple) -> tuple | None:

@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, read, tensor, works_in_place
-from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
+from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
 Reader = Callable[[fx.Node, list[Step]], Step | None]
@@ -99,11 +99,8 @@ def bias_add(value: fx.Node, before: list[Step]) -> Step | None:
 
 def first_bias_add(node: fx.Node, before: list[Step]) -> Step | None:
     """The same at the beginning of a group: x stays as it is."""
-    call = read(node)
-    if call.name != "add" or set(call.arguments) != {"other"}:
-        return None
-    for x, added in ((call.x, call.arguments["other"]), (call.arguments["other"], call.x)):
-        t = tensor(x)
+    for x in () if works_in_place(node) else node.all_input_nodes:
+        t, added = tensor(x), other_operand(node, "add", x)
         if is_floating(t) and t.dim() > 1 and is_dense(t) and per_channel(added, t):
             return Step("bias", (node,), "add", {"x": x, "added": added}, {})
     return None
@@ -127,18 +124,10 @@ def shift(value: fx.Node, before: list[Step]) -> Step | None:
     return None if found is None else found._replace(role="shift", tensors={"offset": found.tensors["added"]})
 
 
-# torch's name -> (ganfast's name, the argument that is alpha, its default)
-ACTIVATIONS = {
-    "relu": ("relu", None, None),
-    "leaky_relu": ("leaky_relu", "negative_slope", 0.01),
-    "prelu": ("prelu", "weight", None),
-    "tanh": ("tanh", None, None),
-    "sigmoid": ("sigmoid", None, None),
-    "elu": ("elu", "alpha", 1.0),
-    "selu": ("selu", None, None),
-    "softplus": ("softplus", "beta", 1.0),
-    "silu": ("silu", None, None),
-    "gelu": ("gelu", None, None),
+# name, torch's and ganfast's -> torch's argument that is alpha
+ACTIVATIONS: dict[str, str | None] = {
+    **dict.fromkeys(("relu", "tanh", "sigmoid", "selu", "silu", "gelu")),
+    **{"leaky_relu": "negative_slope", "prelu": "weight", "elu": "alpha", "softplus": "beta"},
 }
 
 
@@ -148,19 +137,19 @@ def activation(value: fx.Node, before: list[Step]) -> Step | None:
     if found is None:
         return written_silu(value) or written_snake(value)
     node, call = found
-    if call.name.rstrip("_") not in ACTIVATIONS:
+    act = call.name.rstrip("_")
+    if act not in ACTIVATIONS:
         return None
-    act, argument, default = ACTIVATIONS[call.name.rstrip("_")]
     given = {name: option for name, option in call.arguments.items() if name != "inplace"}
-    alpha = given.pop(argument, default) if argument else None
+    alpha = given.pop(ACTIVATIONS[act], None)
     if given.pop("threshold", 20) != 20 or given.pop("approximate", "none") != "none" or given:
         return None
     options = {"act": act, "alpha": None, "in_place": works_in_place(node)}
     if act == "prelu":
         return Step("act", (node,), act, {"alpha": alpha}, options) if _is_alpha(alpha, value) else None
-    if argument and (not is_constant(alpha) or (act == "softplus" and alpha <= 0)):
+    if ACTIVATIONS[act] and (not is_constant(alpha) or (act == "softplus" and alpha <= 0)):
         return None
-    return Step("act", (node,), call.name.rstrip("_"), {}, options | {"alpha": alpha})
+    return Step("act", (node,), act, {}, options | {"alpha": alpha})
 
 
 def _is_alpha(node: Any, value: fx.Node) -> bool:
@@ -201,4 +190,3 @@ STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "gain": (("act",), gain),
     "clamp": (("act", "gain"), clamp),
 }
-FROM_THEIR_OWN_NODE = (convolution, norm, upsampling, first_bias_add)

@@ -64,8 +64,9 @@ class Activated:
         cls._torch_forward.__annotations__ = forward.__annotations__
         if cls.__init__ is torchs.__init__:
             cls.__init__ = _constructor(torchs)
+        dims = int(torchs.__name__[-2])
+        cls._dims, cls.__constants__ = dims, [*torchs.__constants__, "_dims"]  # a constant to torch.jit too
         if cls.__doc__ is None:
-            dims = int(torchs.__name__[-2])
             cls.__doc__ = cls.__bases__[0].__doc__.format(n=dims, sizes=("L", "H, W", "D, H, W")[dims - 1])
 
     def _check_options(self) -> None:
@@ -111,6 +112,9 @@ class Activated:
         given = {name: value for name, value in options.items() if value is not None and value is not False}
         return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self) or "itself", (x,), given)
 
+    def _as_torch(self, x: Tensor) -> Tensor:
+        return self._activated(self._torch_forward(x), self._dims)
+
     def _activated(self, z: Tensor, dims: int) -> Tensor:
         """act(z), z [N, C, *sizes] or [C, *sizes] with `dims` sizes."""
         if self.alpha is None:
@@ -120,16 +124,16 @@ class Activated:
         else:
             return with_number(z, self.act, float(self.alpha))
 
-    def _upsampled(self, x: Tensor, dims: int) -> Tensor:
+    def _upsampled(self, x: Tensor) -> Tensor:
         """x [N, C, *sizes] or [C, *sizes], nearest, by a layer's scale_factor."""
         scale: list[float] = []
         if isinstance(self.scale_factor, int):
-            scale = [float(self.scale_factor)] * dims
+            scale = [float(self.scale_factor)] * self._dims
         else:
             for factor in self.scale_factor:
                 scale.append(float(factor))
             if len(scale) == 1:
-                scale = scale * dims
-        if x.dim() == dims + 1:
+                scale = scale * self._dims
+        if x.dim() == self._dims + 1:
             return F.interpolate(x.unsqueeze(0), scale_factor=scale).squeeze(0)
         return F.interpolate(x, scale_factor=scale)

@@ -29,8 +29,7 @@ class _ConvTransposeAct(GuardedCopy, Activated):
         elif recording(x):
             return self._recorded(x, output_size=output_size, return_partials=return_partials)
         else:
-            dims = self.weight.dim() - 2
-            output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, dims, self.dilation)
+            output_padding = self._output_padding(x, output_size, self.stride, self.padding, self.kernel_size, self._dims, self.dilation)
             return conv_transpose_act(
                 x, self.weight, self.bias, stride=self.stride, padding=self.padding, output_padding=tuple(output_padding),
                 groups=self.groups, dilation=self.dilation, act=self.act, alpha=self.alpha, return_partials=return_partials,
@@ -38,7 +37,7 @@ class _ConvTransposeAct(GuardedCopy, Activated):
 
     def _as_torch(self, x: Tensor, output_size: list[int] | None, return_partials: bool) -> Tensor:
         refuse_partials(return_partials)
-        return self._activated(self._torch_forward(x, output_size), self.weight.dim() - 2)
+        return self._activated(self._torch_forward(x, output_size), self._dims)
 
 
 class ConvTransposeAct1d(_ConvTransposeAct, nn.ConvTranspose1d): ...
@@ -72,9 +71,6 @@ class _ConvAct(GuardedCopy, Activated):
                 x, self.weight, self.bias, stride=self.stride, padding=padding, dilation=vars(self)["dilation"], groups=self.groups,
                 act=self.act, alpha=self.alpha,
             )  # fmt: skip
-
-    def _as_torch(self, x: Tensor) -> Tensor:
-        return self._activated(self._torch_forward(x), self.weight.dim() - 2)
 
 
 class ConvAct1d(_ConvAct, nn.Conv1d): ...
@@ -120,8 +116,7 @@ class _UpsampleConvAct(GuardedCopy, Activated):
 
     def _as_torch(self, x: Tensor, return_partials: bool) -> Tensor:
         refuse_partials(return_partials)
-        dims = self.weight.dim() - 2
-        return self._activated(self._torch_forward(self._upsampled(x, dims)), dims)
+        return self._activated(self._torch_forward(self._upsampled(x)), self._dims)
 
     def _activation_repr(self) -> str:
         return f", scale_factor={self.scale_factor}{super()._activation_repr()}"
@@ -216,9 +211,6 @@ class _InstanceNormAct(Activated):
                 x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
             )  # fmt: skip
             return y.squeeze(0) if unbatched else y
-
-    def _as_torch(self, x: Tensor) -> Tensor:
-        return self._activated(self._torch_forward(x), self._get_no_batch_dim() - 1)
 
 
 class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d): ...

@@ -113,6 +113,16 @@ def test_random_models_are_held_to_eager_itself():
     assert "against eager itself" in str(found)
 
 
+@pytest.mark.parametrize("normed", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_a_model_that_ran_before_and_keeps_a_tensor_with_a_graph(normed):
+    net = nn.Sequential(normed(nn.Conv2d(4, 4, 3)), nn.ReLU())
+    net(torch.randn(2, 4, 6, 6))
+    weight = net[0].weight
+    row = ganfast.compare(net, torch.randn(2, 4, 6, 6), seconds=0.2).like_for_like[0]
+    assert net[0].weight is weight and not weight.is_leaf
+    assert row.output_error < 1e-5 and row.gradient_error < 1e-4
+
+
 def test_an_accelerated_model_is_compared_with_its_plain_self():
     net = ganfast.accelerate(model())
     types = [type(m) for m in net.modules()]

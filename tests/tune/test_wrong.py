@@ -236,7 +236,7 @@ class _Spoilt(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("wrong", ["fused", "torch"])
+@pytest.mark.parametrize("wrong", ["fused", "eager"])
 @pytest.mark.parametrize("part", ["nothing", "output", "gradients", "places"])
 def test_a_wrong_group(part, wrong, dtype, monkeypatch, capsys):
     """Torch's own calls are the default; and a group of right parts may still be put together wrongly."""
@@ -258,7 +258,7 @@ def test_a_wrong_group(part, wrong, dtype, monkeypatch, capsys):
     model = ganfast.accelerate(group_network().to(dtype))
     model(torch.randn(3, 4, 8, 8, dtype=dtype, requires_grad=True)).sum().backward()
     failed = [(name, choice.name) for q, choice in _tune.chosen().items() if q.startswith("group ") for name in choice.failed]
-    assert failed == ([] if part == "nothing" else [(wrong, {"fused": "torch", "torch": "fused"}[wrong])])
+    assert failed == ([] if part == "nothing" else [(wrong, {"fused": "eager", "eager": "fused"}[wrong])])
     assert (f"{wrong} computes group " in capsys.readouterr().err) == (part != "nothing")
 
 

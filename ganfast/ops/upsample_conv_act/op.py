@@ -81,10 +81,6 @@ def run(plan: Plan, x, weight, bias, alpha, plain: Callable | None = None, folde
     return y
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
-
-
 _settled = Memo()
 
 
@@ -104,22 +100,16 @@ def _decided(plan: Plan, x, weight, bias, alpha) -> Plan:
     own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
     gradient = _tune_check.Cotangent()
 
-    def trial(way, own=own) -> list[Tensor]:
-        # The user's own hooks (checkpointing, offloading) must not see what is saved here.
-        with torch.set_grad_enabled(learns), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
-            y = way(*own)
-            if not learns:
-                return [y]
-            return [y, *torch.autograd.grad(y, [t for t in own if isinstance(t, Tensor)], gradient(y))]
-
     def exact(shaken: bool) -> list[Tensor]:
         formula = lambda *own: run(plan._replace(way="plain", backend="reference"), *own)
-        return trial(formula, [_tune_check.in_double(t, x.dtype if shaken else None) if isinstance(t, Tensor) else t for t in own])
+        double = [_tune_check.in_double(t, x.dtype if shaken else None) if isinstance(t, Tensor) else t for t in own]
+        return _tune_check.trial(formula, double, learns, gradient)
 
     sizes = f"w {tuple(weight.shape)} x{scale} p{padding} g{groups} {x.dtype}".replace("torch.", "")
     layout = f"{'nhwc' if is_channels_last(x) else 'nchw'}, {act}{', with gradients' if learns else ''}"
     ways = dict.fromkeys([rule, "folded", "plain"])
-    calls = {way: lambda way=way: trial(functools.partial(run, plan._replace(way=way))) for way in ways}
+    call = lambda way: _tune_check.trial(functools.partial(run, plan._replace(way=way)), own, learns, gradient)
+    calls = {way: functools.partial(call, way) for way in ways}
     check = _tune_check.Ways(own, exact, x.dtype)
     way, final = _tune.choose(f"{_OP} x {tuple(x.shape)} {sizes} {layout}", calls, x, f"{_OP} {sizes} {layout}", check)
     if final:
