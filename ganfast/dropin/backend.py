@@ -19,7 +19,7 @@ from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
 from ganfast.dropin.groups import Found, Group, opaque, replaced
-from ganfast.dropin.nodes import Names, is_pure, storages, tensor, version, written
+from ganfast.dropin.nodes import Names, has_fixed_sizes, is_pure, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, whole_pays
 
 
@@ -43,7 +43,7 @@ class Graph:
         for node in module.graph.nodes:  # fake tensors, of which a large graph has thousands
             node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
-        self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and any(type(s) is not int for s in t.shape)]
+        self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and not has_fixed_sizes(t)]
         self._settings: tuple | None = None  # of what is known
         self._plans = Memo()  # sizes -> the graph's forward with the groups that pay
         self._made: dict[tuple[bool, ...], Callable] = {}

@@ -9,7 +9,19 @@ from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast._tell import tell
 from ganfast.dropin import arithmetic
-from ganfast.dropin.nodes import is_barrier, is_floating, is_same, name_of, regimes, storages, tensor, version, works_in_place, written
+from ganfast.dropin.nodes import (
+    has_fixed_sizes,
+    is_barrier,
+    is_floating,
+    is_same,
+    name_of,
+    regimes,
+    storages,
+    tensor,
+    version,
+    works_in_place,
+    written,
+)
 from ganfast.dropin.steps import Step, single_use
 from ganfast.dropin.table import ACTIVATIONS, STEPS
 from ganfast.ops.bias_act.autograd import what_is_saved
@@ -34,6 +46,7 @@ class Group:
         self.operands = [given["x"]]
         self._at = [name for name in _OPERANDS if name in given]
         self.operands += [given[name] for name in self._at]
+        self._sized = [i for i, node in enumerate(self.operands[1:]) if not has_fixed_sizes(tensor(node))]  # a kernel that code cuts out
         self._none = dict.fromkeys(_OPERANDS)
         labels = [called(step.nodes[0], step.label) for step in steps]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
@@ -43,13 +56,15 @@ class Group:
         self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
-        self._bounds = Memo()  # the look of x -> what the ops decided for it
+        self._bounds = Memo()  # the look of a call -> what the ops decided for it
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
         look = (x.shape, x.stride())
         if x.is_cuda:  # a tile for TF32 is none for exact float32, one for aligned memory none for any other
             look = (*look, x.data_ptr() % 16, torch.backends.cudnn.conv.fp32_precision)
+        if self._sized:
+            look = (*look, *[(operands[i].shape, operands[i].stride()) for i in self._sized])
         bound = self._bounds.get(look)
         if bound is None:
             bound = self._bounds[look] = arithmetic.Bound()

@@ -194,10 +194,15 @@ def each(option: Any, dims: int) -> tuple:
     return given if len(given) == dims else given * dims
 
 
+def has_fixed_sizes(t: Tensor) -> bool:
+    """Whether sizes and strides are numbers, which dynamo guards."""
+    return all(type(size) is int for size in (*t.shape, *t.stride()))
+
+
 def is_dense(t: Tensor) -> bool:
     """Whether it lies as torch's formats have it, as far as fixed sizes tell; of sizes that change, whether its last dimension is the
     innermost."""
-    if any(type(size) is not int for size in (*t.shape, *t.stride())):
+    if not has_fixed_sizes(t):
         return t.stride(-1) == 1 if type(t.stride(-1)) is int else False
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return t.is_contiguous() or (t.dim() in formats and t.is_contiguous(memory_format=formats[t.dim()]))

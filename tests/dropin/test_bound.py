@@ -1,9 +1,11 @@
 """What a group's ops decided at its first call holds for calls that look the same, and for no others."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import ganfast
@@ -27,12 +29,12 @@ def _x(n: int = 2) -> torch.Tensor:
     return torch.randn(n, 4, 8, 8, generator=torch.Generator().manual_seed(n))
 
 
-def _same(fast: nn.Module, plain: nn.Module, x: torch.Tensor) -> None:
+def _same(fast: Callable, plain: Callable, x: torch.Tensor, models: list[nn.Module] | None = None) -> None:
     """Output, gradients, and that what is contiguous in eager is contiguous."""
     found = []
-    for model in (fast, plain):
+    for call, model in zip((fast, plain), models or (fast, plain)):
         own = x.detach().requires_grad_()
-        y = model(own)
+        y = call(own)
         found.append((y, *torch.autograd.grad(y.square().sum(), (own, *model.parameters()))))
     assert found[0][0].is_contiguous() or not found[1][0].is_contiguous()
     for got, want in zip(*found):
@@ -75,6 +77,30 @@ def test_images_that_look_otherwise_later(training):
     looks = [_x(), _x().contiguous(memory_format=torch.channels_last), wide[..., ::2], _x(1).expand(2, -1, -1, -1), _x(3), _x(2), _x(1)]
     for x in looks:
         _same(fast, plain, x)
+
+
+class Elastic(nn.Module):
+    """Kernels of several sizes cut out of one weight."""
+
+    def __init__(self, upsampled: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.upsampled = upsampled
+        self.weight, self.bias = nn.Parameter(torch.randn(4, 4, 7, 7)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: torch.Tensor, k: int) -> torch.Tensor:
+        weight = self.weight[:, :, :k, :k]
+        if self.upsampled:
+            return F.leaky_relu(F.conv2d(F.interpolate(x, scale_factor=2.0), weight, self.bias, padding=1), 0.2)
+        return F.leaky_relu(F.conv2d(x, weight, self.bias, stride=2, padding=1), 0.2)
+
+
+@pytest.mark.parametrize("upsampled", [True, False])
+def test_kernels_whose_size_changes(upsampled):
+    plain = Elastic(upsampled)
+    fast = ganfast.accelerate(copy.deepcopy(plain))
+    for k in (3, 4, 5, 7, 3):
+        _same(lambda x, m=fast, k=k: m(x, k), lambda x, m=plain, k=k: m(x, k), _x(), [fast, plain])
 
 
 def test_a_backend_that_is_named_later():
