@@ -77,6 +77,9 @@ class Compiled:
     def _backend(self, module: torch.fx.GraphModule, inputs: list[Any]) -> Callable:
         from ganfast.dropin.backend import Graph
 
+        if any(getattr(node.target, "__name__", "") == "tag_activation_checkpoint" for node in module.graph.nodes):
+            # Inside a graph torch keeps the counts of batch norms for the second run, which changes them: its backward raises.
+            raise RuntimeError("it checkpoints activations, as eager does; the modules that it calls have graphs of their own")
         self.graphs.append(Graph(module, inputs, self.root(), self._recompute, self._path))
         self.found = self.found or bool(self.graphs[-1].groups)
         return self.graphs[-1]

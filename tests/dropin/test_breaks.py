@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import ganfast
 from tests.dropin import small
@@ -54,3 +55,29 @@ def test_its_own_hooks_are_called():
         m.register_forward_hook(lambda m, args, y: seen.append(y.detach().sum()) or y + 1)
     small.same(model, plain, x)
     assert len(seen) >= 2
+
+
+class Checkpointed(nn.Module):
+    """Its blocks keep no activations, and count batches twice a step, as the second run counts too."""
+
+    def __init__(self, reentrant: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.LeakyReLU(0.2))
+        self.last, self.reentrant = nn.Conv2d(8, 3, 3, padding=1), reentrant
+
+    def forward(self, x):
+        return torch.tanh(self.last(checkpoint(self.block, x, use_reentrant=self.reentrant)))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_blocks_have_graphs_of_their_own(reentrant):
+    plain = Checkpointed(reentrant)
+    fast = ganfast.accelerate(copy.deepcopy(plain))
+    for _ in range(3):
+        for model in (plain, fast):
+            x = torch.ones(2, 3, 8, 8).cumsum(-1).requires_grad_()
+            model(x).square().sum().backward()
+    for got, want in zip((*(p.grad for p in fast.parameters()), *fast.buffers()), (*(p.grad for p in plain.parameters()), *plain.buffers())):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    assert ("block.0", "block.1", "block.2") in [row.layers for row in ganfast.explain(fast).groups]
