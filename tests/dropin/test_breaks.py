@@ -78,6 +78,7 @@ def test_checkpointed_blocks_have_graphs_of_their_own(reentrant):
         for model in (plain, fast):
             x = torch.ones(2, 3, 8, 8).cumsum(-1).requires_grad_()
             model(x).square().sum().backward()
-    for got, want in zip((*(p.grad for p in fast.parameters()), *fast.buffers()), (*(p.grad for p in plain.parameters()), *plain.buffers())):
+    left = [[*(p.grad for p in model.parameters()), *model.buffers()] for model in (fast, plain)]
+    for got, want in zip(*left, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
     assert ("block.0", "block.1", "block.2") in [row.layers for row in ganfast.explain(fast).groups]
