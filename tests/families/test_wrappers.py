@@ -22,6 +22,18 @@ def rows(*names):
     return pytest.mark.parametrize("row", [pytest.param(ROWS[name], id=name) for name in names])
 
 
+def in_turn(what, values, *names):
+    """Each row with one of the values, in turn, and with the others in `make prove`. Both of a row in one case."""
+    cases = [(i, name, j, value) for i, name in enumerate(names) for j, value in enumerate(values)]
+    left = lambda i, j: [] if i % len(values) == j else [pytest.mark.prove]
+    params = [pytest.param(ROWS[name], values[value], id=f"{value}-{name}", marks=left(i, j)) for i, name, j, value in cases]
+    return pytest.mark.parametrize(("row", what), params)
+
+
+MODES = {"train": True, "eval": False}
+WHEN = {"before": "before", "after": "after"}
+
+
 def assert_same(row, change, *, training=True, dtype=torch.float32):
     assert not (found := oracle.judge(row, training, dtype, change)), "\n".join(found)
 
@@ -69,8 +81,7 @@ def test_cast_after(row):
     assert_same(row.variant("cast", half="cast"), lambda model: accelerate(model.float()).bfloat16(), dtype=torch.bfloat16)
 
 
-@rows("dcgan-flat-g", "lsgan-g", "codec-decoder", "hifigan-new-g")
-@pytest.mark.parametrize("when", ["before", "after"])
+@in_turn("when", WHEN, "dcgan-flat-g", "lsgan-g", "codec-decoder", "hifigan-new-g")
 def test_half(row, when):
     change = accelerate if when == "before" else lambda model: accelerate(model.float()).half()
     assert_same(row.variant("cast", half="cast"), change, dtype=torch.float16)
@@ -81,8 +92,7 @@ def test_autocast(row):
     assert_same(row.variant("autocast", half="autocast"), accelerate, dtype=torch.bfloat16)
 
 
-@rows("dcgan-flat-g", "dcgan-functional-g", "lsgan-g", "srgan-g", "sngan-resnet-new-d")
-@pytest.mark.parametrize("when", ["before", "after"])
+@in_turn("when", WHEN, "dcgan-flat-g", "dcgan-functional-g", "lsgan-g", "srgan-g", "sngan-resnet-new-d")
 def test_channels_last(row, when):
     last = lambda model: model.to(memory_format=torch.channels_last)
     change = (lambda model: accelerate(last(model))) if when == "before" else (lambda model: last(accelerate(model)))
@@ -136,6 +146,7 @@ def biases_frozen(model: nn.Module) -> nn.Module:
 @rows("dcgan-functional-g", "lsgan-g", "srgan-g", "codec-decoder", "sngan-resnet-new-d")
 @pytest.mark.parametrize("frozen", [layers_frozen, biases_frozen])
 @pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.pairs
 def test_frozen_parameters(row, frozen, when):
     variant = row.variant(frozen.__name__, make=lambda: frozen(row.make()))
     assert_same(variant, accelerate if when == "before" else lambda model: frozen(accelerate(model.requires_grad_())))
@@ -173,8 +184,7 @@ def seen_by_hooks(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[st
     return seen, [y.detach() for y in oracle.tensors(model(*inputs))]
 
 
-@rows(*SOME, *NORMALISED)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@in_turn("training", MODES, *SOME, *NORMALISED)
 def test_hooks_added_later_see_every_layer(row, training):
     x = row.example()
     want, without = seen_by_hooks(oracle.network(row, training), x)
