@@ -1,5 +1,6 @@
 """The rows of whole networks: measured only when right, in the layouts that the network itself can take."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -30,24 +31,26 @@ def bench(monkeypatch):
 
 
 def _rows():
-    """Each network in one of the modes, in turn; `make prove` has the other."""
-    names = ["pix2pix-unet", "vae", "hifigan-v3-g", "gan3d-g", "stackgan-stage1-g"]
-    rows = [(name, mode, (place + turn) % 2) for place, name in enumerate(names) for turn, mode in enumerate((TRAIN, INFERENCE))]
-    return [pytest.param(name, mode, marks=[pytest.mark.prove] if left else []) for name, mode, left in rows]
+    """Each network in one of the modes and one of the dtypes, in turn; `make prove` has the others."""
+    found = []
+    for place, name in enumerate(["pix2pix-unet", "vae", "hifigan-v3-g", "gan3d-g", "stackgan-stage1-g"]):
+        for mode, dtype in itertools.product((TRAIN, INFERENCE), ("fp32", "bf16")):
+            taken = mode == (TRAIN, INFERENCE)[place % 2] and dtype == ("fp32", "bf16")[place // 2 % 2]
+            found.append(pytest.param(name, mode, dtype, marks=[] if taken else [pytest.mark.prove]))
+    return found
 
 
-@pytest.mark.parametrize(("name", "mode"), _rows())
-def test_a_row_carries_what_the_schema_wants(bench, name, mode):
-    for dtype, both in (("fp32", ["nhwc", "nchw"]), ("bf16", ["nhwc"])):
-        found = measure(bench, _TINY[name], mode, dtype)
-        check_row(found, "row")
-        both = ["nchw"] if name == "hifigan-v3-g" else both
-        assert list(found["rivals"]) == [f"{who}-{layout}" for who in ("eager", "ganfast") for layout in both]
-        assert (found["op"], found["mode"], found["size"], found["source"]) == ("accelerate", mode, "trained", "a paper")
-        assert list(found["paired"]) == both
-        seconds, compiling, groups = (found["first_call"][key] for key in ("seconds", "compile", "groups"))
-        assert found["layers"] == len([m for m in _TINY[name].build().modules() if not list(m.children())]) > 5
-        assert 0 < compiling <= seconds and groups == len(_TINY[name].fused)
+@pytest.mark.parametrize(("name", "mode", "dtype"), _rows())
+def test_a_row_carries_what_the_schema_wants(bench, name, mode, dtype):
+    found = measure(bench, _TINY[name], mode, dtype)
+    check_row(found, "row")
+    both = ["nchw"] if name == "hifigan-v3-g" else ["nhwc", "nchw"] if dtype == "fp32" else ["nhwc"]
+    assert list(found["rivals"]) == [f"{who}-{layout}" for who in ("eager", "ganfast") for layout in both]
+    assert (found["op"], found["mode"], found["size"], found["source"]) == ("accelerate", mode, "trained", "a paper")
+    assert list(found["paired"]) == both
+    seconds, compiling, groups = (found["first_call"][key] for key in ("seconds", "compile", "groups"))
+    assert found["layers"] == len([m for m in _TINY[name].build().modules() if not list(m.children())]) > 5
+    assert 0 < compiling <= seconds and groups == len(_TINY[name].fused)
 
 
 def test_a_small_network_has_rows_of_its_own(bench):
