@@ -1,6 +1,6 @@
-"""Run as `python -m tests.train.saving.killing FOLDER`: trains in forked children, one uninterrupted, others killed at random points and
-resumed until they are done. Leaves the runs in FOLDER and prints what happened as JSON. A process of its own: torch was imported, but
-has no threads yet, so that it may be forked."""
+"""Run as `python -m tests.train.saving.killing FOLDER KILLS`: trains in forked children, one uninterrupted, others killed at random
+points and resumed until they are done. Leaves the runs in FOLDER and prints what happened as JSON. A process of its own: torch was
+imported, but has no threads yet, so that it may be forked."""
 
 import contextlib
 import json
@@ -22,7 +22,6 @@ from ganfast.train.saving import checkpoint, disk
 from ganfast.train.watch import standard
 from tests.train.saving.run_files import Watched
 
-KILLS = 20
 SETTINGS = {
     "steps": 40, "batch_size": 8, "latent_dim": 6, "noise": 0.1, "flip": True, "augment": "color,translation", "n_critic": 2, "r1": 0.5,
     "penalty_every": 3, "precision": "fp32", "log_every": 2, "checkpoint_every": 4, "keep_checkpoints": 2, "device": "cpu",
@@ -119,7 +118,7 @@ def in_child(folder: Path, deaths: list, seconds: float = 0) -> bool:
     return os.WIFEXITED(status)
 
 
-def main(base: Path) -> None:
+def main(base: Path, kills: int) -> None:
     standard.default = lambda config: []  # pictures take longer than these runs
     draw = random.Random(6)
     began = time.monotonic()
@@ -127,13 +126,13 @@ def main(base: Path) -> None:
     seconds = time.monotonic() - began
     counts = json.loads((base / "whole.json").read_text())
     runs, deaths = [], []
-    while len(deaths) < KILLS:
+    while len(deaths) < kills:
         runs.append(f"killed-{len(runs)}")
         done = False
         while not done:
             kind = draw.choice(["Calls", "Calls", "Calls", "Writes", "Clock"])
             share = draw.random() / 3  # of the run, from wherever it stands
-            if len(deaths) == KILLS:
+            if len(deaths) == kills:
                 done = in_child(base / runs[-1], [])
             elif kind == "Clock":
                 done = in_child(base / runs[-1], [], share * seconds + 1e-3)
@@ -146,4 +145,4 @@ def main(base: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))
