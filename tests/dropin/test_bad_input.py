@@ -85,7 +85,10 @@ class Branching(nn.Module):
         return self.ask(5, torch.tanh(x))
 
 
-@pytest.mark.parametrize("at", [(0,), (1,), (2,), (3,), (4,), (5,), (0, 1, 2, 3, 4, 5)], ids=str)
+_APART = [pytest.param((line,), marks=[] if line in (1, 3) else [pytest.mark.prove]) for line in range(6)]
+
+
+@pytest.mark.parametrize("at", [*_APART, (0, 1, 2, 3, 4, 5)], ids=str)
 def test_control_flow_by_the_data(at):
     plain, model = small.pair(lambda: Branching(at))
     for n in (2, 2, 3):

@@ -76,20 +76,19 @@ def test_a_copy_restores(row):
     assert names(restore(model)) == names(plain)
 
 
-@rows(*SOME, *NORMALISED)
-def test_cast_after(row):
-    assert_same(row.variant("cast", half="cast"), lambda model: accelerate(model.float()).bfloat16(), dtype=torch.bfloat16)
+HALVES = {"cast after": lambda model: accelerate(model.float()).bfloat16(), "autocast": accelerate}
+
+
+@in_turn("change", HALVES, *SOME, *NORMALISED)
+def test_bfloat16(row, change):
+    half = "autocast" if change is accelerate else "cast"
+    assert_same(row.variant(half, half=half), change, dtype=torch.bfloat16)
 
 
 @in_turn("when", WHEN, "dcgan-flat-g", "lsgan-g", "codec-decoder", "hifigan-new-g")
 def test_half(row, when):
     change = accelerate if when == "before" else lambda model: accelerate(model.float()).half()
     assert_same(row.variant("cast", half="cast"), change, dtype=torch.float16)
-
-
-@rows(*SOME, *NORMALISED)
-def test_autocast(row):
-    assert_same(row.variant("autocast", half="autocast"), accelerate, dtype=torch.bfloat16)
 
 
 @in_turn("when", WHEN, "dcgan-flat-g", "dcgan-functional-g", "lsgan-g", "srgan-g", "sngan-resnet-new-d")
