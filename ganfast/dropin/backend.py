@@ -46,7 +46,8 @@ class Graph:
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and not has_fixed_sizes(t)]
         self._settings: tuple | None = None  # of what is known
         self._plans = Memo()  # sizes -> the graph's forward with the groups that pay
-        self._made: dict[tuple[bool, ...], Callable] = {}
+        self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one -> the forward
+        self._kept: set[tuple[bool, ...]] = set()  # of these, those that calls run, not a trial alone
         self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
         self._answers: dict[int, tuple[bool, bool]] = {}
         self.seconds = time.perf_counter() - began
@@ -100,6 +101,7 @@ class Graph:
                 pays = (False,) * len(pays)
                 for group in self.groups:
                     group.ran, group.outvoted = ("eager",), True
+            self._kept.add(pays)
             self._plans[sizes] = self._with(pays)
         return result
 
@@ -111,7 +113,7 @@ class Graph:
     @property
     def fuses(self) -> bool:
         """Whether a group runs as one, for any size."""
-        return any(any(pays) for pays in self._made) or (not self._made and bool(self.groups))
+        return any(map(any, self._kept)) if self._kept else bool(self.groups)
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:

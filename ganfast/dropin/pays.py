@@ -1,6 +1,5 @@
 """Whether a group runs as one or as torch's own calls: small ones on a CPU can be faster so, and the two are measured."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ganfast import _backends, _tune, _tune_check
+from ganfast import _backends, _timing, _tune, _tune_check
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
@@ -17,6 +16,7 @@ from ganfast.ops.conv_transpose_act import kernels, torch_faults
 
 _MARGIN = 0.05  # a group's own Python costs more between other calls than where it is timed
 _SHORT = 0.02  # seconds of a graph
+_GUARDS = 40e-6  # seconds that dynamo's guards take a call, of which a module is free where no group runs as one
 
 
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
@@ -83,11 +83,11 @@ def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, wri
         return True
     with torch.random.fork_rng(devices=[]):
         try:
-            began = time.perf_counter()
-            run(plain)
-            if time.perf_counter() - began > _SHORT:
+            if _timing.measure_once(lambda: run(plain)) > _SHORT:
                 return True
-            return _tune.choose(question, {"eager": lambda: run(plain), "fused": lambda: run(fused)}, x, margin=0.0)[0] == "fused"
+            took = _timing.measure_once(lambda: run(plain))
+            ways = {"eager": lambda: run(plain), "fused": lambda: run(fused)}
+            return _tune.choose(question, ways, x, margin=min(_GUARDS / took, 0.5))[0] == "fused"
         except Exception:  # a backward that torch has not, too little memory: nobody asked for this run
             return True
 

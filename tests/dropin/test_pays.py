@@ -131,3 +131,13 @@ def test_layers_that_can_break_the_heap_are_not_even_measured(asked, layer):
     fast = ganfast.accelerate(nn.Sequential(layer(3, 8, 1, stride=2), nn.BatchNorm2d(8), nn.ReLU()))
     fast(torch.randn(3, 3, 6, 6).contiguous(memory_format=torch.channels_last)).sum().backward()
     assert not asked
+
+
+def test_a_graph_whose_groups_were_tried_and_lost_needs_no_dynamo(asked, monkeypatch):
+    """Its calls may leave dynamo: the forward that was made for the trial is none that runs."""
+    asked.whole_answer = "eager"
+    monkeypatch.setattr(pays, "_SHORT", 1e9)
+    fast = ganfast.accelerate(network()).eval()
+    with torch.no_grad():
+        fast(x_for())
+    assert not fast._compiled_call_impl.compiled.is_needed()
