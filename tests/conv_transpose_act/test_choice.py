@@ -79,7 +79,7 @@ def test_a_configuration_equals_the_plain_call(name, config, dtype, channels_las
 )
 def test_the_static_rule_for_few_channels(shape, kernel, stride, padding, dtype, wanted):
     weight = torch.randn(8, 3, *[kernel] * (len(shape) - 2), dtype=dtype)
-    plan = conv._plan(torch.randn(shape, dtype=dtype), weight, None, stride, padding, 0, 1, 1, "linear", None, False, "auto", False)
+    plan = conv.planned(torch.randn(shape, dtype=dtype), weight, None, stride, padding, 0, 1, 1, "linear", None, False, "auto", False)
     assert (plan.spec.backend, plan.final) == (wanted, True)
     many = torch.randn(8, 32, *[kernel] * (len(shape) - 2), dtype=dtype)
     expected = "cpu" if shape[2:] == (1, 1) else "torch"

@@ -130,7 +130,7 @@ dist.destroy_process_group()
 DISTRIBUTED = ["vae-decoder", "codec-decoder", "gan3d-upsample-g"]
 
 
-@pytest.mark.parametrize("world", [pytest.param(1, marks=pytest.mark.prove), 2])
+@pytest.mark.parametrize("world", [pytest.param(n, marks=pytest.mark.prove) for n in (1, 2)])
 def test_distributed_data_parallel(world, tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-c", WORKER]

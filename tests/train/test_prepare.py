@@ -127,7 +127,7 @@ def test_users_networks_are_accelerated_too_unless_torchs_own_are_asked_for(tmp_
     "how",
     [
         {"spectral_norm": True, "loss": "hinge"},
-        {"condition": "label", "n_critic": 2},
+        pytest.param({"condition": "label", "n_critic": 2}, marks=pytest.mark.prove),
         {"r1": 1.0, "penalty_every": 2, "channels_last": True},
     ],
     ids=str,

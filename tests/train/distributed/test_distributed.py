@@ -127,6 +127,7 @@ def test_an_error_in_one_process_ends_all(pair):
     assert code != 0 and "Lost: train: process 1 of 2 ended with ZeroDivisionError: planted at step 2; no checkpoint was written." in said
 
 
+@pytest.mark.prove
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the processes are found by Linux's /proc")
 def test_a_killed_process_ends_the_run_and_the_run_goes_on_from_its_checkpoint(tmp_path):
     run = tmp_path / "run"
