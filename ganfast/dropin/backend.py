@@ -44,8 +44,9 @@ class Graph:
             node.meta.pop("example_value", None)
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and not has_fixed_sizes(t)]
-        self._settings: tuple | None = None  # of what is known
-        self._plans = Memo()  # sizes -> the graph's forward with the groups that pay
+        self._settings: tuple | None = None  # of the calls that run
+        self._settled: dict[tuple, Memo] = {}  # settings -> sizes -> the graph's forward with the groups that pay
+        self._plans = Memo()  # those of the settings
         self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one -> the forward
         self._kept: set[tuple[bool, ...]] = set()  # of these, those that calls run, not a trial alone
         self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
@@ -70,7 +71,7 @@ class Graph:
             torch._C._get_cudnn_deterministic(),
         )
         if settings != self._settings:
-            self._forget(settings)
+            self._use(settings)
         sizes = tuple([args[i].shape for i in self._sized]) if self._sized else ()
         plan = self._plans.get(sizes) or functools.partial(self._settle, sizes)
         return self._watched(plan, args) if getattr(watching, "modes", None) else plan(*args)
@@ -81,20 +82,21 @@ class Graph:
                 stack.enter_context(mode)
             return plan(*args)
 
-    def _forget(self, settings: tuple) -> None:
-        self._settings = settings
-        self._plans.clear()
+    def _use(self, settings: tuple) -> None:
+        self._settings, self._plans = settings, self._settled.setdefault(settings, Memo())
         for group in self.groups:
-            group.forget()
+            group.use(settings)
 
     def _settle(self, sizes: tuple, *args: Any) -> Any:
         refuse_in_recording("kernels are chosen")
-        self._answers = {}
+        self._answers, plans = {}, self._plans
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
         if all(final for _, final in answers):
             pays = tuple(pays for pays, _ in answers)
-            measured = any(group.question for group, fused in zip(self.groups, pays) if fused)
+            fused = [group for group, pays_alone in zip(self.groups, pays) if pays_alone]
+            # One that was not measured must run as it does: torch may be wrong there.
+            measured = bool(fused) and all(group.question for group in fused)
             # Under saved-tensor hooks, checkpointing's, the next run must keep what this one kept.
             hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
             if measured and self._pure and not hooked and not self._pays_as_a_whole(pays, args):
@@ -102,13 +104,14 @@ class Graph:
                 for group in self.groups:
                     group.ran, group.outvoted = ("eager",), True
             self._kept.add(pays)
-            self._plans[sizes] = self._with(pays)
+            plans[sizes] = self._with(pays)
         return result
 
     def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:
         about = [group.question for group in self.groups], pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
         graph = f"graph of {len(pays)} groups, {sum(pays)} fused, {hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
-        return whole_pays(graph, self._with(pays), self.plain, args, self._writes)
+        family = f"graph {hashlib.sha256(repr((pays, self.module.code, about[3])).encode()).hexdigest()[:16]}"
+        return whole_pays(graph, family, self._with(pays), self.plain, args, self._writes)
 
     @property
     def fuses(self) -> bool:

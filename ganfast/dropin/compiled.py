@@ -86,7 +86,7 @@ class Compiled:
 
     def is_needed(self) -> bool:
         """Whether a group runs as one in any of its graphs, or Python runs between them, whose calls have graphs of their own."""
-        return self.broke or any(graph.fuses for graph in self.graphs)
+        return self.broke or bool(self._failures) or any(graph.fuses for graph in self.graphs)
 
     @property
     def whole(self) -> bool:
@@ -102,9 +102,10 @@ class Compiled:
         try:
             return self.run(*args)
         except Exception:
-            if any(entry.kind == "broke" for entry in self.breaks[breaks:]) or any(n >= _TRIES for n in self._failures.values()):
+            given_up = any(n >= _TRIES and n > failures.get(code, 0) for code, n in self._failures.items())
+            if given_up or any(entry.kind == "broke" for entry in self.breaks[breaks:]):
                 self._start()
-                del self.graphs[graphs:]
+                self.graphs.clear()
             self._failures = failures
             del self.breaks[breaks:]
             raise

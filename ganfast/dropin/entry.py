@@ -25,8 +25,10 @@ def armed(model: nn.Module) -> dict[nn.Module, "Armed"]:
 @contextlib.contextmanager
 def _disarmed(root: nn.Module, for_good: bool = False) -> Iterator[None]:
     """Inside, the modules below the root are called as torch calls them; `for_good`: afterwards too."""
-    held = armed(root)
-    held.pop(root, None)
+    entries = armed(root)
+    entry = entries.pop(root, None)
+    own = None if entry is None else entry.root()
+    held = {module: entry for module, entry in entries.items() if entry.root() is own}  # others have their own accelerated model
     for module in held:  # the key stays: dynamo's guards know the keys of a module's dictionary
         module.__dict__["_compiled_call_impl"] = None
     try:

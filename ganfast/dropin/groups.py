@@ -28,6 +28,7 @@ from ganfast.ops.bias_act.autograd import what_is_saved
 
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
 _OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
+_MOST_LOOKS = 256  # of which a group keeps what was decided: a network may have a hundred groups
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
 
@@ -56,7 +57,8 @@ class Group:
         self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
-        self._bounds = Memo()  # the look of a call -> what the ops decided for it
+        self._settled: dict[tuple, Memo] = {}  # settings -> the look of a call -> what the ops decided for it
+        self._bounds = Memo()  # those of the settings
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
@@ -70,9 +72,10 @@ class Group:
             bound = self._bounds[look] = arithmetic.Bound()
         return arithmetic.run(self.spec, bound, x, {**self._none, **dict(zip(self._at, operands))})
 
-    def forget(self) -> None:
-        """Decides anew."""
-        self._bounds.clear()
+    def use(self, settings: tuple) -> None:
+        """Goes on with what was decided under these settings."""
+        self._bounds = self._settled.setdefault(settings, Memo())
+        self._bounds.MOST = _MOST_LOOKS
 
     def note_backends(self) -> None:
         """What ran just now."""

@@ -22,6 +22,7 @@ _GUARDS = 40e-6  # seconds that dynamo's guards take a call, of which a module i
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
     """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, where a backend is
     named, and on a GPU, where every call less is a launch less."""
+    group.question = ""
     off = _tune.off_reason() or _backends.requested("accelerate", None) != "auto"
     if off or group.spec.recompute or x.device.type != "cpu" or x.numel() == 0 or _torch_is_wrong(group, x, operands):
         return True, True
@@ -63,7 +64,7 @@ def _leaf(t: Any, learns: bool) -> Any:
     return t.detach().requires_grad_(t.requires_grad and learns) if isinstance(t, Tensor) else t
 
 
-def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, writes: set[int]) -> bool:
+def whole_pays(question: str, family: str, fused: Callable, plain: Callable, args: tuple, writes: set[int]) -> bool:
     """Whether a whole graph is faster with its fused groups than without them. Each group was timed alone, where its Python is warm from
     the run before; between other calls it costs more. `writes`: the places of the arguments that the graph writes to, of which every run
     gets copies. Long graphs are not asked, as there Python is little. A graph that cannot be run twice keeps its groups."""
@@ -87,7 +88,7 @@ def whole_pays(question: str, fused: Callable, plain: Callable, args: tuple, wri
                 return True
             took = _timing.measure_once(lambda: run(plain))
             ways = {"eager": lambda: run(plain), "fused": lambda: run(fused)}
-            return _tune.choose(question, ways, x, margin=min(_GUARDS / took, 0.5))[0] == "fused"
+            return _tune.choose(question, ways, x, family, margin=min(_GUARDS / took, 0.5))[0] == "fused"
         except Exception:  # a backward that torch has not, too little memory: nobody asked for this run
             return True
 

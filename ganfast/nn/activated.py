@@ -55,7 +55,7 @@ class Activated:
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
-        torchs = next((base for base in cls.__bases__ if base.__module__.startswith("torch.nn")), None)
+        torchs = next((base for base in cls.__bases__ if base.__module__.startswith("torch.nn") and base is not nn.Module), None)
         if torchs is None:  # a mixin, or a user's own subclass
             return
         # torch.jit.script compiles methods of self, but no super(), and none under the name of one that it has.
@@ -67,7 +67,7 @@ class Activated:
         dims = int(torchs.__name__[-2])
         cls._dims, cls.__constants__ = dims, [*torchs.__constants__, "_dims"]  # a constant to torch.jit too
         if cls.__doc__ is None:
-            cls.__doc__ = cls.__bases__[0].__doc__.format(n=dims, sizes=("L", "H, W", "D, H, W")[dims - 1])
+            cls.__doc__ = (cls.__bases__[0].__doc__ or "").format(n=dims, sizes=("L", "H, W", "D, H, W")[dims - 1])
 
     def _check_options(self) -> None:
         """Raises ValueError for what torch's class can do and the layer cannot."""

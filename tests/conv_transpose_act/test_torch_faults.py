@@ -226,6 +226,9 @@ def test_torchs_layers_that_are_wrong_without_amx(monkeypatch):
     assert _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, half)  # one column
     assert not _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, half, learns=False) and not _layer((1, 16, 8, 4), (16, 16, 4, 4), 2, torch.float32)
     assert _layer((1, 16, 4, 1), (16, 16, 4, 4), 2, half, padding=1, transposed=True)
+    assert _layer((1, 4, 5, 5, 5), (4, 4, 3, 3, 3), 1, torch.float32, padding=2) and not _layer(
+        (1, 4, 5, 5), (4, 4, 3, 3), 1, torch.float32, 1
+    )
     assert _layer((1, 4, 2, 4, 4), (4, 4, 3, 3, 3), 1, half, padding=1) and _layer((1, 4, 4, 4), (4, 4, 1, 1), 2, torch.float32)
     assert _layer((1, 16, 2, 2), (16, 16, 4, 4), 2, half, padding=1) and not _layer((1, 16, 4, 4), (16, 16, 4, 4), 1, half)
 

@@ -10,6 +10,7 @@ from torch import nn
 
 import ganfast
 from ganfast import explain
+from ganfast.dropin.backend import Graph
 
 
 def _network() -> nn.Module:
@@ -122,3 +123,15 @@ def test_threads_that_are_fewer_later():
             _same(fast, plain, _x())
     finally:
         torch.set_num_threads(threads)
+
+
+def test_settings_that_come_back_find_what_was_decided(monkeypatch):
+    fast, _ = _pair()
+    with torch.no_grad():
+        fast.eval()(_x())
+        with ganfast.use_backend("reference"):
+            fast(_x())
+        monkeypatch.setattr(Graph, "_settle", lambda *args: pytest.fail("decided anew"))
+        fast(_x())
+        with ganfast.use_backend("reference"):
+            fast(_x())

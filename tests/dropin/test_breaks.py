@@ -70,12 +70,16 @@ class Checkpointed(nn.Module):
         return torch.tanh(self.last(checkpoint(self.block, x, use_reentrant=self.reentrant)))
 
 
+@pytest.mark.parametrize("tuned", ["0", "1"])
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointed_blocks_have_graphs_of_their_own(reentrant):
+def test_checkpointed_blocks_have_graphs_of_their_own(reentrant, tuned, monkeypatch):
+    """For as long as it takes to settle whether a module's calls leave dynamo."""
+    monkeypatch.setenv("GANFAST_TUNE", tuned)
     plain = Checkpointed(reentrant)
     fast = ganfast.accelerate(copy.deepcopy(plain))
-    for _ in range(3):
+    for _ in range(30):
         for model in (plain, fast):
+            model.zero_grad()
             x = torch.ones(2, 3, 8, 8).cumsum(-1).requires_grad_()
             model(x).square().sum().backward()
     left = [[*(p.grad for p in model.parameters()), *model.buffers()] for model in (fast, plain)]

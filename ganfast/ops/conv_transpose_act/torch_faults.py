@@ -131,8 +131,8 @@ def layer(x: Tensor, z: Tensor, weight: Tensor, stride, padding, dilation, group
     if not learns:
         return back if transposed else ordinary
     geometry = weight.shape[2:], stride, padding, dilation
-    unwritten = _is_half(image) and padding_nears_kernel(image.shape[2:], *geometry)
-    return ordinary or back or unwritten or strided_points(*geometry[:2]) or weight_grad(image, read.shape[-1], stride)
+    unsafe = (_is_half(image) or image.dim() == 5) and padding_nears_kernel(image.shape[2:], *geometry)
+    return ordinary or back or unsafe or strided_points(*geometry[:2]) or weight_grad(image, read.shape[-1], stride)
 
 
 def report() -> list[str]:
