@@ -59,8 +59,8 @@ class Spec(NamedTuple):
 
 
 class Bound(dict):
-    """What the ops decided for one size of x, {op: its plan}. All else that a plan rests on is the same at every call of one of dynamo's
-    graphs; asking for it costs 50 microseconds an op where a convolution has just emptied the caches."""
+    """What the ops decided for one look of a call (`Group.__call__`), {op: its plan}. All else that a plan rests on is the same at every
+    call of one of dynamo's graphs; asking for it costs 50 microseconds an op where a convolution has just emptied the caches."""
 
     folds: bool | None = None  # whether the norm by running statistics is a factor of the weight
 
@@ -72,6 +72,7 @@ class Bound(dict):
         return plan
 
     def call(self, op: ModuleType, x, weight, bias, *, alpha, **options):
+        """The op, by its plan."""
         plan = self.get(op) or self.made(op, x, weight, bias, alpha=alpha, **options)
         return op.run(plan, x, weight, bias, alpha)
 
