@@ -40,7 +40,10 @@ def dense(x: Tensor, channels_last: bool) -> Tensor:
 
 def dense_weight(weight: Tensor) -> Tensor:
     """weight in contiguous or channels_last memory, whichever it has; else a contiguous copy."""
-    fmt = _CHANNELS_LAST.get(weight.dim())
-    if weight.is_contiguous() or (fmt is not None and weight.is_contiguous(memory_format=fmt)):
-        return weight
-    return weight.contiguous()
+    return weight if is_dense(weight) else weight.contiguous()
+
+
+def is_dense(t: Tensor) -> bool:
+    """Whether t lies in contiguous or channels_last memory."""
+    fmt = _CHANNELS_LAST.get(t.dim())
+    return t.is_contiguous() or (fmt is not None and t.is_contiguous(memory_format=fmt))

@@ -199,9 +199,7 @@ def accelerate(model: nn.Module | Callable, *, recompute: bool = False) -> nn.Mo
         return _accelerated_function(getattr(model, "_ganfast_plain", model), recompute)
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            _checks.fail(
-                "accelerate", f"{name} is on the meta device, wants real tensors", "Materialise the model first: model.to_empty(...)"
-            )
+            _checks.fail("accelerate", f"{name} is on the meta device, wants real tensors", "model.to_empty(...) makes them")
     restore(model)
     with contextlib.suppress(Exception):  # a class that allows no subclass, or no change of an instance's: copies will be plain
         model.__class__ = accelerated_class(type(model))

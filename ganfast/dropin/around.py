@@ -37,8 +37,11 @@ def ops_as_they_are() -> Iterator[None]:
     autograd.Function has no second derivative."""
     from torch._dynamo import trace_rules
 
-    known = trace_rules._allowed_callable_ids
-    added = [op for op in _public_ops() if id(op) not in known.function_ids]
+    from ganfast import functional
+
+    known, public = trace_rules._allowed_callable_ids, vars(functional).values()
+    ops = [op for op in public if callable(op) and getattr(op, "__module__", "").startswith("ganfast.ops")]
+    added = [op for op in ops if id(op) not in known.function_ids]
     for op in added:
         known.add(id(op))
     try:
@@ -49,26 +52,17 @@ def ops_as_they_are() -> Iterator[None]:
 
 
 @functools.cache
-def _public_ops() -> tuple:
-    from ganfast import functional
-
-    return tuple(op for op in vars(functional).values() if callable(op) and getattr(op, "__module__", "").startswith("ganfast.ops"))
-
-
-@functools.cache
 def leave_backwards() -> None:
     """Tells dynamo to leave the backwards of ganfast's ops, and all that they call, as they are. A gradient that is taken inside a compiled
     function would make a graph of them, and what is traced builds no graph for a second derivative."""
     from torch._C._dynamo.eval_frame import set_code_exec_strategy
     from torch._dynamo.types import FrameAction, FrameExecStrategy
 
-    from ganfast.ops.batch_norm_act.autograd import BatchNormAct
-    from ganfast.ops.bias_act.autograd import BiasAct
-    from ganfast.ops.conv_transpose_act.autograd import ConvAct, ConvTransposeAct, DataGrad, WeightGrad
-    from ganfast.ops.gan_loss.autograd import GanLoss
+    from ganfast import functional  # noqa: F401  imports them all
 
-    for function in (BatchNormAct, BiasAct, ConvAct, ConvTransposeAct, DataGrad, WeightGrad, GanLoss):
-        set_code_exec_strategy(function.backward.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
+    for function in torch.autograd.Function.__subclasses__():
+        if function.__module__.startswith("ganfast."):
+            set_code_exec_strategy(function.backward.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
 
 
 def goes_round() -> bool:

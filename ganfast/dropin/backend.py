@@ -7,7 +7,6 @@ autograd stays eager's, and second derivatives are right.
 import contextlib
 import functools
 import hashlib
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,13 +26,12 @@ class Graph:
     """What runs in place of one of dynamo's graphs. Which groups run as one is settled at the first call of each size, on that call's
     tensors; after that a call costs no more than the graph's own nodes.
 
-    groups: what can run as one; left: (layer, reason) of the others; seconds: what matching took.
+    groups: what can run as one; left: (layer, reason) of the others.
     """
 
     def __init__(
         self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False, path: str = ""
     ) -> None:
-        began = time.perf_counter()
         leave_backwards()
         self.module, self.plain = module, module.forward
         found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path).of, recompute)
@@ -45,13 +43,11 @@ class Graph:
         # Sizes that dynamo does not guard: those of tensors that have one without a number.
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and not has_fixed_sizes(t)]
         self._settings: tuple | None = None  # of the calls that run
-        self._settled: dict[tuple, Memo] = {}  # settings -> sizes -> the graph's forward with the groups that pay
-        self._plans = Memo()  # those of the settings
+        self._plans = Memo()  # (settings, sizes) -> the graph's forward with the groups that pay
         self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one -> the forward
         self._kept: set[tuple[bool, ...]] = set()  # of these, those that calls run, not a trial alone
         self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
         self._answers: dict[int, tuple[bool, bool]] = {}
-        self.seconds = time.perf_counter() - began
 
     def __call__(self, *args: Any) -> Any:
         """Plainly where ganfast's ops do not work: under dispatch modes, functorch's levels, tracers, forward-mode AD. Written out, as a
@@ -71,9 +67,11 @@ class Graph:
             torch._C._get_cudnn_deterministic(),
         )
         if settings != self._settings:
-            self._use(settings)
-        sizes = tuple([args[i].shape for i in self._sized]) if self._sized else ()
-        plan = self._plans.get(sizes) or functools.partial(self._settle, sizes)
+            self._settings = settings
+            for group in self.groups:
+                group.settings = settings
+        look = (settings, *[args[i].shape for i in self._sized])
+        plan = self._plans.get(look) or functools.partial(self._settle, look)
         return self._watched(plan, args) if getattr(watching, "modes", None) else plan(*args)
 
     def _watched(self, plan: Callable, args: tuple) -> Any:
@@ -82,14 +80,9 @@ class Graph:
                 stack.enter_context(mode)
             return plan(*args)
 
-    def _use(self, settings: tuple) -> None:
-        self._settings, self._plans = settings, self._settled.setdefault(settings, Memo())
-        for group in self.groups:
-            group.use(settings)
-
-    def _settle(self, sizes: tuple, *args: Any) -> Any:
+    def _settle(self, look: tuple, *args: Any) -> Any:
         refuse_in_recording("kernels are chosen")
-        self._answers, plans = {}, self._plans
+        self._answers = {}
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
         if all(final for _, final in answers):
@@ -104,7 +97,7 @@ class Graph:
                 for group in self.groups:
                     group.ran, group.outvoted = ("eager",), True
             self._kept.add(pays)
-            plans[sizes] = self._with(pays)
+            self._plans[look] = self._with(pays)
         return result
 
     def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:

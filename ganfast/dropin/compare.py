@@ -54,7 +54,7 @@ class Comparison:
     """What `compare` found; prints as a report.
 
     like_for_like: Measured rows at the model's own dtype and layout; mixed: the same under bfloat16 autocast in channels_last, both
-    sides; default: {mode: seconds of eager as the model is}; reference: what errors are taken against; layers: `explain`'s answer;
+    sides; reference: what errors are taken against; layers: `explain`'s answer;
     notes: what could not be measured, and why.
     """
 
@@ -65,10 +65,6 @@ class Comparison:
         self.layers: Explanation | None = None
         self.notes: list[str] = []
         self.seconds = 0.0
-
-    @property
-    def default(self) -> dict[str, float]:
-        return {row.mode: row.eager for row in self.like_for_like}
 
     def __str__(self) -> str:
         cells = [("", "eager", "ganfast", "ratio", "peak memory", "output error", "gradient error")]
@@ -81,7 +77,7 @@ class Comparison:
         widths = [max(map(len, column)) for column in zip(*cells)]
         lines = [self.about, "", *("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells)]
         for row in self.mixed:
-            if before := self.default.get(row.mode):
+            if before := next((like.eager for like in self.like_for_like if like.mode == row.mode), None):
                 lines.append(
                     f"bfloat16 autocast + channels_last would add: {row.mode}: {before / row.ganfast:.2f}x over eager as the model is"
                     f" ({before / row.eager:.2f}x of it without ganfast)"
@@ -132,10 +128,6 @@ class _Side:
             return outputs, []
         self.gy = self.gy or [random_like(t) for t in learning]
         return outputs, list(torch.autograd.grad(learning, self.wanted, self.gy, allow_unused=True))
-
-    def seeded(self) -> tuple[list[Tensor], list[Tensor | None]]:
-        with _seeded():
-            return self()
 
 
 def _channels_last(t: Tensor) -> Tensor:
@@ -237,13 +229,13 @@ def _measure(plain, inputs, mode: str, mixed: bool, exact: bool, seconds: float,
     training = mode == _TRAIN
     models = {"eager": _copy(plain), "ganfast": accelerate(_copy(plain), recompute=recompute)}
     sides = {name: _Side(model, inputs, training, mixed) for name, model in models.items()}
-    results = {name: side.seeded() for name, side in sides.items()}
+    results = {name: _seeded()(side)() for name, side in sides.items()}
     reference = results["eager"]
     if exact:
         double = pytree.tree_map_only(Tensor, lambda t: t.double() if t.is_floating_point() else t, inputs)
         side = _Side(_copy(plain).double(), double, training, False)
         side.gy = sides["eager"].gy and [t.double() for t in sides["eager"].gy]
-        reference = side.seeded()
+        reference = _seeded()(side)()
     eager_errors, errors = (
         (_worst(outputs, reference[0]), _worst(gradients, reference[1]) if gradients else None) for outputs, gradients in results.values()
     )

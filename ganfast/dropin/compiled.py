@@ -20,7 +20,6 @@ from ganfast.dropin.around import ops_as_they_are, refuse_in_recording
 
 MOST_GRAPHS = 64  # of one compiled module: torch's own limit, 8, is less than one training loop needs
 _NUMBERS = itertools.count()
-_MOST_FORWARDS = 8  # that the classes of one compiled module may get, one after the other
 _TRIES = 2  # code that dynamo failed on so many times is not tried again
 # Hooks that come later are seen; gradients are eager's, so DistributedDataParallel needs no graphs split for its overlap.
 _OPTIONS = {
@@ -58,7 +57,6 @@ class Compiled:
         self.found, self.broke = False, False  # whether any graph has a group; whether dynamo left one
         self._failures: dict[types.CodeType, int] = {}
         self._forwards: dict[type, types.FunctionType] = {}  # of the classes of all modules in what was called
-        self._renewals = 0
         self._call = call
         self._start()
 
@@ -96,7 +94,9 @@ class Compiled:
     def call(self, *args: Any) -> Any:
         """Runs it. What is compiled in a call that raises is thrown away: where dynamo left the graph at a user's mistake, it would do so
         in right calls too."""
-        if not self.is_current() and not self._renewed():
+        if not self.is_current():
+            names = " and ".join(cls.__name__ for cls, forward in self._forwards.items() if cls.forward is not forward)
+            self._note(f"{names} got another forward after it was compiled")
             return self._call(*args)
         breaks, graphs, failures = len(self.breaks), len(self.graphs), dict(self._failures)
         try:
@@ -118,19 +118,6 @@ class Compiled:
         """Whether no class has got another forward since it was compiled: of a module dynamo's guards compare the class alone."""
         return all(cls.forward is forward for cls, forward in self._forwards.items())
 
-    def _renewed(self) -> bool:
-        """Throws away what was compiled for other forwards; False where that came about too often."""
-        names = " and ".join(cls.__name__ for cls, forward in self._forwards.items() if cls.forward is not forward)
-        self._renewals += 1
-        if self._renewals > _MOST_FORWARDS:
-            self.failed(self.code, f"{names} got another forward more than {_MOST_FORWARDS} times")
-            return False
-        self.breaks.append(Break("compiled anew", f"{names} got another forward"))
-        self._start()
-        self.graphs.clear()
-        self.broke = False
-        return True
-
     def needed_too_many(self, code: types.CodeType, anew: str) -> None:
         """Notes that the code, for which dynamo makes no more graphs, runs as written where none fits; `anew`: what no graph fitted."""
         name = self.name if code is self.code else code.co_name
@@ -142,9 +129,12 @@ class Compiled:
     def failed(self, code: types.CodeType, why: str) -> bool:
         """Notes it; whether the code is not to be tried again."""
         self._failures[code] = self._failures.get(code, 0) + 1
+        self._note(why)
+        return self._failures[code] >= _TRIES
+
+    def _note(self, why: str) -> None:
         if not any(known.reason == why for known in self.breaks):
             self.breaks.append(Break("runs as written", why))
-        return self._failures[code] >= _TRIES
 
 
 class _Watched:
@@ -169,7 +159,8 @@ class _Watched:
             with config.patch(_known_options(config)), _silence(), ops_as_they_are():
                 result = self._torchdynamo_orig_backend(frame, entry, state)
         except Exception as error:  # eager does what dynamo cannot, or raises the user's own error
-            given_up = compiled.failed(code, _first_line(error))
+            error = getattr(error, "inner_exception", error)  # a backend's own
+            given_up = compiled.failed(code, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
             return _as_written(FrameAction.SKIP if given_up else FrameAction.DEFAULT, FrameAction.DEFAULT, given_up)
         finally:
             compiled.seconds += time.perf_counter() - began
@@ -236,9 +227,3 @@ def _why_anew(entry, frame) -> str:
 
 def _line(text: str) -> str:
     return " ".join(str(text).split())
-
-
-def _first_line(error: BaseException) -> str:
-    error = getattr(error, "inner_exception", error)  # a backend's own
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"

@@ -70,7 +70,7 @@ def explain(model: nn.Module | Callable) -> Explanation:
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
         times: Counter = Counter()  # a layer may be called twice, and functions have names in common
         for group in (group for group in graph.groups if group.ran):
-            row = Row(group.layers, " + ".join(group.became), " + ".join(group.ran), _note(group))
+            row = Row(group.layers, " + ".join(group.spec.ops), " + ".join(group.ran), _note(group))
             nameless = all(layer.endswith("()") for layer in row.layers)
             groups[row.layers, times[row.layers], i if nameless else -1] = row
             times[row.layers] += 1

@@ -8,20 +8,8 @@ from torch import Tensor, fx
 from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast._tell import tell
-from ganfast.dropin import arithmetic
-from ganfast.dropin.nodes import (
-    has_fixed_sizes,
-    is_barrier,
-    is_floating,
-    is_same,
-    name_of,
-    regimes,
-    storages,
-    tensor,
-    version,
-    works_in_place,
-    written,
-)
+from ganfast.dropin import arithmetic, nodes
+from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
 from ganfast.dropin.table import ACTIVATIONS, STEPS
 from ganfast.ops.bias_act.autograd import what_is_saved
@@ -35,7 +23,7 @@ _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 class Group:
     """Steps of one graph in a row. Called with x and the operands it gives what they give, by ganfast's ops; `plain` runs torch's own.
 
-    layers: the user's names of what it stands for; became: ganfast's ops; ran: what ran last, a backend for each or "eager"; question: the
+    layers: the user's names of what it stands for; ran: what ran last, a backend for each of ganfast's ops or "eager"; question: the
     tuner's, whose times it was decided by.
     """
 
@@ -47,22 +35,22 @@ class Group:
         self.operands = [given["x"]]
         self._at = [name for name in _OPERANDS if name in given]
         self.operands += [given[name] for name in self._at]
-        self._sized = [i for i, node in enumerate(self.operands[1:]) if not has_fixed_sizes(tensor(node))]  # a kernel that code cuts out
+        self._sized = [i for i, node in enumerate(self.operands[1:]) if not nodes.has_fixed_sizes(tensor(node))]  # kernels cut by code
         self._none = dict.fromkeys(_OPERANDS)
         labels = [called(step.nodes[0], step.label) for step in steps]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
-        self.became = spec.ops
         self.plain = _alone(self.nodes, self.operands)
         training = spec.norm is not None and spec.norm.get("training", False)
         self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
         self.question = ""
-        self._settled: dict[tuple, Memo] = {}  # settings -> the look of a call -> what the ops decided for it
-        self._bounds = Memo()  # those of the settings
+        self.settings: tuple = ()  # of the calls that run
+        self._bounds = Memo()  # settings and the look of a call -> what the ops decided for it
+        self._bounds.MOST = _MOST_LOOKS
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
-        look = (x.shape, x.stride())
+        look = (self.settings, x.shape, x.stride())
         if x.is_cuda:  # a tile for TF32 is none for exact float32, one for aligned memory none for any other
             look = (*look, x.data_ptr() % 16, torch.backends.cudnn.conv.fp32_precision)
         if self._sized:
@@ -72,15 +60,10 @@ class Group:
             bound = self._bounds[look] = arithmetic.Bound()
         return arithmetic.run(self.spec, bound, x, {**self._none, **dict(zip(self._at, operands))})
 
-    def use(self, settings: tuple) -> None:
-        """Goes on with what was decided under these settings."""
-        self._bounds = self._settled.setdefault(settings, Memo())
-        self._bounds.MOST = _MOST_LOOKS
-
     def note_backends(self) -> None:
         """What ran just now."""
         kernels = {"instance_norm_act": "batch_norm_act"}
-        self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.became)
+        self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.spec.ops)
 
     @property
     def words(self) -> str:
@@ -89,15 +72,15 @@ class Group:
         return f"{' + '.join(step.label for step in self.steps)} {options}"
 
 
-def _alone(nodes: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
-    """The nodes as a function of the operands."""
+def _alone(parts: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
+    """The parts as a function of the operands."""
     graph, new = fx.Graph(), {}
     places = [graph.placeholder(f"operand_{i}") for i in range(len(operands))]
     for node, place in zip(operands, places):
         new[node] = place  # an operand that comes twice is the same tensor
-    for node in nodes:
+    for node in parts:
         new[node] = graph.node_copy(node, lambda n: new[n])
-    graph.output(new[nodes[-1]])
+    graph.output(new[parts[-1]])
     return fx.GraphModule({}, graph).forward
 
 
@@ -107,7 +90,7 @@ class Found:
     def __init__(self, graph: fx.Graph, called: Naming, recompute: bool) -> None:
         self.recompute = recompute
         self._without_views_that_change_nothing(graph)
-        self.nodes, self.regimes = list(graph.nodes), regimes(graph)
+        self.nodes, self.regimes = list(graph.nodes), nodes.regimes(graph)
         self.order = {node: i for i, node in enumerate(self.nodes)}
         output = next(node for node in graph.nodes if node.op == "output")
         self.outputs = storages(*output.all_input_nodes)
@@ -126,9 +109,9 @@ class Found:
     @staticmethod
     def _without_views_that_change_nothing(graph: fx.Graph) -> None:
         """A codec's snake flattens what is flat already. What the caller gets, or had, stays an object of its own."""
-        when = regimes(graph)
+        when = nodes.regimes(graph)
         for node in list(graph.nodes):
-            same = is_same(node) and when[node] == when[node.args[0]] and node.args[0].op != "placeholder"
+            same = nodes.is_same(node) and when[node] == when[node.args[0]] and node.args[0].op != "placeholder"
             if same and not any(user.op == "output" for user in node.users):
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
@@ -169,28 +152,28 @@ class Found:
 
     def _parted(self, steps: list[Step]) -> str:
         """What stands between their calls, or is switched there, that forbids to make them at one place."""
-        nodes = [node for step in steps for node in step.nodes]
-        if any(self.regimes[node] != self.regimes[nodes[-1]] for node in nodes):
+        parts = [node for step in steps for node in step.nodes]
+        if any(self.regimes[node] != self.regimes[parts[-1]] for node in parts):
             return "grad mode or autocast is switched between its parts"
         reads = storages(*(node for step in steps for node in step.tensors.values()))
-        writes = set().union(*(written(node) for node in nodes if not works_in_place(node)))
-        for node in self.nodes[self.order[nodes[0]] : self.order[nodes[-1]]]:
-            if node in nodes:
+        writes = set().union(*(nodes.written(node) for node in parts if not nodes.works_in_place(node)))
+        for node in self.nodes[self.order[parts[0]] : self.order[parts[-1]]]:
+            if node in parts:
                 continue
-            if is_barrier(node):
+            if nodes.is_barrier(node):
                 return f"{node.name} stands between its parts"
-            if written(node) & reads or storages(*node.all_input_nodes) & writes:
+            if nodes.written(node) & reads or storages(*node.all_input_nodes) & writes:
                 return f"{node.name} changes or reads, between its parts, what it works on"
         return ""
 
     def _reaches(self, node: fx.Node, own: int = 0) -> bool:
         """Whether somebody outside, or a later write, can get at the node's memory; own: how many writes are the group's."""
-        return bool(storages(node) & (self.inputs | self.outputs)) or version(node) > own
+        return bool(storages(node) & (self.inputs | self.outputs)) or nodes.version(node) > own
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}
         act = by_role.get("act", {"act": "linear", "alpha": None, "in_place": False})
-        own = sum(works_in_place(node) for step in steps for node in step.nodes)
+        own = sum(nodes.works_in_place(node) for step in steps for node in step.nodes)
         kept_by_eager = (act["in_place"] or act["act"] in _SAVE_THEIR_OUTPUT) and steps[-1].role == "act"
         options, scale = by_role.get("conv"), by_role.get("upsample", {}).get("scale")
         if options is not None:
@@ -207,7 +190,7 @@ class Found:
         if node in self.refused:
             return self.refused[node]
         if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
-            if not is_floating(tensor(node)):
+            if not nodes.is_floating(tensor(node)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
                 return "no nearest upsampling by whole factors right before a convolution with stride 1 and zero padding"

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from ganfast import _layout
+
 _HOMES = (torch, F, torch._C._nn, torch.special, operator)
 _OPERATORS = {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_", "truediv": "div"}
 _IN_PLACE = {f"i{name}" for name in ("and", "concat", "floordiv", "lshift", "matmul", "mod", "or", "pow", "rshift", "xor")}
@@ -204,8 +206,7 @@ def is_dense(t: Tensor) -> bool:
     innermost."""
     if not has_fixed_sizes(t):
         return t.stride(-1) == 1 if type(t.stride(-1)) is int else False
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return t.is_contiguous() or (t.dim() in formats and t.is_contiguous(memory_format=formats[t.dim()]))
+    return _layout.is_dense(t)
 
 
 class Names:

@@ -64,8 +64,7 @@ class _Trial:
         self.calls += 1
         if self.calls > _WARM:
             self.best[written] = min(self.best[written], seconds)
-        enough = self.calls >= _WARM + 2 * _TRIES
-        return self.best[True] < (1 - _MARGIN) * self.best[False] if enough else None
+        return self.best[True] < (1 - _MARGIN) * self.best[False] if self.calls >= _WARM + 2 * _TRIES else None
 
 
 def _look(module: nn.Module, args: tuple) -> tuple | None:

@@ -87,13 +87,8 @@ class Activated:
         self.alpha = alpha
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + self._activation_repr()
-
-    def _activation_repr(self) -> str:
-        alpha = self.alpha
-        if alpha is None:
-            return f", act={self.act}"
-        return f", act={self.act}, alpha={f'learned {tuple(alpha.shape)}' if isinstance(alpha, Tensor) else alpha}"
+        alpha = f"learned {tuple(self.alpha.shape)}" if isinstance(self.alpha, Tensor) else self.alpha
+        return f"{super().extra_repr()}, act={self.act}" + ("" if alpha is None else f", alpha={alpha}")
 
     @property
     def itself(self) -> nn.Module:

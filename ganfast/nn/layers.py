@@ -118,8 +118,8 @@ class _UpsampleConvAct(GuardedCopy, Activated):
         refuse_partials(return_partials)
         return self._activated(self._torch_forward(self._upsampled(x)), self._dims)
 
-    def _activation_repr(self) -> str:
-        return f", scale_factor={self.scale_factor}{super()._activation_repr()}"
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, scale_factor={self.scale_factor}"
 
 
 class UpsampleConvAct1d(_UpsampleConvAct, nn.Conv1d): ...
@@ -141,18 +141,6 @@ def count_batch(norm: nn.Module) -> float:
     return momentum
 
 
-def run_batch_norm(norm: nn.Module, x: Tensor, act: str, alpha: float | Tensor | None, partials: Tensor | None = None) -> Tensor:
-    """act(norm(x)) for a torch batch norm, its bookkeeping included; `partials` are used where the batch's statistics are."""
-    norm._check_input_dim(x)
-    momentum = count_batch(norm)
-    batch_statistics = norm.training or norm.running_mean is None
-    track = not norm.training or norm.track_running_stats
-    return batch_norm_act(
-        x, norm.running_mean if track else None, norm.running_var if track else None, norm.weight, norm.bias, training=batch_statistics,
-        momentum=momentum, eps=vars(norm)["eps"], act=act, alpha=alpha, partials=partials if batch_statistics else None,
-    )  # fmt: skip
-
-
 class _BatchNormAct(Activated):
     """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
 
@@ -169,7 +157,14 @@ class _BatchNormAct(Activated):
         elif recording(x):
             return self._recorded(x, partials=partials)
         else:
-            return run_batch_norm(self, x, self.act, self.alpha, partials)
+            self._check_input_dim(x)
+            momentum = count_batch(self)
+            of_batch = self.training or self.running_mean is None
+            kept = (self.running_mean, self.running_var) if not self.training or self.track_running_stats else (None, None)
+            return batch_norm_act(
+                x, *kept, self.weight, self.bias, training=of_batch, momentum=momentum, eps=vars(self)["eps"], act=self.act,
+                alpha=self.alpha, partials=partials if of_batch else None,
+            )  # fmt: skip
 
     def _as_torch(self, x: Tensor, partials: Tensor | None) -> Tensor:
         refuse_partials(partials is not None)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks
-from ganfast._layout import is_channels_last, memory_format
+from ganfast._layout import is_channels_last, is_dense, memory_format
 from ganfast.ops.gather_images import kernels
 
 _OP = "gather_images"
@@ -55,7 +55,7 @@ def _check(images, index, flip, dtype, channels_last) -> None:
     if images.dim() != 4:
         cause = "Grey images want a channel: images.unsqueeze(1)" if images.dim() == 3 else ""
         _checks.fail(_OP, f"images has shape {tuple(images.shape)}, wants [N, C, H, W]", cause)
-    if not (images.is_contiguous() or images.is_contiguous(memory_format=torch.channels_last)):
+    if not is_dense(images):
         _checks.fail(
             _OP, f"images has strides {images.stride()} for shape {tuple(images.shape)}, wants contiguous or channels_last memory",
             "A view, perhaps; make it .contiguous() once: done here, that would copy the dataset for every batch",
