@@ -5,7 +5,9 @@ from typing import NamedTuple
 import torch
 
 from benchmarks.machine import DEVICE
-from ganfast._timing import interleaved
+from ganfast._timing import interleaved, measure_once
+
+_LONG = 1.0  # seconds of one product
 
 
 class Calibration(NamedTuple):
@@ -27,10 +29,11 @@ class Calibration(NamedTuple):
 def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> Calibration:
     """The 20th percentile of the times: what the machine can do, not what its other users left of it. `small` is for tests of the
     harness. float32 products on a GPU obey the convolutions' TF32 switch, as the rows do."""
-    count, n = (1 << 16, 64) if small else (1 << 28, 8192) if DEVICE == "cuda" else (1 << 25, 1536)
+    count, most = (1 << 16, 64) if small else (1 << 28, 8192) if DEVICE == "cuda" else (1 << 25, 1536)
     source, target = (torch.ones(count, device=DEVICE) for _ in range(2))
-    rivals = {"copy": lambda: target.copy_(source)}
+    rivals, sizes = {"copy": lambda: target.copy_(source)}, {}
     for name, dtype in dtypes.items():
+        sizes[name] = n = _size(dtype, most)
         a, b = (torch.randn(n, n, device=DEVICE).to(dtype) for _ in range(2))
         rivals[name] = lambda a=a, b=b: a @ b
     before = torch.backends.cuda.matmul.allow_tf32
@@ -41,5 +44,11 @@ def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> C
     finally:
         if DEVICE == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = before
-    matrix = {name: 2 * n**3 / timings[name].p20 for name in dtypes}
+    matrix = {name: 2 * n**3 / timings[name].p20 for name, n in sizes.items()}
     return Calibration(2 * 4 * count / timings["copy"].p20, matrix)
+
+
+def _size(dtype: torch.dtype, most: int) -> int:
+    """Of the square product: `most`, or an eighth where the processor has no units for the dtype and torch's loops take seconds."""
+    a = torch.ones(most // 8, most // 8, device=DEVICE, dtype=dtype)
+    return most if 8**3 * measure_once(lambda: a @ a) < _LONG else most // 8

@@ -165,7 +165,7 @@ def test_upsampling(probe):
 def test_chains_do_not_choose_torchs_layers(autocast, monkeypatch, probe):
     """Where they are wrong; elsewhere the tuner's answer stands, and they are right."""
 
-    def choose(question, candidates, *rest):
+    def choose(question, candidates, *_, **__):
         return ("layers" if "layers" in candidates else next(iter(candidates))), True
 
     monkeypatch.setattr(_tune, "choose", choose)
@@ -208,6 +208,19 @@ def test_the_float32_path_is_taken_only_there(monkeypatch):
     assert not torch_faults.conv(x.float(), torch.empty(8, 4, 16, 16), one, one, one, 16)
     assert not torch_faults.conv_transpose(x)
     assert not torch_faults.weight_grad(x, 16, (2, 2)) and torch_faults.weight_grad(x, 1, (2, 2))
+
+
+@pytest.mark.parametrize("dtype", torch_faults.HALF)
+@pytest.mark.parametrize("size", [(8,), (6, 5), (4, 5, 6)], ids=str)
+def test_without_kernels_for_the_dtype_it_is_float32_rounded_once(size, dtype, monkeypatch):
+    monkeypatch.setattr(torch_faults, "lacks_kernels", lambda asked: asked == dtype)
+    x, weight, dims = torch.randn(2, 8, *size).to(dtype), torch.randn(8, 16, *[4] * len(size)).to(dtype), len(size)
+    y, *_ = torch_backend.conv_transpose_act_fwd_torch(
+        x, weight, None, None, [2] * dims, [1] * dims, [0] * dims, [1] * dims, 1, "linear", 0.0, False, False, False
+    )
+    assert torch.equal(y, TRANSPOSED[dims](x.float(), weight.float(), None, 2, 1).to(dtype))
+    back = torch_backend.conv_torch(y, weight, None, [2] * dims, [1] * dims, [1] * dims, 1)
+    assert torch.equal(back, CONV[dims](y.float(), weight.float(), None, 2, 1).to(dtype))
 
 
 def _layer(x, weight, stride, dtype, padding=0, transposed=False, learns=True) -> bool:

@@ -82,7 +82,7 @@ def test_module_is_the_convolution_it_replaces():
     conv.load_state_dict(module.state_dict())
     x = torch.randn(2, 8, 5, 6)
     assert isinstance(module, torch.nn.Conv2d)
-    assert "scale_factor=2, act=relu" in repr(module)
+    assert "act=relu, scale_factor=2" in repr(module)
     torch.testing.assert_close(module(x), conv(F.interpolate(x, scale_factor=2)).relu())
     torch.testing.assert_close(module(x[0]), module(x)[0])
     with torch.autocast("cpu", torch.bfloat16):

@@ -25,13 +25,13 @@ def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def _wide(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """In float32: what torch computes wrong in 16 bits (torch_faults.py)."""
+    """In float32: what torch computes wrong or slowly in 16 bits (torch_faults.py)."""
     return tuple(None if t is None else t.float() for t in tensors)
 
 
 def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
     """torch's convolution, in x's dtype."""
-    if not torch_faults.conv(x, weight, stride, padding, dilation, groups):
+    if not torch_faults.in_float32(x, torch_faults.conv(x, weight, stride, padding, dilation, groups)):
         return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
     with no_autocast(x):
         return CONV[weight.dim() - 2](*_wide(x, weight, bias), stride, padding, dilation, groups).to(x.dtype)
@@ -74,7 +74,7 @@ def conv_transpose_act_fwd_torch(
     else:
         x, weight = _in_layout(layout, x, weight)
         convolve, geometry = _CONV_TRANSPOSE[weight.dim() - 2], (stride, padding, output_padding, groups, dilation)
-        if torch_faults.conv_transpose(x):
+        if torch_faults.in_float32(x, torch_faults.conv_transpose(x)):
             with no_autocast(x):
                 z = convolve(*_wide(x, weight, bias), *geometry).to(x.dtype)
         else:
@@ -120,7 +120,7 @@ def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, paddin
         x = F.pad(x, border)
     gz, stride, padding = torch_faults.safe_weight_grad(gz, weight_like.shape[2:], stride, padding, dilation)
     zeros, dtype = [0] * len(stride), gz.dtype
-    if torch_faults.weight_grad(gz, x.shape[-1], stride):
+    if torch_faults.in_float32(gz, torch_faults.weight_grad(gz, x.shape[-1], stride)):
         gz, x, weight_like = _wide(gz, x, weight_like)
     return torch.ops.aten.convolution_backward(
         x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]

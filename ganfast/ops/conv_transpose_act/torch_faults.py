@@ -92,6 +92,21 @@ def _is_wrong(dtype: torch.dtype) -> bool:
     return False
 
 
+@functools.cache
+def lacks_kernels(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has no convolutions of this 16-bit dtype on this processor: those that torch then runs take up to fifty times as long
+    as float32's (AVX2 alone), and the transposed ones round at every tap."""
+    if not torch.backends.mkldnn.is_available():
+        return True
+    known = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported}
+    return not known[dtype]()
+
+
+def in_float32(x: Tensor, fault: bool) -> bool:
+    """Whether a convolution of x is computed in float32: torch has a `fault` in its dtype, or no kernels."""
+    return fault or (_is_half(x) and lacks_kernels(x.dtype))
+
+
 def _is_half(x: Tensor) -> bool:
     return x.dtype in HALF and x.device.type == "cpu"
 
