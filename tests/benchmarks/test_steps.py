@@ -65,7 +65,7 @@ _LONG = ("hifigan-v1", "cyclegan")
 @pytest.mark.parametrize(
     ("name", "asked"),
     [
-        *((name, ("eager", "ganfast") if name in _LONG else WHO) for name in TINY),
+        *((name, ("eager", "ganfast") if name in _LONG else WHO) for name in TINY if name != "hifigan-v1"),
         *(pytest.param(name, WHO, marks=pytest.mark.prove) for name in _LONG),
     ],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} asked",

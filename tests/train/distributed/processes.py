@@ -19,7 +19,7 @@ from ganfast.train import TrainConfig, Trainer, adversarial
 from ganfast.train.distributed.sync_batch_norm import synchronise
 from ganfast.train.distributed.world import World
 
-COMMON = {"device": "cpu", "precision": "fp32", "latent_dim": 6, "batch_size": 8, "steps": 6, "log_every": 2, "noise": 0.1}
+COMMON = {"device": "cpu", "precision": "fp32", "latent_dim": 6, "batch_size": 8, "steps": 6, "log_every": 2, "noise": 0.1, "fused": False}
 CASES = {
     "mlp": {"loss": "relativistic", "r1": 0.5, "r2": 0.2, "penalty_every": 2, "n_critic": 2, "spectral_norm": True},
     "images": {"loss": "wasserstein", "gradient_penalty": 10.0, "augment": "color,translation,cutout", "flip": True},

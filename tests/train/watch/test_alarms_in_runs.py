@@ -12,7 +12,7 @@ from ganfast.train.data import folders
 from ganfast.train.watch.alarms import ALARMS, Thresholds
 
 QUICK = Thresholds(warm_up=60, patience_steps=40)
-SMALL = {"steps": 200, "batch_size": 32, "latent_dim": 32, "log_every": 10, "precision": "fp32", "thresholds": QUICK}
+SMALL = {"steps": 200, "batch_size": 32, "latent_dim": 32, "log_every": 10, "precision": "fp32", "fused": False, "thresholds": QUICK}
 
 
 @pytest.fixture(scope="module")
