@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def device_name() -> str:
     if DEVICE == "cuda":
         return torch.cuda.get_device_name()
-    return f"{_place.processor()}, {torch.get_num_threads()} threads"
+    return f"{_place.cpu()}, {torch.get_num_threads()} threads"
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ import torch
 def place(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{_gpu(device)}, conv {torch.backends.cudnn.conv.fp32_precision}, cudnn.benchmark {torch.backends.cudnn.benchmark}"
-    return f"{_cpu()}, {torch.get_num_threads()} threads"
+    return f"cpu {cpu()}, {torch.get_num_threads()} threads"
 
 
 @functools.cache
@@ -22,13 +22,13 @@ def _gpu(device: torch.device) -> str:
 
 
 @functools.cache
-def _cpu() -> str:
-    """Torch's capability alone is the same with and without AMX, by which oneDNN takes other kernels, of which some are wrong. oneDNN
-    reads ONEDNN_MAX_CPU_ISA once a process, so it is read once here."""
+def cpu() -> str:
+    """The processor and its instruction set. Torch's capability alone is the same with and without AMX, by which oneDNN takes other kernels,
+    of which some are wrong. oneDNN reads ONEDNN_MAX_CPU_ISA once a process, so it is read once here."""
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     return (
-        f"cpu {processor()} {torch.backends.cpu.get_cpu_capability()}{' with AMX' if amx else ''}"
+        f"{processor()} {torch.backends.cpu.get_cpu_capability()}{' with AMX' if amx else ''}"
         f"{f', ONEDNN_MAX_CPU_ISA={limit}' if limit else ''}"
     )
 

@@ -9,9 +9,9 @@ from tests.tune.common import X, calls, forget
 
 @pytest.fixture(autouse=True)
 def asked_anew():
-    _place._cpu.cache_clear()
+    _place.cpu.cache_clear()
     yield
-    _place._cpu.cache_clear()
+    _place.cpu.cache_clear()
 
 
 CHANGES = {
@@ -31,7 +31,7 @@ def test_it_is_measured_again(change, monkeypatch, told_times):
     assert _tune.choose("q", candidates, X) == ("b", True) and not ran
     forget()
     CHANGES[change](monkeypatch)
-    _place._cpu.cache_clear()
+    _place.cpu.cache_clear()
     assert _tune.choose("q", candidates, X) == ("a", True) and ran
 
 
