@@ -11,7 +11,7 @@ PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test prove prove-tests lint check bench gate cuda-check clean gpu gpu-build gpu-test gpu-tuned gpu-sanitize gpu-memcheck \
+.PHONY: venv demo test prove prove-tests lint check bench pages gate cuda-check clean gpu gpu-build gpu-test gpu-tuned gpu-sanitize gpu-memcheck \
 	gpu-racecheck gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -41,6 +41,7 @@ test: venv
 prove: prove-tests
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
+	$(RENEW)
 
 # PART=3/8 is the third of eight parts.
 prove-tests: venv
@@ -81,7 +82,13 @@ bench: venv
 	$(RUN) benchmarks/report.py --check --results $(RESULTS)
 	rm -rf runs/bench.json runs/tuning
 	GANFAST_CACHE=runs/tuning $(RUN) -m pytest benchmarks --benchmark-quiet --benchmark-json=runs/bench.json
-	$(RUN) benchmarks/report.py runs/bench.json --results $(RESULTS) --readme README.md
+	$(RUN) benchmarks/report.py runs/bench.json --results $(RESULTS)
+	$(RENEW)
+
+# The measured numbers of README.md and docs/benchmarks.md, from the results files that are committed, wherever RESULTS is.
+RENEW = $(RUN) benchmarks/report.py --results benchmarks/results --pages .
+pages: venv
+	$(RENEW)
 
 gate: venv
 	rm -rf runs/tuning

@@ -1,4 +1,4 @@
-"""The README's summary and the full table of a results file, as Markdown."""
+"""The summary of a results file, for docs/benchmarks.md, and its full table, as Markdown."""
 
 from benchmarks import family_table
 from benchmarks.ratios import against, best, geometric_mean, groups, known, like_for_like, ratio, title
@@ -6,6 +6,7 @@ from benchmarks.steps import tables as steps
 from benchmarks.targets import findings
 
 _DTYPES = ("fp32", "bf16")
+RESULTS = "../benchmarks/results/"  # from docs/
 
 
 def _times(value: float | None) -> str:
@@ -96,7 +97,7 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
     lines = [
         f"{results['device']}; {versions}; commit {results['commit'][:12]}; {results['date']}. Each ratio is the faster eager layout",
         "over the faster ganfast layout, medians of interleaved runs, same dtype, as a geometric mean over the cases; every case, with",
-        f"memory, launches and rates: [{table}](benchmarks/results/{table}).",
+        f"memory, launches and rates: [{table}]({RESULTS}{table}).",
         *([f"{noisy} of {len(rows)} rows had a spread above 30 %: small ratios of this run are not to be believed."] if noisy else []),
         *[f"Without {word}." for word in rows[0].get("missing", [])], "",
         "| op | mode | cases | fp32 | bf16 | slowest case | against torch.compile |", "|---|---|---:|---:|---:|---|---|",
@@ -116,5 +117,5 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
     lines += [f"| {f.text} | {f.value} | {f.goal} | {words[f.met]} |" for f in findings(results)]
     slow = below(rows)
     lines += ["", "Slower than eager, below 1.0x:" if slow else "Slower than eager, below 1.0x: none.", *[f"- {line}" for line in slow]]
-    lines += ["", *[f"![{name}](benchmarks/results/{name})" for name in plots]] if plots else []
+    lines += ["", *[f"![{name}]({RESULTS}{name})" for name in plots]] if plots else []
     return "\n".join(lines)

@@ -118,7 +118,7 @@ class use_backend:
 def backends() -> dict[str, Availability]:
     """What can run on this machine: a backend's name -> Availability(available, reason)."""
     about = {
-        "auto": "picks per call; see the README's table",
+        "auto": "picks per call; see docs/backends.md",
         "reference": "the formulas in plain torch, any device",
         "torch": "torch's own convolution and norm, any device",
         "cpu": "native C++ kernels for CPU tensors",

@@ -13,27 +13,21 @@ from tests.benchmarks.rows import raw, results, rival, row, save
 SLOW = {"eager": 1e-3, "ganfast": 2e-3}
 
 
-def page(folder):
-    return save(folder / "README.md", f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
-
-
 def test_a_run_becomes_a_results_file_a_table_and_a_summary(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     run = save(tmp_path / "run.json", raw(row(), row(SLOW, case="slow", op="generator")))
-    readme, out = page(tmp_path), tmp_path / "out"
-    assert report.main([str(run), "--results", str(out), "--readme", str(readme)]) == 0
+    out = tmp_path / "out"
+    assert report.main([str(run), "--results", str(out)]) == 0
     name = "stub-9000-2026-01-31"
     assert sorted(p.name for p in out.iterdir()) == [f"{name}-bars.png", f"{name}-roofline.png", f"{name}.json", f"{name}.md"]
     assert all(p.stat().st_size < 150_000 for p in out.iterdir())
     again = read(out / f"{name}.json")
     assert again["rows"] == [row(), row(SLOW, case="slow", op="generator")] and again["schema"] == 2
-    text = readme.read_text()
-    assert text.startswith(f"before\n{report.BEGIN}\n") and text.endswith(f"{report.END}\nafter\n") and "old" not in text
+    text = capsys.readouterr().out
     assert "| conv_transpose_act | fwd+bwd | 1 | 2.00x |  | layer fp32 2.00x |  |" in text
     assert "- generator fp32 fwd+bwd: slow 0.50" in text
     assert "| generator inference fp32 | 0.50x | 1.4x | missed |" in text
     assert "| call overhead, conv_transpose_act fwd+bwd | +20 us (10 plain, 30 ganfast) | 25 us | reached |" in text
-    assert text.split(report.BEGIN)[1].split(report.END)[0].strip() == capsys.readouterr().out.strip()
 
 
 def test_a_results_file_can_be_reported_again(tmp_path):
@@ -158,11 +152,11 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_that_cannot_serve_ends_in_a_word(name, tmp_path, capsys):
     content, word = BAD[name]
-    path, readme = save(tmp_path / "bad.json", content), page(tmp_path)
-    assert report.main([str(path), "--results", str(tmp_path / "out"), "--readme", str(readme)]) == 2
+    path, readme = save(tmp_path / "bad.json", content), save(tmp_path / "README.md", "old")
+    assert report.main([str(path), "--results", str(tmp_path / "out"), "--pages", str(tmp_path)]) == 2
     told = capsys.readouterr()
     assert word in told.err and told.err.startswith("report: ") and not told.out
-    assert "old" in readme.read_text() and not (tmp_path / "out").exists(), "nothing is written for a file that cannot serve"
+    assert readme.read_text() == "old" and not (tmp_path / "out").exists(), "nothing is written for a file that cannot serve"
 
 
 def test_absent_files_and_folders_end_in_a_word(tmp_path, capsys):
@@ -175,9 +169,8 @@ def test_absent_files_and_folders_end_in_a_word(tmp_path, capsys):
         ([str(run), "--results", str(taken)], "cannot write to"),
         ([str(run), "--results", str(taken / "deeper")], "cannot write to"),
         (["--check", "--results", str(taken)], "cannot write to"),
-        ([str(run), "--readme", str(tmp_path / "absent.md")], "cannot read"),
-        ([str(run), "--readme", str(save(tmp_path / "bare.md", "no markers"))], "lacks the markers"),
-        ([str(run), "--readme", str(save(tmp_path / "turned.md", f"{report.END}{report.BEGIN}"))], "lacks the markers"),
+        (["--pages", str(tmp_path)], "wants --results"),
+        (["--pages", str(tmp_path), "--results", str(tmp_path)], "cannot read"),
     ]:
         assert report.main(arguments) == 2, arguments
         assert word in capsys.readouterr().err
