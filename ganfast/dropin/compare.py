@@ -219,7 +219,7 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     exact = not random and halves and 4 * one < seconds
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
     device = tensors[0].device if tensors else torch.device("cpu")
-    mixable = halves and has_bf16_units(device)
+    mixable = halves and has_bf16_units(torch.device(device))
     found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
     if not mixable:
         why = "this processor has no units for bfloat16, and torch is many times slower in it" if halves else "the model is no float32 one"

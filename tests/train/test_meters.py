@@ -55,7 +55,7 @@ def test_auto_is_bf16_where_a_cpu_has_units_for_it(monkeypatch, amx, avx, name):
 @pytest.mark.parametrize(("capability", "name"), [((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")])
 def test_auto_is_bf16_from_ampere_on(monkeypatch, capability, name):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert _place.has_bf16_units(torch.device("cuda")) == (name == "bf16")
+    assert precision.has_bf16_units(torch.device("cuda")) == (name == "bf16")
 
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
