@@ -7,12 +7,12 @@ import pytest
 
 from tests.docs.pages import ROOT
 
-reference = runpy.run_path(str(ROOT / "docs" / "reference.py"))
+reference = runpy.run_path(str(ROOT / "tools" / "reference.py"))
 PUBLIC = [(module, name) for module in reference["MODULES"] for name in reference["names"](module)]
 
 
 def test_the_page_is_what_the_code_says():
-    assert (ROOT / "docs" / "reference.md").read_text() == reference["page"](), "run: python docs/reference.py"
+    assert (ROOT / "docs" / "reference.md").read_text() == reference["page"](), "run: python tools/reference.py"
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: value)

@@ -1,11 +1,11 @@
-"""Writes docs/reference.md, every public name with its signature and docstring: python docs/reference.py"""
+"""Writes docs/reference.md, every public name with its signature and docstring: python tools/reference.py"""
 
 import importlib
 import inspect
 import re
 from pathlib import Path
 
-PAGE = Path(__file__).with_name("reference.md")
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 MODULES = (
     "ganfast", "ganfast.functional", "ganfast.nn", "ganfast.penalties", "ganfast.augment", "ganfast.models", "ganfast.train",
     "ganfast.train.data", "ganfast.testing",
@@ -62,7 +62,7 @@ def page() -> str:
     lines = [
         "# Reference", "",
         "Look up a name: every public one with its signature and docstring, as `python -m pydoc` shows it. Written by",
-        "`python docs/reference.py`; nobody edits it.", "",
+        "`python tools/reference.py`; nobody edits it.", "",
     ]  # fmt: skip
     for module in MODULES:
         lines += [f"## {module}", "", (importlib.import_module(module).__doc__ or "").strip(), ""]
