@@ -33,6 +33,13 @@ def cpu() -> str:
     )
 
 
+def has_bf16_units(device: torch.device) -> bool:
+    """Whether products of bfloat16 have hardware of their own: tensor cores from Ampere on, AMX or AVX512-BF16 on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+
+
 def processor() -> str:
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.MULTILINE) if info.exists() else None

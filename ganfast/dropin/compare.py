@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from ganfast import _checks, _memory
 from ganfast._layout import dense
+from ganfast._place import has_bf16_units
 from ganfast._timing import interleaved
 from ganfast._tune_check import random_like
 from ganfast.dropin.accelerate import accelerate, check_model, restore
@@ -21,6 +22,7 @@ from ganfast.dropin.explain import Explanation, explain
 _OP = "compare"
 _TRAIN, _EVAL = "train: forward + backward", "eval: forward"
 _LIKE, _MIXED = "like for like", "bfloat16 + channels_last"
+_GAIN = 1.03  # what is worth a line of a user's code, and more than this report's noise
 _PATIENCE = 1.6  # so many times the seconds that were asked for, copying and tuning included, no further row is begun
 
 
@@ -86,9 +88,26 @@ class Comparison:
             f"errors: eager -> ganfast, against {self.reference}, over each tensor's largest value; where relu or leaky_relu meets a",
             "value within rounding of 0, either may take the other side, and gradients differ by that one term",
         ]
-        return "\n".join([*lines, *self.notes, "", str(self.layers), "", f"took {self.seconds:.0f} s"])
+        return "\n".join([*lines, *self.notes, "", str(self.layers), "", f"took {self.seconds:.0f} s", self.advice()])
 
     __repr__ = __str__
+
+    def advice(self) -> str:
+        """What to do, in a sentence, by the rows of training, else of evaluation."""
+        if not self.like_for_like:
+            return "what to do: nothing was measured, give it more seconds"
+        plain, mixed = self.like_for_like[0], next(iter(self.mixed), None)
+        what, pays = plain.mode.partition(":")[0], plain.ratio >= _GAIN
+        steps = ["ganfast.accelerate(model)"] if pays else []
+        gain = max(plain.ratio, 1.0)
+        if mixed and mixed.mode == plain.mode and plain.eager / min(mixed.eager, mixed.ganfast) >= _GAIN * gain:
+            gain = plain.eager / min(mixed.eager, mixed.ganfast)
+            steps = ["torch.autocast(..., torch.bfloat16)", "model.to(memory_format=torch.channels_last), and so the images"]
+            steps += ["ganfast.accelerate(model)"] if mixed.ratio >= _GAIN else []
+        if not steps:
+            return f"what to do: nothing: neither ganfast nor bfloat16 makes this model faster on this machine ({what} {plain.ratio:.2f}x)"
+        without = "" if "accelerate" in steps[-1] else "; ganfast adds nothing to that here"
+        return f"what to do: {' + '.join(steps)}: {what} {gain:.2f}x as fast as eager is now{without}"
 
 
 def _pair(eager: float | None, ours: float | None) -> str:
@@ -199,12 +218,14 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
     halves = dtypes <= {torch.float32}
     exact = not random and halves and 4 * one < seconds
     shapes = ", ".join(f"{tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}" for t in tensors)
-    device = tensors[0].device if tensors else "cpu"
+    device = tensors[0].device if tensors else torch.device("cpu")
+    mixable = halves and has_bf16_units(torch.device(device))
     found = Comparison(f"{type(model).__name__} on {shapes or 'its inputs'}, {device}", "eager in float64" if exact else "eager itself")
-    if not halves:
-        found.notes.append(f"{_MIXED} not measured: the model is no float32 one")
+    if not mixable:
+        why = "this processor has no units for bfloat16, and torch is many times slower in it" if halves else "the model is no float32 one"
+        found.notes.append(f"{_MIXED} not measured: {why}")
     # Training's two rows say what bfloat16 would add, and are always measured; evaluation's where there is time left.
-    rows = [(mode, mixed) for mode in (_TRAIN, _EVAL) for mixed in (True, False) if halves or not mixed]
+    rows = [(mode, mixed) for mode in (_TRAIN, _EVAL) for mixed in (True, False) if mixable or not mixed]
     took = {}
     for mode, mixed in rows:
         start = time.perf_counter()

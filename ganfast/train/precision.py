@@ -5,14 +5,9 @@ from collections.abc import Iterator
 
 import torch
 
+from ganfast._place import has_bf16_units
+
 DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def has_bf16_units(device: torch.device) -> bool:
-    """Whether products of bfloat16 have hardware of their own: tensor cores from Ampere on, AMX or AVX512-BF16 on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
 
 
 class Precision:

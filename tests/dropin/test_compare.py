@@ -18,6 +18,12 @@ def model() -> nn.Module:
     return nn.Sequential(nn.ConvTranspose2d(4, 8, 4, 2, 1), nn.BatchNorm2d(8), nn.ReLU(True), nn.Conv2d(8, 2, 3), nn.Tanh())
 
 
+@pytest.fixture(autouse=True)
+def units(monkeypatch):
+    """As on a processor that has them for bfloat16."""
+    monkeypatch.setattr(module, "has_bf16_units", lambda device: True)
+
+
 def test_rows_and_the_model_as_it_was():
     net = model().eval()
     state, types = copy.deepcopy(net.state_dict()), [type(m) for m in net.modules()]
@@ -57,6 +63,36 @@ class Clock:
             return module.Measured(mode, "bf16" if mixed else "as it is", 1.0, 0.5, 0.0, 1, 1, 0.0, 0.0, None, None), plain
 
         monkeypatch.setattr(module, "_measure", measure)
+
+
+def _row(eager: float, fast: float, mode: str = "train: forward + backward") -> module.Measured:
+    return module.Measured(mode, "", eager, fast, 0.0, 1, 1, 0.0, 0.0, None, None)
+
+
+@pytest.mark.parametrize(
+    ("plain", "mixed", "said"),
+    [
+        ((1.0, 0.8), None, "what to do: ganfast.accelerate(model): train 1.25x as fast as eager is now"),
+        ((1.0, 1.0), None, "what to do: nothing: neither ganfast nor bfloat16 makes this model faster on this machine (train 1.00x)"),
+        ((1.0, 0.8), (0.5, 0.4), "channels_last), and so the images + ganfast.accelerate(model): train 2.50x as fast as eager is now"),
+        ((1.0, 0.8), (0.5, 0.5), "and so the images: train 2.00x as fast as eager is now; ganfast adds nothing to that here"),
+        ((1.0, 0.8), (3.0, 2.0), "what to do: ganfast.accelerate(model): train 1.25x as fast as eager is now"),
+        ((1.0, 1.2), (3.0, 2.0), "what to do: nothing:"),
+    ],
+)
+def test_the_last_line_says_what_to_do(plain, mixed, said):
+    found = module.Comparison("", "")
+    found.like_for_like = [_row(*plain)]
+    found.mixed = [] if mixed is None else [_row(*mixed)]
+    assert said in str(found).splitlines()[-1]
+
+
+def test_without_units_for_bfloat16_its_rows_are_left_out_with_a_word(monkeypatch):
+    monkeypatch.setattr(module, "has_bf16_units", lambda device: False)
+    clock = Clock(monkeypatch, dict.fromkeys([("train", False), ("eval", False)], 1.0))
+    found = ganfast.compare(model(), torch.randn(2, 4, 6, 6))
+    assert clock.measured == [("train", "as it is"), ("eval", "as it is")]
+    assert any("no units for bfloat16" in note for note in found.notes)
 
 
 BOTH = "up: eval: forward, bfloat16 + channels_last and eval: forward, like for like;"
