@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import family_table, tables
-from benchmarks.gains import gains
+from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
 from benchmarks.steps import tables as steps
@@ -93,14 +93,15 @@ def _cell(row: dict | None) -> str:
 
 
 def _families(found: list[Kept]) -> str:
-    """The newest file with whole networks of both sizes: summed up, then network by network."""
-    for one in _all(found, "suite"):
-        rows = [row for row in one.content["rows"] if row["op"] == "accelerate" and "size" in row]
-        if not rows:
-            continue
-        about = f"{one.content['device']}, commit {one.content['commit'][:12]}, {one.date}: {one.link}."
+    """Each device's newest file with whole networks: summed up, then network by network."""
+    whole = lambda row: row["op"] == "accelerate" and "size" in row
+    newest = newest_of_each([one.content for one in _all(found, "suite")], whole).values()
+    parts = []
+    for one in (one for one in _all(found, "suite") if any(one.content is results for results in newest)):
+        rows = list(filter(whole, one.content["rows"]))
+        about = f"### Networks on {one.content['device']}, {one.date}\n\nCommit {one.content['commit'][:12]}: {one.link}."
         lines = family_table.section(rows)
-        lines = [about, "", *lines[lines.index("## Whole networks") + 2 :], ""]
+        lines = [*about.splitlines(), "", *lines[lines.index("## Whole networks") + 2 :], ""]
         lines.append("Network by network, the time of eager's better layout over that of ganfast's; `below` as above, * where the times of")
         lines.append("a rival were spread by more than 30 %:")
         wanted = [(mode, dtype) for mode in ("train", "inference") for dtype in ("fp32", "bf16")]
@@ -108,12 +109,14 @@ def _families(found: list[Kept]) -> str:
             of_size = {}
             for row in (row for row in rows if row["size"] == size):
                 of_size.setdefault((row["case"].removesuffix(" small"), row["batch"]), {})[row["mode"], row["dtype"]] = row
+            if not of_size:
+                continue
             lines += ["", f"| {size} | batch | {' | '.join(map(' '.join, wanted))} |", "|---|---:|---:|---:|---:|---:|"]
             for (case, batch), row in of_size.items():
                 lines.append(f"| {case} | {batch} | {' | '.join(_cell(row.get(key)) for key in wanted)} |")
         compiled = [f"{row['case']} {row['dtype']} {row['mode']} {value:.2f}x" for row in rows if (value := ratio(row, "compile"))]
-        return "\n".join([*lines, "", f"Over torch.compile, where it ran: {', '.join(compiled) or 'nowhere'}."])
-    return NOTHING
+        parts.append("\n".join([*lines, "", f"Over torch.compile, where it ran: {', '.join(compiled) or 'nowhere'}."]))
+    return "\n\n".join(parts) or NOTHING
 
 
 def _steps(found: list[Kept]) -> str:

@@ -23,8 +23,8 @@ def _gpu(device: torch.device) -> str:
 
 @functools.cache
 def cpu() -> str:
-    """The processor and its instruction set. Torch's capability alone is the same with and without AMX, by which oneDNN takes other kernels,
-    of which some are wrong. oneDNN reads ONEDNN_MAX_CPU_ISA once a process, so it is read once here."""
+    """The processor and its instruction set. Torch's capability alone is the same with and without AMX, by which oneDNN takes other
+    kernels, of which some are wrong. oneDNN reads ONEDNN_MAX_CPU_ISA once a process, so it is read once here."""
     amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
     return (
