@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+__all__ = ["FLOORS", "Case", "Report", "assert_close_to_reference", "check", "named", "nan_filled"]
+
 # float32 and float64 results carry the rounding of their own sum, which grows with its length and differs with its order;
 # 16-bit results are a float32 sum rounded once. Beyond twice plain torch's error, the rows of tests/conv_transpose_act reach
 # 15 eps * scale in float32 (a bias gradient over 3,003 pixels), 7 in float64, where plain torch and the reference are the
