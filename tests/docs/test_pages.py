@@ -29,7 +29,7 @@ def test_the_front_door_is_short():
 
 def test_the_index_names_every_page():
     linked = set(_LINK.findall((ROOT / "docs" / "index.md").read_text()))
-    assert linked >= {page.name for page in DOCS} - {"index.md"}
+    assert linked >= {page.name for page in DOCS} - {"index.md"} and len(DOCS) >= 17
 
 
 @pytest.mark.parametrize("page", DOCS, ids=name)
