@@ -24,7 +24,7 @@ help:  ## this list
 
 venv: $(VENV)/.ready  ## the environment .venv with torch 2.13, all tools and the extension, built in place
 
-$(VENV)/.ready: $(SOURCES)
+$(VENV)/.ready: $(SOURCES) ganfast/__init__.py
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "ganfast: 1 of 3, download and unpack torch, some 200 MB"
 	$(INSTALL) torch==2.13.0 ninja "setuptools>=77" wheel numpy

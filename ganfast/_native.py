@@ -31,7 +31,10 @@ def _no_extension() -> str:
     root = Path(__file__).parents[1]
     if not ((root / "csrc").is_dir() and (root / "setup.py").is_file()):
         return f"this install has no compiled extension; to get it, {_REBUILD}"
-    why = f"ganfast is imported from its source tree {root}, where no compiled extension was built; `make venv` there builds it"
+    why = (
+        f"ganfast is imported from its source tree {root}, where no compiled extension was built; "
+        "`make venv` or `pip install --no-build-isolation -e .` there builds it"
+    )
     elsewhere = [path for path in sys.path if Path(path or ".").resolve() != root]
     other = importlib.machinery.PathFinder.find_spec("ganfast", elsewhere)
     if other is not None and other.origin:
