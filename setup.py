@@ -214,5 +214,9 @@ def extension_arguments() -> dict:
     return {"version": version(arch, decided.build == "cuda"), "ext_modules": [extension], "cmdclass": {"build_ext": told}}
 
 
+# An editable install is a line in a .pth file. The hook that setuptools would install instead comes after the search through sys.path, so
+# in a folder that holds the clone `import ganfast` would find the clone's folder, which is no package, and give an empty module.
+OPTIONS = {"editable_wheel": {"mode": "compat"}}
+
 if __name__ == "__main__":
-    setup(**extension_arguments())
+    setup(options=OPTIONS, **extension_arguments())

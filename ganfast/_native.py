@@ -43,6 +43,11 @@ def _no_extension() -> str:
     return why
 
 
+def _is_ours(path: str | None) -> bool:
+    """False for the extension of another ganfast, to which the import hook of an editable install leads where this package has none."""
+    return path is None or Path(path).parent.resolve() in [Path(folder).resolve() for folder in sys.modules["ganfast"].__path__]
+
+
 def _not_for_this_processor(path: str | None) -> str | None:
     """Asked before the extension is loaded, which already runs code of it."""
     name, wanted = _processor.built_for(path) or ("", ())
@@ -60,7 +65,7 @@ def _not_for_this_processor(path: str | None) -> str | None:
 def _load() -> tuple[dict | None, str]:
     """(build_info, "") or (None, why not)."""
     spec = importlib.util.find_spec("ganfast._C")
-    if spec is None:
+    if spec is None or not _is_ours(spec.origin):
         return None, _no_extension()
     if (why := _not_for_this_processor(spec.origin)) is not None:
         return None, why

@@ -91,6 +91,22 @@ def test_one_missing_instruction_of_an_own_build_is_enough(processor, extension)
     assert "built for native, this processor lacks avx512_bf16:" in ganfast.backends()["cpu"].reason and not loaded
 
 
+def test_the_extension_of_another_ganfast_is_not_taken(extension, monkeypatch, tmp_path):
+    """An editable install may have a hook that answers for every module below ganfast, whichever ganfast was imported."""
+    loaded = extension("")
+    other = tmp_path / "extension" / "_C.py"
+    (tmp_path / "ours").mkdir()
+    monkeypatch.setattr(ganfast, "__path__", [str(tmp_path / "ours")])
+
+    class Hook:
+        def find_spec(self, name, path=None, target=None):
+            return importlib.util.spec_from_file_location(name, other) if name == "ganfast._C" else None
+
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
+    assert importlib.util.find_spec("ganfast._C").origin == str(other)
+    assert "no compiled extension" in ganfast.backends()["cpu"].reason and not loaded
+
+
 def test_arms_list_is_read_too(processor):
     processor("fp asimd atomics asimddp", name="Features")
     assert _processor.lacking(("atomics", "asimddp", "sve")) == ["sve"]

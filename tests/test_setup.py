@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from setuptools import Distribution
 from torch.utils import cpp_extension
 
 import ganfast
@@ -234,3 +235,12 @@ def test_an_explicit_cuda_without_nvcc_fails_with_the_reason(setup_py, monkeypat
     monkeypatch.setenv("GANFAST_BUILD", "cuda")
     with pytest.raises(SystemExit, match="no nvcc"):
         setup_py.extension_arguments()
+
+
+def test_an_editable_install_is_a_path(setup_py):
+    """Not a hook, which comes after the search through sys.path: tests/test_wrong_folder.py installs one."""
+    assert "setup(options=OPTIONS," in (ROOT / "setup.py").read_text()
+    distribution = Distribution({"name": "ganfast", "options": setup_py.OPTIONS})
+    command = distribution.get_command_obj("editable_wheel")
+    command.ensure_finalized()
+    assert command.mode == "compat"

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from setuptools import Distribution
 
 import ganfast
 from ganfast import cli
@@ -88,14 +87,6 @@ def test_doctor_prints_it(tmp_path, monkeypatch, capsys):
     cli.main(["doctor"])
     said = capsys.readouterr().out
     assert f"NOT the ganfast that python imports when it is started in this folder, which is {tmp_path}/ganfast.py;" in said
-
-
-def test_an_editable_install_is_a_path(monkeypatch):
-    """Not a hook, which comes after the search through sys.path: see the next test."""
-    monkeypatch.chdir(ROOT)
-    distribution = Distribution({"name": "ganfast"})
-    distribution.parse_config_files()
-    assert distribution.get_option_dict("editable_wheel")["mode"][1] == "compat"
 
 
 @pytest.mark.prove
