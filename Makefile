@@ -11,40 +11,52 @@ PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: venv demo test prove prove-tests lint check bench pages gate cuda-check clean gpu gpu-build gpu-test gpu-tuned gpu-sanitize gpu-memcheck \
-	gpu-racecheck gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
+.PHONY: help venv wheel demo test prove prove-tests lint check bench pages reference gate cuda-check clean gpu gpu-build gpu-test gpu-tuned \
+	gpu-sanitize gpu-memcheck gpu-racecheck gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
-venv: $(VENV)/.ready
+# The first target, which `make` alone makes, stays venv.
+.DEFAULT_GOAL := venv
 
-$(VENV)/.ready: $(SOURCES)
+# A target's words are what follows `##` on its line.
+help:  ## this list
+	@awk -F ':.*  ## ' '/^[a-z0-9-]+:.*  ## / { printf "%-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+venv: $(VENV)/.ready  ## the environment .venv with torch 2.13, all tools and the extension, built in place
+
+$(VENV)/.ready: $(SOURCES) ganfast/__init__.py
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	@echo "ganfast: 1 of 3, download and unpack torch, some 200 MB"
 	$(INSTALL) torch==2.13.0 ninja "setuptools>=77" wheel numpy
 	@echo "ganfast: 2 of 3, what tests, demo and benchmarks need"
 	GANFAST_BUILD=none $(INSTALL) --no-build-isolation -e ".[train,bench,test]"
 	@echo "ganfast: 3 of 3, the extension"
-	$(RUN) setup.py --quiet build_ext --inplace
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py --quiet build_ext --inplace  # the environment's own ninja
 	touch $@
 
-demo: venv
+# KINDS="x86-64-v3" makes a part of them. Each is compiled for named processors, not for this machine; docs/build.md says which is for whom.
+KINDS ?= x86-64-v3 x86-64-v4 python
+wheel: venv  ## wheels into dist/: CPU kernels for x86-64-v3, for x86-64-v4, and Python alone: WHEELTIME
+	$(RUN) tools/make_wheels.py --out dist $(KINDS)
+
+demo: venv  ## ganfast against eager on DCGAN-64, then a GAN trained on digits: 2 to 4 minutes after the install
 	$(RUN) -m ganfast.demo --out runs/demo
 
 # A process a core, each with one thread; then one by one what measures time or wants the whole machine.
-test: venv
+test: venv  ## every test that needs no GPU: about 10 minutes on 2 cores
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
 # heap checking. About half an hour each on 2 cores.
-prove: prove-tests
+prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions: 3 times 30 minutes on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
 	$(RENEW)
 
 # PART=3/8 is the third of eight parts.
-prove-tests: venv
+prove-tests: venv  ## the tests that `make test` leaves out, all or PART=3/8 of them: about 30 minutes on 2 cores
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests --prove $(PART) -m "not alone" $(PARALLEL)
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests --prove $(PART) -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests --prove $(PART) $(PARALLEL)
@@ -52,7 +64,7 @@ prove-tests: venv
 # The networks people bring, through other torches' dynamo: the oldest that pyproject.toml allows and a new one. Some 5 GB each, and no
 # extension: ganfast's ops run on torch's own kernels there.
 TORCHES := 2.11.0 2.14.1
-prove-torches: $(TORCHES:%=build/torch-%/.proved)
+prove-torches: $(TORCHES:%=build/torch-%/.proved)  ## the drop-in on the oldest torch allowed and on a newer one: some 5 GB each
 
 build/torch-%/.proved: FORCE
 	test -x build/torch-$*/bin/python || $(PYTHON) -m venv build/torch-$*
@@ -62,12 +74,12 @@ build/torch-%/.proved: FORCE
 .PHONY: prove-torches FORCE
 FORCE:
 
-lint: venv
+lint: venv  ## ruff
 	$(RUN) -m ruff check .
 
-check: lint test cuda-check
+check: lint test cuda-check  ## lint, test and cuda-check
 
-cuda-check: venv build/triton-$(OLDEST_TRITON)/.ready
+cuda-check: venv build/triton-$(OLDEST_TRITON)/.ready  ## every CUDA and Triton kernel compiled for three architectures; wants nvcc, no GPU
 	$(RUN) tools/cuda_check.py
 	$(RUN) tools/triton_check.py
 	PYTHONPATH=build/triton-$(OLDEST_TRITON) $(RUN) tools/triton_check.py --triton $(OLDEST_TRITON)
@@ -77,7 +89,7 @@ build/triton-$(OLDEST_TRITON)/.ready: | venv
 	$(RUN) -m pip install --quiet --no-deps --upgrade --target $(@D) triton==$(OLDEST_TRITON)
 	touch $@
 
-bench: venv
+bench: venv  ## every benchmark of this machine, into benchmarks/results and the pages' tables
 	mkdir -p runs
 	$(RUN) benchmarks/report.py --check --results $(RESULTS)
 	rm -rf runs/bench.json runs/tuning
@@ -87,10 +99,13 @@ bench: venv
 
 # The measured numbers of README.md and docs/benchmarks.md, from the results files that are committed, wherever RESULTS is.
 RENEW = $(RUN) benchmarks/report.py --results benchmarks/results --pages .
-pages: venv
+pages: venv  ## the measured numbers of README.md and docs/benchmarks.md, from benchmarks/results
 	$(RENEW)
 
-gate: venv
+reference: venv  ## docs/reference.md, from the docstrings
+	$(RUN) tools/reference.py
+
+gate: venv  ## six quick benchmarks against the floors in benchmarks/gate.json
 	rm -rf runs/tuning
 	GANFAST_CACHE=runs/tuning $(RUN) benchmarks/gate.py
 
@@ -115,38 +130,38 @@ SANITIZE = if said=$$($(SANITIZER) -c "import torch; torch.zeros(8, device='cuda
 GPU_PROCESSES = $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo "-n 8")
 PYTEST_OPTIONS ?=
 
-gpu: gpu-build gpu-test gpu-tuned gpu-sanitize gpu-bench
-gpu-bench: gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
-gpu-sanitize: gpu-memcheck gpu-racecheck
-gpu-build: $(GPU_BUILT)
+gpu: gpu-build gpu-test gpu-tuned gpu-sanitize gpu-bench  ## all of these, with PYTHON=python3: each meant to take under 8 minutes
+gpu-bench: gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps  ## the three gpu-bench- targets
+gpu-sanitize: gpu-memcheck gpu-racecheck  ## gpu-memcheck and gpu-racecheck
+gpu-build: $(GPU_BUILT)  ## the extension with CUDA, for TORCH_CUDA_ARCH_LIST
 
 $(GPU_BUILT): $(SOURCES)
 	GANFAST_BUILD=cuda $(PYTHON) setup.py --quiet build_ext --inplace --force
 	mkdir -p $(@D) && touch $@
 
-gpu-test: gpu-build
+gpu-test: gpu-build  ## the tests that need a GPU
 	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and not alone" -v $(GPU_PROCESSES) $(PYTEST_OPTIONS)
 	GANFAST_PROMISED=gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and alone" -v $(PYTEST_OPTIONS)
 
 # What the tuner takes for three layers of a DCGAN, and that no candidate failed or was wrong.
-gpu-tuned: gpu-build
+gpu-tuned: gpu-build  ## three layers tuned: fails unless every candidate ran and was right
 	$(PYTHON) tools/tuned.py
 
 # Without torch's pool of memory, each tensor is an allocation whose bounds memcheck knows.
-gpu-memcheck: gpu-build
+gpu-memcheck: gpu-build  ## small GPU tests under compute-sanitizer's memcheck
 	$(call SANITIZE,memcheck,PYTORCH_NO_CUDA_MEMORY_CACHING=1)
 
-gpu-racecheck: gpu-build
+gpu-racecheck: gpu-build  ## small GPU tests under compute-sanitizer's racecheck
 	$(call SANITIZE,racecheck)
 
-gpu-bench-fp32: gpu-build
+gpu-bench-fp32: gpu-build  ## layers in float32, into OUT
 	$(call GPU_BENCH,fp32,-m layers -k "fp32 or second_order" --rivals eager$(,)compile)
 
-gpu-bench-bf16: gpu-build
+gpu-bench-bf16: gpu-build  ## layers in bfloat16, into OUT
 	$(call GPU_BENCH,bf16,-m layers -k bf16 --rivals eager$(,)compile)
 
-gpu-bench-steps: gpu-build
+gpu-bench-steps: gpu-build  ## training steps, into OUT
 	$(call GPU_BENCH,steps,-m steps)
 
-clean:
-	rm -rf build *.egg-info ganfast/*.so runs
+clean:  ## removes build, dist, runs and the extension; .venv stays
+	rm -rf build dist *.egg-info ganfast/*.so runs

@@ -1,7 +1,7 @@
 """The native build: a plan made by small pure functions from what is at hand, then handed to torch's BuildExtension.
 
 GANFAST_BUILD=auto|cpu|cuda|none says what to build. Nothing here looks for a GPU: nvcc and torch's own CUDA decide, so
-a machine without one builds for those that have one.
+a machine without one builds for those that have one. GANFAST_CPU_ARCH names the processors that the CPU kernels are for.
 """
 
 import os
@@ -19,6 +19,8 @@ from pathlib import Path
 from setuptools import setup
 
 MODES = ("auto", "cpu", "cuda", "none")
+ARCHES = {"native": "", "x86-64-v3": "v3", "x86-64-v4": "v4"}  # GANFAST_CPU_ARCH -> what the version's local part calls it
+X86 = ("x86_64", "AMD64")
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,36 @@ def arch_flags(arch_list: str | None, listing: str) -> list[str]:
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"]
 
 
-def cpu_flags(machine: str, override: str | None) -> list[str]:
-    """Compiler flags of the CPU kernels: tuned for the building machine unless GANFAST_CPU_FLAGS says otherwise."""
+def cpu_flags(machine: str, override: str | None, arch: str = "native") -> list[str]:
+    """Compiler flags of the CPU kernels: for the building machine or the named processors, unless GANFAST_CPU_FLAGS says otherwise."""
+    if arch not in ARCHES:
+        raise SystemExit(f"ganfast: GANFAST_CPU_ARCH={arch!r} is unknown; valid: {', '.join(ARCHES)}")
+    if arch != "native" and (override is not None or machine not in X86):
+        why = f"this machine is {machine}" if override is None else "GANFAST_CPU_FLAGS is set and takes its place; set one of the two"
+        raise SystemExit(f"ganfast: GANFAST_CPU_ARCH={arch} cannot be met: {why}")
     if override is not None:
         return override.split()
     return [
         "-O3",
         "-g0",  # Python's own flags ask for debug information of all of torch's headers, which doubles the time
-        "-march=native" if machine in ("x86_64", "AMD64") else "-mcpu=native",
+        f"-march={arch}" if machine in X86 else "-mcpu=native",
         "-fopenmp",
         "-fno-math-errno",
         "-fno-trapping-math",
     ]
+
+
+def arch_of(flags: list[str]) -> str:
+    """What the flags name the processor, for people to read; the exact instructions are known to the compiler alone, which writes them
+    into the extension (csrc/common/built_for.h)."""
+    named = [flag.split("=", 1)[1] for flag in flags if flag.startswith(("-march=", "-mcpu="))]
+    return named[-1] if named else "the compiler's default"
+
+
+def version(arch: str = "native", cuda: bool = False) -> str:
+    """ganfast.__version__. Kernels for named processors add a local part, 0.2.0+v3, by which their wheels are told apart."""
+    public = re.search(r'^__version__ = "(.+)"$', Path("ganfast/__init__.py").read_text(), re.MULTILINE)[1]
+    return f"{public}+{'cuda.' * cuda}{ARCHES[arch]}" if ARCHES[arch] else public
 
 
 def sources(build: str) -> list[str]:
@@ -153,6 +173,7 @@ def telling(build_ext: type, count: int, cuda: bool) -> type:
 
 
 def extension_arguments() -> dict:
+    """setup's arguments: the version, and the extension with its build where one is built."""
     try:
         import torch
         from torch.utils import cpp_extension
@@ -167,12 +188,16 @@ def extension_arguments() -> dict:
     )
     print(f"ganfast: building {decided.build}: {decided.why}", file=sys.stderr)
     if decided.build == "none":
-        return {}
+        return {"version": version()}
     os.environ.setdefault("MAX_JOBS", str(os.cpu_count() or 1))
     headers = sorted(glob("csrc/*/*.h"))
-    cxx = cpu_flags(platform.machine(), os.environ.get("GANFAST_CPU_FLAGS"))
+    arch = os.environ.get("GANFAST_CPU_ARCH", "native")
+    cxx = cpu_flags(platform.machine(), os.environ.get("GANFAST_CPU_FLAGS"), arch)
+    macros = [("GANFAST_CPU_ARCH", f'"{arch_of(cxx)}"')]
     if decided.build == "cpu":
-        extension = cpp_extension.CppExtension("ganfast._C", sources("cpu"), extra_compile_args={"cxx": cxx}, depends=headers)
+        extension = cpp_extension.CppExtension(
+            "ganfast._C", sources("cpu"), extra_compile_args={"cxx": cxx}, define_macros=macros, depends=headers
+        )
     else:
         listing = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
         wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
@@ -183,11 +208,15 @@ def extension_arguments() -> dict:
             sources("cuda"),
             depends=headers,
             extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "--expt-relaxed-constexpr", *flags]},
-            define_macros=[("GANFAST_WITH_CUDA", None), ("GANFAST_CUDA_ARCHS", f'"{known}"')],
+            define_macros=[*macros, ("GANFAST_WITH_CUDA", None), ("GANFAST_CUDA_ARCHS", f'"{known}"')],
         )
     told = telling(cpp_extension.BuildExtension, len(extension.sources), decided.build == "cuda")
-    return {"ext_modules": [extension], "cmdclass": {"build_ext": told}}
+    return {"version": version(arch, decided.build == "cuda"), "ext_modules": [extension], "cmdclass": {"build_ext": told}}
 
+
+# An editable install is a line in a .pth file. The hook that setuptools would install instead comes after the search through sys.path, so
+# in a folder that holds the clone `import ganfast` would find the clone's folder, which is no package, and give an empty module.
+OPTIONS = {"editable_wheel": {"mode": "compat"}}
 
 if __name__ == "__main__":
-    setup(**extension_arguments())
+    setup(options=OPTIONS, **extension_arguments())

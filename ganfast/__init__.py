@@ -5,7 +5,7 @@ Importing costs nothing: no Triton, no compiler, no GPU; every public name loads
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _LAZY = {
     "_loaded": "ganfast.dropin.accelerate",  # for pickles of accelerated models

@@ -117,11 +117,12 @@ class use_backend:
 
 def backends() -> dict[str, Availability]:
     """What can run on this machine: a backend's name -> Availability(available, reason)."""
+    kernels = (_native.build_info() or {}).get("cpu")
     about = {
         "auto": "picks per call; see docs/backends.md",
         "reference": "the formulas in plain torch, any device",
         "torch": "torch's own convolution and norm, any device",
-        "cpu": "native C++ kernels for CPU tensors",
+        "cpu": "native C++ kernels for CPU tensors" + (f", built for {kernels}" if kernels else ""),
         "triton": "Triton kernels" + ("" if torch.cuda.is_available() else ", interpreted on the CPU (slow, for tests)"),
         "cuda": "CUDA C++ kernels",
     }

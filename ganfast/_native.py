@@ -2,9 +2,15 @@
 
 import functools
 import importlib
+import importlib.machinery
 import importlib.util
+import sys
+from pathlib import Path
 
 import torch
+
+from ganfast import _processor
+from ganfast._tell import tell
 
 # Schemas are defined here in Python, so that every install has them; the extension only adds implementations.
 LIBRARY = torch.library.Library("ganfast", "DEF")
@@ -19,11 +25,50 @@ def traced_as_constant(function):
     return function
 
 
+def _no_extension() -> str:
+    """Why there is none. A source tree that was not built, taken because python looks in the folder it is started in first, is told aloud:
+    an install that lies elsewhere would not be seen."""
+    root = Path(__file__).parents[1]
+    if not ((root / "csrc").is_dir() and (root / "setup.py").is_file()):
+        return f"this install has no compiled extension; to get it, {_REBUILD}"
+    why = (
+        f"ganfast is imported from its source tree {root}, where no compiled extension was built; "
+        "`make venv` or `pip install --no-build-isolation -e .` there builds it"
+    )
+    elsewhere = [path for path in sys.path if Path(path or ".").resolve() != root]
+    other = importlib.machinery.PathFinder.find_spec("ganfast", elsewhere)
+    if other is not None and other.origin:
+        why += f", or start python in another folder, to use the ganfast installed in {Path(other.origin).parent}"
+    tell(f"{why}; until then torch's own kernels run", about="no extension")
+    return why
+
+
+def _is_ours(path: str | None) -> bool:
+    """False for the extension of another ganfast, to which the import hook of an editable install leads where this package has none."""
+    return path is None or Path(path).parent.resolve() in [Path(folder).resolve() for folder in sys.modules["ganfast"].__path__]
+
+
+def _not_for_this_processor(path: str | None) -> str | None:
+    """Asked before the extension is loaded, which already runs code of it."""
+    name, wanted = _processor.built_for(path) or ("", ())
+    if not (lacking := _processor.lacking(wanted)):
+        return None
+    why = (
+        f"the compiled extension was built for {name}, this processor lacks {', '.join(lacking)}: "
+        f"install a wheel for an older instruction set, or {_REBUILD}"
+    )
+    tell(f"{why}; until then torch's own kernels run", about="processor")
+    return why
+
+
 @functools.cache
 def _load() -> tuple[dict | None, str]:
     """(build_info, "") or (None, why not)."""
-    if importlib.util.find_spec("ganfast._C") is None:
-        return None, f"this install has no compiled extension; to get it, {_REBUILD}"
+    spec = importlib.util.find_spec("ganfast._C")
+    if spec is None or not _is_ours(spec.origin):
+        return None, _no_extension()
+    if (why := _not_for_this_processor(spec.origin)) is not None:
+        return None, why
     try:
         info = importlib.import_module("ganfast._C").build_info()
     except ImportError as error:
@@ -35,7 +80,8 @@ def _load() -> tuple[dict | None, str]:
 
 
 def build_info() -> dict | None:
-    """What the extension was built with (torch, cuda, architectures), or None where there is none."""
+    """What the extension was built with (torch, cuda, architectures, the processor as the compiler's flag names it), or None where there
+    is none."""
     return _load()[0]
 
 

@@ -1,6 +1,7 @@
 """The command `ganfast`: train, sample, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
 
 import importlib
+import importlib.machinery
 import importlib.metadata
 import platform
 import sys
@@ -36,6 +37,18 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+def _another(folder: Path, ours: Path) -> str | None:
+    """What `import ganfast` finds in a python that is started in `folder`, if that is not the package in `ours`: python looks into the
+    folder first, then for what is installed."""
+    found = importlib.machinery.PathFinder.find_spec("ganfast", [str(folder), *sys.path])
+    if found is None:
+        return None
+    if found.origin is None:
+        return f"{next(iter(found.submodule_search_locations))}, a folder without __init__.py: an empty module"
+    there = Path(found.origin)
+    return None if there.parent.resolve() == ours.resolve() and there.name == "__init__.py" else str(there)
 
 
 def _shape(text: str) -> tuple[int, ...]:
@@ -124,7 +137,10 @@ def doctor(args: list[str]) -> None:
     import ganfast
     from ganfast.ops.conv_transpose_act import torch_faults
 
-    print(f"ganfast {_version('ganfast')}, Python {platform.python_version()}, {platform.platform()}")
+    ours = Path(ganfast.__file__).parent
+    print(f"ganfast {ganfast.__version__} in {ours}, Python {platform.python_version()}, {platform.platform()}")
+    if (other := _another(Path.cwd(), ours)) is not None:
+        print(f"NOT the ganfast that python imports when it is started in this folder, which is {other}; start it in another folder")
     print(f"torch {torch.__version__}, built for CUDA {torch.version.cuda or 'none'}, {torch.get_num_threads()} CPU threads")
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):

@@ -1,7 +1,9 @@
-"""The GPU targets that need no GPU to be seen through: which tests they select, and what they do where a tool refuses the machine."""
+"""`make help`, and the GPU targets that need no GPU to be seen through: which tests they select, what they do where a tool refuses the
+machine."""
 
 import ast
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -86,3 +88,13 @@ def test_three_layers_are_tuned_without_a_failure():
     result = subprocess.run([sys.executable, "tools/tuned.py"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
     assert "9 questions, 0 with a candidate that failed" in result.stdout and "weight gradient of conv_transpose_act" in result.stdout
+
+
+def test_help_has_a_line_for_every_target():
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):(?!=)", text, re.MULTILINE))
+    phony = set(" ".join(re.findall(r"^\.PHONY:(.*)$", text, re.MULTILINE)).split()) - {"FORCE"}
+    assert set(listed) == targets == phony and {"help", "wheel", "test", "gpu-bench-steps"} <= targets
+    assert all(len(line) <= 120 for line in done.stdout.splitlines()) and done.stderr == ""

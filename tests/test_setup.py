@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from setuptools import Distribution
 from torch.utils import cpp_extension
+
+import ganfast
 
 ROOT = Path(__file__).parents[1]
 GPU_ARCHS = "compute_75\ncompute_80\ncompute_86\ncompute_90\ncompute_100\ncompute_100a\n"
@@ -20,7 +23,7 @@ def setup_py(monkeypatch):
     monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
     spec.loader.exec_module(module)
     monkeypatch.chdir(ROOT)
-    for name in ("GANFAST_BUILD", "TORCH_CUDA_ARCH_LIST", "GANFAST_CPU_FLAGS"):
+    for name in ("GANFAST_BUILD", "GANFAST_CPU_ARCH", "TORCH_CUDA_ARCH_LIST", "GANFAST_CPU_FLAGS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MAX_JOBS", "1")
     return module
@@ -95,6 +98,28 @@ def test_cpu_flags(setup_py):
     assert "-mcpu=native" in setup_py.cpu_flags("aarch64", None)
     assert setup_py.cpu_flags("x86_64", "-O2 -march=x86-64-v3") == ["-O2", "-march=x86-64-v3"]
     assert setup_py.cpu_flags("x86_64", "") == []
+    assert "-march=x86-64-v4" in setup_py.cpu_flags("x86_64", None, "x86-64-v4")
+
+
+@pytest.mark.parametrize(
+    ("machine", "override", "arch", "words"),
+    [
+        ("x86_64", None, "x86-64-v5", ["'x86-64-v5' is unknown", "native, x86-64-v3, x86-64-v4"]),
+        ("aarch64", None, "x86-64-v3", ["this machine is aarch64"]),
+        ("x86_64", "-O1", "x86-64-v3", ["GANFAST_CPU_FLAGS is set", "one of the two"]),
+    ],
+)
+def test_processors_that_cannot_be_built_for_are_refused(setup_py, machine, override, arch, words):
+    with pytest.raises(SystemExit) as raised:
+        setup_py.cpu_flags(machine, override, arch)
+    assert all(word in str(raised.value) for word in ["GANFAST_CPU_ARCH", *words])
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"), [("-O3 -march=native", "native"), ("-march=x -march=znver4", "znver4"), ("-O3", "the compiler's default")]
+)
+def test_what_the_flags_call_the_processor(setup_py, flags, name):
+    assert setup_py.arch_of(flags.split()) == name
 
 
 def test_sources_of_each_build(setup_py):
@@ -147,13 +172,13 @@ def test_a_build_that_fails_gives_the_output_back(setup_py, capfd):
 
 def test_none_builds_nothing(setup_py, monkeypatch, capsys):
     monkeypatch.setenv("GANFAST_BUILD", "none")
-    assert setup_py.extension_arguments() == {}
+    assert setup_py.extension_arguments() == {"version": ganfast.__version__}
     assert "building none: GANFAST_BUILD=none" in capsys.readouterr().err
 
 
 def test_without_torch_a_pure_python_install_results(setup_py, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)  # import torch now raises ImportError
-    assert setup_py.extension_arguments() == {}
+    assert setup_py.extension_arguments() == {"version": ganfast.__version__}
     assert "--no-build-isolation" in capsys.readouterr().err
 
 
@@ -162,6 +187,7 @@ def test_cpu_build(setup_py, monkeypatch, capsys):
     monkeypatch.setenv("GANFAST_CPU_FLAGS", "-O1")
     (extension,) = setup_py.extension_arguments()["ext_modules"]
     assert extension.name == "ganfast._C" and extension.extra_compile_args["cxx"][0] == "-O1"
+    assert ("GANFAST_CPU_ARCH", '"the compiler\'s default"') in extension.define_macros
     assert sorted(extension.sources) == sorted(setup_py.sources("cpu"))
     assert "building cpu" in capsys.readouterr().err
 
@@ -209,3 +235,12 @@ def test_an_explicit_cuda_without_nvcc_fails_with_the_reason(setup_py, monkeypat
     monkeypatch.setenv("GANFAST_BUILD", "cuda")
     with pytest.raises(SystemExit, match="no nvcc"):
         setup_py.extension_arguments()
+
+
+def test_an_editable_install_is_a_path(setup_py):
+    """Not a hook, which comes after the search through sys.path: tests/test_wrong_folder.py installs one."""
+    assert "setup(options=OPTIONS," in (ROOT / "setup.py").read_text()
+    distribution = Distribution({"name": "ganfast", "options": setup_py.OPTIONS})
+    command = distribution.get_command_obj("editable_wheel")
+    command.ensure_finalized()
+    assert command.mode == "compat"
