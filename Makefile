@@ -36,7 +36,7 @@ $(VENV)/.ready: $(SOURCES) ganfast/__init__.py
 
 # KINDS="x86-64-v3" makes a part of them. Each is compiled for named processors, not for this machine; docs/build.md says which is for whom.
 KINDS ?= x86-64-v3 x86-64-v4 python
-wheel: venv  ## wheels into dist/: CPU kernels for x86-64-v3, for x86-64-v4, and Python alone: WHEELTIME
+wheel: venv  ## wheels into dist/: Python alone; CPU kernels for x86-64-v3, for x86-64-v4, 4 to 5 minutes each on 2 cores
 	$(RUN) tools/make_wheels.py --out dist $(KINDS)
 
 demo: venv  ## ganfast against eager on DCGAN-64, then a GAN trained on digits: 2 to 4 minutes after the install
