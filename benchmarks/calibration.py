@@ -49,6 +49,9 @@ def calibrate(dtypes: dict[str, torch.dtype], measure, small: bool = False) -> C
 
 
 def _size(dtype: torch.dtype, most: int) -> int:
-    """Of the square product: `most`, or an eighth where the processor has no units for the dtype and torch's loops take seconds."""
-    a = torch.ones(most // 8, most // 8, device=DEVICE, dtype=dtype)
-    return most if 8**3 * measure_once(lambda: a @ a) < _LONG else most // 8
+    """Of the square product: `most`, or an eighth where a processor has no units for a 16-bit dtype and torch's loops take seconds."""
+    if DEVICE == "cuda" or dtype.itemsize != 2:
+        return most
+    a = torch.ones(most // 8, most // 8, dtype=dtype)
+    a @ a  # the first one loads libraries
+    return most if 8**3 * min(measure_once(lambda: a @ a) for _ in range(3)) < _LONG else most // 8

@@ -1,4 +1,4 @@
-"""A DCGAN in plain PyTorch, networks and loss as in PyTorch's own tutorial: where `docs/first-speedup.md` begins."""
+"""A DCGAN in plain PyTorch, after PyTorch's own tutorial: where `docs/first-speedup.md` begins."""
 
 import torch
 import torch.nn.functional as F

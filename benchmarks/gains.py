@@ -1,18 +1,21 @@
 """The README's table: what ganfast gains, in few lines, and where it loses."""
 
 import re
+import statistics
 from collections.abc import Callable
 
-from benchmarks.ratios import geometric_mean, groups, known, ratio
+from benchmarks.ratios import geometric_mean, known, ratio
 
 LAYERS = (
     "conv_transpose_act", "conv_transpose+batch_norm", "conv_act", "upsample_conv_act", "batch_norm_act", "instance_norm_act", "bias_act",
 )  # fmt: skip
-STEP = {"cpu": 64, "cuda": 128}  # the batch of DCGAN-64's step
+STEP = {"cpu": (16, 64), "cuda": (128,)}  # the batches of DCGAN-64's step
 UNKNOWN = "not measured"
+_DTYPES = ("fp32", "bf16")
 _HEAD = ["| device | dtype | what | over the best eager layout | over `torch.compile` |", "|---|---|---|---:|---:|"]
 _TAIL = (
-    "The other's time over ganfast's, geometric means: above 1 ganfast is faster. Every row, with the losing ones and the reasons:"
+    "The other's time over ganfast's, geometric means: above 1 ganfast is faster. Networks run with the drop-in alone; the step's rival is"
+    " eager without the gradients that nobody uses. Every row, the losing ones and the reasons:"
     " [docs/benchmarks.md](docs/benchmarks.md)."
 )
 
@@ -42,7 +45,7 @@ def newest_of_each(suites: list[dict], wanted: Callable[[dict], bool]) -> dict[s
 
 def _short(device: str) -> str:
     """Without threads, trade marks and what every name ends in."""
-    return re.sub(r"\(R\)| Processor\b|, \d+ threads", "", device)
+    return re.sub(r"Intel\(R\) |\(R\)| Processor\b|, \d+ threads", "", device)
 
 
 def _mean(rows: list[dict], who: str) -> str:
@@ -50,43 +53,54 @@ def _mean(rows: list[dict], who: str) -> str:
     values = known(rows, lambda row: ratio(row, who))
     if not values:
         return UNKNOWN
-    return f"{geometric_mean(values):.2f}x" + (f" ({len(values)} of {len(rows)})" if len(values) < len(rows) else "")
+    return f"{geometric_mean(values):.2f}x" + (f" (of {len(values)})" if len(values) < len(rows) else "")
 
 
-def _line(device: str, dtype: str, what: str, parts: list[list[dict]]) -> str:
+def _line(device: str, dtype: str, what: str, parts: list[list[dict]], plain: str = "eager") -> str:
     """A line of the table; of several parts each has its value in both columns."""
     cells = [_short(device), dtype, what]
-    for who in ("eager", "compile"):
+    for who in (plain, "compile"):
         values = [_mean(rows, who) for rows in parts]
         cells.append(UNKNOWN if set(values) == {UNKNOWN} else " / ".join(values))
     return f"| {' | '.join(cells)} |"
 
 
 def _step(suites: list[dict], kind: str, dtype: str) -> str | None:
-    device, rows = newest(suites, kind, lambda r: (r["op"], r["case"], r["batch"], r["dtype"]) == ("step", "dcgan64", STEP[kind], dtype))
-    what = f"DCGAN-64, training step, drop-in, batch {STEP[kind]}"
-    return _line(device, dtype, what, [rows]) if rows else None
+    """Against eager that leaves out the same gradients; `ratio` of eager that does not would credit ganfast with that."""
+    is_step = lambda r: (r["op"], r["case"], r["dtype"]) == ("step", "dcgan64", dtype) and r["batch"] in STEP[kind]
+    device, rows = newest(suites, kind, is_step)
+    rows = sorted(rows, key=lambda row: row["batch"])
+    what = f"DCGAN-64 step, drop-in + fused losses, batch {' / '.join(str(row['batch']) for row in rows)}"
+    return _line(device, dtype, what, [[row] for row in rows], "eager-frozen") if rows else None
+
+
+def _networks(suites: list[dict], size: str, dtype: str) -> list[str]:
+    """A line of the networks of a size, none where none ran; the median in brackets, as a few networks make the mean."""
+    device, rows = fullest(suites, "cpu", lambda r: r["op"] == "accelerate" and r.get("size") == size and r["dtype"] == dtype)
+    if not rows:
+        return [_line("CPU", dtype, "whole networks, drop-in", [[]])] if size == "trained" else []
+    of = [[row for row in rows if row["mode"] == mode] for mode in ("train", "inference")]
+    middle = " / ".join(f"{statistics.median(known(part, ratio)):.2f}x" for part in of if known(part, ratio))
+    what = f"{len({row['case'] for row in rows})} {'small ' * (size == 'small')}networks, train / inference"
+    line = _line(device, dtype, what, of)
+    head, over, compiled = line.rsplit(" | ", 2)
+    return [f"{head} | {over}, median {middle} | {compiled}"]
 
 
 def gains(suites: list[dict]) -> str:
-    """At most eight lines: DCGAN-64's step, whole networks under the drop-in, fused layers, a GPU, and the slowest network.
+    """At most eight lines: DCGAN-64's step, whole networks under the drop-in, small ones, fused layers, a GPU, and the slowest network.
 
     suites: results files as `results_file.read` gives them, newest first; each line is of the newest that has its rows, that of whole
     networks of the one that has most, the slowest of all devices' newest.
     """
-    lines = []
-    for dtype in ("fp32", "bf16"):
-        lines.append(_step(suites, "cpu", dtype) or _line("CPU", dtype, f"DCGAN-64, training step, drop-in, batch {STEP['cpu']}", [[]]))
-    networks = lambda r: r["op"] == "accelerate" and r.get("size") == "trained"
-    for dtype in ("fp32", "bf16"):
-        device, rows = fullest(suites, "cpu", lambda r, dtype=dtype: networks(r) and r["dtype"] == dtype)
-        by_mode = {mode: group for (mode,), group in groups(rows, "mode").items()}
-        what = f"{len({r['case'] for r in rows})} networks, drop-in, training / inference"
-        lines.append(_line(device or "CPU", dtype, what, [by_mode.get("train", []), by_mode.get("inference", [])]))
-    for dtype in ("fp32", "bf16"):
-        fused = lambda r, dtype=dtype: r["op"] in LAYERS and r["mode"] == "fwd+bwd" and r["dtype"] == dtype
-        device, rows = newest(suites, "cpu", fused)
-        lines.append(_line(device or "CPU", dtype, f"{len(rows)} fused layers, forward and backward", [rows]))
+    lines = [_step(suites, "cpu", dtype) or _line("CPU", dtype, "DCGAN-64 step, drop-in + fused losses", [[]]) for dtype in _DTYPES]
+    for dtype in _DTYPES:
+        lines += _networks(suites, "trained", dtype)
+    lines += _networks(suites, "small", "fp32")
+    fused = lambda r: r["op"] in LAYERS and r["mode"] == "fwd+bwd" and r["dtype"] in _DTYPES
+    device, rows = newest(suites, "cpu", fused)
+    of = [[row for row in rows if row["dtype"] == dtype] for dtype in _DTYPES]
+    lines.append(_line(device or "CPU", " / ".join(_DTYPES), f"{len(of[0])} fused layers, forward + backward", of))
     lines.append(_step(suites, "cuda", "bf16") or f"| GPU | | not measured yet | {UNKNOWN} | {UNKNOWN} |")
     whole = lambda r: r["op"] == "accelerate" and "size" in r and ratio(r) is not None
     cpus = newest_of_each([results for results in suites if results["kind"] == "cpu"], whole)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import family_table, tables
+from benchmarks import family_table, first_speedup, tables
 from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
@@ -45,6 +45,7 @@ class Kept(NamedTuple):
 _KINDS = {
     "suite": {"schema"},
     "demo": {"assessment", "images_per_second"},
+    "first speedup": {"rows", "width", "bf16_units"},
     "loop": {"rows", "width", "batch"},
     "prove": {"ring8", "grid25", "line"},
     "heap": {"cases", "found", "counts"},
@@ -59,7 +60,7 @@ def kept(folder: Path) -> list[Kept]:
         kind = next((kind for kind, keys in _KINDS.items() if isinstance(content, dict) and keys <= content.keys()), "")
         drawn = sorted(picture.name for picture in folder.glob(f"{path.stem}-*.png"))
         found.append(Kept(path.name, read(path) if kind == "suite" else content, kind, drawn))
-    return sorted(found, key=lambda one: one.date, reverse=True)
+    return sorted(found, key=lambda one: (one.date, one.name), reverse=True)
 
 
 def _all(found: list[Kept], kind: str) -> list[Kept]:
@@ -190,12 +191,23 @@ def _heap(one: Kept) -> str:
     )
 
 
+def _first_speedup(found: list[Kept]) -> str:
+    """Each device's newest."""
+    parts: dict[str, str] = {}
+    for one in _all(found, "first speedup"):
+        c = one.content
+        about = f"DCGAN-64, width {c['width']}, batch {c['batch']}, {c['device']}, commit {c['commit'][:12]}, {one.date}: {one.link}."
+        parts.setdefault(c["device"], f"{about}\n\n{first_speedup.table(c)}")
+    return "\n\n".join(parts.values()) or NOTHING
+
+
 def _gains(found: list[Kept]) -> str:
     there = _all(found, "suite")
     return gains([one.content for one in there]) if there else NOTHING
 
 
 PAGES: dict[str, dict[str, Callable[[list[Kept]], str]]] = {
+    "docs/first-speedup.md": {"first-speedup": _first_speedup},
     "README.md": {"gains": _gains},
     "docs/benchmarks.md": {
         "families": _families,

@@ -158,7 +158,8 @@ def include_violations(csrc: Path) -> list[str]:
     found = []
     for path in sorted([*csrc.rglob("*.h"), *csrc.rglob("*.cpp"), *csrc.rglob("*.cu")]):
         for name in re.findall(r'^\s*#include "([^"]+)"', path.read_text(), re.M):
-            if "/" in name and not (name.startswith("../common/") and path.parent.name != "common"):
+            common = "common/" if path.parent == csrc else "../common/"
+            if "/" in name and not (name.startswith(common) and path.parent.name != "common"):
                 found.append(f"{path.relative_to(csrc)} includes {name}")
     return found
 

@@ -42,7 +42,7 @@ def signature(value: object) -> str:
         return "(...)"
     text = re.sub(r"<(function|object|class)[^<>]*>", "...", text)
     text = re.sub(r"\b(?:collections\.abc|torch\.nn\.modules\.module|typing|pathlib|torch)\.(?=[A-Z])", "", text)
-    return text.replace("'", "")
+    return re.sub(r"(?<=: |> )'([^']*)'", r"\1", text)  # annotations that are written as strings
 
 
 def entry(module: str, name: str) -> list[str]:

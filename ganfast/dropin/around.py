@@ -1,7 +1,6 @@
 """What goes round dynamo, what must see the graphs that run, and what must not happen while a CUDA graph is recorded."""
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 
@@ -51,16 +50,13 @@ def ops_as_they_are() -> Iterator[None]:
             known.remove(id(op))
 
 
-@functools.cache
 def leave_backwards() -> None:
     """Tells dynamo to leave the backwards of ganfast's ops, and all that they call, as they are. A gradient that is taken inside a compiled
     function would make a graph of them, and what is traced builds no graph for a second derivative."""
     from torch._C._dynamo.eval_frame import set_code_exec_strategy
     from torch._dynamo.types import FrameAction, FrameExecStrategy
 
-    from ganfast import functional  # noqa: F401  imports them all
-
-    for function in torch.autograd.Function.__subclasses__():
+    for function in torch.autograd.Function.__subclasses__():  # those that are imported by now
         if function.__module__.startswith("ganfast."):
             set_code_exec_strategy(function.backward.__code__, FrameExecStrategy(FrameAction.SKIP, FrameAction.SKIP))
 

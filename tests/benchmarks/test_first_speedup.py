@@ -46,7 +46,10 @@ def test_the_page_shows_the_first_and_the_last_script():
 
 
 def test_the_table_says_what_each_edit_gains_and_what_was_left_out():
-    rows = [{"edit": name, "seconds": seconds} for name, seconds in (("plain PyTorch", 0.4), ("channels_last", 0.2), ("accelerate", 0.1))]
+    rows = [
+        {"edit": name, "seconds": seconds, "first_seconds": 1.25}
+        for name, seconds in (("plain PyTorch", 0.4), ("channels_last", 0.2), ("accelerate", 0.1))
+    ]
     lines = module.table({"rows": rows, "bf16_units": False}).splitlines()
-    assert "| channels_last | 200 | 2.00x | 2.00x |" in lines and "| accelerate | 100 | 2.00x | 4.00x |" in lines
+    assert "| channels_last | 200 | 2.00x | 2.00x | 1.2 |" in lines and "| accelerate | 100 | 2.00x | 4.00x | 1.2 |" in lines
     assert "no units for bfloat16" in lines[3] and "autocast" not in module.table({"rows": rows, "bf16_units": True})

@@ -79,7 +79,7 @@ def fill(checkout):
 def test_every_block_is_filled_from_its_file(checkout):
     fill(checkout)
     gains = block(checkout, "gains", "README.md")
-    assert "| Stub 9000 | fp32 | 1 fused layers, forward and backward | 2.00x | not measured |" in gains
+    assert "| Stub 9000 | fp32 / bf16 | 1 fused layers, forward + backward | 2.00x / not measured | not measured |" in gains
     families = block(checkout, "families")
     assert "| trained | train | fp32 | 1 | 2.00x | 0 of 1 | 3.00x | 1 / 0 | 1.5 |  |" in families
     assert "| vae | 4 | 2.00x |  |  |  |" in families and "| vae | 4 |  |  |  | 0.50x, below |" in families

@@ -47,7 +47,7 @@ def test_rows_and_the_model_as_it_was():
     for words in ("eager in float64", "0 1 2", "conv_transpose_act + batch_norm_act", "ratio", "peak memory"):
         assert words in text
     assert len(found.mixed) == 2
-    assert "would add" in text
+    assert "ganfast.accelerate" in text.splitlines()[-1]
 
 
 class Clock:
@@ -72,19 +72,24 @@ def _row(eager: float, fast: float, mode: str = "train: forward + backward") -> 
 @pytest.mark.parametrize(
     ("plain", "mixed", "said"),
     [
-        ((1.0, 0.8), None, "what to do: ganfast.accelerate(model): train 1.25x as fast as eager is now"),
-        ((1.0, 1.0), None, "what to do: nothing: neither ganfast nor bfloat16 makes this model faster on this machine (train 1.00x)"),
-        ((1.0, 0.8), (0.5, 0.4), "channels_last), and so the images + ganfast.accelerate(model): train 2.50x as fast as eager is now"),
-        ((1.0, 0.8), (0.5, 0.5), "and so the images: train 2.00x as fast as eager is now; ganfast adds nothing to that here"),
-        ((1.0, 0.8), (3.0, 2.0), "what to do: ganfast.accelerate(model): train 1.25x as fast as eager is now"),
-        ((1.0, 1.2), (3.0, 2.0), "what to do: nothing:"),
+        ((1.0, 0.8), None, "train: forward + backward: ganfast.accelerate, 1.25x as fast as now;"),
+        ((1.0, 1.0), None, "train: forward + backward: leave it as it is, 1.00x as fast as now (ganfast.accelerate 1.00x)"),
+        ((1.0, 0.8), (0.5, 0.4), "channels_last + ganfast.accelerate, 2.50x as fast as now (ganfast.accelerate 1.25x, bfloat16 "),
+        ((1.0, 0.8), (0.5, 0.5), "train: forward + backward: bfloat16 autocast + channels_last, 2.00x as fast as now ("),
+        ((1.0, 0.8), (0.5, 0.49), "train: forward + backward: bfloat16 autocast + channels_last, 2.00x as fast as now ("),
+        ((1.0, 0.8), (3.0, 2.0), "train: forward + backward: ganfast.accelerate, 1.25x as fast as now ("),
+        ((1.0, 1.2), (3.0, 2.0), "leave it as it is, 1.00x as fast as now ("),
     ],
 )
 def test_the_last_line_says_what_to_do(plain, mixed, said):
     found = module.Comparison("", "")
-    found.like_for_like = [_row(*plain)]
+    found.like_for_like = [_row(*plain), _row(3.0, 1.0, "eval: forward")]
     found.mixed = [] if mixed is None else [_row(*mixed)]
-    assert said in str(found).splitlines()[-1]
+    last = str(found).splitlines()[-1]
+    assert last.startswith("what to do: train: ") and said in last and "eval: forward: ganfast.accelerate, 3.00x" in last
+    assert "noisy" not in last
+    found.like_for_like[0] = found.like_for_like[0]._replace(spread=0.9)
+    assert "noisy, measure longer" in found.advice()
 
 
 def test_without_units_for_bfloat16_its_rows_are_left_out_with_a_word(monkeypatch):
@@ -95,7 +100,7 @@ def test_without_units_for_bfloat16_its_rows_are_left_out_with_a_word(monkeypatc
     assert any("no units for bfloat16" in note for note in found.notes)
 
 
-BOTH = "up: eval: forward, bfloat16 + channels_last and eval: forward, like for like;"
+BOTH = "up: eval: forward, bfloat16 autocast + channels_last and eval: forward, like for like;"
 ALL = [("train", "bf16"), ("train", "as it is"), ("eval", "bf16"), ("eval", "as it is")]
 
 
@@ -105,7 +110,7 @@ def test_the_useful_rows_come_first_and_a_missing_one_is_named_with_the_seconds_
     clock = Clock(monkeypatch, {("train", True): 2 * cost, ("train", False): 3 * cost, ("eval", True): cost, ("eval", False): cost})
     found = ganfast.compare(model(), torch.randn(2, 4, 6, 6), seconds=30)
     assert clock.measured == ALL[: len(clock.measured)] and len(clock.measured) >= 2
-    assert "would add: train" in str(found) and found.layers is not None
+    assert "bfloat16 autocast + channels_last 1.00x" in found.advice() and found.layers is not None
     assert (len(clock.measured) < 4) == bool(names) == ("not measured, as the 30 s are up" in str(found))
     if names:
         assert names in str(found)
@@ -116,7 +121,7 @@ def test_the_useful_rows_come_first_and_a_missing_one_is_named_with_the_seconds_
 
 def test_no_row_in_bfloat16_for_a_model_that_is_no_float32_one():
     found = ganfast.compare(model().double(), torch.randn(2, 4, 6, 6).double(), seconds=0.2)
-    assert not found.mixed and "bfloat16 + channels_last not measured: the model is no float32 one" in str(found)
+    assert not found.mixed and "bfloat16 autocast + channels_last not measured: the model is no float32 one" in str(found)
 
 
 def test_an_error_shows(monkeypatch):

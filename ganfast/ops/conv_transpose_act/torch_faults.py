@@ -92,14 +92,18 @@ def _is_wrong(dtype: torch.dtype) -> bool:
     return False
 
 
-@functools.cache
 def lacks_kernels(dtype: torch.dtype) -> bool:
-    """Whether oneDNN has no convolutions of this 16-bit dtype on this processor: those that torch then runs take up to fifty times as long
-    as float32's (AVX2 alone), and the transposed ones round at every tap."""
+    """Whether oneDNN has no convolutions of this 16-bit dtype on this processor, or is switched off: those that torch then runs take up to
+    fifty times as long as float32's (AVX2 alone), and the transposed ones round at every tap."""
+    return not (torch._C._get_mkldnn_enabled() and _has_kernels(dtype))
+
+
+@functools.cache
+def _has_kernels(dtype: torch.dtype) -> bool:
     if not torch.backends.mkldnn.is_available():
-        return True
+        return False
     known = {torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported, torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported}
-    return not known[dtype]()
+    return known[dtype]()
 
 
 def in_float32(x: Tensor, fault: bool) -> bool:
