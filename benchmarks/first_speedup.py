@@ -28,7 +28,8 @@ class Edit(NamedTuple):
     changes: tuple[tuple[str, str], ...]
 
 
-_AUTOCAST = "    with torch.autocast(device, torch.bfloat16):\n"
+_UNITS = "  # leave out on a CPU without AVX512-BF16 or AMX"
+_AUTOCAST = f"    with torch.autocast(device, torch.bfloat16):{_UNITS}\n"
 _FORWARD = """    fake = generator(torch.randn(len(real), 100, 1, 1, device=device))
     loss_d = loss(discriminator(real)) + loss(-discriminator(fake.detach()))
 """

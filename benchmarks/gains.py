@@ -109,4 +109,8 @@ def gains(suites: list[dict]) -> str:
         slow, device = min(rows, key=lambda one: ratio(one[0]))
         what = f"slowest of {len(rows)} rows: {slow['case']}, {slow['mode']}"
         lines.append(_line(device, slow["dtype"], what, [[slow]]))
-    return "\n".join([*_HEAD, *lines, "", _TAIL])
+    rows = fullest(suites, "cpu", lambda r: r["op"] == "accelerate" and r.get("size") == "trained" and r["dtype"] == "fp32")[1]
+    values = known([row for row in rows if row["mode"] == "train"], ratio)
+    gain, lose = sum(v >= 1.05 for v in values), sum(v < 0.97 for v in values)
+    said = f" Of {len(values)} networks training in fp32, {gain} gain 5 % or more and {lose} lose more than 3 %." if values else ""
+    return "\n".join([*_HEAD, *lines, "", _TAIL + said])

@@ -77,7 +77,12 @@ def _made(target: str):
         spec.loader.exec_module(module)
     else:
         sys.path.insert(0, "")
-        module = importlib.import_module(where)
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{where}.".startswith(f"{error.name}."):  # one that the user's own file imports
+                raise
+            _checks.fail("compare", f"python finds no module {where} from this folder", f"A file is named with its path: {where}.py:{name}")
     if not hasattr(module, name):
         _checks.nearest("compare", f"a name in {where}", name, [n for n in dir(module) if not n.startswith("_")])
     made = getattr(module, name)
@@ -86,9 +91,12 @@ def _made(target: str):
     if not callable(made):
         _checks.fail("compare", f"{target} is a {type(made).__name__}, wants a model, or what makes one without arguments")
     try:
-        return made()
+        model = made()
     except Exception as error:  # the user's own code
         _checks.fail("compare", f"{target}() failed: {type(error).__name__}: {error}")
+    if not isinstance(model, nn.Module):
+        _checks.fail("compare", f"{target}() gave a {type(model).__name__}, wants a torch.nn.Module")
+    return model
 
 
 def compare(args: list[str]) -> None:
@@ -101,7 +109,7 @@ def compare(args: list[str]) -> None:
     parser.add_argument(
         "--shape", action="append", required=True, help="sizes of an input, drawn from a normal distribution; once per input"
     )
-    parser.add_argument("--device", default=None, help="cpu or cuda; default: cuda where there is one")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default=None, help="default: cuda where there is one")
     how_long = "about how long to measure; a report that lacks a row says how many it wants"
     parser.add_argument("--seconds", type=float, default=12.0, help=how_long)
     parser.add_argument("--recompute", action="store_true", help="as accelerate(model, recompute=True)")
@@ -111,6 +119,8 @@ def compare(args: list[str]) -> None:
 
     import ganfast
 
+    if wanted.device == "cuda" and not torch.cuda.is_available():
+        _checks.fail("compare", "device is cuda, and torch sees no CUDA device", "`ganfast doctor` says what is here")
     device = wanted.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = _made(wanted.model)
     inputs = [torch.randn(shape, device=device) for shape in shapes]
@@ -182,7 +192,7 @@ def main(args: list[str] | None = None) -> None:
             _checks.nearest("ganfast", "command", args[0], COMMANDS)
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
-        _stop(f"ganfast: {stop or 'stopped before there was anything to save'}", 130)
+        _stop(f"ganfast: {str(stop) or 'stopped at once; what was saved before stays, and ganfast train --resume goes on from it'}", 130)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if sys.flags.dev_mode:
             raise

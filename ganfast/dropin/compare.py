@@ -184,6 +184,8 @@ def compare(model: nn.Module, *inputs, seconds: float = 12.0, recompute: bool = 
         RuntimeError with the model's own words where it refuses the inputs.
     """
     check_model(_OP, model)
+    if not isinstance(model, nn.Module):
+        _checks.fail(_OP, f"model is a {type(model).__name__}, wants a torch.nn.Module", "Call what makes one", TypeError)
     if not 0 < seconds < math.inf:
         _checks.fail(_OP, f"seconds is {seconds}, wants a positive number")
     began = time.perf_counter()

@@ -175,6 +175,7 @@ def test_an_accelerated_model_is_compared_with_its_plain_self():
     ("call", "error", "words"),
     [
         (lambda: ganfast.compare(nn.Conv2d, torch.ones(1)), TypeError, "wants a torch.nn.Module"),
+        (lambda: ganfast.compare(model, torch.ones(1)), TypeError, "is a function, wants a torch.nn.Module. Call what makes one"),
         (lambda: ganfast.compare(model()), ValueError, "no inputs"),
         (lambda: ganfast.compare(model(), torch.ones(1, 4, 8, 8), seconds=0), ValueError, "seconds is 0, wants a positive number"),
         (lambda: ganfast.compare(model(), torch.ones(1, 3, 8, 8)), RuntimeError, "refuses these inputs: RuntimeError: Given transposed"),
@@ -200,6 +201,9 @@ made = Net()
 
 def fails():
     raise KeyError("no weights here")
+
+def nothing():
+    pass
 """
 
 
@@ -230,6 +234,8 @@ def test_the_command(target, own_file, capsys):
         (["my_networks.py:Net", "--shape", "2,x"], "wants sizes"),
         (["my_networks.py:broken", "--shape", "2"], "is a int"),
         (["my_networks.py:fails", "--shape", "2"], "KeyError: 'no weights here'"),
+        (["my_networks.py:nothing", "--shape", "2"], "my_networks.py:nothing() gave a NoneType, wants a torch.nn.Module"),
+        (["my_nets:Net", "--shape", "2"], "python finds no module my_nets from this folder. A file is named with its path: my_nets.py:Net"),
         (["my_networks.py:Net", "--shape", "2,3,6,6"], "refuses these inputs"),
         (["my_networks.py:Net", "--shape", "2,4,6,6", "--seconds", "-1"], "seconds is -1.0"),
     ],

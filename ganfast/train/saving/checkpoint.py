@@ -202,7 +202,8 @@ class RunFolder:
         held = sorted(file.name for pattern in ("checkpoint*.pt", BEST) for file in path.glob(pattern) if file != begun)
         if held and not resume:
             self.close()
-            raise ValueError(f"train: run_dir {path} already holds a run ({', '.join(held)}); resume it, or choose another folder.")
+            names = ", ".join(held)
+            raise ValueError(f"train: run_dir {path} already holds a run ({names}); resume it (--resume), or take another --run-dir.")
         if not held and not resume and ((path / LOG).exists() or (path / CONFIG).exists()):
             tell(f"the run in {path} ended before its first checkpoint; it begins again")
 

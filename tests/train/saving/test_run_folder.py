@@ -67,7 +67,7 @@ def test_a_folder_that_takes_no_files(tmp_path, monkeypatch, how):
 def test_an_earlier_run_is_not_overwritten(run):
     before = contents(run)
     with pytest.raises(
-        ValueError, match=r"already holds a run \(checkpoint-0000002.pt, .*0000004.pt\); resume it, or choose another"
+        ValueError, match=r"already holds a run \(checkpoint-0000002.pt, .*0000004.pt\); resume it \(--resume\), or take another"
     ) as caught:
         RunFolder(run, resume=False, keep=1)
     assert contents(run).keys() == before.keys() and rows(run)
