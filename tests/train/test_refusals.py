@@ -157,3 +157,10 @@ def test_a_run_goes_on_with_what_it_had(tmp_path, change, words):
     how = {"data": points(), "config": None} | change
     with pytest.raises(ValueError, match=words):
         Trainer.load(tmp_path, *nets(), how.pop("data"), how.pop("config"), **how)
+
+
+def test_a_conditional_run_that_is_loaded_without_its_condition_names_it(tmp_path):
+    data, networks = (points(), torch.arange(40) % 4), lambda: (Net(4, 2), Net(3, 1))
+    fitted(*networks(), data, config(run_dir=str(tmp_path)), condition=torch.randn(4, 1))
+    with pytest.raises(ValueError, match=r"The run had condition=.*Trainer.load takes again"):
+        Trainer.load(tmp_path, *networks(), data)

@@ -131,7 +131,8 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
-                raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.")
+                own = "" if saved is not None else " Networks of one's own go on by ganfast.Trainer.load, in Python."
+                raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.{own}")
     else:
         keep = recipe.keep_checkpoints  # refused before data are decoded
         world.first(lambda: checkpoint.RunFolder(folder, resume=False, keep=keep).close())

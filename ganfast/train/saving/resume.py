@@ -93,7 +93,8 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
     with whole(path, "run"):
         if state["classes"] != trainer.classes:
             held = state["classes"]
-            raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.")
+            hint = "" if trainer.classes else " The run had condition=..., which Trainer.load takes again."
+            raise ValueError(f"train: data got the classes {trainer.classes}, {path} has {held}; a resumed run keeps its classes.{hint}")
         held = state["look"]
         for name, value in _look(trainer).items():
             if held[name] != value:
