@@ -36,14 +36,14 @@ $(VENV)/.ready: $(SOURCES) ganfast/__init__.py
 
 # KINDS="x86-64-v3" makes a part of them. Each is compiled for named processors, not for this machine; docs/build.md says which is for whom.
 KINDS ?= x86-64-v3 x86-64-v4 python
-wheel: venv  ## wheels into dist/: Python alone; CPU kernels for x86-64-v3, for x86-64-v4, 4 to 5 minutes each on 2 cores
+wheel: venv  ## wheels into dist/: Python alone; kernels for x86-64-v3 and v4, 4 to 5 minutes each on 2 cores
 	$(RUN) tools/make_wheels.py --out dist $(KINDS)
 
 demo: venv  ## ganfast against eager on DCGAN-64, then a GAN trained on digits: 2 to 4 minutes after the install
 	$(RUN) -m ganfast.demo --out runs/demo
 
 # A process a core, each with one thread; then one by one what measures time or wants the whole machine.
-test: venv  ## every test that needs no GPU: about 10 minutes on 2 cores
+test: venv  ## every test that needs no GPU: 10 minutes on 2 cores, 25 on slow ones
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)

@@ -160,7 +160,7 @@ def closed(model: object) -> str:
         return "it is scripted, so its code is torch.jit's: accelerate it before torch.jit.script"
     compiled = getattr(sys.modules.get("torch._dynamo"), "OptimizedModule", ())  # not imported: no model can be one
     if isinstance(model, compiled):
-        return "torch.compile has it: ganfast's groups run only with backend='ganfast', and only ganfast.accelerate(module) keeps a report"
+        return "torch.compile has it: with backend='ganfast' ganfast's groups run, but only ganfast.accelerate(module) keeps a report"
     return ""
 
 

@@ -33,7 +33,7 @@ def bench(monkeypatch):
 def _rows():
     """Each network in one of the modes and one of the dtypes, in turn; `make prove` has the others."""
     found = []
-    for place, name in enumerate(["pix2pix-unet", "vae", "hifigan-v3-g", "gan3d-g", "stackgan-stage1-g"]):
+    for place, name in enumerate(["pix2pix-unet", "hifigan-v3-g", "vae", "gan3d-g", "stackgan-stage1-g"]):
         for mode, dtype in itertools.product((TRAIN, INFERENCE), ("fp32", "bf16")):
             taken = mode == (TRAIN, INFERENCE)[place % 2] and dtype == ("fp32", "bf16")[place // 2 % 2]
             found.append(pytest.param(name, mode, dtype, marks=[] if taken else [pytest.mark.prove]))
