@@ -168,12 +168,12 @@ def barrier_lines() -> list:
 
 @pytest.mark.parametrize(("op", "where", "case"), barrier_lines())
 def test_every_barrier_is_missed(programs, op, where, case):
+    """By a reported race, by what an index or a value that was read too early does, or by a wrong result."""
     for _ in range(4):  # on a busy machine threads may run one after the other, and then there is no race to see
         code, text = run(programs(op, "thread"), "--only", case, "--drop-barrier", where)
         if code:
             break
-    assert code == 66, text[-4000:]
-    assert "data race" in text or "SEGV" in text  # an index read too early may lead outside before the race is reported
+    assert (code == 66 and ("data race" in text or "SEGV" in text)) or (code == 1 and ", want " in text), text[-4000:]
 
 
 @pytest.mark.parametrize(
