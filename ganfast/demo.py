@@ -17,7 +17,8 @@ from ganfast.models import DCGANGenerator
 from ganfast.train import Trainer
 from ganfast.train.command_line import recipes
 from ganfast.train.command_line.recipes import Recipe
-from ganfast.train.data.folders import digits, to_float
+from ganfast.train.data.folders import digits
+from ganfast.train.parts import to_float
 from ganfast.train.precision import Precision
 from ganfast.train.saving import checkpoint
 from ganfast.train.watch import curves, grids, metrics

@@ -19,7 +19,7 @@ SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes ar
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
 ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}
 # Room of train/ -> the rooms it may import. A file of train/ itself belongs to the loop, or to what all rooms share.
-SHARED = {"config", "precision", "randomness", "sampling", "thresholds"}
+SHARED = {"config", "parts", "precision", "randomness", "sampling", "thresholds", "trees"}
 ROOMS = {
     "shared": set(),
     "data": {"shared"},

@@ -4,37 +4,59 @@ import torch
 from torch import Tensor
 
 import ganfast.functional as GF
+from ganfast.train import parts, trees
 from ganfast.train.data.order import Order
 
 KEPT = 100  # reals that are looked at again and again
 
 
 class Source:
-    """Reals for training. On the host `next()` moves on and gives what `open` wants, tensors on the device; `open(handle, draws)` makes
-    (real float32, second or None) of it on the device alone, so that it can be part of a CUDA graph.
+    """Samples for training. On the host `next()` moves on and gives what `open` wants, tensors on the device; `open(handle, draws)` makes
+    (real float32, told) of it on the device alone, so that it can be part of a CUDA graph.
 
-    length: of the data, None where it is not known; classes: names of the labels, [] where nothing tells them; broken: what was left out,
-    and why.
+    real: the samples that are imitated; told: what conditions are made from, None beside a lone tensor, the second of a pair, of other
+    items the whole tree. form: an item's structure, None before the first was read; key: which part is `real`; labels: which part of
+    `told` holds labels. length: of the data, None where it is not known; classes: names of the labels, [] where nothing tells them;
+    broken: what was left out, and why.
     """
 
     length: int | None
 
     def __init__(
-        self, device: torch.device, rows: int, flip: bool = False, channels_last: bool = False, backend: str | None = None
+        self,
+        device: torch.device,
+        rows: int,
+        *,
+        form: trees.Structure | None = None,
+        key: parts.Key = None,
+        labels: parts.Key = None,
+        flip: bool = False,
+        channels_last: bool = False,
+        backend: str | None = None,
     ) -> None:
+        self.form, self.key, self.labels = form, key, labels
         self.device, self.rows, self.flip, self.channels_last, self.backend = device, rows, flip, channels_last, backend
         self.classes: list[str] = []
         self.broken: list[str] = []
-        self._reals: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._reals: dict[int, tuple[Tensor, object]] = {}
 
     def next(self) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
-    def open(self, handle: tuple[Tensor, ...], draws) -> tuple[Tensor, Tensor | None]:
-        """`draws.uniform(rows)` decides which images are mirrored; a second item that is an image is mirrored with the first."""
+    def open(self, handle: tuple[Tensor, ...], draws) -> tuple[Tensor, object]:
+        """`draws.uniform(rows)` decides which images are mirrored, all of an item alike."""
         raise NotImplementedError
 
-    def reals(self, n: int) -> tuple[Tensor, Tensor | None]:
+    def item(self, leaves: list[Tensor]) -> tuple[Tensor, object]:
+        """(real, told) of an item's leaves."""
+        return leaves[parts.place(self.form, self.key)], parts.told(trees.rebuilt(self.form, leaves))
+
+    def labels_of(self, told: object) -> Tensor | None:
+        """The labels [N] int64 in what is told, where it is them or the key `labels` leads to them."""
+        found = told if self.labels is None or isinstance(told, Tensor) else parts.part(told, self.labels, "condition")
+        return found if isinstance(found, Tensor) and found.dim() == 1 and found.dtype == torch.int64 else None
+
+    def reals(self, n: int) -> tuple[Tensor, object]:
         """The first n (or all there are) of a fixed shuffle, not mirrored; the position stays. Few are kept, for what looks at them
         again and again."""
         if n > KEPT:
@@ -43,7 +65,7 @@ class Source:
             self._reals[n] = self.first_reals(n)
         return self._reals[n]
 
-    def first_reals(self, n: int) -> tuple[Tensor, Tensor | None]:
+    def first_reals(self, n: int) -> tuple[Tensor, object]:
         """What `reals` gives, read anew each time."""
         raise NotImplementedError
 
@@ -59,10 +81,8 @@ class Source:
     def mirrored(self, draws) -> Tensor | None:
         return draws.uniform(self.rows) < 0.5 if self.flip else None
 
-    def drawn(self, x: Tensor | None, index: Tensor, mirrored: Tensor | None) -> Tensor | None:
+    def drawn(self, x: Tensor, index: Tensor, mirrored: Tensor | None) -> Tensor:
         """x[index] as the networks want it: bytes as floats in [-1, 1], images mirrored and in the layout, all else as it is."""
-        if x is None:
-            return None
         if x.dtype == torch.uint8:
             return GF.gather_images(x, index, flip=mirrored, channels_last=self.channels_last, backend=self.backend)
         y = x.index_select(0, index)
@@ -74,21 +94,21 @@ class Source:
 class InMemory(Source):
     """Tensors on the device, uint8 as they are; `next` gives (index,) [rows] int64, without replacement within an epoch."""
 
-    def __init__(self, first: Tensor, second: Tensor | None, order: Order, device: torch.device, **how) -> None:
+    def __init__(self, leaves: list[Tensor], order: Order, device: torch.device, **how) -> None:
         super().__init__(device, order.rows, **how)
-        self.first, self.second = first.to(device), None if second is None else second.to(device)
-        self.length, self.order = len(first), order
+        self.leaves = [leaf.to(device) for leaf in leaves]
+        self.length, self.order = order.length, order
 
     def next(self) -> tuple[Tensor]:
         return (self.order.next(),)
 
     def open(self, handle, draws):
         (index,), mirrored = handle, self.mirrored(draws)
-        return self.drawn(self.first, index, mirrored), self.drawn(self.second, index, mirrored)
+        return self.item([self.drawn(leaf, index, mirrored) for leaf in self.leaves])
 
     def first_reals(self, n):
         index = self.order.fixed(n).to(self.device)
-        return self.drawn(self.first, index, None), self.drawn(self.second, index, None)
+        return self.item([self.drawn(leaf, index, None) for leaf in self.leaves])
 
     def state_dict(self):
         return self.order.state_dict()

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast import _checks
+from ganfast.train import trees
 from ganfast.train.data.decode import SUFFIXES, Files, endings, holds_image
 from ganfast.train.data.workers import Entry, Items, Looked, gigabytes, into_memory, room, timed
 
@@ -23,16 +24,6 @@ class ImageData:
     labels: Tensor
     classes: list[str]
     broken: list[str] = field(default_factory=list)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1], the range of the generator's tanh."""
-    return images.float().div_(127.5).sub_(1)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] -> uint8, rounded to the nearest; the inverse of `to_float`."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def digits(image_size: int = 32) -> ImageData:
@@ -68,13 +59,13 @@ def folder(
             f"data: {str(root)!r} holds images both in sub-folders (classes) and beside them ({loose}), wants one or the other."
         )
     all_items = Items(Files([root.joinpath(*parts) for parts in found], image_size, channels), skip=Exception)  # Pillow raises anything
-    looked = Looked(Entry(torch.empty(channels, image_size, image_size, dtype=torch.uint8), None), timed(all_items)[1])
+    looked = Looked(Entry(trees.LEAF, (torch.empty(channels, image_size, image_size, dtype=torch.uint8),)), timed(all_items)[1])
     if (size := looked.bytes(len(found))) > room(memory):
         raise ValueError(
             f"data: the {len(found)} images of {str(root)!r} take {gigabytes(size)} decoded to {channels}x{image_size}x{image_size}, and "
             f"there is room for {gigabytes(room(memory))}; wants a smaller image_size, fewer images, or a torch Dataset."
         )
-    images, _, kept, unread = into_memory(all_items, looked, workers)
+    (images,), kept, unread = into_memory(all_items, looked, workers)
     broken += unread
     if not kept:
         there = ", ".join(f"{count} {ending or 'without an ending'}" for ending, count in others.most_common(5)) or "none at all"

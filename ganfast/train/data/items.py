@@ -4,11 +4,14 @@ import contextlib
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 import torch
 from torch import Tensor
+
+from ganfast.train import parts as parts_of
+from ganfast.train import trees
 
 _FEW, _SPARSE = 1000, 10  # labels from so many on, and so many times as many as occur, are no numbers of classes
 _LOOKED_AT = 1000  # entries
@@ -68,18 +71,26 @@ def users_code(where: Callable[[Exception], str]) -> Iterator[None]:
         raise failed(where(error), error) from error
 
 
-def parts(item: object, where: str) -> tuple[object, object | None]:
-    """(first, second or None) of what a Dataset or DataLoader gives.
+def opened(item: object, where: str) -> tuple[trees.Structure, list]:
+    """Structure and leaves of what a Dataset or DataLoader gives; a tuple of one counts as what it holds.
 
-    Raises: ValueError for a dict, or another number of things.
+    Raises: ValueError where there is nothing in it.
     """
-    if isinstance(item, dict):
-        refuse(f"{where} is a dict with {', '.join(map(repr, item))}, wants an image or (image, second); a Dataset around it can choose.")
-    if not isinstance(item, (tuple, list)):
-        return item, None
-    if len(item) not in (1, 2):
-        refuse(f"{where} has {len(item)} parts, wants an image or (image, second).")
-    return item[0], item[1] if len(item) == 2 else None
+    while isinstance(item, (tuple, list)) and len(item) == 1:
+        (item,) = item
+    form, found = trees.structure(item), trees.leaves(item)
+    if not found:
+        refuse(f"{where} is an empty {type(item).__name__}, wants an image, a tuple or a dict.")
+    return form, found
+
+
+def all_checked(
+    parts: Sequence[Tensor], form: trees.Structure, real: parts_of.Key, flip: bool, image_size: int | None, *named: str
+) -> list[Tensor]:
+    """The samples' leaf, checked by `reals`, and all others by `seconds`; `named` is for trees.names."""
+    place, names = parts_of.place(form, real), trees.names(form, *named)
+    samples = reals(parts[place], names[place], flip, image_size)
+    return [samples if at == place else seconds(y, len(samples), name) for at, (y, name) in enumerate(zip(parts, names, strict=True))]
 
 
 def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_size: int | None = None) -> Tensor:
@@ -149,13 +160,14 @@ def warn(message: str) -> None:
 
 
 def seconds(y: Tensor, length: int | None, name: str = "the second item") -> Tensor:
-    """Labels [N] int64, vectors [N, ...] float32, or images [N, C, H, W] uint8, checked.
+    """Labels [N] int64, tokens [N, L, ...] int64, vectors [N, ...] float32, images [N, C, H, W] uint8, masks [N, ...] bool, checked.
 
-    Raises: ValueError for another length, for labels that are floats or below 0, for other integers.
+    Raises: ValueError for another length, for labels that are floats or below 0, for bytes that are no images.
     """
     shape = tuple(y.shape)
     if y.dim() == 0 or (length is not None and shape[0] != length):
-        refuse(f"{name} has shape {shape}, the first has {length} entries; wants one for each.")
+        own = "" if y.dim() == 0 else " Data that do not belong together: ganfast.train.data.unpaired(a=..., b=...)."
+        refuse(f"{name} has shape {shape}, there are {length} samples; wants one for each.{own}")
     y = y.detach()
     if y.dim() == 1:
         if y.is_floating_point():
@@ -168,10 +180,18 @@ def seconds(y: Tensor, length: int | None, name: str = "the second item") -> Ten
         return y
     if y.dtype == torch.uint8 and y.dim() == 4:
         return y.contiguous()
-    if not y.is_floating_point():
-        cause = "labels have one dimension: y[:, 0]" if shape[1:] == (1,) else "vectors are floats: y.float()"
-        refuse(f"{name} has dtype {y.dtype} and shape {shape}; {cause}.")
-    return y.float()
+    if y.dtype == torch.bool:
+        return y.contiguous()
+    if y.is_floating_point():
+        return y.float()
+    if y.dtype in (torch.int64, torch.int32) and shape[1:] != (1,) and not _one_hot(y):
+        return y.long().contiguous()
+    cause = "labels have one dimension: y[:, 0]" if shape[1:] == (1,) else "vectors are floats: y.float(); tokens: y.long()"
+    refuse(f"{name} has dtype {y.dtype} and shape {shape}; {cause}.")
+
+
+def _one_hot(y: Tensor) -> bool:
+    return y.dim() == 2 and bool((y >= 0).all() and (y.sum(1) == 1).all())
 
 
 def named(labels: Tensor | None, names: list[str] | None) -> list[str]:

@@ -101,19 +101,20 @@ class FromLoader(Streamed):
             self.close()
             raise
 
-    def full_batch(self) -> tuple[Tensor, Tensor | None]:
+    def full_batch(self) -> list[Tensor]:
         while True:
             if (got := self.got()) is None:
                 if not self._full:
                     items.refuse(f"the DataLoader gave no batch of {self.rows} in a whole epoch; shorter ones are dropped.")
                 self.epoch, self.taken, self._batches, self._full = self.epoch + 1, 0, None, False
                 continue
-            first, second = self.checked(got)
-            if len(first) > self.rows:
-                items.refuse(f"a batch of the DataLoader has {len(first)} entries, wants batch_size / processes = {self.rows}.")
-            if len(first) == self.rows:
+            leaves = self.checked(got)
+            count = len(leaves[0])
+            if count > self.rows:
+                items.refuse(f"a batch of the DataLoader has {count} entries, wants batch_size / processes = {self.rows}.")
+            if count == self.rows:
                 self._full = True
-                return first, second
+                return leaves
 
     def first_reals(self, n):
         loader, kept = self.loader, [(g, g.get_state()) for g in self.generators()]
@@ -159,10 +160,10 @@ class _Collate:
     def __init__(self, image_size: int | None) -> None:
         self.items = Items(None, image_size=image_size)
 
-    def __call__(self, batch: list) -> tuple[Tensor, ...]:
-        both, _ = stacked([(self.items.entry(item), []) for item in batch])
-        items.stop_at(both)
-        return both
+    def __call__(self, batch: list) -> object:
+        tree, _ = stacked([(self.items.entry(item), []) for item in batch])
+        items.stop_at(tree)
+        return tree
 
 
 def loader_source(

@@ -1,17 +1,22 @@
 """`source_of`: makes the Source that suits the data: tensors, folders, Datasets or DataLoaders."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from ganfast.train import parts, trees
 from ganfast.train.data import items
 from ganfast.train.data.batches import InMemory, Source
 from ganfast.train.data.folders import ImageData
 from ganfast.train.data.loaders import loader_source
 from ganfast.train.data.order import Order
 from ganfast.train.data.streams import FromDataset, FromHost
+from ganfast.train.data.unpaired import Together, Unpaired
 from ganfast.train.data.workers import Exceptions, Items, Looked, gigabytes, into_memory, look, processes, room
+from ganfast.train.randomness import mixed
 
 __all__ = ["Source", "source_of"]
 
@@ -32,14 +37,17 @@ def source_of(
     memory: int | None = None,
     workers: int | None = None,
     skip: Exceptions = (),
+    real: parts.Key = None,
+    labels: parts.Key = None,
 ) -> Source:
-    """The reals of `data` in batches of `batch_size` (of all `world` processes together; this one is `rank`).
+    """The samples of `data` in batches of `batch_size` (of all `world` processes together; this one is `rank`).
 
     Arguments:
-        data: a tensor, uint8 images [N, C, H, W] or floats [N, ...], taken as they are: images in [-1, 1]; a pair of that and labels [N],
-            vectors [N, D] or images; ImageData; a map-style Dataset of image or (image, second), where an image may be a PIL image; an
-            IterableDataset; a DataLoader, whose batch size must be batch_size / world; a Source, which is taken as it is.
-        flip: mirrors half of the images, and with an image a second that is one.
+        data: a tensor, uint8 images [N, C, H, W] or floats [N, ...], taken as they are: images in [-1, 1]; a tuple or dict of such, nested
+            or not, with labels [N], tokens [N, L], vectors [N, D], masks: a row of each belongs to one item; `unpaired` such trees;
+            ImageData; a map-style Dataset of such items, where an image may be a PIL image; an IterableDataset; a DataLoader, whose
+            batch size must be batch_size / world; a Source, which is taken as it is.
+        flip: mirrors half of the items, all images of one alike.
         image_size: what PIL images are cut and resized to, as those of a folder; tensors must be of that size.
         backend: of `gather_images`.
         cache: of a map-style Dataset: True decodes it once into memory, with its random transforms as they fall; False decodes as needed;
@@ -48,6 +56,8 @@ def source_of(
         workers: processes that decode; None: as many as pay, 0: none.
         skip: exceptions by which a map-style Dataset says that an item cannot be read, such as OSError. Such items are left out of memory;
             decoded as needed, the next one stands in. They are listed in `broken`, and a warning tells how many.
+        real: which part of an item the samples are: a name, a place, or a function of the item; None: the first.
+        labels: which part of an item holds the labels whose classes are named; None: the second of a pair, if it is labels.
     Raises: ValueError for data that cannot be trained on, with what to do; items.Failed, a RuntimeError, from the exception that the
         data's own code raised, here or as a batch is read.
     """
@@ -61,7 +71,12 @@ def source_of(
                 f"the source gives {data.rows} entries to each process, batch_size got {batch_size}: {batch_size // world} for each."
             )
         return data
-    how = {"flip": flip, "channels_last": channels_last, "backend": backend}
+    how = {"flip": flip, "channels_last": channels_last, "backend": backend, "key": real, "labels": labels}
+    if isinstance(data, Unpaired):
+        every = {"batch_size": batch_size, "device": device, "rank": rank, "world": world, "image_size": image_size, "cache": cache}
+        every |= {"flip": flip, "channels_last": channels_last, "backend": backend, "memory": memory, "workers": workers, "skip": skip}
+        domains = {name: source_of(domain, seed=mixed(seed, name), **every) for name, domain in data.domains.items()}
+        return Together(domains, key=real)
     order = lambda length, place: Order(length, batch_size, seed, rank, world, torch.device(place))
     names, broken = _names(data), []
     if isinstance(data, (DataLoader, IterableDataset)):
@@ -73,29 +88,30 @@ def source_of(
         data = (data.images, data.labels) if len(data.classes) > 1 else data.images
     elif isinstance(data, TensorDataset):
         data = data.tensors
-    elif not isinstance(data, (Tensor, tuple, str, np.ndarray)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    elif not isinstance(data, (Tensor, tuple, Mapping, str, np.ndarray)) and hasattr(data, "__getitem__") and hasattr(data, "__len__"):
         all_items = Items(data, seed, image_size, skip=skip, substitute=True)
         looked, count = look(all_items), len(data)
         workers = 0 if looked.on_gpu else workers
         if not _fits_once(looked, len(data), cache, memory):
             return FromDataset(all_items, order(len(data), "cpu"), device, processes(workers), names=names, image_size=image_size, **how)
         all_items.substitute = False
-        *data, _, broken = into_memory(all_items, looked, workers)
+        leaves, _, broken = into_memory(all_items, looked, workers)
+        data = trees.rebuilt(looked.example.form, leaves)
         if broken:
             items.warn(f"{len(broken)} of the Dataset's {count} items cannot be read and are left out; the first: {broken[0]}.")
-    first, second = items.parts(data, "data")
-    if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
-        wants = "wants a tensor or a pair of them, ImageData, a torch Dataset or a DataLoader"
-        items.refuse(f"got {_kind(data)}, {wants}.{_cause(first, second)}")
-    first = items.reals(first, flip=flip, image_size=image_size)
-    items.look_at_range(first)
-    second = None if second is None else items.seconds(second, len(first))
-    size = sum(part.numel() * part.element_size() for part in (first, second) if part is not None)
-    if device.type == "cuda" and not first.is_cuda and size > room(memory, device):
-        source = FromHost(first, second, order(len(first), "cpu"), device, **how)
-    else:
-        source = InMemory(first, second, order(len(first), device), device, **how)
-    source.classes, source.broken = items.named(second, names), broken
+    form, leaves = items.opened(data, "data")
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        wants = "wants a tensor, a tuple or dict of tensors, ImageData, a torch Dataset or a DataLoader"
+        items.refuse(f"got {_kind(data)}, {wants}.{_cause(leaves)}")
+    leaves = items.all_checked(leaves, form, real, flip, image_size)
+    samples = leaves[parts.place(form, real)]
+    items.look_at_range(samples)
+    size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    on_host = device.type == "cuda" and not samples.is_cuda and size > room(memory, device)
+    kind, place = (FromHost, "cpu") if on_host else (InMemory, device)
+    source = kind(leaves, order(len(samples), place), device, form=form, **how)
+    source.classes = items.named(source.labels_of(parts.told(trees.rebuilt(form, leaves))), names)
+    source.broken = broken
     return source
 
 
@@ -137,12 +153,15 @@ def _names(data: object) -> list[str] | None:
 
 
 def _kind(data: object) -> str:
+    if isinstance(data, Mapping):
+        return f"a dict of {', '.join(f'{name!r}: {type(part).__name__}' for name, part in data.items())}"
     return f"({', '.join(type(part).__name__ for part in data)})" if isinstance(data, tuple) else type(data).__name__
 
 
-def _cause(first: object, second: object) -> str:
+def _cause(leaves: list) -> str:
+    first = leaves[0]
     if isinstance(first, Tensor):
-        text = isinstance(second, (list, tuple)) and any(isinstance(label, str) for label in second)
+        text = any(isinstance(leaf, str) for leaf in leaves)
         return " Names become numbers: torch.tensor([names.index(label) for label in labels])." if text else " Labels: torch.as_tensor."
     if isinstance(first, np.ndarray):
         return " Arrays: torch.from_numpy."

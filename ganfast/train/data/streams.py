@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ganfast.train import trees
 from ganfast.train.data import items
 from ganfast.train.data.batches import Source
 from ganfast.train.data.order import Order, on_device
@@ -14,64 +15,66 @@ from ganfast.train.data.workers import Entry, Items, end, loader, worker_alive
 
 
 class Streamed(Source):
-    """`next` gives the batch itself, (first, second) or (first,), on the device."""
+    """`next` gives the batch's leaves themselves, on the device."""
 
     def __init__(self, device: torch.device, rows: int, *, names: list[str] | None = None, image_size: int | None = None, **how) -> None:
         super().__init__(device, rows, **how)
-        self.classes, self.image_size = names or [], image_size
+        self.names, self.image_size = names, image_size
+        self.classes = names or []
         self.every = torch.arange(rows, device=device)
         self._looked = False
 
-    def batch(self) -> tuple[Tensor, Tensor | None]:
-        """The next [rows, ...] on the CPU, or wherever the data lies."""
+    def batch(self) -> list[Tensor]:
+        """The next batch's leaves [rows, ...] on the CPU, or wherever the data lies."""
         raise NotImplementedError
 
-    def checked(self, got: object) -> tuple[Tensor, Tensor | None]:
-        """A loader's batch, checked, in the dtypes that `open` wants. The range of values is checked in the first batch alone."""
-        first, second = items.parts(got, "a batch")
-        if not isinstance(first, Tensor) or not isinstance(second, (Tensor, type(None))):
-            kinds = ", ".join(type(part).__name__ for part in (first, second) if part is not None)
+    def checked(self, got: object) -> list[Tensor]:
+        """The leaves of a loader's batch, checked, in the dtypes that `open` wants. The range of values is checked in the first batch
+        alone."""
+        form, found = items.opened(got, "a batch")
+        if form != (self.form or form):
+            items.refuse(f"a batch has the parts {trees.names(form)}, those before had {trees.names(self.form)}; wants all alike.")
+        self.form = form
+        if not all(isinstance(leaf, Tensor) for leaf in found):
+            kinds = ", ".join(type(leaf).__name__ for leaf in found)
             items.refuse(f"a batch holds {kinds}, wants tensors; collate_fn of the DataLoader makes them.")
-        first = items.reals(first, "a batch's first part", self.flip, self.image_size)
+        found = items.all_checked(found, form, self.key, self.flip, self.image_size, "a batch's", "part")
+        real, told = self.item(found)
         if not self._looked:
-            items.look_at_range(first, "the first batch")
+            items.look_at_range(real, "the first batch")
             self._looked = True
-        second = None if second is None else items.seconds(second, len(first), "a batch's second part")
         if self.classes:
-            items.named(second, self.classes)
-        return first, second
+            items.named(self.labels_of(told), self.classes)
+        return found
 
     def next(self) -> tuple[Tensor, ...]:
-        return tuple(on_device(part, self.device) for part in self.batch() if part is not None)
+        return tuple(on_device(leaf, self.device) for leaf in self.batch())
 
     def open(self, handle, draws):
         mirrored = self.mirrored(draws)
-        return self.drawn(handle[0], self.every, mirrored), self.drawn(handle[1], self.every, mirrored) if len(handle) > 1 else None
+        return self.item([self.drawn(leaf, self.every, mirrored) for leaf in handle])
 
-    def joined(self, batches: Iterator[tuple[Tensor, Tensor | None]], n: int) -> tuple[Tensor, Tensor | None]:
+    def joined(self, batches: Iterator[list[Tensor]], n: int) -> tuple[Tensor, object]:
         """The first n entries of the batches, as `reals` gives them."""
-        firsts, seconds, count = [], [], 0
-        for first, second in batches:
-            firsts.append(first)
-            seconds += [] if second is None else [second]
-            count += len(first)
+        found, count = [], 0
+        for leaves in batches:
+            found.append(leaves)
+            count += len(leaves[0])
             if count >= n:
                 break
         every = torch.arange(min(n, count), device=self.device)
-        both = (torch.cat(part).to(self.device) if part else None for part in (firsts, seconds))
-        first, second = (self.drawn(part, every, None) for part in both)
-        return first, second
+        return self.item([self.drawn(torch.cat(parts).to(self.device), every, None) for parts in zip(*found)])
 
 
 class FromHost(Streamed):
     """Tensors in the machine's memory that the device's cannot hold."""
 
-    def __init__(self, first: Tensor, second: Tensor | None, order: Order, device: torch.device, **how) -> None:
+    def __init__(self, leaves: list[Tensor], order: Order, device: torch.device, **how) -> None:
         super().__init__(device, order.rows, **how)
-        self.first, self.second, self.length, self.order = first, second, len(first), order
+        self.leaves, self.length, self.order = leaves, order.length, order
 
-    def _at(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.first.index_select(0, index), None if self.second is None else self.second.index_select(0, index)
+    def _at(self, index: Tensor) -> list[Tensor]:
+        return [leaf.index_select(0, index) for leaf in self.leaves]
 
     def batch(self):
         return self._at(self.order.next())
@@ -107,13 +110,13 @@ class FromDataset(Streamed):
         self.items, self.order, self.workers, self.length = all_items, order, workers, order.length
         self._batches, self._told = None, 0
 
-    def _stacked(self, got: tuple[tuple[Tensor, ...] | items.Refused | items.Failed, list[str]]) -> tuple[Tensor, Tensor | None]:
-        both, wrong = got
+    def _stacked(self, got: tuple[object, list[str]]) -> list[Tensor]:
+        tree, wrong = got
         self.broken += [line for line in dict.fromkeys(wrong) if line not in self.broken]
         if not self._told:
             self._tell()
-        items.stop_at(both)
-        return self.checked(both)
+        items.stop_at(tree)
+        return self.checked(tree)
 
     def _tell(self) -> None:
         if len(self.broken) > self._told:
@@ -161,18 +164,16 @@ class FromDataset(Streamed):
         self._tell()
 
 
-def stacked(
-    batch: list[tuple[Entry | items.Refused | items.Failed | None, list[str]]],
-) -> tuple[tuple[Tensor, ...] | items.Refused | items.Failed, list[str]]:
-    """A batch of Items collated, (first [B, ...], second), and what went wrong in it."""
+def stacked(batch: list[tuple[Entry | items.Refused | items.Failed | None, list[str]]]) -> tuple[object, list[str]]:
+    """A batch of Items collated, a tree of [B, ...], Refused or Failed, and what went wrong in it."""
     wrong = [line for _, lines in batch for line in lines]
     entries = [entry for entry, _ in batch]
     bad = [entry for entry in entries if not isinstance(entry, Entry)]
     if bad:
         return bad[0] or items.Refused(f"data: too many items in a row cannot be read; the last: {wrong[-1]}"), wrong
     try:
-        return tuple(torch.stack(parts) for parts in zip(*entries) if parts[0] is not None), wrong
-    except (RuntimeError, TypeError):
-        looks = ", ".join(sorted({" with ".join(str(tuple(part.shape)) for part in entry if part is not None) for entry in entries}))
+        return trees.rebuilt(entries[0].form, [torch.stack(leaves) for leaves in zip(*(e.leaves for e in entries), strict=True)]), wrong
+    except (RuntimeError, TypeError, ValueError):
+        looks = ", ".join(sorted({" with ".join(str(tuple(leaf.shape)) for leaf in entry.leaves) for entry in entries}))
         cause = "image_size resizes PIL images, a transform makes all alike"
         return items.Refused(f"data: items of one batch have shapes {looks}; {cause}."), wrong

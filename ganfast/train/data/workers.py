@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ganfast.train import trees
 from ganfast.train.data import items
 from ganfast.train.data.decode import GREY, Files, square
 from ganfast.train.randomness import global_state, mixed, own_randomness, seed_all
@@ -25,10 +26,10 @@ Exceptions = type[Exception] | tuple[type[Exception], ...]
 
 
 class Entry(NamedTuple):
-    """One item as tensors."""
+    """One item as tensors: its structure and its leaves."""
 
-    first: Tensor
-    second: Tensor | None
+    form: trees.Structure
+    leaves: tuple[Tensor, ...]
 
 
 class Items(Dataset):
@@ -41,7 +42,7 @@ class Items(Dataset):
 
     def __init__(self, dataset, seed: int = 0, image_size: int | None = None, *, skip: Exceptions = (), substitute: bool = False) -> None:
         self.dataset, self.seed, self.image_size, self.skip, self.substitute = dataset, seed, image_size, skip, substitute
-        self.channels: list[int | None] = [None, None]  # of PIL images, the first and the second; None: as each is, grey or not
+        self.channels: list[int] = []  # of PIL images, leaf by leaf; empty: as each is, grey or not
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Entry | items.Refused | items.Failed | None, list[str]]:
         epoch, index = key
@@ -79,12 +80,14 @@ class Items(Dataset):
         return items.failed(f"item {index} of the Dataset ({type(self.dataset).__name__})", error, remedy)
 
     def entry(self, item: object) -> Entry:
-        first, second = items.parts(item, "an item of the Dataset")
-        return Entry(self._tensor(first, 0), None if second is None else self._tensor(second, 1))
+        form, found = items.opened(item, "an item of the Dataset")
+        if self.channels and len(found) != len(self.channels):
+            items.refuse(f"an item of the Dataset has {len(found)} parts, the first has {len(self.channels)}; wants all alike.")
+        return Entry(form, tuple(self._tensor(leaf, place) for place, leaf in enumerate(found)))
 
     def _tensor(self, value: object, place: int) -> Tensor:
         if is_pil(value):
-            return square(value, self.image_size, self.channels[place] or (1 if value.mode in GREY else 3))
+            return square(value, self.image_size, self.channels[place] if self.channels else 1 if value.mode in GREY else 3)
         if isinstance(value, Tensor):
             value = value.detach().cpu()
             return value.float() if value.is_floating_point() else value
@@ -112,7 +115,7 @@ class Looked(NamedTuple):
     on_gpu: bool = False
 
     def bytes(self, length: int) -> int:
-        return length * sum(part.numel() * part.element_size() for part in self.example if part is not None)
+        return length * sum(leaf.numel() * leaf.element_size() for leaf in self.example.leaves)
 
 
 def look(all_items: Items) -> Looked:
@@ -127,8 +130,10 @@ def look(all_items: Items) -> Looked:
         try:
             with own_randomness(0):
                 before = global_state()
-                first, again = (items.parts(dataset[i], "an item of the Dataset") for _ in range(2))
+                (form, first), (_, again) = (items.opened(dataset[i], "an item of the Dataset") for _ in range(2))
                 drawn |= global_state() != before or not all(map(_same, first, again))
+            if raw and len(first) != len(raw[0]):
+                items.refuse(f"item {i} of the Dataset has {trees.names(form)}, an earlier one {len(raw[0])} parts; wants all alike.")
             raw.append(first)
         except items.Refused:
             raise
@@ -139,9 +144,8 @@ def look(all_items: Items) -> Looked:
     if not raw:
         cause = wrong[0]
         raise ValueError(f"data: of {len(wrong)} items of the Dataset none can be read: {type(cause).__name__}: {cause}") from cause
-    for place in range(2):
-        coloured = any(item[place].mode not in GREY for item in raw if is_pil(item[place]))
-        all_items.channels[place] = 3 if coloured else 1
+    coloured = lambda leaves: any(leaf.mode not in GREY for leaf in leaves if is_pil(leaf))
+    all_items.channels = [3 if coloured(leaves) else 1 for leaves in zip(*raw)]
     entries, seconds = timed(all_items)
     on_gpu = any(isinstance(part, Tensor) and part.is_cuda for item in raw for part in item)
     return Looked(next(entry for entry in entries if entry is not None), seconds, drawn, on_gpu)
@@ -239,16 +243,16 @@ def end(batches: Iterator | None) -> None:
         batches._shutdown_workers()
 
 
-def into_memory(all_items: Items, looked: Looked, workers: int | None = None) -> tuple[Tensor, Tensor | None, list[int], list[str]]:
-    """All items: (firsts [N, ...], seconds or None, the indices of those that could be read, what went wrong), in order; a progress bar
-    when it takes more than a second.
+def into_memory(all_items: Items, looked: Looked, workers: int | None = None) -> tuple[list[Tensor], list[int], list[str]]:
+    """All items: (the leaves, [N, ...] each, the indices of those that could be read, what went wrong), in order; a progress bar when it
+    takes more than a second.
 
     Raises: ValueError for items that differ in shape or dtype, Failed for one whose code raised.
     """
     from tqdm import tqdm
 
     length, example = len(all_items.dataset), looked.example
-    tensors = [None if part is None else torch.empty(length, *part.shape, dtype=part.dtype) for part in example]
+    tensors = [torch.empty(length, *leaf.shape, dtype=leaf.dtype) for leaf in example.leaves]
     most = 64, 2**20 * length // max(looked.bytes(length), 1), int(0.5 / max(looked.seconds, 1e-6))  # a stop waits for these
     together = max(1, min(most))
     batches = [[(0, i) for i in range(start, min(start + together, length))] for start in range(0, length, together)]
@@ -264,29 +268,32 @@ def into_memory(all_items: Items, looked: Looked, workers: int | None = None) ->
                     items.stop_at(entry)
                     if entry is None:
                         continue
-                    for name, tensor, part in zip(("first", "second"), tensors, entry, strict=True):
-                        _put(tensor, len(kept), part, f"{all_items.name(index)}'s {name} part")
+                    form, leaves = entry
+                    if form != example.form:
+                        name, parts, wanted = all_items.name(index), trees.names(form), trees.names(example.form)
+                        items.refuse(f"{name} has {', '.join(parts)}, those before {', '.join(wanted)}; wants all alike.")
+                    named = trees.names(form, f"{all_items.name(index)}'s", "part")
+                    for name, tensor, leaf in zip(named, tensors, leaves, strict=True):
+                        _put(tensor, len(kept), leaf, name)
                     kept.append(index)
                 bar.update(len(keys))
     finally:
         end(done)
-    first, second = (None if tensor is None else tensor[: len(kept)] for tensor in tensors)
-    return first, second, kept, broken
+    return [tensor[: len(kept)] for tensor in tensors], kept, broken
 
 
 def _plain(batch: list) -> list:
     """Collates into numpy arrays, which go through a pipe: tensors take shared memory, of which containers often have 64 MB."""
-    arrays = lambda entry: tuple(None if part is None else part.numpy() for part in entry)
+    arrays = lambda entry: (entry.form, [leaf.numpy() for leaf in entry.leaves])
     return [(arrays(entry) if isinstance(entry, Entry) else entry, wrong) for entry, wrong in batch]
 
 
-def _put(tensor: Tensor | None, at: int, array: np.ndarray | None, name: str) -> None:
-    part = None if array is None else torch.from_numpy(array)
-    if (tensor is None) != (part is None) or (part is not None and (part.shape, part.dtype) != (tensor.shape[1:], tensor.dtype)):
-        looks = lambda t, shape: "nothing" if t is None else f"{tuple(shape)} {t.dtype}"
+def _put(tensor: Tensor, at: int, array: np.ndarray, name: str) -> None:
+    leaf = torch.from_numpy(array)
+    if (leaf.shape, leaf.dtype) != (tensor.shape[1:], tensor.dtype):
+        looks = lambda t, shape: f"{tuple(shape)} {t.dtype}"
         items.refuse(
-            f"{name} is {looks(part, part is not None and part.shape)}, those before are "
-            f"{looks(tensor, tensor is not None and tensor.shape[1:])}; image_size resizes PIL images, a transform makes all alike."
+            f"{name} is {looks(leaf, leaf.shape)}, those before are {looks(tensor, tensor.shape[1:])}; image_size resizes PIL images, a "
+            "transform makes all alike."
         )
-    if part is not None:
-        tensor[at] = part
+    tensor[at] = leaf

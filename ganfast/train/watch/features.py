@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast import _checks
-from ganfast.train.data.folders import to_uint8
+from ganfast.train.parts import to_uint8
 from ganfast.train.sampling import in_eval_mode
 
 _WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's file name, in torch.hub's folder

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train.data.folders import to_uint8
+from ganfast.train.parts import to_uint8
 from ganfast.train.sampling import Sampler
 
 if TYPE_CHECKING:

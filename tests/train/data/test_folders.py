@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, features
 
+from ganfast.train import parts
 from ganfast.train.command_line import recipes
 from ganfast.train.data import folders, workers
 from ganfast.train.saving import checkpoint
@@ -31,10 +32,10 @@ def test_the_digits_are_all_there():
 
 def test_floats_and_bytes_are_inverse():
     levels = torch.arange(256, dtype=torch.uint8)
-    floats = folders.to_float(levels)
+    floats = parts.to_float(levels)
     assert floats.min() == -1 and floats.max() == 1
-    assert torch.equal(folders.to_uint8(floats), levels)
-    assert folders.to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+    assert torch.equal(parts.to_uint8(floats), levels)
+    assert parts.to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
 
 
 def test_sub_folders_are_classes_and_broken_files_are_listed(rgb_folder):

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 from ganfast.step.reach import Reached
-from ganfast.train.data.folders import ImageData, to_float
+from ganfast.train.data import ImageData, to_float
 from ganfast.train.data.sources import source_of
 from tests.train.common import Draws
 
@@ -84,7 +84,7 @@ def test_data_that_has_grown_goes_on_with_a_new_epoch():
 
 def test_images_arrive_as_floats_and_mirrored_by_the_draws():
     source = source_of((IMAGES, LABELS), batch_size=4, flip=True)
-    assert source.first.dtype == torch.uint8
+    assert source.leaves[0].dtype == torch.uint8
     handle, draws = source.next(), Draws()
     real, labels = source.open(handle, draws)
     expected = to_float(IMAGES[labels])
@@ -146,7 +146,7 @@ def test_image_data_and_tensor_datasets():
     flat = source_of(ImageData(IMAGES, LABELS * 0, [""]), batch_size=4)
     assert flat.classes == [] and flat.reals(2)[1] is None
     pair = source_of(TensorDataset(IMAGES, LABELS), batch_size=4)
-    assert pair.first is not None and pair.classes == list("0123456789")
+    assert len(pair.leaves) == 2 and pair.classes == list("0123456789")
     assert source_of(TensorDataset(IMAGES), batch_size=4).reals(2)[1] is None
 
 
@@ -172,7 +172,7 @@ def test_what_opens_a_batch_can_be_in_a_graph():
 
     reached = Reached(step)
     places = [slot.name for slot in reached.slots]
-    assert reached.iterators == [] and "self.first" in places and "self.flip" in places
+    assert reached.iterators == [] and "self.leaves[0]" in places and "self.flip" in places
     assert not [name for name in places if "taken" in name or "_queue" in name or "order" in name]
 
 
@@ -180,14 +180,16 @@ REFUSED = {
     "path": ("photos", "got str, wants a tensor.*folder"),
     "array": (np.zeros((4, 3)), r"got ndarray.*torch\.from_numpy"),
     "arrays": ((np.zeros((4, 3)), np.zeros(4)), r"got \(ndarray, ndarray\).*from_numpy"),
-    "three": ((IMAGES, LABELS, LABELS), "has 3 parts"),
+    "nothing": ((), "data is an empty tuple"),
+    "a name in a dict": ({"image": IMAGES, "name": "x"}, "got a dict of 'image': Tensor, 'name': str, wants"),
+    "few masks": ({"image": IMAGES, "mask": IMAGES[:9]}, r"'mask' has shape \(9, 3, 4, 4\), there are 10 samples.*unpaired\("),
     "empty": (IMAGES[:0], r"empty: shape \(0, 3, 4, 4\)"),
     "bytes that are no images": (IMAGES[:, 0], r"dtype uint8 and shape \(10, 4, 4\).*unsqueeze\(1\)"),
     "integers": (IMAGES.long(), r"dtype torch.int64.*to\(torch.uint8\)"),
     "numbers": (torch.randn(10), r"shape \(10,\).*unsqueeze"),
     "channels last": (torch.zeros(10, 8, 8, 3, dtype=torch.uint8), r"permute\(0, 3, 1, 2\)"),
     "levels as floats": (torch.arange(256.0).expand(2, 1, 4, 256), r"floats from 0 to 255.*/ 127.5 - 1"),
-    "few labels": ((IMAGES, LABELS[:9]), r"second item has shape \(9,\), the first has 10 entries"),
+    "few labels": ((IMAGES, LABELS[:9]), r"second item has shape \(9,\), there are 10 samples.*unpaired\("),
     "float labels": ((IMAGES, LABELS.float()), r"dtype torch.float32.*\.long\(\)"),
     "names as labels": ((IMAGES, ["a"] * 10), r"got \(Tensor, list\).*names\.index"),
     "labels in a list": ((IMAGES, [0] * 10), r"got \(Tensor, list\).*torch\.as_tensor"),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from ganfast.train.data.folders import digits, to_float
+from ganfast.train.data import digits, to_float
 from ganfast.train.watch import metrics
 
 

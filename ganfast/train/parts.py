@@ -1,0 +1,66 @@
+"""Which part of an item is what: the samples that are imitated, and what conditions are made from."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ganfast import _checks
+from ganfast.train import trees
+
+Key = str | int | Callable | None
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 -> float32 in [-1, 1], the range of the generator's tanh."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] -> uint8, rounded to the nearest; the inverse of `to_float`."""
+    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def as_networks_see(tree: object) -> object:
+    """A tree with its bytes [N, C, H, W] in [-1, 1], as they arrive in training; all other leaves as they are."""
+    there = lambda leaf: to_float(leaf) if isinstance(leaf, Tensor) and leaf.dtype == torch.uint8 and leaf.dim() == 4 else leaf
+    return trees.mapped(there, tree)
+
+
+def part(item: object, key: Key, what: str) -> object:
+    """item[key], or what a function makes of the item. what: the argument that the key was given as.
+
+    Raises: ValueError for a key that the item lacks.
+    """
+    if callable(key):
+        return key(item)
+    form = trees.structure(item)
+    if form == trees.LEAF:
+        _checks.fail("train", f"{what} got {key!r}, and the data are one tensor", "A dict of tensors has names")
+    known = list(form[1]) if form[0] == "dict" else list(range(len(form[-1])))
+    if isinstance(key, bool) or key not in known:
+        _checks.nearest("train", what, key, list(map(str, known)))
+    return item[key]
+
+
+def place(form: trees.Structure, key: Key) -> int:
+    """Which leaf of an item holds the samples: the first, or the one that Trainer's `real` leads to.
+
+    Raises: ValueError where it leads to none.
+    """
+    if key is None:
+        return 0
+    numbered = trees.rebuilt(form, range(len(trees.names(form))))
+    found = part(numbered, key, "real")
+    if not isinstance(found, int):
+        _checks.fail("train", f"real got {key!r}, which is no single tensor of the item")
+    return found
+
+
+def told(item: object) -> object | None:
+    """What conditions are made from: None beside a lone tensor, the second of a pair, else the whole item."""
+    form = trees.structure(item)
+    if form == trees.LEAF:
+        return None
+    pair = form[0] == "tuple" and len(form[-1]) == 2 and form[-1][0] == trees.LEAF
+    return item[1] if pair else item
