@@ -1,6 +1,7 @@
 """A step whose gradients are not finite leaves no trace: decided and done on the device, before the host looks."""
 
 import weakref
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +77,42 @@ class FiniteGuard:
         self.skipped += self.bad.long()
 
     @torch.no_grad()
-    def step(self, optimizer: torch.optim.Optimizer, *, ema: EMA | None = None, decay: float | Tensor | None = None) -> Tensor:
-        """optimizer.step(), then ema.update(decay), both skipped where a gradient is not finite. Returns the gradients' norm, 0-d
-        float32."""
+    def step(
+        self, *optimizers: torch.optim.Optimizer, ema: EMA | Sequence[EMA] | None = None, decay: float | Tensor | None = None
+    ) -> Tensor:
+        """The optimizers' steps, then ema.update(decay) of each average, all skipped where a gradient of any of them is not finite. Returns
+        the norm of all their gradients, 0-d float32."""
         if self._before is None:
             raise RuntimeError("FiniteGuard: step is for use inside of `with guard:`.")
+        if not optimizers:
+            raise TypeError("FiniteGuard: step expects a torch.optim.Optimizer, got none.")
+        for optimizer in optimizers:
+            self._check(optimizer)
+        if (ema is None) != (decay is None):
+            raise ValueError("FiniteGuard: step expects ema and decay together.")
+        averages = () if ema is None else tuple(ema) if isinstance(ema, Sequence) else (ema,)
+        for average in averages:
+            if not isinstance(average, EMA):
+                raise TypeError(f"FiniteGuard: ema expects a ganfast.EMA, got {type(average).__name__}.")
+            check_decay(decay)
+        gradients = [p.grad for o in optimizers for group in o.param_groups for p in group["params"] if p.grad is not None]
+        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, wide))).float() if gradients else self.bad * 0
+        for optimizer in optimizers:
+            _begin_momentum(optimizer)
+        self.bad.copy_(torch.maximum(self.bad, (~norm.isfinite()).float()))
+        for optimizer in optimizers:
+            optimizer.grad_scale, optimizer.found_inf = None, self.bad
+            try:
+                optimizer.step()
+            finally:
+                del optimizer.grad_scale, optimizer.found_inf
+        for average in averages:
+            average.update(decay, skip=self.bad)
+        return norm
+
+    def _check(self, optimizer: object) -> None:
+        """Raises: TypeError, RuntimeError, ValueError for what cannot be skipped on the device, or is of another network."""
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"FiniteGuard: step expects a torch.optim.Optimizer, got {type(optimizer).__name__}.")
         if not getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -88,31 +120,12 @@ class FiniteGuard:
                 f"FiniteGuard: step expects an optimizer that can be skipped on the device, got {type(optimizer).__name__} without fused: "
                 "make it with fused=True (Adam, AdamW, SGD, Adagrad)."
             )
-        if (ema is None) != (decay is None):
-            raise ValueError("FiniteGuard: step expects ema and decay together.")
-        if ema is not None:
-            if not isinstance(ema, EMA):
-                raise TypeError(f"FiniteGuard: ema expects a ganfast.EMA, got {type(ema).__name__}.")
-            check_decay(decay)
         if optimizer not in self._known:
             mine = {id(p) for module in self.modules for p in module.parameters()}
             if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
                 remedy = "name every network of the step, FiniteGuard(g, d)"
                 raise ValueError(f"FiniteGuard: step got an optimizer of another network: {remedy}.")
             self._known.add(optimizer)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        wide = torch.float64 if any(g.dtype == torch.float64 for g in gradients) else torch.float32
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients, 2.0, wide))).float() if gradients else self.bad * 0
-        _begin_momentum(optimizer)
-        self.bad.copy_(torch.maximum(self.bad, (~norm.isfinite()).float()))
-        optimizer.grad_scale, optimizer.found_inf = None, self.bad
-        try:
-            optimizer.step()
-        finally:
-            del optimizer.grad_scale, optimizer.found_inf
-        if ema is not None:
-            ema.update(decay, skip=self.bad)
-        return norm
 
 
 def _begin_momentum(optimizer: torch.optim.Optimizer) -> None:

@@ -8,11 +8,14 @@ import importlib
 from ganfast.train._moved import MOVED
 from ganfast.train.config import TrainConfig
 from ganfast.train.loop import Trainer
-from ganfast.train.phases import Batch, Phase, adversarial
+from ganfast.train.networks import Network
+from ganfast.train.phases import Batch, Phase
+from ganfast.train.pool import ImagePool
+from ganfast.train.terms import adversarial
 from ganfast.train.watch.callbacks import Callback
 from ganfast.train.watch.metrics import Evaluate
 
-__all__ = ["Batch", "Callback", "Evaluate", "Phase", "TrainConfig", "Trainer", "adversarial"]
+__all__ = ["Batch", "Callback", "Evaluate", "ImagePool", "Network", "Phase", "TrainConfig", "Trainer", "adversarial"]
 
 
 def __getattr__(name: str):

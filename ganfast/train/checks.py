@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from ganfast import _checks
 from ganfast._tell import tell
 from ganfast.step.errors import CaptureError
+from ganfast.train import trees
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
-from ganfast.train.phases import PENALTIES, Phase, refuse_sigmoid
+from ganfast.train.networks import Network
+from ganfast.train.phases import Phase
 from ganfast.train.sampling import Conditioner
-
-TERMS = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", "mode_seeking")}
+from ganfast.train.terms import KNOWN, adversaries, refuse_sigmoid
 
 
 class Checked(Protocol):
@@ -26,49 +27,85 @@ class Checked(Protocol):
     source: Source
     world: World
     classes: list[str]
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...] | None
     condition: object
     conditioner: Conditioner | None
 
 
-def networks(generator: object, discriminator: object, usual: bool) -> None:
+def networks(given: dict[str, Network], usual: bool) -> None:
     """usual: the objective is ganfast's, not one of the user's own."""
-    for name, network in (("generator", generator), ("discriminator", discriminator)):
-        if not isinstance(network, nn.Module):
-            got = f"the class {network.__name__}" if isinstance(network, type) else f"a {type(network).__name__}"
-            _checks.fail("train", f"{name} is {got}, wants a torch.nn.Module", "Make an instance of it", TypeError)
-        if not any(p.requires_grad for p in network.parameters()):
-            cause = "Its parameters have requires_grad=False" if any(True for _ in network.parameters()) else ""
+    for name, network in given.items():
+        module = network.module
+        if not network.frozen and not any(p.requires_grad for p in module.parameters()):
+            held = any(True for _ in module.parameters())
+            cause = "Its parameters have requires_grad=False; Network(..., frozen=True) says that this is meant" if held else ""
             _checks.fail("train", f"the {name} has no parameter that learns", cause)
-        dtypes = {p.dtype for p in network.parameters() if p.is_floating_point()}
+        dtypes = {p.dtype for p in module.parameters() if p.is_floating_point()}
         if dtypes and torch.float32 not in dtypes:
             kinds = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
             cause = "Data and latents are float32" + ("" if torch.float64 in dtypes else "; see TrainConfig.precision")
             _checks.fail("train", f"the {name}'s weights are {kinds}, wants float32: {name}.float()", cause)
-    last = discriminator
+    last = given["discriminator"].module if "discriminator" in given else None
     while isinstance(last, nn.Sequential) and len(last):  # of another network its first logits tell
         last = last[-1]
     if usual and isinstance(last, nn.Sigmoid):
         refuse_sigmoid()
 
 
-def phases(given: Sequence[Phase], config, usual: bool) -> None:
+def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainConfig, usual: bool, short: bool) -> None:
+    """short: the networks were given as generator and discriminator, one of which may not learn."""
     if not given or not all(isinstance(phase, Phase) for phase in given):
         _checks.fail("train", f"phases is {given!r}, wants some of ganfast.train.Phase", error=TypeError)
     names = [phase.name for phase in given]
     if len(set(names)) < len(names):
         _checks.fail("train", f"phases are called {', '.join(names)}", "Give each a name of its own")
-    for phase in given if usual else ():
-        for term in phase.terms or ("",):
-            if term not in TERMS[phase.network]:
-                _checks.nearest("train", f"a term of phase {phase.name!r}", term, TERMS[phase.network])
-            if term != "adversarial" and not getattr(config, term):
-                _checks.fail("train", f"phase {phase.name!r} has the term {term}, whose weight in the config is 0", f"Set {term}")
+    for phase in given:
+        for name in phase.networks:
+            if name not in networks:
+                _checks.nearest("train", f"a network of phase {phase.name!r}", name, networks)
+            if networks[name].frozen:
+                _checks.fail("train", f"phase {phase.name!r} updates {name!r}, which is frozen")
+        _shares(phase, networks)
+        if usual:
+            _terms(phase, networks, config)
+    updated = {name for phase in given for name in phase.networks}
+    idle = [name for name, network in networks.items() if name not in updated and not network.frozen]
+    if idle and not short:
+        _checks.fail("train", f"no phase updates the network {idle[0]!r}", "Network(..., frozen=True) says that this is meant")
+    for term in adversaries(tuple(given)).values():
+        for name in (term.generator, term.discriminator):
+            if name not in networks:
+                _checks.nearest("train", "a network of an adversarial term", name, networks)
+
+
+def _shares(phase: Phase, networks: dict[str, Network]) -> None:
+    """Two optimizers would each take a step on a parameter that two networks of a phase hold."""
+    owner = {}
+    for name in phase.networks:
+        for key, p in networks[name].module.named_parameters():
+            if p.requires_grad and owner.setdefault(p, name) != name:
+                both = f"{owner[p]!r} and {name!r}"
+                cause = "Make the shared part a network of its own, which the phase updates with them"
+                _checks.fail("train", f"phase {phase.name!r} updates {both}, which both hold the parameter {key!r}", cause)
+
+
+def _terms(phase: Phase, networks: dict[str, Network], config: TrainConfig) -> None:
+    sides = [side for side in KNOWN if side in phase.networks]
+    known = tuple(term for side in sides for term in KNOWN[side])
+    for term, (function, _) in (phase.weighted or {"": (None, 1)}).items():
+        if function is not None:
+            continue
+        if term not in known:
+            _checks.nearest("train", f"a term of phase {phase.name!r}", term, known)
+        if lacking := [side for side in KNOWN if side not in networks]:
+            _checks.fail("train", f"phase {phase.name!r} has the term {term}, and there is no network {lacking[0]!r}", "Give phases=...")
+        if term != "adversarial" and not getattr(config, term):
+            _checks.fail("train", f"phase {phase.name!r} has the term {term}, whose weight in the config is 0", f"Set {term}")
 
 
 def parts(trainer: Checked) -> None:
     """Whether data, condition and settings fit together."""
-    c, (real, second) = trainer.config, trainer.source.reals(1)
+    c, (real, told) = trainer.config, trainer.source.reals(1)
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
     for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
@@ -76,7 +113,7 @@ def parts(trainer: Checked) -> None:
             tell(f"{name} changes nothing without run_dir, the folder for what it writes")
     if trainer.conditioner is None:
         return
-    if second is None:
+    if told is None and (isinstance(trainer.condition, (Tensor, str)) or trainer.condition is True):
         _checks.fail("train", "condition was given, and the data have no second item", "Pass (images, labels), or a Dataset of such pairs")
     table = trainer.condition
     if isinstance(table, Tensor) and len(trainer.classes) > len(table):
@@ -92,12 +129,15 @@ def first_step(trainer: Checked) -> Iterator[None]:
         known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
         if known or trainer.world.size > 1:
             raise
-        real, second = trainer.source.reals(1)
+        real, told = trainer.source.reals(1)
         rows = trainer.source.rows
-        given = "" if trainer.conditioner is None else f", both with a condition {list(trainer.conditioner(second).shape[1:])} each"
-        latent, image = [rows, *trainer.latent_shape], [rows, *real.shape[1:]]
-        labels = "" if second is None or trainer.conditioner else "; the data's second item is not used, condition=True would pass it on"
+        given, labels = "", "" if told is None else "; the data's second item is not used, condition=True would pass it on"
+        if trainer.conditioner is not None:
+            made = trees.leaves(trainer.conditioner(real if told is None else told))
+            shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in made if isinstance(leaf, Tensor))
+            given, labels = f", both with a condition {shapes} each", ""
+        latent = "no latents" if trainer.latent_shape is None else f"latents {[rows, *trainer.latent_shape]}"
         raise RuntimeError(
-            f"train: the first update failed: {' '.join(str(error).split())[:500]} (the generator is called with latents {latent}, see "
-            f"latent_dim and latent_shape, the discriminator with {image}{given}{labels})."
+            f"train: the first update failed: {' '.join(str(error).split())[:500]} (the generator is called with {latent}, see "
+            f"latent_dim and latent_shape, the discriminator with {[rows, *real.shape[1:]]}{given}{labels})."
         ) from error

@@ -21,7 +21,7 @@ SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 _SOURCE = "source_of(data, batch_size=..., {}=...) of ganfast.train.data, whose answer Trainer takes as its data"
 _ELSEWHERE = {
     "Trainer(generator, discriminator, data, config)": ("generator", "discriminator", "data"),
-    "Trainer(generator, discriminator, data, config, {}=...)": ("objective", "phases", "condition", "callbacks"),
+    "Trainer(generator, discriminator, data, config, {}=...)": ("networks", "objective", "phases", "condition", "real", "callbacks"),
     _SOURCE: ("image_size", "cache", "workers", "memory", "skip"),
 }
 """Arguments that are looked for among the settings, and how they are given."""
@@ -65,7 +65,7 @@ class TrainConfig:
     fused: bool = True
     """ganfast's kernels for losses and batches, and accelerated networks; no: torch's own"""
     latent_dim: int = 64
-    """numbers a generator makes one sample from"""
+    """numbers a generator makes one sample from; 0: none, it is called with its condition alone"""
     latent_shape: tuple[int, ...] | None = None
     """of one latent, for a generator that wants another one than (latent_dim,), such as (100, 1, 1)"""
 
@@ -170,10 +170,10 @@ class TrainConfig:
         for name in filter(None, self.augment.split(",")):
             if name.strip() not in augment.POLICIES:
                 _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
-        counts = ("latent_dim", "batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
+        counts = ("batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
         for name in (*counts, "checkpoint_every", "keep_checkpoints"):
             self._want(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("sample_every", "metrics_every", "seed"):
+        for name in ("latent_dim", "sample_every", "metrics_every", "seed"):
             self._want(name, 0 <= getattr(self, name) < 2**63, "a number from 0 to 2**63")
         self._want("latent_shape", self.latent_shape is None or all(n >= 1 for n in self.latent_shape), "sizes of at least 1")
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")

@@ -5,32 +5,32 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ganfast._tell import tell
-from ganfast.train import checks, prepare
+from ganfast.train import checks
 from ganfast.train import config as configs
+from ganfast.train.assembly import Assembly
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.sources import source_of
 from ganfast.train.distributed.world import World
-from ganfast.train.phases import Draws, Objective, Phase, adversarial, phases_of, turns_of
-from ganfast.train.precision import Precision
+from ganfast.train.networks import Network
+from ganfast.train.parts import Key
+from ganfast.train.phases import Phase
 from ganfast.train.randomness import mixed, own_randomness
-from ganfast.train.sampling import Sampler, conditioner
+from ganfast.train.sampling import Sampler
 from ganfast.train.saving import checkpoint, resume
 from ganfast.train.saving.signals import StopRequests
-from ganfast.train.turns import Meters, Turn, Updates, runner
+from ganfast.train.terms import Objective
+from ganfast.train.turns import Meters, runner
 from ganfast.train.watch import standard
 from ganfast.train.watch.alarms import Monitors
 from ganfast.train.watch.callbacks import as_callback
 
-NETWORKS = ("generator", "discriminator")
 
-
-class Trainer:
-    """Trains a generator and a discriminator against each other.
+class Trainer(Assembly):
+    """Trains a generator and a discriminator against each other, or any number of networks by phases.
 
         trainer = ganfast.Trainer(generator, discriminator, images, ganfast.TrainConfig(run_dir="runs/mine", r1=5.0))
         trainer.fit()
@@ -38,65 +38,58 @@ class Trainer:
 
     Arguments:
         generator, discriminator: modules called as generator(latent) and discriminator(images), with a condition as
-            generator(latent, condition), discriminator(images, condition); latent [B, *latent_shape]; fakes shaped as the reals; logits
-            without a sigmoid, [B], [B, 1] or patches. They are moved to the device and trained in place.
-        data: uint8 images [N, C, H, W], float tensors [N, ...] (images in [-1, 1]), a pair of tensors (images, labels), a Dataset or a
-            DataLoader of images or such pairs, or what ganfast.train.data gives. uint8 images stay on the device.
+            generator(latent, condition), discriminator(images, condition); latent [B, *latent_shape], with latent_dim=0 none; fakes shaped
+            as the reals, or a tuple or dict whose first tensor is; logits without a sigmoid, [B], [B, 1] or patches. discriminator None:
+            there is none, and phases says what is minimised. They are moved to the device and trained in place.
+        data: uint8 images [N, C, H, W], float tensors [N, ...] (images in [-1, 1]), a tuple or dict of tensors, `unpaired` domains, a
+            Dataset or a DataLoader of such items, or what ganfast.train.data gives. uint8 images stay on the device.
         config: all settings, a TrainConfig.
-        objective: instead of the usual losses, a pure function (phase, generator, discriminator, batch) -> (loss, numbers to log); see
-            ganfast.train.phases, whose `adversarial` is the default. phases: instead of those that the config asks for.
-        condition: None: none. True: the data's second item as it is, such as labels [B] int64, vectors [B, D], images. A tensor
-            [classes, D]: the row of each label. A function of the data's second item.
+        networks: in place of generator and discriminator, modules or ganfast.train.Network by name.
+        objective: instead of the usual losses, a pure function (phase, generator, discriminator, batch), with networks by name (phase,
+            networks, batch) -> loss, or (loss, numbers to log); ganfast.train.adversarial makes the usual one. phases: instead of those
+            that the config asks for; see ganfast.train.Phase.
+        condition: None: none. True: the data's second item as it is, such as labels [B] int64, vectors [B, D], images. A name: that part of
+            an item. A tensor [classes, D]: the row of each label. A function: of a pair's second item, of another item as a whole; a
+            tuple that it gives becomes several arguments.
+        real: which part of an item the samples imitate, a name or a place; None: the first.
         callbacks: ganfast.train.Callback objects, or functions (trainer, row) that are called at each log line.
 
-    Fields: generator, discriminator, ema (the averaged generator), config, steps, images_seen, seconds, device, run_dir, classes, best.
+    Fields: networks, generator, discriminator, ema (the averaged generator), averages, config, steps, images_seen, seconds, device,
+        run_dir, classes, best, stopped.
     Dtypes: float32 weights; the networks run in config.precision. Raises: ValueError for data, a device, a folder or settings that cannot
         serve; no file of an earlier run is touched. RuntimeError by `fit`, where the run cannot go on.
     """
 
     def __init__(
         self,
-        generator: nn.Module,
-        discriminator: nn.Module,
-        data: object,
+        generator: nn.Module | Network | None = None,
+        discriminator: nn.Module | Network | None = None,
+        data: object = None,
         config: TrainConfig | None = None,
         *,
+        networks: dict[str, nn.Module | Network] | None = None,
         objective: Objective | None = None,
         phases: Sequence[Phase] | None = None,
         condition: object = None,
+        real: Key = None,
         callbacks: Sequence[object] = (),
         _resumed: tuple[Path, dict] | None = None,
     ) -> None:
         c = self.config = config or TrainConfig()
         c.check()
-        checks.networks(generator, discriminator, objective is None)
+        self.name_networks(generator, discriminator, networks, objective, phases)
         self.world = World.from_environment(c.device)
         self.device = c.torch_device()
         self.run_dir = Path(c.run_dir) if c.run_dir else None
-        self.generator, self.discriminator, self.condition = generator, discriminator, condition
         given = (*(callbacks if isinstance(callbacks, Sequence) else (callbacks,)), *standard.default(c))
         self.callbacks = [as_callback(callback) for callback in given] if self.world.rank == 0 else []
-        backend = None if c.fused else "torch"
         shared = {"device": self.device, "seed": c.seed, "rank": self.world.rank, "world": self.world.size}
-        self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, backend=backend, **shared)
+        how = {"backend": None if c.fused else "torch", "real": real, "labels": condition if isinstance(condition, str) else None}
+        self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **how, **shared)
         self.world.agree("items in the data", self.source.length or 0)
-        self.latent_shape = c.latent_shape or (c.latent_dim,)
-        self.conditioner = conditioner(condition, self.device)
-        self.classes = list(self.source.classes) if self.conditioner else []
+        self.take_conditions(condition)
         checks.parts(self)
-        networks = {name: getattr(self, name) for name in NETWORKS}
-        prepare.prepare(networks, c, self.device, self.world)
-        self.precision = Precision(c.precision, self.device)
-        self.rates = {"generator": c.learning_rate, "discriminator": c.discriminator_learning_rate or c.learning_rate}
-        self.optimizers = prepare.optimizers(networks, c, self.device)
-        self.updates = Updates(networks, self.optimizers, objective or adversarial(c), self.precision, self.world)
-        self.average, self.ema = self.updates.average, self.updates.average.module
-        self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
-        self.phases = phases_of(c) if phases is None else tuple(phases)
-        checks.phases(self.phases, c, objective is None)
-        look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise}
-        distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
-        self.turns = [distinct[group] for group in turns_of(self.phases)]
+        self.put_together()
         self.meters, self.monitors = Meters(), Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
         self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
@@ -106,10 +99,16 @@ class Trainer:
 
     @classmethod
     def load(
-        cls, path: str | Path, generator: nn.Module, discriminator: nn.Module, data: object, config: TrainConfig | None = None, **options
+        cls,
+        path: str | Path,
+        generator: nn.Module | Network | None = None,
+        discriminator: nn.Module | Network | None = None,
+        data: object = None,
+        config: TrainConfig | None = None,
+        **options,
     ) -> "Trainer":
         """A trainer that goes on where the checkpoint at `path` was written: a file, or a run's folder for its newest good one. On a
-        CPU, with the settings it had (config None) and the same data, it does bit for bit what the uninterrupted run would have."""
+        CPU, with the settings it had (config None), the same data and options, it does bit for bit what an unbroken run would have."""
         world = World.from_environment(config.device if config else "auto")
         state = world.first(lambda: checkpoint.with_kernels(Path(path)), share=True)
         config = config or resume.config_of(Path(path), state)
@@ -124,13 +123,14 @@ class Trainer:
     def name(self) -> str:
         return f"{type(self.generator).__name__}, {self.run_dir or 'not saved'}, step {self.steps}"
 
-    def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor:
-        """[n, ...] of the averaged generator; see ganfast.train.sampling.Sampler.sample for condition, seed and errors."""
-        return self.sampler().sample(n, condition, seed)
+    def sample(
+        self, n: int, condition: object = None, seed: int = 0, *, network: str | None = None, latents: Tensor | None = None
+    ) -> Tensor:
+        """[n, ...] of the averaged generator, or of another network by name; see ganfast.train.sampling.Sampler.sample for the rest."""
+        return self.sampler(network).sample(n, condition, seed, latents)
 
-    def sampler(self) -> Sampler:
-        seconds = lambda: self.source.reals(standard.WATCHED)[1]
-        return Sampler(self.ema, self.latent_shape, self.name, self.steps, self.classes, self.conditioner, seconds)
+    def sampler(self, network: str | None = None) -> Sampler:
+        return self.sampler_at(network, self.steps)
 
     def progress(self) -> float:
         """The share of the run that is done, from 0 to 1: by steps or by time, whichever is larger."""
@@ -159,8 +159,8 @@ class Trainer:
                     self.images_seen += c.batch_size
 
     def fit(self, *, progress_bar: bool = True) -> None:
-        """Trains until config.steps or config.max_seconds are done, or a SIGTERM or Ctrl-C asks to stop (`stopped` says which); then writes
-        a checkpoint."""
+        """Trains until config.steps or config.max_seconds are done, or a SIGTERM, Ctrl-C or `stop` asks to end it (`stopped` says which);
+        then writes a checkpoint."""
         c, before, start, self.stopped = self.config, self.seconds, time.monotonic(), None
         c.check()  # it may have been changed since
         if self.world.rank == 0 and (words := resume.finished(self)):
@@ -182,7 +182,7 @@ class Trainer:
                         self.run.keep_kernels()  # before anything that the step made is on the disk
                     bar.update()
                     self.seconds, asked = self.world.largest(before + time.monotonic() - start, float(bool(requests.asked)))
-                    self.stopped = (requests.asked or "another process") if asked else None
+                    self.stopped = (requests.asked or "another process") if asked else self.stopped
                     done = self.progress() >= 1
                     if done or self.steps % c.log_every == 0:
                         self.log(bar)
@@ -190,11 +190,17 @@ class Trainer:
                     if done or self.stopped or self.steps % c.checkpoint_every == 0:
                         self._checkpoint()
             self._call("on_end")
+            if self.stopped and self.world.rank == 0:
+                tell(f"stopped at step {self.steps} of {c.steps} by {self.stopped}{f'; saved in {self.run_dir}' if self.run else ''}")
         finally:
             self.source.close()
             if self.run:
                 self.run.close()
                 self.run = None
+
+    def stop(self, reason: str = "stop()") -> None:
+        """Ends `fit` after the present step, with a checkpoint, as Ctrl-C does. For callbacks; one process stops all."""
+        self.stopped = reason
 
     def log(self, bar: tqdm | None = None) -> dict:
         """Writes a log line: means since the last one, and alarms. The only place that waits for the device."""
@@ -223,13 +229,13 @@ class Trainer:
         raise RuntimeError(f"train: {reason}{self._left()}. {remedy}")
 
     def _checkpoint(self) -> None:
-        for name in NETWORKS:
-            if not all(p.isfinite().all() for p in getattr(self, name).parameters()):
+        for name, part in self.parts.items():
+            if not all(p.isfinite().all() for p in part.parameters()):
                 self._give_up(f"the {name}'s weights are no longer finite at step {self.steps}")
         if self.run:
             path = self.run.save(resume.state_of(self), self.steps)
-            for name in ("ema", *NETWORKS):
-                self.run.weights(f"{name}.safetensors", getattr(self, name), self.steps)
+            for name in self.optimizers | self.averaged:
+                self.run.weights(f"{name}.safetensors", self.parts[name], self.steps)
             self._call("on_checkpoint", path)
 
     def save_best(self) -> None:

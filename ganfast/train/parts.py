@@ -57,6 +57,23 @@ def place(form: trees.Structure, key: Key) -> int:
     return found
 
 
+def whole(real: Tensor, told: object) -> object:
+    """The item that `real` and `told` are of."""
+    return real if told is None else told if any(leaf is real for leaf in trees.leaves(told)) else (real, told)
+
+
+def samples(given: object, key: Key, what: str) -> Tensor:
+    """The samples among what a network gives: the first tensor, or the part that `key` leads to.
+
+    Raises: TypeError where there is no tensor; ValueError for a key that leads to none.
+    """
+    found = trees.leaves(given)[:1] if key is None else [part(given, key, "output")]
+    if not found or not isinstance(found[0], Tensor):
+        kind = type(found[0] if found else given).__name__
+        _checks.fail("train", f"{what} gives a {kind}, wants a tensor, or a tuple or dict whose first is one", error=TypeError)
+    return found[0]
+
+
 def told(item: object) -> object | None:
     """What conditions are made from: None beside a lone tensor, the second of a pair, else the whole item."""
     form = trees.structure(item)
@@ -64,3 +81,9 @@ def told(item: object) -> object | None:
         return None
     pair = form[0] == "tuple" and len(form[-1]) == 2 and form[-1][0] == trees.LEAF
     return item[1] if pair else item
+
+
+def subject(item: object) -> object:
+    """What a condition's function gets: what is told of the samples, or beside a lone tensor the samples themselves."""
+    found = told(item)
+    return item if found is None else found

@@ -1,45 +1,65 @@
-"""A training step described as data: its phases (one optimizer update each), when they are due, their loss terms and their batch."""
+"""A training step described as data: its phases (one update each), when they are due, their loss terms and their batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-import ganfast.functional as GF
-from ganfast import _checks, penalties
+from ganfast import _checks
 from ganfast.augment import diff_augment
-from ganfast.ops.gan_loss.reference import RELATIVISTIC
+from ganfast.augment import parts as policies
+from ganfast.train import parts, trees
 from ganfast.train.config import TrainConfig
+from ganfast.train.sampling import Conditioner, as_arguments
 
 PENALTIES = ("r1", "r2", "gradient_penalty")
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One update: `network` ("discriminator" or "generator") takes an optimizer step on what the objective makes of `terms`.
+    """One update: the networks called `network`, a name or a tuple of names, take an optimizer step on what the objective makes of `terms`.
 
+    terms: names that `adversarial` knows ("adversarial", "r1", "r2", "gradient_penalty", "mode_seeking"), or a dict: such a name with a
+    factor, {"adversarial": 1}, or a name of your own with a function and its weight, {"l1": (function, 100)}. The function takes
+    (networks, batch) and gives a 0-d tensor, or that and numbers to log; what `adversarial(...)` gives is one too.
     interval: every how many steps; the terms that `adversarial` knows weigh as many times as much. repeats: how often in such a step,
-    on a new batch each time. average: the averaged generator moves after it.
+    on a new batch each time. average: the networks' averages move after it.
     """
 
     name: str
-    network: str
-    terms: tuple[str, ...] = ()
+    network: str | tuple[str, ...]
+    terms: tuple[str, ...] | dict = field(default=(), hash=False)
     interval: int = 1
     repeats: int = 1
     average: bool = False
 
     def __post_init__(self) -> None:
-        if self.network not in ("discriminator", "generator"):
-            _checks.nearest("Phase", "network", self.network, ("discriminator", "generator"))
+        names = self.networks
+        if not names or not all(isinstance(name, str) for name in names) or len(set(names)) < len(names):
+            _checks.fail("Phase", f"network is {self.network!r}, wants a network's name, or a tuple of names", error=TypeError)
         for name in ("interval", "repeats"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 _checks.fail("Phase", f"{name} is {value!r}, wants a whole number of at least 1")
         if isinstance(self.terms, str) or not all(isinstance(term, str) for term in self.terms):
-            _checks.fail("Phase", f"terms is {self.terms!r}, wants a tuple of names", error=TypeError)
+            _checks.fail("Phase", f"terms is {self.terms!r}, wants a tuple of names, or a dict", error=TypeError)
+        for name, (function, weight) in self.weighted.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not (function is None or callable(function)):
+                wants = "a number for a known term, (function, number) for one of your own"
+                _checks.fail("Phase", f"the term {name!r} is {self.terms[name]!r}, wants {wants}", error=TypeError)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        return (self.network,) if isinstance(self.network, str) else tuple(self.network)
+
+    @property
+    def weighted(self) -> dict[str, tuple[Callable | None, float]]:
+        """Name -> (function, weight); the function is None for the terms that `adversarial` knows."""
+        given = self.terms if isinstance(self.terms, Mapping) else dict.fromkeys(self.terms, 1.0)
+        pair = lambda term: term if isinstance(term, tuple) and len(term) == 2 else (term, 1.0) if callable(term) else (None, term)
+        return {name: pair(term) for name, term in given.items()}
 
 
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
@@ -59,12 +79,12 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:
     """Phases grouped by the batch they share, whose fakes are then made once: the generator learns on the fakes that the discriminator
-    was just shown. A phase joins the group before it if all of them are due at every step and the others update the other network. Of a
+    was just shown. A phase joins the group before it if all of them are due at every step and the others update other networks. Of a
     phase that repeats, only the last repeat shares its batch."""
     turns: list[tuple[Phase, ...]] = []
     for phase in phases:
         shares = phase.interval == 1 and phase.repeats == 1
-        if shares and turns and all(other.interval == 1 and other.network != phase.network for other in turns[-1]):
+        if shares and turns and all(other.interval == 1 and not set(other.networks) & set(phase.networks) for other in turns[-1]):
             turns[-1] += (phase,)
         else:
             turns += [(phase,)] * phase.repeats
@@ -91,159 +111,107 @@ class Draws:
         return whole[self.rank * n : (self.rank + 1) * n]
 
 
+class Call(NamedTuple):
+    """How a batch calls a network: with a latent or without, with which condition; which part of its output are samples, and which part of
+    an item these imitate (ganfast.train.Network says more)."""
+
+    latent: bool = True
+    conditioner: Conditioner | None = None
+    output: parts.Key = None
+    real: parts.Key = None
+
+
 @dataclass
 class Batch:
     """What a phase works on.
 
-    real [B, ...] float, images in [-1, 1]; latent [B, *latent_shape]; condition [B, ...] or None; weights: the terms' weights now, 0-d
-    tensors; draws: where random numbers come from; augment, noise: what happens to all that the discriminator sees.
-    differentiable: whether fakes carry a graph back to the generator.
+    real [B, ...] float, images in [-1, 1]; latent [B, *latent_shape], None where the run has none; condition: what Trainer's `condition`
+    made of the data, None without; weights: the penalties' weights now, 0-d tensors; draws: where random numbers come from; augment,
+    noise: what happens to all that the discriminator sees. data: the whole item, a tree; phase: the one that is due.
+    calls: how networks are called, of those that are not called as `latent` and `condition` say. learning: the parameters of each network
+    that a phase of this batch updates, whose fakes carry a graph; None: all do. updated: the networks that the phase updates, the
+    others' fakes are detached; None: none are.
     """
 
     real: Tensor
-    latent: Tensor
-    condition: Tensor | None
+    latent: Tensor | None
+    condition: object
     weights: dict[str, Tensor]
     draws: Draws
     augment: str = ""
     noise: float = 0.0
-    differentiable: bool = True
-    detached: bool = False
-    made: Tensor | None = field(default=None, repr=False)
+    data: object = None
+    calls: dict[nn.Module, Call] = field(default_factory=dict, repr=False)
+    learning: dict[nn.Module, list[nn.Parameter]] | None = field(default=None, repr=False)
+    updated: tuple[nn.Module, ...] | None = field(default=None, repr=False)
+    phase: Phase | None = None
+    made: dict[nn.Module, object] = field(default_factory=dict, repr=False)
 
     @property
-    def given(self) -> tuple[Tensor, ...]:
-        """The condition as the networks' further arguments."""
-        return () if self.condition is None else (self.condition,)
+    def given(self) -> tuple:
+        """The condition as the networks' further arguments; a tuple is several."""
+        return as_arguments(self.condition)
 
-    def fake(self, generator: nn.Module) -> Tensor:
-        """generator(latent[, condition]), made once for all phases of the batch and kept in `made`; detached while the
-        discriminator is updated, whose backward must not reach the generator."""
-        if self.made is None:
-            with torch.set_grad_enabled(self.differentiable):
-                self.made = generator(self.latent, *self.given)
-        return self.made.detach() if self.detached and isinstance(self.made, Tensor) else self.made
+    def given_to(self, network: nn.Module) -> tuple:
+        """The same for a network that may have a condition of its own."""
+        call = self.calls.get(network)
+        return self.given if call is None else as_arguments(call.conditioner and call.conditioner(parts.subject(self.data)))
 
-    def view(self, images: Tensor) -> Tensor:
-        """Images as the discriminator sees them: augmented, with noise, both drawn anew."""
+    def fake(self, network: nn.Module) -> object:
+        """network(latent, *condition), made once for all phases of the batch and kept in `made`; detached while a phase does not update the
+        network, as its backward must not reach it."""
+        if network not in self.made:
+            call = self.calls.get(network, Call())
+            latent = () if self.latent is None or not call.latent else (self.latent,)
+            learned = None if self.learning is None else self.learning.get(network)
+            spared = [p for p in learned or () if not p.requires_grad]  # by a phase before the one that updates it
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learning is None or learned is not None)):
+                for p in spared:
+                    p.requires_grad_(True)
+                try:
+                    self.made[network] = network(*latent, *self.given_to(network))
+                finally:
+                    for p in spared:
+                        p.requires_grad_(False)
+        made = self.made[network]
+        if self.updated is None or network in self.updated:
+            return made
+        return trees.mapped(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, made)
+
+    def samples(self, network: nn.Module) -> Tensor:
+        """The samples in `fake(network)`: the first tensor, or the part that the network's `output` says."""
+        return parts.samples(self.fake(network), self.output_of(network), "the generator")
+
+    def output_of(self, network: nn.Module) -> parts.Key:
+        return self.calls.get(network, Call()).output
+
+    def imitated(self, network: nn.Module) -> Tensor:
+        """The reals that a network's samples imitate."""
+        key = self.calls.get(network, Call()).real
+        return self.real if key is None else parts.part(self.data, key, "real")
+
+    def view(self, images: Tensor, *others: object) -> object:
+        """Images as the discriminator sees them: augmented, with noise, both drawn anew. Others, such as condition images: moved and cut
+        along with them, but neither coloured nor noisy; what is no image [N, C, H, W] stays. With others a tuple comes back.
+
+        Raises: ValueError for other images of another size, which cannot be moved along.
+        """
+        seen = images
         if self.augment:
-            images = diff_augment(images, self.augment, uniform=self.draws.uniform)
+            draws = self.draws.uniform(len(images), 7)
+            seen = diff_augment(images, self.augment, uniform=lambda *_: draws)
+            along = ",".join(name for name in policies(self.augment) if name != "color")
+            others = tuple(self._moved(other, images, along, draws) if along else other for other in others)
         if self.noise:
-            images = torch.add(images, self.draws.normal(*images.shape), alpha=self.noise)
-        return images
+            seen = torch.add(seen, self.draws.normal(*seen.shape), alpha=self.noise)
+        return (seen, *others) if others else seen
 
-
-Objective = Callable[[Phase, nn.Module, nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
-
-
-def adversarial(config: TrainConfig) -> Objective:
-    """The objective of `config`: a pure function of (phase, generator, discriminator, batch) that gives the loss to minimise, a 0-d tensor,
-    and 0-d tensors to log. It updates nothing and draws through the batch alone.
-
-    Source: the losses' and penalties' own, in ganfast.functional and ganfast.penalties; mode seeking: Mao et al. 2019.
-    """
-    kind, smoothing, backend = config.loss, config.smoothing, None if config.fused else "torch"
-
-    def objective(phase: Phase, generator: nn.Module, discriminator: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        side = _discriminator if phase.network == "discriminator" else _generator
-        return side(phase, generator, discriminator, batch, kind, smoothing, backend)
-
-    return objective
-
-
-def _discriminator(phase, generator, discriminator, batch, kind, smoothing, backend):
-    """Loss and numbers of a discriminator phase. The logits that the penalties need anyway serve the adversarial loss too."""
-    terms, real, fake = phase.terms, batch.view(batch.real), None
-    if {"adversarial", "r2", "gradient_penalty"} & set(terms):
-        fake = batch.view(_fakes(generator, batch))
-    found, loss = {}, 0
-    asked = {"return_logits": True}
-    if "r1" in terms:
-        found["r1"], real_logits = penalties.r1_penalty(discriminator, real, *batch.given, **asked)
-    elif "adversarial" in terms:
-        real_logits = _logits(discriminator, real, batch)
-    if "r2" in terms:
-        found["r2"], fake_logits = penalties.r2_penalty(discriminator, fake, *batch.given, **asked)
-    elif "adversarial" in terms:
-        fake_logits = _logits(discriminator, fake, batch)
-    if "gradient_penalty" in terms:
-        epsilon = batch.draws.uniform(len(real))
-        found["gradient_penalty"] = penalties.gradient_penalty(discriminator, real, fake, *batch.given, epsilon=epsilon)
-    for name, penalty in found.items():
-        loss = loss + phase.interval * batch.weights[name] * penalty
-    if "adversarial" in terms:
-        loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, kind=kind, smoothing=smoothing, return_stats=True, backend=backend)
-        loss = loss + loss_d
-        found |= {"loss_d": loss_d, **stats._asdict()}
-    return loss, found
-
-
-def _generator(phase, generator, discriminator, batch, kind, smoothing, backend):
-    found, loss = {}, 0
-    if "adversarial" in phase.terms:
-        fake_logits = _logits(discriminator, batch.view(_fakes(generator, batch)), batch)
-        real_logits = None
-        if kind in RELATIVISTIC:
-            with torch.no_grad():
-                real_logits = _logits(discriminator, batch.view(batch.real), batch)
-        loss = found["loss_g"] = GF.generator_loss(fake_logits, real_logits, kind=kind, backend=backend)
-    if "mode_seeking" in phase.terms:
-        found["mode_seeking"] = mode_seeking(generator, batch)
-        loss = loss + phase.interval * batch.weights["mode_seeking"] * found["mode_seeking"]
-    return loss, found
-
-
-def _fakes(generator: nn.Module, batch: Batch) -> Tensor:
-    fake = batch.fake(generator)
-    if not isinstance(fake, Tensor):
-        cause = "Wrap it so that it gives the samples alone, or write an objective of your own"
-        _checks.fail("train", f"the generator gives a {type(fake).__name__}, wants a tensor", cause, TypeError)
-    if fake.shape != batch.real.shape:
-        shapes = f"the generator gives shape {list(fake.shape)}, the data have {list(batch.real.shape)}"
-        _checks.fail("train", f"{shapes}; both must be the same")
-    return fake
-
-
-def _logits(discriminator: nn.Module, images: Tensor, batch: Batch) -> Tensor:
-    logits = discriminator(images, *batch.given)
-    if not isinstance(logits, Tensor):
-        _checks.fail("train", f"the discriminator gives a {type(logits).__name__}, wants a tensor of logits", error=TypeError)
-    if not logits.dim() or len(logits) != len(images):
-        got = f"the discriminator gives shape {list(logits.shape)} for {len(images)} samples"
-        _checks.fail("train", f"{got}, wants logits for each: [N], [N, 1] or patches")
-    if _ends_in_sigmoid(logits):
-        refuse_sigmoid()
-    return logits
-
-
-# Beginnings of autograd's names: what they do to numbers between 0 and 1 leaves them there.
-_KEEPS_RANGE = ("View", "UnsafeView", "Reshape", "Squeeze", "Unsqueeze", "Permute", "Transpose", "TBackward", "Select", "Slice", "Clone",
-                "Alias", "ToCopy", "Mean")  # fmt: skip
-
-
-def _ends_in_sigmoid(given: Tensor) -> bool:
-    """By its graph, which is sure: numbers between 0 and 1 may be logits, of an untrained discriminator above all."""
-    node = given.grad_fn
-    while node is not None and type(node).__name__.startswith(_KEEPS_RANGE):
-        node = next((before for before, _ in node.next_functions if before is not None), None)
-    ours = getattr(node, "spec", None)  # of ganfast's own layers
-    fused = getattr(ours, "act", "") == "sigmoid" and getattr(ours, "gain", 1) == 1
-    return fused or type(node).__name__.startswith(("SigmoidBackward", "HardsigmoidBackward"))
-
-
-def refuse_sigmoid() -> NoReturn:
-    _checks.fail("train", "the discriminator ends in a Sigmoid, and the losses take logits", "Remove it")
-
-
-def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:
-    """1 / (distance of two images / distance of their latents), to be minimised: the generator may not answer two latents alike.
-
-    Source: Mao et al. 2019, "Mode seeking generative adversarial networks", with its mean absolute distances.
-    """
-    pairs = len(batch.latent) // 2
-    if not pairs:
-        _checks.fail("train", f"mode_seeking compares pairs of samples, and a process has {len(batch.latent)} a batch", "Raise batch_size")
-    a, b = batch.latent[:pairs], batch.latent[pairs : 2 * pairs]
-    given = tuple(condition[:pairs] for condition in batch.given)
-    images = (generator(a, *given).float() - generator(b, *given).float()).abs().mean()
-    return (a - b).abs().mean() / images.clamp_min(1e-5)
+    @staticmethod
+    def _moved(other: object, images: Tensor, along: str, draws: Tensor) -> object:
+        if not isinstance(other, Tensor) or other.dim() != 4 or images.dim() != 4:
+            return other
+        if other.shape[2:] != images.shape[2:]:
+            sizes = f"{list(other.shape[2:])} pixels, the samples {list(images.shape[2:])}"
+            cause = 'Leave augment to "color", or give the discriminator a condition of the samples\' size'
+            _checks.fail("train", f"augment={along!r} moves the samples, and the images that belong to them have {sizes}", cause)
+        return diff_augment(other.float(), along, uniform=lambda *_: draws)

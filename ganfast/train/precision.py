@@ -1,7 +1,7 @@
 """The floating-point format that the networks run in: chosen once, applied around every step by autocast and loss scalers."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -14,14 +14,14 @@ class Precision:
     """`wanted`: auto, fp32, tf32, bf16 or fp16; auto is bf16 where the hardware has units for it, else fp32. Weights and optimizers
     are float32 in each.
 
-    Fields: name, what auto became; scalers, for fp16 a loss scale for each network, on the device.
+    Fields: name, what auto became; scalers, for fp16 a loss scale for each of `names`, on the device.
     """
 
-    def __init__(self, wanted: str, device: torch.device) -> None:
+    def __init__(self, wanted: str, device: torch.device, names: Sequence[str] = ("discriminator", "generator")) -> None:
         self.name = ("bf16" if has_bf16_units(device) else "fp32") if wanted == "auto" else wanted
         self.device, self.dtype = device, DTYPES[self.name]
         on = self.dtype is torch.float16
-        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=on) for name in ("discriminator", "generator")}
+        self.scalers = {name: torch.amp.GradScaler(device.type, enabled=on) for name in names}
 
     def autocast(self) -> contextlib.AbstractContextManager:
         return contextlib.nullcontext() if self.dtype is None else torch.autocast(self.device.type, self.dtype)

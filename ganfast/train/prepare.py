@@ -1,6 +1,8 @@
 """Prepares the networks (device, memory format, spectral norm, synchronised batch norm, equal weights, acceleration) and makes their
 optimizers."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -15,6 +17,7 @@ from ganfast._tell import tell
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed import sync_batch_norm
 from ganfast.train.distributed.world import World
+from ganfast.train.networks import Network
 from ganfast.train.randomness import mixed
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear, nn.Embedding)
@@ -64,17 +67,22 @@ def _renew_weight_norm(layer: nn.Module) -> None:
             layer.parametrizations["weight"].original0, layer.parametrizations["weight"].original1 = norm, direction
 
 
-def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device, world: World) -> None:
+def prepare(
+    settings: dict[str, Network], discriminators: Iterable[str], config: TrainConfig, device: torch.device, world: World
+) -> None:
     """Prepares the networks in place. Afterwards every process has the same weights."""
     layout = torch.channels_last if config.channels_last else torch.preserve_format
-    for network in networks.values():
-        if not network.training:  # a part that is frozen in eval mode stays so
+    networks = {name: network.module for name, network in settings.items()}
+    for name, network in networks.items():
+        if settings[name].frozen:
+            network.eval().requires_grad_(False)
+        elif not network.training:  # a part that is frozen in eval mode stays so
             network.train()
         network.to(device, memory_format=layout)
-    if config.spectral_norm:
-        normalise(networks["discriminator"], config.seed)
+    for name in discriminators if config.spectral_norm else ():
+        normalise(networks[name], config.seed)
     if config.sync_batch_norm and not any(isinstance(m, _BatchNorm) for network in networks.values() for m in network.modules()):
-        tell("sync_batch_norm changes nothing: neither network has a batch norm of torch's or ganfast's")
+        tell("sync_batch_norm changes nothing: no network has a batch norm of torch's or ganfast's")
     if config.sync_batch_norm and world.size > 1:
         sync_batch_norm.synchronise(nn.ModuleDict(networks))
     world.broadcast(*networks.values())
@@ -83,7 +91,19 @@ def prepare(networks: dict[str, nn.Module], config: TrainConfig, device: torch.d
             ganfast.accelerate(network)
 
 
-def optimizers(networks: dict[str, nn.Module], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:
-    """One Adam for each network, over the parameters that require a gradient."""
-    how = {"lr": config.learning_rate, "betas": config.betas, "fused": True, "capturable": device.type == "cuda"}
-    return {name: torch.optim.Adam([p for p in network.parameters() if p.requires_grad], **how) for name, network in networks.items()}
+def rate(name: str, network: Network, config: TrainConfig) -> float:
+    """A network's learning rate before it falls."""
+    own = config.discriminator_learning_rate if name == "discriminator" else None
+    return network.learning_rate or own or config.learning_rate
+
+
+def optimizers(networks: dict[str, Network], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:
+    """One Adam for each network that learns, over the parameters that require a gradient."""
+    found = {}
+    for name, network in networks.items():
+        learning = [p for p in network.module.parameters() if p.requires_grad]
+        how = {"lr": rate(name, network, config), "betas": network.betas or config.betas, "capturable": device.type == "cuda"}
+        if learning:
+            decay = {"weight_decay": network.weight_decay, "decoupled_weight_decay": True} if network.weight_decay else {}
+            found[name] = torch.optim.Adam(learning, **how, **decay, fused=True)
+    return found

@@ -9,67 +9,101 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _forward_unimplemented
 
 from ganfast import _checks
+from ganfast.train import parts, trees
 from ganfast.train.randomness import mixed, own_randomness
 
-Conditioner = Callable[[Tensor], Tensor]  # the data's second item -> what the networks are given
+Conditioner = Callable[[object], object]  # what the data tell of the samples -> what the networks are given
+
+
+class _Inherited:
+    """A network's condition where none of its own is given: the Trainer's."""
+
+    def __repr__(self) -> str:
+        return "the Trainer's"
+
+
+INHERITED = _Inherited()
+
+
+def as_arguments(condition: object) -> tuple:
+    """A condition as a network's further arguments: none for None, several for a tuple."""
+    return () if condition is None else condition if isinstance(condition, tuple) else (condition,)
 
 
 @dataclass
 class Sampler:
-    """A generator ready to sample. `conditioner` None: it is unconditional. `seconds`: some of the data's second items, which serve in turn
-    where none are asked for and there are no classes."""
+    """A generator ready to sample. latent_shape None: it takes no latent. `conditioner` None: it is unconditional. `seconds`: some of what
+    the data tell of samples, which serves in turn where nothing is asked for and there are no classes. output: which part of what it
+    gives are the samples, where that is a tuple or dict."""
 
     generator: nn.Module
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...] | None
     name: str  # what it is, for the text fields of pictures
     step: int = 0
     classes: list[str] = field(default_factory=list)
     conditioner: Conditioner | None = None
-    seconds: Callable[[], Tensor] | None = None
+    seconds: Callable[[], object] | None = None
+    output: parts.Key = None
     chunk: int = 256  # samples in one forward, which bounds its memory
 
-    def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor:
-        """[n, ...] float32 on the generator's device, images in [-1, 1]; the same for the same n, condition and seed.
+    def sample(self, n: int, condition: object = None, seed: int = 0, latents: Tensor | None = None) -> Tensor:
+        """[n, ...] float32 on the generator's device, images in [-1, 1]; the same for the same n, condition, seed and latents.
 
-        condition: a class by name or number; a list of n of these; labels [n] int64; vectors [n, D] as the networks take them. None: the
-            classes in turn, or the data's own conditions.
-        Raises: ValueError for an n below 1, a condition that the generator cannot have, or as many as are not n.
+        condition: a class by name or number; a list of n of these; labels [n] int64; vectors [n, D] as the networks take them, where the
+            data have labels; else what the data tell of n samples (images, a dict of tensors), which goes through Trainer's `condition` as
+            in training, bytes as [-1, 1]. None: the classes in turn, or the data's own.
+        latents: [n, *latent_shape]; None: drawn from the seed.
+        Raises: ValueError for an n below 1, a condition or latents that the generator cannot have, or as many as are not n.
         """
-        return self.generate(self.latents(n, seed), condition, seed)
+        drawn = self.latents(n, seed)
+        if latents is None:
+            return self.generate(drawn, condition, seed)
+        if self.latent_shape is None or not isinstance(latents, Tensor) or latents.shape != drawn.shape:
+            got = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+            wants = "none: the generator takes no latent" if self.latent_shape is None else f"a tensor {list(drawn.shape)}"
+            raise ValueError(f"sample: latents got {got}, wants {wants}.")
+        return self.generate(latents, condition, seed)
 
     def latents(self, n: int, seed: int = 0) -> Tensor:
-        """[n, *latent_shape] on the CPU: the same on every device."""
+        """[n, *latent_shape] on the CPU: the same on every device; [n, 0] for a generator without a latent."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"sample: n got {n!r}, wants a whole number of at least 1.")
-        return torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
+        shape = (0,) if self.latent_shape is None else self.latent_shape
+        return torch.randn(n, *shape, generator=torch.Generator().manual_seed(seed))
 
     @torch.no_grad()
     def generate(self, latents: Tensor, condition: object = None, seed: int = 0) -> Tensor:
         """Samples of these latents [n, *latent_shape]. The generator runs in eval mode and gets its own mode back; what it draws itself
         follows from the seed, and torch's, numpy's and Python's generators are afterwards as they were."""
         n, device = len(latents), next(self.generator.parameters()).device
-        tensors = latents.to(device), *self._conditions(n, condition, device)
+        given = (*(() if self.latent_shape is None else (latents.to(device),)), *self._conditions(n, condition, device))
+        found = []
         with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), device):
-            return torch.cat([self.generator(*(t[i : i + self.chunk] for t in tensors)).float() for i in range(0, n, self.chunk)])
+            for i in range(0, n, self.chunk):
+                some = trees.mapped(lambda leaf: leaf[i : i + self.chunk] if isinstance(leaf, Tensor) else leaf, given)  # noqa: B023
+                found.append(parts.samples(self.generator(*some), self.output, "the generator").float())
+        return torch.cat(found)
 
-    def _conditions(self, n: int, condition: object, device: torch.device) -> tuple[Tensor, ...]:
+    def _conditions(self, n: int, condition: object, device: torch.device) -> tuple:
         if self.conditioner is None:
             if condition is not None:
                 _checks.fail("sample", f"condition got {condition!r}, wants none", "The generator is unconditional")
             return ()
-        if isinstance(condition, Tensor) and condition.is_floating_point():
+        if self.classes and isinstance(condition, Tensor) and condition.is_floating_point():
             return (self._all(n, condition.to(device)),)
-        return (self.conditioner(self._all(n, self._second(n, condition).to(device))),)
+        there = lambda leaf: self._all(n, leaf).to(device) if isinstance(leaf, Tensor) else leaf
+        return as_arguments(self.conditioner(parts.as_networks_see(trees.mapped(there, self._second(n, condition)))))
 
-    def _second(self, n: int, condition: object) -> Tensor:
-        """The data's second items (labels, vectors, ...) that `condition` asks for."""
+    def _second(self, n: int, condition: object) -> object:
+        """What the data would tell of the samples (labels, vectors, ...) that `condition` asks for."""
+        if isinstance(condition, dict) or (isinstance(condition, tuple) and condition and isinstance(condition[0], Tensor)):
+            return condition
         if condition is None:
             if self.classes:
                 return torch.arange(n) % len(self.classes)
             if self.seconds is None:
                 _checks.fail("sample", f"condition is None, wants {n} of what the generator was trained with")
-            found = self.seconds()
-            return found[torch.arange(n, device=found.device) % len(found)]
+            return trees.mapped(lambda leaf: leaf[torch.arange(n, device=leaf.device) % len(leaf)], self.seconds())
         if isinstance(condition, Tensor):
             labels = condition
         elif isinstance(condition, str) or not isinstance(condition, Sequence):
@@ -108,9 +142,11 @@ def conditioner(condition: object, device: torch.device) -> Conditioner | None:
             raise ValueError(f"train: condition got a tensor of shape {list(condition.shape)}, wants [classes, D], a row for each label.")
         table = condition.to(device)
         return lambda labels: table[labels]
+    if isinstance(condition, str):
+        return lambda told: told if isinstance(told, Tensor) else parts.part(told, condition, "condition")
     if callable(condition):
         return condition
-    kinds = "None, True, a table [classes, D] or a function of the data's second item"
+    kinds = "None, True, a part's name, a table [classes, D] or a function of what the data tell of the samples"
     raise ValueError(f"train: condition got {type(condition).__name__}, wants {kinds}.")
 
 

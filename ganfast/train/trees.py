@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 LEAF = "leaf"
-Structure = str | tuple  # LEAF; ("dict", keys, structures); ("tuple", structures)
+Structure = str | tuple  # LEAF; ("dict", keys, structures); ("tuple", structures); (a named tuple's class, structures)
 
 _ORDINALS = ("first", "second", "third", "fourth")
 
@@ -22,7 +22,7 @@ def structure(tree: object) -> Structure:
     if isinstance(tree, Mapping):
         return ("dict", tuple(tree), tuple(map(structure, tree.values())))
     if isinstance(tree, (tuple, list)):
-        return ("tuple", tuple(map(structure, tree)))
+        return (type(tree) if hasattr(tree, "_fields") else "tuple", tuple(map(structure, tree)))
     return LEAF
 
 
@@ -35,7 +35,9 @@ def _built(form: Structure, parts) -> object:
     if form == LEAF:
         return next(parts)
     inner = [_built(part, parts) for part in form[-1]]
-    return dict(zip(form[1], inner, strict=True)) if form[0] == "dict" else tuple(inner)
+    if form[0] == "dict":
+        return dict(zip(form[1], inner, strict=True))
+    return tuple(inner) if form[0] == "tuple" else form[0](*inner)
 
 
 def mapped(function: Callable, tree: object) -> object:

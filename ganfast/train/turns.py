@@ -1,7 +1,7 @@
 """The part of a step that runs on the device: forwards, backwards and optimizer steps of the phases that share a batch, on a GPU
 recorded as one CUDA graph; and the means of their numbers for the log."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,101 +10,129 @@ from ganfast import _checks
 from ganfast.step.capture import capture
 from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
+from ganfast.train import parts
 from ganfast.train.data.sources import Source
 from ganfast.train.distributed.world import World
-from ganfast.train.phases import Batch, Draws, Objective, Phase
+from ganfast.train.networks import Networks
+from ganfast.train.phases import Batch, Draws, Phase
 from ganfast.train.precision import Precision
+from ganfast.train.terms import Objective
 
 
 class Updates:
-    """Takes the optimizer step of a phase. `networks`, `optimizers` by "discriminator" and "generator"."""
+    """Takes the optimizer steps of a phase. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
+    modules that hold images; objective: a function (phase, networks, batch)."""
 
     def __init__(
         self,
-        networks: dict[str, nn.Module],
+        networks: Networks,
         optimizers: dict[str, torch.optim.Optimizer],
+        averages: dict[str, EMA],
         objective: Objective,
         precision: Precision,
         world: World,
+        pools: Sequence[nn.Module] = (),
     ) -> None:
-        self.networks, self.optimizers, self.objective, self.precision, self.world = networks, optimizers, objective, precision, world
-        self.average, self.guard = EMA(networks["generator"]), FiniteGuard(*networks.values())
-        self.learning = {name: [p for p in network.parameters() if p.requires_grad] for name, network in networks.items()}
-        held = set(networks["generator"].parameters())
-        self.alone = [p for p in networks["discriminator"].parameters() if p not in held]
-        self.shared = [p for p in networks["discriminator"].parameters() if p in held]  # learn in both networks' phases
+        self.networks, self.optimizers, self.averages, self.objective = networks, optimizers, averages, objective
+        self.precision, self.world = precision, world
+        self.guard = FiniteGuard(*(networks[name] for name in networks), *pools)
+        self.held = {name: list(networks[name].parameters()) for name in networks}
+        self.learning = {name: [p for p in held if p.requires_grad] for name, held in self.held.items()}
+        owners = {name: set(held) for name, held in self.held.items()}
+        self.sharing = {name: [other for other in networks if other != name and owners[name] & owners[other]] for name in networks}
 
     def __call__(self, phase: Phase, batch: Batch, keep: Tensor) -> dict[str, Tensor]:
-        """The objective's numbers, the norm of the gradient, and the norm of the gradient that an image gets from the discriminator."""
-        generator, discriminator = self.networks["generator"], self.networks["discriminator"]
-        scaler, optimizer = self.precision.scalers[phase.network], self.optimizers[phase.network]
-        moves_g, received = phase.network == "generator", []
-        spared = [p for p in self.alone if p.requires_grad] if moves_g else []  # nobody uses their gradients
-        batch.detached = not moves_g
+        """The objective's numbers, the norm of the gradient, and the norms of the gradients that fakes get."""
+        names, received = phase.networks, {}
+        learning = list(dict.fromkeys(p for name in names for p in self.learning[name]))
+        mine = set(learning)
+        others = (p for name in self.networks for p in self.learning[name] if name not in names and p not in mine)
+        spared = [p for p in dict.fromkeys(others) if p.requires_grad]  # nobody uses their gradients
+        optimizers, scaler = [self.optimizers[name] for name in names], self.precision.scalers["+".join(names)]
+        batch.phase, batch.updated = phase, tuple(self.networks[name] for name in names)
         for p in spared:
             p.requires_grad_(False)
         try:
             with self.precision.autocast():
-                loss, numbers = self.objective(phase, generator, discriminator, batch)
-            _check(phase, loss, numbers)
-            fake = batch.made if moves_g else None
-            hook = fake.register_hook(received.append) if isinstance(fake, Tensor) and fake.requires_grad else None
-            optimizer.zero_grad()
+                loss, numbers = _checked(phase, self.objective(phase, self.networks, batch))
+            hooks = []
+            for name in names:
+                made = batch.made.get(self.networks[name])
+                fake = made if made is None else parts.samples(made, batch.output_of(self.networks[name]), name)
+                if fake is not None and fake.requires_grad:
+                    hooks.append(fake.register_hook(lambda gradient, name=name: received.__setitem__(name, gradient)))
+            for optimizer in optimizers:
+                optimizer.zero_grad()
             scaler.scale(loss).backward()
-            if hook is not None:
+            for hook in hooks:
                 hook.remove()
         finally:
             for p in spared:
                 p.requires_grad_(True)
-        self.world.average(self.learning[phase.network])
-        if not moves_g and any(p.grad is not None for p in self.shared):
-            batch.made = None  # its graph needs the weights that this update changes: the generator's phase makes fakes anew
-        scaler.unscale_(optimizer)
-        average = {"ema": self.average, "decay": keep} if phase.average else {}
-        numbers = numbers | {f"grad_{phase.name}": self.guard.step(optimizer, **average)}
-        if received:  # per image: the loss is a mean over them
-            norms = torch.linalg.vector_norm(received[0].flatten(1), dim=1, dtype=torch.float32)
-            numbers["grad_from_d"] = norms.sum() / (scaler._scale if scaler.is_enabled() else 1)
+        self.world.average(learning)
+        for name in names:
+            for other in self.sharing[name]:
+                if other not in names and any(p.grad is not None for p in self.learning[name] if p in set(self.held[other])):
+                    batch.made.pop(self.networks[other], None)  # its graph needs weights that this update changes: it is made anew
+        for optimizer in optimizers:
+            scaler.unscale_(optimizer)
+        moved = [self.averages[name] for name in names if phase.average and name in self.averages]
+        average = {"ema": moved, "decay": keep} if moved else {}
+        numbers = numbers | {f"grad_{phase.name}": self.guard.step(*optimizers, **average)}
+        for name, gradient in received.items():  # per image: the loss is a mean over them
+            norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float32)
+            scale = scaler._scale if scaler.is_enabled() else 1
+            numbers["grad_from_d" if len(received) == 1 else f"{name}/grad_from_d"] = norms.sum() / scale
         if scaler.is_enabled():
             scaler.update()
         return numbers
 
 
-def _check(phase: Phase, loss: object, numbers: object) -> None:
-    """Checks what an objective gave, which may be the user's own."""
+def _checked(phase: Phase, given: object) -> tuple[Tensor, dict[str, Tensor]]:
+    """Loss and numbers of what an objective gave, which may be the user's own: a loss, or a pair; numbers are tensors or floats."""
+    loss, numbers = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
     if not isinstance(loss, Tensor) or loss.dim() or not loss.requires_grad:
         got = f"shape {list(loss.shape)}, requires_grad {loss.requires_grad}" if isinstance(loss, Tensor) else type(loss).__name__
         _checks.fail("train", f"the objective's loss of phase {phase.name!r} is {got}, wants a 0-d tensor to minimise", error=TypeError)
+    if not isinstance(numbers, Mapping):
+        got = type(numbers).__name__
+        _checks.fail("train", f"the objective's numbers of phase {phase.name!r} are a {got}, wants a dict", error=TypeError)
+    found = {}
     for name, value in numbers.items():
+        if isinstance(value, (int, float)):
+            value = torch.full((), float(value), device=loss.device)
         if not isinstance(value, Tensor) or value.dim():
             got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
             _checks.fail("train", f"the objective's number {name!r} is {got}, wants a 0-d tensor on the device", error=TypeError)
+        found[name] = value
+    return loss, found
 
 
 class Turn:
     """One batch and the phases that share it. A call reads nothing back from the device, so that `ganfast.capture` can record it."""
 
     def __init__(self, phases: tuple[Phase, ...], updates: Updates, source: Source, draws: Draws, look: dict) -> None:
-        """look: Batch's settings (augment, noise), with `latent_shape` and `condition`, a function of the data's second item or None."""
+        """look: Batch's settings (augment, noise, calls), with `latent_shape`, None for no latent, and `condition`, a function of what the
+        data tell of the samples, or None."""
         self.phases, self.updates, self.source, self.draws = phases, updates, source, draws
         self.interval, self.run = phases[0].interval, None  # run: the turn recorded by `runner`, made at its first step
         self.look = dict(look)
         self.latent_shape, self.condition = self.look.pop("latent_shape"), self.look.pop("condition")
+        learn = [name for phase in phases for name in phase.networks]
+        self.learning = {updates.networks[name]: updates.learning[name] for name in learn}
 
     def __call__(self, weights: dict[str, Tensor], keep: Tensor, handle: tuple[Tensor, ...]) -> dict[str, Tensor]:
-        """The phases' numbers, 0-d float32, and `good`, 1; all are 0 where an update was skipped because its gradient was not finite."""
-        real, second = self.source.open(handle, self.draws)
-        condition = None if self.condition is None else self.condition(second)
-        latent = self.draws.normal(len(real), *self.latent_shape)
-        moves_g = any(phase.network == "generator" for phase in self.phases)
-        batch = Batch(real, latent, condition, weights, self.draws, differentiable=moves_g, **self.look)
+        """The phases' numbers, 0-d float32, each as "phase|name", and `good`, 1; all are 0 where an update was skipped because its gradient
+        was not finite."""
+        real, told = self.source.open(handle, self.draws)
+        condition = None if self.condition is None else self.condition(real if told is None else told)
+        latent = None if self.latent_shape is None else self.draws.normal(len(real), *self.latent_shape)
+        data = parts.whole(real, told)
+        batch = Batch(real, latent, condition, weights, self.draws, data=data, learning=self.learning, **self.look)
         numbers: dict[str, Tensor] = {}
         with self.updates.guard as guard:
             for phase in self.phases:
-                found = self.updates(phase, batch, keep)
-                if both := numbers.keys() & found.keys() - {"grad_from_d"}:
-                    _checks.fail("train", f"{min(both)!r} is a number of two phases that share a batch", "Give each a name of its own")
-                numbers |= found
+                numbers |= {f"{phase.name}|{name}": value for name, value in self.updates(phase, batch, keep).items()}
         numbers["good"] = torch.ones_like(guard.bad)
         bad = guard.bad.bool()
         return {name: torch.where(bad, 0.0, value.detach().float()) for name, value in numbers.items()}
@@ -124,10 +152,14 @@ class Meters:
     def __init__(self) -> None:
         self.sums: list[tuple[list[str], list[Tensor]]] = []
         self.turns, self.in_a_row, self.worst = 0, None, None
+        self.phases: dict[str, set[str]] = {}  # a number's name -> the phases that have it
 
     def add(self, numbers: dict[str, Tensor]) -> None:
         self.turns += 1
         names, values = list(numbers), list(numbers.values())
+        for name in names:
+            phase, _, bare = name.rpartition("|")
+            self.phases.setdefault(bare, set()).add(phase)
         for known, sums in self.sums:
             if known == names:
                 torch._foreach_add_(sums, values)
@@ -154,16 +186,24 @@ class Meters:
             for name in names:
                 totals[name] = totals.get(name, 0.0) + of_group[name]
                 counts[name] = counts.get(name, 0.0) + of_group["good"]
-        row = {name: totals[name] / counts[name] for name in totals if name != "good" and counts[name]}
+        means = {name: totals[name] / counts[name] for name in totals if name != "good" and counts[name]}
+        row = {self._name(name): value for name, value in means.items()}
         row |= {"skipped": self.turns - round(good), "skipped_in_a_row": round(next(values))}
         self.sums, self.turns, self.worst = [], 0, self.in_a_row
         return row
 
+    def _name(self, name: str) -> str:
+        """ "phase|name" as a number is called: by its name, or where two phases have it as phase/name."""
+        phase, bar, bare = name.rpartition("|")
+        return f"{phase}/{bare}" if bar and len(self.phases[bare]) > 1 else bare
+
     def state_dict(self) -> dict:
         sums = [[list(names), list(values)] for names, values in self.sums]
-        return {"sums": sums, "turns": self.turns, "in_a_row": self.in_a_row, "worst": self.worst}
+        phases = {name: sorted(of) for name, of in self.phases.items()}
+        return {"sums": sums, "turns": self.turns, "in_a_row": self.in_a_row, "worst": self.worst, "phases": phases}
 
     def load_state_dict(self, state: dict, device: torch.device) -> None:
         there = lambda value: None if value is None else value.to(device)
         self.sums = [(names, [there(value) for value in values]) for names, values in state["sums"]]
+        self.phases = {name: set(phases) for name, phases in state.get("phases", {}).items()}
         self.turns, self.in_a_row, self.worst = state["turns"], there(state["in_a_row"]), there(state["worst"])

@@ -9,7 +9,8 @@ from torch import nn
 
 from ganfast import penalties
 from ganfast.train import Batch, Phase, TrainConfig, Trainer, adversarial
-from ganfast.train.phases import Draws, mode_seeking, phases_of, turns_of
+from ganfast.train.phases import Draws, phases_of, turns_of
+from ganfast.train.terms import mode_seeking
 
 
 def names(config: TrainConfig) -> list[list[str]]:
@@ -122,7 +123,7 @@ def test_the_view_is_drawn_anew_for_every_image_and_the_fakes_are_made_once():
     assert b.fake(g) is b.fake(g) and b.fake(g).requires_grad
     assert not torch.equal(b.view(b.real), b.view(b.real)) and b.view(b.real).shape == b.real.shape
     quiet = batch()
-    quiet.differentiable = False
+    quiet.learning = {}
     assert not quiet.fake(g).requires_grad
 
 

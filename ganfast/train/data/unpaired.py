@@ -44,7 +44,7 @@ class Together(Source):
     def open(self, handle, draws):
         found, at = {}, 0
         for (name, source), span in zip(self.domains.items(), self.spans, strict=True):
-            found[name] = _whole(*source.open(handle[at : at + span], draws))
+            found[name] = parts.whole(*source.open(handle[at : at + span], draws))
             at += span
         return self._item(found)
 
@@ -54,7 +54,7 @@ class Together(Source):
 
     def first_reals(self, n):
         """As many of each domain: those of a shorter one in turn."""
-        found = {name: _whole(*source.first_reals(n)) for name, source in self.domains.items()}
+        found = {name: parts.whole(*source.first_reals(n)) for name, source in self.domains.items()}
         most = max(len(leaf) for leaf in trees.leaves(found))
         return self._item(trees.mapped(lambda leaf: leaf[[i % len(leaf) for i in range(most)]], found))
 
@@ -68,8 +68,3 @@ class Together(Source):
     def close(self):
         for source in self.domains.values():
             source.close()
-
-
-def _whole(real: Tensor, told: object) -> object:
-    """A domain's item as it was given: a lone tensor, a pair, or the tree that `told` is."""
-    return real if told is None else told if any(leaf is real for leaf in trees.leaves(told)) else (real, told)

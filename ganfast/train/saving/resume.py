@@ -32,9 +32,7 @@ class Resumable(Protocol):
 
     config: TrainConfig
     device: torch.device
-    generator: nn.Module
-    discriminator: nn.Module
-    ema: nn.Module
+    parts: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     precision: Precision
     draws: Any  # phases.Draws, of which the torch.Generator is kept
@@ -42,7 +40,7 @@ class Resumable(Protocol):
     meters: Stateful
     monitors: Stateful
     classes: list[str]
-    latent_shape: tuple[int, ...]
+    latent_shape: tuple[int, ...] | None
     condition: object
     conditioner: object
     steps: int
@@ -58,11 +56,10 @@ class Resumable(Protocol):
 
 def state_of(trainer: Resumable) -> dict:
     """The Trainer's state, as tensors, numbers, strings, lists and dicts, which weights_only=True reads back."""
-    networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
     table = trainer.condition if isinstance(trainer.condition, Tensor) else None
     return {
         "config": configs.to_dict(trainer.config),
-        "networks": {name: network.state_dict() for name, network in networks.items()},
+        "networks": {name: part.state_dict() for name, part in trainer.parts.items()},
         "optimizers": {name: optimizer.state_dict() for name, optimizer in trainer.optimizers.items()},
         "scalers": {name: scaler.state_dict() for name, scaler in trainer.precision.scalers.items()},
         "numbers": {name: getattr(trainer, name) for name in NUMBERS},
@@ -82,7 +79,7 @@ def state_of(trainer: Resumable) -> dict:
 def _look(trainer: Resumable) -> dict:
     """What must be the same in a resumed run, even where its networks would fit."""
     shape = list(trainer.source.reals(1)[0].shape[1:])
-    return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape), "condition given": trainer.conditioner is not None}
+    return {"a sample's shape": shape, "latent_shape": list(trainer.latent_shape or ()), "condition given": trainer.conditioner is not None}
 
 
 def restore(trainer: Resumable, path: Path, state: dict) -> None:
@@ -102,9 +99,10 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
         table = trainer.condition if isinstance(trainer.condition, Tensor) else None
         if table is not None and state["table"] is not None and not torch.equal(table.cpu(), state["table"]):
             raise ValueError(f"train: condition got another table than {path} has; a resumed run keeps its vectors.")
-        networks = {"generator": trainer.generator, "discriminator": trainer.discriminator, "ema": trainer.ema}
-        for name, network in networks.items():
-            network.load_state_dict(state["networks"][name])
+        if (held := list(state["networks"])) != (wanted := list(trainer.parts)):
+            raise ValueError(f"train: the run has the parts {', '.join(wanted)}, {path} has {', '.join(held)}; a resumed run keeps them.")
+        for name, part in trainer.parts.items():
+            part.load_state_dict(state["networks"][name])
         for name, optimizer in trainer.optimizers.items():
             settings = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
             optimizer.load_state_dict(state["optimizers"][name])

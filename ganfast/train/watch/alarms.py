@@ -42,6 +42,8 @@ ALARMS: dict[str, tuple[str, str]] = {
 """Each alarm's name -> (what it means, what to try: fields of TrainConfig)."""
 
 _PENALTIES = ("r1", "r2", "gradient_penalty")
+# Of one of several pairs of networks these are called "a/loss_d", by the name of the term or the network.
+_JUDGED = {"loss_d", "real_accuracy", "fake_accuracy", "real_sign", "grad_from_d", "spread", *_PENALTIES}
 _GUESSING = {"hinge": 2.0, "lsgan": 0.25, "relativistic": math.log(2)}  # loss_d of logits that tell nothing; of the others 2 log 2
 _HISTORY = 20  # lines a penalty's median is taken of, and half of them before the first alarm: it follows weights that fall in a run
 _WINDOW = 200  # steps over which skipped updates are counted
@@ -74,7 +76,8 @@ class Monitors:
     grad_g, grad_from_d, r1, r2, gradient_penalty, spread, and skipped, a count; any may be missing, and then what needs it is not judged.
     An alarm is raised after the warm-up when its number was beyond the threshold for some lines and steps on end, again after 20, 40,
     80, ... lines while that lasts, and once with ``over`` when the number was back for as long. ``active`` names those raised and not
-    over. non_finite waits for nothing.
+    over. non_finite waits for nothing. Numbers such as "a/loss_d" or "a/spread", of one of several pairs of networks, are judged by
+    themselves, and their alarms are called "a/...".
 
     ``loss``, the kind, tells which numbers mean something: a wasserstein critic is meant to be right always, relativistic losses leave the
     logits' zero anywhere, lsgan's border is 0.5.
@@ -87,16 +90,19 @@ class Monitors:
         self._alarms = {name: {"on": 0, "lines": 0, "steps": 0, "quiet": 0, "wait": 20} for name in ALARMS}
         self._skipped: list[list[float]] = []  # [steps, skipped] of the last lines
         self._history: dict[str, list[float]] = {name: [] for name in _PENALTIES}
+        self._pairs: dict[str, Monitors] = {}
 
     @property
     def active(self) -> list[str]:
-        return [name for name, state in self._alarms.items() if state["on"]]
+        own = [name for name, state in self._alarms.items() if state["on"]]
+        return own + [f"{pair}/{name}" for pair, monitors in self._pairs.items() for name in monitors.active]
 
     def state_dict(self) -> dict:
         """Plain numbers in dicts and lists."""
         alarms = {name: dict(state) for name, state in self._alarms.items()}
         history = {name: list(values) for name, values in self._history.items()}
-        return {"step": self._step, "alarms": alarms, "skipped": [list(pair) for pair in self._skipped], "history": history}
+        return {"step": self._step, "alarms": alarms, "skipped": [list(pair) for pair in self._skipped], "history": history,
+                "pairs": {pair: monitors.state_dict() for pair, monitors in self._pairs.items()}}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         self._step = state["step"]
@@ -104,6 +110,11 @@ class Monitors:
             self._alarms[name] = dict(values)
         self._skipped = [list(pair) for pair in state["skipped"]]
         self._history = {name: list(values) for name, values in state["history"].items()}
+        for pair, values in state.get("pairs", {}).items():
+            self._pair(pair).load_state_dict(values)
+
+    def _pair(self, name: str) -> "Monitors":
+        return self._pairs.setdefault(name, Monitors(self.thresholds, loss=self.loss))
 
     def see(self, row: dict[str, float]) -> list[Alarm]:
         step = row.get("step", self._step + 1)
@@ -120,7 +131,14 @@ class Monitors:
             "non_finite": self._non_finite(row, steps, bad),
             "penalty_spike": self._spike(row),
         }
-        found = (self._judge(name, reading, steps) for name, reading in readings.items() if reading is not None)
+        found = [self._judge(name, reading, steps) for name, reading in readings.items() if reading is not None]
+        pairs: dict[str, dict[str, float]] = {}
+        for name, value in row.items():
+            pair, _, bare = name.rpartition("/")
+            if pair and bare in _JUDGED:
+                pairs.setdefault(pair, {"step": step})[bare] = value
+        for pair, values in pairs.items():
+            found += [alarm._replace(name=f"{pair}/{alarm.name}") for alarm in self._pair(pair).see(values)]
         return [alarm for alarm in found if alarm is not None]
 
     def _judge(self, name: str, reading: _Reading, steps: int) -> Alarm | None:

@@ -16,9 +16,8 @@ class TrainerLike(Protocol):
     """What a callback may use of the Trainer that calls it."""
 
     config: TrainConfig
-    generator: nn.Module
-    discriminator: nn.Module
-    ema: nn.Module
+    parts: dict[str, nn.Module]
+    sampled: list[str]
     device: torch.device
     run_dir: Path | None
     source: Source
@@ -35,9 +34,17 @@ class TrainerLike(Protocol):
 
     def progress(self) -> float: ...
 
-    def sample(self, n: int, condition: object = None, seed: int = 0) -> Tensor: ...
+    def sample(
+        self, n: int, condition: object = None, seed: int = 0, *, network: str | None = None, latents: Tensor | None = None
+    ) -> Tensor: ...
 
-    def sampler(self) -> Sampler: ...
+    def sampler(self, network: str | None = None) -> Sampler: ...
+
+    def reals(self, n: int, network: str | None = None) -> Tensor: ...
+
+    def told(self, n: int, network: str | None = None, source: Source | None = None) -> tuple[Tensor, object]: ...
+
+    def stop(self, reason: str = "stop()") -> None: ...
 
     def save(self, path: str | Path) -> None: ...
 

@@ -2,6 +2,7 @@
 them during a run."""
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
+from ganfast.train.data.sources import source_of
 from ganfast.train.watch.callbacks import Callback, TrainerLike
 from ganfast.train.watch.curves import write_curves
 from ganfast.train.watch.features import Features, features_of, inception, pixels8
@@ -119,7 +121,11 @@ class Evaluate(Callback):
     Arguments:
         features: what images are compared by: None for "pixels8", "inception", `Features`, or a network or function [N, C, H, W] in
             [-1, 1] -> [N, D].
-        measure: instead of features, a function of the samples -> {name: number}, as `mixtures.MIXTURES["ring8"].measure`.
+        measure: instead of features, a function of the samples -> {name: number}, as `mixtures.MIXTURES["ring8"].measure`; or of (samples,
+            reals, conditions), for errors against the truth: the samples are made from what the data tell of these very reals, and
+            conditions is what the generator was called with, None without.
+        network: which one is measured, by name; None: the generator.
+        data: what the reals are taken from instead of the run's data, such as held-out ones: all that Trainer takes, of the same form.
         best: the number that decides, without its features; None: none does; "auto": kid, with a measure none. Of precision, recall,
             modes and within_3_sigma larger is better, of others smaller.
     Raises: ValueError for what is no interval, number or feature; at the first line for a `best` that the measure does not give.
@@ -131,9 +137,11 @@ class Evaluate(Callback):
         *,
         samples: int = 1000,
         features: object = None,
-        measure: Callable[[Tensor], dict[str, float]] | None = None,
+        measure: Callable[..., dict[str, float]] | None = None,
         best: str | None = "auto",
         seed: int = 0,
+        network: str | None = None,
+        data: object = None,
     ) -> None:
         for name, value in (("every", every), ("samples", samples)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -146,16 +154,21 @@ class Evaluate(Callback):
             _checks.nearest("Evaluate", "best", best, SCORES)
         self.every, self.samples, self.measure, self.seed = every, samples, measure, seed
         self.features = features if isinstance(features, str) else features_of(features)
-        self.best = best
-        self._real = self._labels = None
+        self.best, self.network, self.data = best, network, data
+        self._sees_reals = measure is not None and _arguments(measure) > 1
+        self._source = self._real = self._labels = None
 
     def on_start(self, trainer: TrainerLike) -> None:
         if isinstance(self.features, str):  # on the run's device
             self.features = features_of(self.features, trainer.device)
+        if self.data is not None and self._source is None:
+            source = trainer.source
+            self._source = source_of(self.data, batch_size=1, device=trainer.device, real=source.key, labels=source.labels)
         if self.measure is None:
-            real, second = trainer.source.reals(self.samples)
+            real, told = trainer.told(self.samples, self.network, self._source)
+            labels = trainer.classes or self.data is not None
             with _unnoticed(trainer):
-                self._real, self._labels = self.features(real), second if trainer.classes else None
+                self._real, self._labels = self.features(real), told if labels and trainer.sampler(self.network).conditioner else None
 
     def on_log(self, trainer: TrainerLike, row: dict) -> None:
         # Decided by the steps alone, so that a resumed run measures at the same steps as an uninterrupted one.
@@ -170,7 +183,12 @@ class Evaluate(Callback):
         """The numbers, each with its full name; NaN where features are not finite."""
         n = self.samples if self._real is None else len(self._real)
         with _unnoticed(trainer):
-            fake = trainer.sample(n, self._labels, self.seed)
+            if self._sees_reals:
+                real, told = trainer.told(n, self.network, self._source)
+                given = trainer.sampler(self.network).conditioner
+                fake = trainer.sample(len(real), told if given else None, self.seed, network=self.network)
+                return dict(self.measure(fake, real, given and given(told)))
+            fake = trainer.sample(n, self._labels, self.seed, network=self.network)
             if self.measure is not None:
                 return dict(self.measure(fake))
             found = self.features(fake)
@@ -186,6 +204,17 @@ class Evaluate(Callback):
         if math.isfinite(value) and (old is None or old["name"] != name or sign * value < sign * old["value"]):
             trainer.best = {"name": name, "value": value, "step": trainer.steps}
             trainer.save_best()
+
+
+def _arguments(function: Callable) -> int:
+    """How many arguments a function wants; 1 where it does not say."""
+    try:
+        wanted = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    if any(p.kind is p.VAR_POSITIONAL for p in wanted):
+        return 3
+    return sum(p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in wanted)
 
 
 def _unnoticed(trainer: TrainerLike) -> contextlib.AbstractContextManager:

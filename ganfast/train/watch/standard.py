@@ -3,8 +3,6 @@
 import math
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from ganfast.dropin.explain import compile_seconds
 from ganfast.train.sampling import can_sample
 from ganfast.train.watch import grids
@@ -22,7 +20,8 @@ MEANING = ("minimax", "nonsaturating", "hinge", "lsgan")  # losses whose logits 
 
 class Pictures(Callback):
     """Samples into `grids/` of the run's folder, every `every` steps and at the end: the same latents each time. Images as a grid,
-    points in the plane as a scatter plot, nothing of other data. At the end also learning.gif of them, interpolation.gif, curves.png."""
+    points in the plane as a scatter plot, nothing of other data. At the end also learning.gif of them, interpolation.gif, curves.png. Of
+    a second network that is sampled the names end in its own."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -34,27 +33,32 @@ class Pictures(Callback):
     def on_end(self, trainer: TrainerLike) -> None:
         if trainer.steps % self.every:
             self._write(trainer)
-        run, sampler, seed = trainer.run_dir, trainer.sampler(), trainer.config.seed
-        if frames := sorted((run / "grids").glob("*.png")):
-            grids.write_gif(run / "learning.gif", frames, grids.about(f"{sampler.name}, from the first on", seed))
-        if trainer.source.reals(WATCHED)[0].dim() == 4 and can_sample(trainer.generator):
-            grids.interpolation(run / "interpolation.gif", sampler, seed)
+        run, seed = trainer.run_dir, trainer.config.seed
+        for at, name in enumerate(trainer.sampled):
+            sampler, end = trainer.sampler(name), f"-{name}" if at else ""
+            frames = [path for path in (run / "grids").glob(f"step-*{end}.png") if at or path.stem.count("-") == 1]
+            if frames:
+                grids.write_gif(run / f"learning{end}.gif", sorted(frames), grids.about(f"{sampler.name}, from the first on", seed))
+            if sampler.latent_shape and trainer.reals(WATCHED, name).dim() == 4 and can_sample(sampler.generator):
+                grids.interpolation(run / f"interpolation{end}.gif", sampler, seed)
         if (run / "log.jsonl").exists():
             from ganfast.train.watch.curves import write_curves
 
-            write_curves(run / "log.jsonl", run / "curves.png", sampler.name, seed)
+            write_curves(run / "log.jsonl", run / "curves.png", trainer.name, seed)
 
     def _write(self, trainer: TrainerLike) -> None:
-        if not can_sample(trainer.generator):
-            return
-        real, _ = trainer.source.reals(WATCHED)
-        path, sampler, seed = trainer.run_dir / "grids" / f"step-{trainer.steps:07d}.png", trainer.sampler(), trainer.config.seed
-        path.parent.mkdir(exist_ok=True)
-        if real.dim() == 4:
-            grids.write_grid(path, sampler, seed)
-        elif real.dim() == 2 and real.shape[1] == 2:
-            real = trainer.source.reals(POINTS)[0]
-            grids.scatter(path, sampler.sample(POINTS, seed=seed), real, grids.about(sampler.name, seed))
+        folder, seed = trainer.run_dir / "grids", trainer.config.seed
+        folder.mkdir(exist_ok=True)
+        for at, name in enumerate(trainer.sampled):
+            sampler, real = trainer.sampler(name), trainer.reals(WATCHED, name)
+            if not can_sample(sampler.generator):
+                continue
+            path = folder / f"step-{trainer.steps:07d}{f'-{name}' if at else ''}.png"
+            if real.dim() == 4:
+                grids.write_grid(path, sampler, seed)
+            elif real.dim() == 2 and real.shape[1] == 2:
+                fields = grids.about(sampler.name, seed)
+                grids.scatter(path, sampler.sample(POINTS, seed=seed), trainer.reals(POINTS, name), fields)
 
 
 def default(config) -> list[Callback]:
@@ -79,12 +83,14 @@ def default(config) -> list[Callback]:
 def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
     """Adds to a log row the diversity of a fixed batch of samples, the alarms that are on, and the seconds that accelerated networks have
     spent in compiling, which a resumed run does anew. Returns the alarms to show now."""
-    if can_sample(trainer.generator):
-        fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed), trainer.source.reals(WATCHED)[0]
-        if isinstance(fakes, Tensor) and fakes.shape[1:] == reals.shape[1:]:
+    for at, name in enumerate(trainer.sampled):
+        if not can_sample(trainer.sampler(name).generator):
+            continue
+        fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed, network=name), trainer.reals(WATCHED, name)
+        if fakes.shape[1:] == reals.shape[1:]:
             value = spread(fakes, reals).item()
-            row |= {"spread": value} if math.isfinite(value) else {}  # NaN among the reals says nothing of the fakes
-    if seconds := compile_seconds(trainer.generator, trainer.discriminator, trainer.ema):
+            row |= {f"{name}/spread" if at else "spread": value} if math.isfinite(value) else {}  # NaN among reals says nothing of fakes
+    if seconds := compile_seconds(*trainer.parts.values()):
         row["compile_seconds"] = round(seconds, 1)
     alarms = trainer.monitors.see(row)
     row["alarms"] = trainer.monitors.active
@@ -102,8 +108,8 @@ def show(bar: "tqdm", row: dict, alarms: list[Alarm], loss: str) -> None:
 
 def _summary(row: dict, signs: bool) -> str:
     """signs: whether a logit's sign says real or fake, as it does for the losses in MEANING."""
-    parts = [f"D {row['loss_d']:.2f}"] if "loss_d" in row else []
-    parts += [f"G {row['loss_g']:.2f}"] if "loss_g" in row else []
+    of = lambda name: [value for key, value in row.items() if key.rpartition("/")[2] == name]  # of several pairs the mean
+    parts = [f"{letter} {sum(of(name)) / len(of(name)):.2f}" for letter, name in (("D", "loss_d"), ("G", "loss_g")) if of(name)]
     if signs and "real_accuracy" in row:
         parts.append(f"D right on real {row['real_accuracy']:.0%} fake {row['fake_accuracy']:.0%}")
     if row.get("skipped"):

@@ -1,0 +1,110 @@
+"""The parts of a Trainer: its networks by name, their optimizers and averages, its phases, and how all of them are called."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ganfast import _checks
+from ganfast.step.ema import EMA
+from ganfast.train import checks, networks, parts, prepare
+from ganfast.train.config import TrainConfig
+from ganfast.train.data.batches import Source
+from ganfast.train.distributed.world import World
+from ganfast.train.phases import Call, Draws, Phase, phases_of, turns_of
+from ganfast.train.precision import Precision
+from ganfast.train.randomness import mixed
+from ganfast.train.sampling import INHERITED, Sampler, conditioner
+from ganfast.train.terms import Objective, Pair, Terms, adversaries
+from ganfast.train.turns import Turn, Updates
+
+WATCHED = 64  # of what the data tell, those that serve in turn where samples are asked for without a condition
+
+
+class Assembly:
+    """What a Trainer is made of; its __init__ calls these methods in their order."""
+
+    config: TrainConfig
+    world: World
+    device: torch.device
+    source: Source
+
+    def name_networks(
+        self, generator: object, discriminator: object, given: object, objective: Objective | None, phases: Sequence[Phase] | None
+    ) -> None:
+        """Networks with their settings, phases, the objective, all checked."""
+        short, usual = given is None, objective is None
+        self.settings = networks.named(generator, discriminator, given)
+        self.networks = networks.Networks(**{name: network.module for name, network in self.settings.items()})
+        checks.networks(self.settings, usual)
+        self.objective = Terms(self.config) if objective is None else Pair(objective) if short else objective
+        self.phases = phases_of(self.config) if phases is None else tuple(phases)
+        checks.phases(self.phases, self.settings, self.config, usual, short)
+        self.sampled = networks.sampled(self.settings, self.phases)
+        self.generator = self.networks[self.sampled[0]]
+        self.discriminator = vars(self.networks).get("discriminator")
+
+    def take_conditions(self, condition: object) -> None:
+        """What the networks are called with."""
+        c = self.config
+        self.latent_shape = c.latent_shape or ((c.latent_dim,) if c.latent_dim else None)
+        self.condition, self.conditioner = condition, conditioner(condition, self.device)
+        self.classes = list(self.source.classes) if self.conditioner else []
+        self.calls = {name: self._call_of(network) for name, network in self.settings.items()}
+
+    def _call_of(self, network: networks.Network) -> Call:
+        own = network.condition is not INHERITED
+        given = conditioner(network.condition, self.device) if own else self.conditioner
+        return Call(network.latent and self.latent_shape is not None, given, network.output, network.real)
+
+    def put_together(self) -> None:
+        """Networks on the device, optimizers, averages, phases as turns."""
+        c, used = self.config, adversaries(self.phases)
+        critics = [name for name in self.settings if name in ("discriminator", *(term.discriminator for term in used.values()))]
+        prepare.prepare(self.settings, critics, c, self.device, self.world)
+        keys = ["+".join(phase.networks) for phase in self.phases]
+        self.precision = Precision(c.precision, self.device, list(dict.fromkeys(keys)))
+        self.optimizers = prepare.optimizers(self.settings, c, self.device)
+        self.rates = {name: prepare.rate(name, self.settings[name], c) for name in self.optimizers}
+        averages = {name: EMA(self.networks[name]) for name in networks.averaged(self.settings, self.phases)}
+        self.averages = {name: average.module for name, average in averages.items()}
+        self.ema = self.averages.get(self.sampled[0], self.generator)
+        pools = {f"{name}-pool": term.pool for name, term in used.items() if term.pool is not None}
+        for term in used.values():
+            if term.pool is not None:
+                term.pool.begin(self.reals(1, term.generator).shape[1:], self.device)
+        self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
+        self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | pools
+        self.updates = Updates(
+            self.networks, self.optimizers, averages, self.objective, self.precision, self.world, tuple(pools.values())
+        )
+        self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
+        usual = Call(self.latent_shape is not None, self.conditioner)
+        calls = {self.networks[name]: call for name, call in self.calls.items() if call != usual}
+        look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise, "calls": calls}
+        distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
+        self.turns = [distinct[group] for group in turns_of(self.phases)]
+
+    def sampler_at(self, name: str | None, step: int) -> Sampler:
+        """A Sampler of a network's average, or of the network itself where it has none. Raises: ValueError for an unknown name."""
+        name = self.sampled[0] if name is None else name
+        if name not in self.settings:
+            _checks.nearest("sample", "network", name, self.settings)
+        call, module = self.calls[name], self.averages.get(name, self.networks[name])
+        classes = self.classes if self.settings[name].condition is INHERITED else []
+        title = f"{type(self.networks[name]).__name__}{f' {name!r}' if name != self.sampled[0] else ''}"
+        said = f"{title}, {self.run_dir or 'not saved'}, step {step}"
+        seconds = lambda: self.told(WATCHED, name)[1]
+        return Sampler(module, self.latent_shape if call.latent else None, said, step, classes, call.conditioner, seconds, call.output)
+
+    def told(self, n: int, network: str | None = None, source: Source | None = None) -> tuple[Tensor, object]:
+        """The first n (or all there are) of the data's fixed shuffle: the reals that a network's samples imitate, and what the data tell of
+        them, or beside a lone tensor the reals themselves. source: of other data than the run's."""
+        item = parts.whole(*(self.source if source is None else source).reals(n))
+        key = self.settings[self.sampled[0] if network is None else network].real
+        real = (self.source if source is None else source).reals(n)[0] if key is None else parts.part(item, key, "real")
+        return real, parts.subject(item)
+
+    def reals(self, n: int, network: str | None = None) -> Tensor:
+        """[n, ...] of the reals that a network's samples imitate, always the same."""
+        return self.told(n, network)[0]
