@@ -1,6 +1,7 @@
 """The parts of a Trainer: its networks by name, their optimizers and averages, its phases, and how all of them are called."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ class Assembly:
     world: World
     device: torch.device
     source: Source
+    run_dir: Path | None
+    steps: int
 
     def name_networks(
         self, generator: object, discriminator: object, given: object, objective: Objective | None, phases: Sequence[Phase] | None
@@ -85,17 +88,23 @@ class Assembly:
         distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
         self.turns = [distinct[group] for group in turns_of(self.phases)]
 
-    def sampler_at(self, name: str | None, step: int) -> Sampler:
+    def sample(
+        self, n: int, condition: object = None, seed: int = 0, *, network: str | None = None, latents: Tensor | None = None
+    ) -> Tensor:
+        """[n, ...] of the averaged generator, or of another network by name; see ganfast.train.sampling.Sampler.sample for the rest."""
+        return self.sampler(network).sample(n, condition, seed, latents)
+
+    def sampler(self, network: str | None = None) -> Sampler:
         """A Sampler of a network's average, or of the network itself where it has none. Raises: ValueError for an unknown name."""
-        name = self.sampled[0] if name is None else name
+        name = self.sampled[0] if network is None else network
         if name not in self.settings:
             _checks.nearest("sample", "network", name, self.settings)
         call, module = self.calls[name], self.averages.get(name, self.networks[name])
         classes = self.classes if self.settings[name].condition is INHERITED else []
         title = f"{type(self.networks[name]).__name__}{f' {name!r}' if name != self.sampled[0] else ''}"
-        said = f"{title}, {self.run_dir or 'not saved'}, step {step}"
+        said, latent_shape = f"{title}, {self.run_dir or 'not saved'}, step {self.steps}", self.latent_shape if call.latent else None
         seconds = lambda: self.told(WATCHED, name)[1]
-        return Sampler(module, self.latent_shape if call.latent else None, said, step, classes, call.conditioner, seconds, call.output)
+        return Sampler(module, latent_shape, said, self.steps, classes, call.conditioner, seconds, call.output)
 
     def told(self, n: int, network: str | None = None, source: Source | None = None) -> tuple[Tensor, object]:
         """The first n (or all there are) of the data's fixed shuffle: the reals that a network's samples imitate, and what the data tell of

@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from ganfast._tell import tell
@@ -19,7 +19,6 @@ from ganfast.train.networks import Network
 from ganfast.train.parts import Key
 from ganfast.train.phases import Phase
 from ganfast.train.randomness import mixed, own_randomness
-from ganfast.train.sampling import Sampler
 from ganfast.train.saving import checkpoint, resume
 from ganfast.train.saving.signals import StopRequests
 from ganfast.train.terms import Objective
@@ -122,15 +121,6 @@ class Trainer(Assembly):
     @property
     def name(self) -> str:
         return f"{type(self.generator).__name__}, {self.run_dir or 'not saved'}, step {self.steps}"
-
-    def sample(
-        self, n: int, condition: object = None, seed: int = 0, *, network: str | None = None, latents: Tensor | None = None
-    ) -> Tensor:
-        """[n, ...] of the averaged generator, or of another network by name; see ganfast.train.sampling.Sampler.sample for the rest."""
-        return self.sampler(network).sample(n, condition, seed, latents)
-
-    def sampler(self, network: str | None = None) -> Sampler:
-        return self.sampler_at(network, self.steps)
 
     def progress(self) -> float:
         """The share of the run that is done, from 0 to 1: by steps or by time, whichever is larger."""

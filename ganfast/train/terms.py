@@ -32,7 +32,7 @@ def adversarial(
     terms: tuple[str, ...] | None = None,
 ) -> "Adversarial":
     """The losses and penalties of `config` between two networks. As an objective a pure function (phase, generator, discriminator, batch)
-    -> (loss, numbers to log), which minimises the phase's `terms`; as a term of a Phase, terms={"a": (adversarial(config, ...), weight)}, the
+    -> (loss, numbers to log), which minimises the phase's `terms`. As a term, Phase(terms={"a": (adversarial(config, ...), weight)}), the
     discriminator's part in a phase that updates the discriminator, the generator's in one that updates the generator.
 
     Arguments:

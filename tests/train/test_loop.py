@@ -166,7 +166,7 @@ def test_time_ends_a_run_with_its_files_written(tmp_path):
     assert 0 < trainer.steps < 10**5 and 0.3 <= trainer.seconds < 20
     assert [row["step"] for row in log_rows(tmp_path)] == [trainer.steps]
     assert checkpoint.load(tmp_path)["numbers"]["steps"] == trainer.steps
-    assert trainer.optimizers["generator"].param_groups[0]["lr"] < trainer.config.learning_rate
+    assert trainer.steps == 1 or trainer.optimizers["generator"].param_groups[0]["lr"] < trainer.config.learning_rate
 
 
 def test_the_log_has_a_line_per_interval(tmp_path):

@@ -1,0 +1,213 @@
+"""Items of any form: how they are read, drawn, mirrored, told to the networks, in training and in sampling alike."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from ganfast.train import Phase, TrainConfig, Trainer, parts, trees
+from ganfast.train.data import source_of, to_float, unpaired
+
+torch.manual_seed(0)
+IMAGES = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8)
+DATA = {
+    "tokens": torch.arange(36).view(12, 3),
+    "image": IMAGES,
+    "more": (torch.arange(12), {"mask": IMAGES[:, :1] > 99, "vector": torch.randn(12, 5)}),
+}
+
+
+class Items(Dataset):
+    """The same, item by item."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, i):
+        return trees.mapped(lambda leaf: leaf[i], DATA)
+
+
+class Draws:
+    def uniform(self, *shape):
+        return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def kinds() -> dict:
+    every = {"batch_size": 4, "real": "image", "seed": 3}
+    return {
+        "tensors": source_of(DATA, **every),
+        "memory": source_of(Items(), **every),
+        "needed": source_of(Items(), cache=False, workers=0, **every),
+        "loader": source_of(DataLoader(Items(), 4), **every),
+    }
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", kinds())
+def test_a_tree_arrives_as_it_was_given_with_bytes_as_floats(kind):
+    source = kinds()[kind]
+    for _ in range(4):
+        real, told = source.open(source.next(), Draws())
+        assert list(told) == ["tokens", "image", "more"] and real is told["image"] and real.dtype == torch.float32
+        index, rest = told["more"]
+        assert torch.equal(told["tokens"], DATA["tokens"][index]) and told["tokens"].dtype == torch.int64
+        assert torch.equal(real, to_float(IMAGES[index])) and torch.equal(rest["vector"], DATA["more"][1]["vector"][index])
+        assert torch.equal(rest["mask"], DATA["more"][1]["mask"][index]) and rest["mask"].dtype == torch.bool
+    fixed = source.reals(5)[1]["more"][0]
+    assert len(fixed) == 5 and torch.equal(fixed, source.reals(5)[1]["more"][0])
+
+
+def test_all_images_of_an_item_are_mirrored_together():
+    data = {"image": IMAGES, "low": to_float(IMAGES), "mask": IMAGES > 99, "tokens": torch.arange(12)}
+    source = source_of(data, batch_size=12, flip=True)
+    real, told = source.open(source.next(), Draws())
+    assert torch.equal(real, told["low"]) and torch.equal(to_float(told["mask"].to(torch.uint8) * 255) > 0, real > to_float(torch.tensor(99)))
+    mirrored = ~(real == to_float(IMAGES[told["tokens"]])).flatten(1).all(1)
+    assert 0 < mirrored.sum() < 12 and torch.equal(real[mirrored].flip(-1), to_float(IMAGES[told["tokens"]])[mirrored])
+
+
+def test_domains_of_their_own_lengths_are_drawn_independently_and_go_on_where_they_were():
+    data = unpaired(a=torch.arange(12.0)[:, None], b=(IMAGES[:5], torch.arange(5)))
+    source = source_of(data, batch_size=4, real="a", seed=2)
+    seen = {"a": [], "b": []}
+    for _ in range(15):
+        real, told = source.open(source.next(), None)
+        assert real is told["a"] and torch.equal(told["b"][0], to_float(IMAGES[told["b"][1]]))
+        seen["a"] += told["a"][:, 0].int().tolist()
+        seen["b"] += told["b"][1].tolist()
+    assert all(sorted(seen["a"][i : i + 12]) == list(range(12)) for i in range(0, 60, 12))
+    assert all(sorted(seen["b"][i : i + 5]) == list(range(5)) for i in range(0, 60, 5)) and source.length == 12
+    state = source.state_dict()
+    wanted = [source.open(source.next(), None)[1]["b"][1].tolist() for _ in range(3)]
+    again = source_of(data, batch_size=4, real="a", seed=2)
+    again.load_state_dict(state)
+    assert [again.open(again.next(), None)[1]["b"][1].tolist() for _ in range(3)] == wanted
+    assert len(source.reals(10)[1]["b"][1]) == len(source.reals(10)[0]) == 10
+    with pytest.raises(ValueError, match="at least two by name"):
+        unpaired(a=IMAGES)
+
+
+class Painter(nn.Module):
+    """Images from images: what it is called with stays in `seen`."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Conv2d(channels, 3, 1), []
+
+    def forward(self, *given):
+        self.seen.append(given)
+        return torch.tanh(self.layer(torch.cat(given, 1)))
+
+
+class Critic(nn.Module):
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        self.layer, self.seen = nn.Linear(channels * 16, 1), []
+
+    def forward(self, *given):
+        self.seen.append(given)
+        return self.layer(torch.cat(given, 1).flatten(1))
+
+
+def config(**settings) -> TrainConfig:
+    return TrainConfig(**{"steps": 2, "batch_size": 6, "latent_dim": 0, "precision": "fp32", "fused": False} | settings)
+
+
+def test_bytes_go_through_the_condition_in_sampling_as_in_training():
+    data = {"image": IMAGES, "hole": IMAGES[:, :1]}
+    painter = Painter(4)
+    mask = lambda item: (item["image"] * (item["hole"] > 0), item["hole"])
+    trainer = Trainer(painter, Critic(7), data, config(), condition=mask)
+    trainer.step()
+    trained = painter.seen[-1]
+    assert [t.shape[1] for t in trained] == [3, 1] and trained[0].min() >= -1 and trained[0].max() <= 1
+    asked = {"image": IMAGES[:5], "hole": IMAGES[:5, :1]}
+    by_bytes = trainer.sample(5, asked)
+    assert torch.equal(by_bytes, trainer.sample(5, {name: to_float(part) for name, part in asked.items()}))
+    expected = mask({name: to_float(part) for name, part in asked.items()})
+    with torch.no_grad():
+        assert torch.equal(by_bytes, trainer.ema(*expected))
+    with pytest.raises(ValueError, match=r"condition got shape \[5, 3, 4, 4\], wants 6 rows"):
+        trainer.sample(6, asked)
+
+
+def test_a_lone_second_image_as_bytes_is_scaled_in_sampling():
+    painter = Painter()
+    trainer = Trainer(painter, Critic(6), (IMAGES, IMAGES.flip(0)), config(), condition=True)
+    trainer.step()
+    assert torch.equal(trainer.sample(3, IMAGES[:3]), trainer.sample(3, to_float(IMAGES[:3])))
+
+
+def test_labels_by_name_have_their_classes():
+    class Embedded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(3, 2)
+
+        def forward(self, latent, label):
+            return latent + self.table(label)
+
+    class Judge(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(3, 2)
+
+        def forward(self, x, label):
+            return (x * self.table(label)).sum(1)
+
+    data = {"x": torch.randn(12, 2), "kind": torch.arange(12) % 3, "other": torch.randn(12, 7)}
+    trainer = Trainer(Embedded(), Judge(), data, config(latent_dim=2), condition="kind")
+    trainer.step()
+    assert trainer.classes == ["0", "1", "2"]
+    latents = torch.zeros(3, 2)
+    assert torch.equal(trainer.sample(3, [0, 1, 2], latents=latents), trainer.ema.table.weight)
+    assert torch.equal(trainer.sample(3, latents=latents), trainer.sample(3, torch.arange(3), latents=latents))
+
+
+def test_a_generator_may_give_a_tuple_of_which_a_part_is_sampled():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, latent):
+            return {"code": latent * 2, "points": self.layer(latent)}
+
+    from ganfast.train import Network
+
+    code = lambda networks, batch: F.mse_loss(batch.fake(networks.generator)["code"], batch.latent * 2)
+    detached = []
+
+    def look(networks, batch):
+        detached.append([leaf.requires_grad for leaf in trees.leaves(batch.fake(networks.generator))])
+        return networks.discriminator(batch.real).mean() * 0
+
+    phases = [
+        Phase("d", "discriminator", {"adversarial": 1, "look": (look, 1)}),
+        Phase("g", "generator", {"adversarial": 1, "code": (code, 1)}, average=True),
+    ]
+    generator = Network(Two(), output="points")
+    trainer = Trainer(generator, nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2), phases=phases)
+    trainer.step()
+    assert detached == [[False, False]]
+    latents = torch.randn(4, 2)
+    with torch.no_grad():
+        assert torch.equal(trainer.sample(4, latents=latents), trainer.ema(latents)["points"])
+    with pytest.raises(ValueError, match=r"latents got \[3, 2\], wants a tensor \[4, 2\]"):
+        trainer.sample(4, latents=latents[:3])
+    with pytest.raises(ValueError, match="output='point' is unknown"):
+        Trainer(Network(Two(), output="point"), nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2)).step()
+
+
+def test_named_tuples_keep_their_class_and_structures_tell_forms_apart():
+    from collections import namedtuple
+
+    kind = namedtuple("kind", "a b")
+    tree = {"x": kind(1, [2, 3]), "y": 4}
+    assert trees.leaves(tree) == [1, 2, 3, 4] and trees.mapped(lambda n: n + 1, tree) == {"x": kind(2, (3, 4)), "y": 5}
+    assert trees.structure([1, 2]) == trees.structure((3, 4)) != trees.structure({"a": 1, "b": 2}) != trees.structure({"b": 1, "a": 2})
+    assert trees.names(trees.structure((1, {"m": 2}, [3, 4]))) == [
+        "the first item", "the second item, 'm'", "the third item, the first item", "the third item, the second item",
+    ]  # fmt: skip
+    assert parts.told((1, 2)) == 2 and parts.told(1) is None and parts.told((1, 2, 3)) == (1, 2, 3) and parts.subject(1) == 1
