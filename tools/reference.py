@@ -23,8 +23,10 @@ def thing(module: str, name: str) -> object:
 
 
 def methods(cls: type) -> dict[str, object]:
-    """Those of a class's own that a user calls: public, documented, not torch's."""
-    found = {name: inspect.getattr_static(cls, name) for name in vars(cls) if not name.startswith("_")}
+    """Those that a user calls: public, documented, of the class or of the trainer's bases, not torch's."""
+    ours = [base for base in cls.__mro__ if base is cls or base.__module__.startswith("ganfast.train")]
+    names = dict.fromkeys(name for base in ours for name in vars(base) if not name.startswith("_"))
+    found = {name: inspect.getattr_static(cls, name) for name in names}
     return {name: m for name, m in found.items() if isinstance(m, (property, classmethod, staticmethod)) or inspect.isfunction(m)}
 
 

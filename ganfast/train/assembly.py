@@ -32,7 +32,7 @@ class Assembly:
     run_dir: Path | None
     steps: int
 
-    def name_networks(
+    def _name_networks(
         self, generator: object, discriminator: object, given: object, objective: Objective | None, phases: Sequence[Phase] | None
     ) -> None:
         """Networks with their settings, phases, the objective, all checked."""
@@ -47,7 +47,7 @@ class Assembly:
         self.generator = self.networks[self.sampled[0]]
         self.discriminator = vars(self.networks).get("discriminator")
 
-    def take_conditions(self, condition: object) -> None:
+    def _take_conditions(self, condition: object) -> None:
         """What the networks are called with."""
         c = self.config
         self.latent_shape = c.latent_shape or ((c.latent_dim,) if c.latent_dim else None)
@@ -60,7 +60,7 @@ class Assembly:
         given = conditioner(network.condition, self.device) if own else self.conditioner
         return Call(network.latent and self.latent_shape is not None, given, network.output, network.real)
 
-    def put_together(self) -> None:
+    def _put_together(self) -> None:
         """Networks on the device, optimizers, averages, phases as turns."""
         c, used = self.config, adversaries(self.phases)
         critics = [name for name in self.settings if name in ("discriminator", *(term.discriminator for term in used.values()))]

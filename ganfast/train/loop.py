@@ -76,7 +76,7 @@ class Trainer(Assembly):
     ) -> None:
         c = self.config = config or TrainConfig()
         c.check()
-        self.name_networks(generator, discriminator, networks, objective, phases)
+        self._name_networks(generator, discriminator, networks, objective, phases)
         self.world = World.from_environment(c.device)
         self.device = c.torch_device()
         self.run_dir = Path(c.run_dir) if c.run_dir else None
@@ -86,9 +86,9 @@ class Trainer(Assembly):
         how = {"backend": None if c.fused else "torch", "real": real, "labels": condition if isinstance(condition, str) else None}
         self.source = source_of(data, batch_size=c.batch_size, flip=c.flip, channels_last=c.channels_last, **how, **shared)
         self.world.agree("items in the data", self.source.length or 0)
-        self.take_conditions(condition)
+        self._take_conditions(condition)
         checks.parts(self)
-        self.put_together()
+        self._put_together()
         self.meters, self.monitors = Meters(), Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
         self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False

@@ -107,7 +107,7 @@ def test_one_network_alone_reconstructs():
     trainer.fit(progress_bar=False)
     assert F.mse_loss(trainer.sample(200, x), x) < 0.02
     assert trainer.discriminator is None and trainer.latent_shape is None
-    with pytest.raises(ValueError, match="latents got .* the generator takes no latent"):
+    with pytest.raises(ValueError, match=r"latents got .* the generator takes no latent"):
         trainer.sample(4, x[:4], latents=torch.zeros(4, 2))
 
 
@@ -147,11 +147,10 @@ def test_a_discriminators_phase_leaves_the_generator_no_gradients_whatever_the_o
     """The graph of shared fakes is kept, the weights' gradients in between are not computed."""
     for names in (("d", "g"), ("g", "d")):
         seen = {}
-        look = lambda phase, g, d, batch: seen.update({phase.name: [p.requires_grad for n in (g, d) for p in n.parameters()]})
 
-        def objective(phase, g, d, batch, look=look):
+        def objective(phase, g, d, batch, seen=seen):
             loss = F.softplus(d(batch.fake(g)) * (1 if phase.name == "d" else -1)).mean()
-            look(phase, g, d, batch)
+            seen[phase.name] = [p.requires_grad for n in (g, d) for p in n.parameters()]
             return loss
 
         phases = [Phase(name, {"d": "discriminator", "g": "generator"}[name]) for name in names]
@@ -168,7 +167,7 @@ def test_a_discriminators_phase_leaves_the_generator_no_gradients_whatever_the_o
     [
         ({"networks": {}}, "networks is {}, wants"),
         ({"networks": {"ema": net(2)}}, "networks has the name 'ema'"),
-        ({"networks": {"g": net(2), "t": net(2)}}, "no phase updates the network 't'.*frozen=True"),
+        ({"networks": {"g": net(2), "t": net(2)}}, r"no phase updates the network 't'.*frozen=True"),
         ({"networks": {"gen": net(2)}}, "a network of phase 'g'='g' is unknown"),
         ({"networks": {"g": Network(net(2), frozen=True)}}, "updates 'g', which is frozen"),
         ({"networks": {"g": Network(net(2), average=True)}}, "average=True, and no phase moves it"),

@@ -153,7 +153,7 @@ def test_images_that_belong_together_are_moved_together(policy):
     assert torch.equal(label, torch.arange(5)) and not torch.equal(along, x[:, :1])
     quiet = Batch(x, None, None, {}, Draws(torch.Generator().manual_seed(4)), augment="color")
     assert torch.equal(quiet.view(x, x)[1], x) and not torch.equal(quiet.view(x), x)
-    with pytest.raises(ValueError, match=r"moves the samples, and the images that belong to them have \[8, 8\] pixels, the samples \[16, 16\]"):
+    with pytest.raises(ValueError, match=r"moves the samples, and the images .* have \[8, 8\] pixels, the samples \[16, 16\]"):
         b.view(x, x[:, :, :8, :8])
 
 
