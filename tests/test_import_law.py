@@ -1,5 +1,5 @@
-"""base < ops < nn < dropin < step < train < systems < cli; an op imports another one only where ALLOWED says so; `testing` is for tests, benchmarks,
-the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
+"""base < ops < nn < dropin < step < train < systems < cli; an op imports another one only where ALLOWED says so; `testing` is for tests,
+benchmarks, the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
 
 import ast
 import re

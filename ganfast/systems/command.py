@@ -67,7 +67,8 @@ def _run(args: list[str], world: World) -> None:
     else:
         trainer.fit()
     if trainer.stopped:
-        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; `ganfast run {name} --resume --run-dir {trainer.run_dir}` goes on")
+        how = f"`ganfast run {name} --resume --run-dir {trainer.run_dir}` goes on"
+        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
     elif world.rank == 0:
         print(told(running.finish(system, trainer, options), trainer.run_dir))
 

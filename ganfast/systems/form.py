@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train import Trainer, TrainConfig
+from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 
@@ -128,7 +128,8 @@ class System:
 
     def reached(self, figures: Mapping[str, float]) -> dict[str, bool]:
         """Goal by goal. A number that is not finite reaches none."""
-        return {name: math.isfinite(figures[name]) and COMPARE[sign](figures[name], float(bound)) for name, (sign, bound) in self.goals.items()}
+        met = lambda value, sign, bound: math.isfinite(value) and COMPARE[sign](value, float(bound))
+        return {name: met(figures[name], *goal) for name, goal in self.goals.items()}
 
     def drawn(self, trainer: Trainer, options: Options) -> Tensor:
         """What `picture` drew, on the CPU. Raises: ValueError where it is no uint8 [3, H, W]."""

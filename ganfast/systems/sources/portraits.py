@@ -35,7 +35,7 @@ PARTS: dict[str, dict[str, str]] = {
     },
     "hair colour": {"black": "Black", "brown": "Brown", "blonde": "BlondeGolden", "red": "Red", "white": "Platinum"},
     "beard": {"none": "", "beard": "005#FacialHair/BeardMedium-{hair}", "moustache": "005#FacialHair/MoustacheMagnum-{hair}"},
-    "glasses": {"none": "", "glasses": "007#Accessories/Round-Black", "sunglasses": "007#Accessories/Wayfarers"},
+    "glasses": {"none": "", "glasses": "007#Accessories/Prescription02-Black", "sunglasses": "007#Accessories/Wayfarers"},
     "clothes": {"shirt": "004#Cloth/ShirtCrewNeck-{cloth}", "hoodie": "004#Cloth/Hoodie-{cloth}", "overalls": "004#Cloth/Overall-{cloth}"},
     "clothes colour": {
         "black": "Black", "white": "White", "red": "Red", "blue": "Blue02", "green": "PastelGreen", "yellow": "PastelYellow",
@@ -44,7 +44,8 @@ PARTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 NAMES = {part: list(values) for part, values in PARTS.items()}
 ALWAYS = ("001#Eye/Default", "002#Eyebrow/DefaultNatural")
-SAID = {"skin": ("skin",), "hair": ("hair",), "person": ("mouth",)}  # noun -> what the adjectives before it may say, with the colour of its own
+# Noun -> the parts that adjectives before it may tell of, beside its colour.
+SAID = {"skin": ("skin",), "hair": ("hair",), "person": ("mouth",)}
 
 
 def parts() -> dict[str, list[str]]:
@@ -116,7 +117,7 @@ def _files(of: dict[str, str]) -> list[str]:
 
 @functools.lru_cache(maxsize=2)
 def _layers(size: int) -> dict:
-    """"layers": uint8 [files, 4, 2 size, 2 size], colours times alpha, and alpha; "index": file -> its row; that of "" is empty."""
+    """`layers`: uint8 [files, 4, 2 size, 2 size], colours times alpha, and alpha; `index`: file -> its row, an empty one for ""."""
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 448:
         _checks.fail("portraits", f"size got {size!r}, wants a whole number from 8 to 448")
     folder = packages.folder("robohash", "the source of portraits") / "sets" / "set5"
@@ -140,8 +141,8 @@ def _layers(size: int) -> dict:
 
 
 def captions(given: Tensor) -> list[str]:
-    """Of attributes [n, parts]: "a smiling person with long red hair, pale skin, a beard and glasses in a blue hoodie"; no word of a beard or
-    glasses means none. `parse` reads them back."""
+    """Of attributes [n, parts]: "a smiling person with long red hair, pale skin, a beard and glasses in a blue hoodie"; no word of a beard
+    or of glasses means none. `parse` reads them back."""
     found = []
     for row in _checked(given).tolist():
         of = {part: NAMES[part][value] for part, value in zip(NAMES, row)}
@@ -169,10 +170,11 @@ def parse(caption: str) -> Tensor:
     """
     asked = re.findall(r"[a-z]+", caption.lower()) if isinstance(caption, str) else []
     if not asked:
-        _checks.fail("portraits", f"caption got {caption!r}, wants words such as {captions(torch.zeros(1, len(NAMES), dtype=torch.long))[0]!r}")
+        example = captions(torch.zeros(1, len(NAMES), dtype=torch.long))[0]
+        _checks.fail("portraits", f"caption got {caption!r}, wants words such as {example!r}")
     if unknown := [word for word in asked if word not in words()]:
-        near = " ".join(filter(None, (_checks.meant(word, words(), 0.6).strip() for word in unknown)))
-        raise ValueError(f"portraits: the caption has words that are unknown: {', '.join(unknown)}; known: {', '.join(words())}.{' ' + near if near else ''}")
+        near = "".join(_checks.meant(word, words(), 0.6) for word in unknown)
+        raise ValueError(f"portraits: the caption has unknown words: {', '.join(unknown)}; known: {', '.join(words())}.{near}")
     said, waiting = {"beard": {"none"}, "glasses": {"none"}}, []
     for word in asked:
         noun = next((part for part in ("beard", "glasses", "clothes") if word in NAMES[part]), None)
@@ -183,7 +185,8 @@ def parse(caption: str) -> Tensor:
         elif not noun and word not in FILLERS:
             waiting.append(word)
     if waiting:
-        _checks.fail("portraits", f"the caption says {' '.join(waiting)} of nothing", "Wants person, hair, skin, shirt, hoodie or overalls after it")
+        nouns = ", ".join([*SAID, *NAMES["clothes"]])
+        _checks.fail("portraits", f"the caption says {' '.join(waiting)} of nothing", f"After it comes what it is said of: {nouns}")
     for part, values in said.items():
         if len(values) > 1:
             _checks.fail("portraits", f"the caption says two things of the {part}: {' and '.join(sorted(values))}")
