@@ -19,6 +19,12 @@ from ganfast.train.randomness import own_randomness
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
+def reached(figures: Mapping[str, float], goals: Mapping[str, tuple[str, float]]) -> dict[str, bool]:
+    """Goal by goal. A number that is not finite reaches none."""
+    met = lambda value, sign, bound: math.isfinite(value) and COMPARE[sign](float(value), float(bound))
+    return {name: met(figures[name], *goal) for name, goal in goals.items()}
+
+
 @dataclass(frozen=True)
 class Options:
     """What every system can be asked for. A system inherits from it, gives `steps` its own default and adds fields of its own, each with a
@@ -125,11 +131,6 @@ class System:
         if missing := [name for name in self.goals if name not in found]:
             _checks.fail("run", f"measure of {self.name} gave {', '.join(found)}; goals name {', '.join(missing)} too")
         return {name: float(value) for name, value in found.items()}
-
-    def reached(self, figures: Mapping[str, float]) -> dict[str, bool]:
-        """Goal by goal. A number that is not finite reaches none."""
-        met = lambda value, sign, bound: math.isfinite(value) and COMPARE[sign](value, float(bound))
-        return {name: met(figures[name], *goal) for name, goal in self.goals.items()}
 
     def drawn(self, trainer: Trainer, options: Options) -> Tensor:
         """What `picture` drew, on the CPU. Raises: ValueError where it is no uint8 [3, H, W]."""

@@ -8,6 +8,7 @@ import torch
 
 import ganfast
 from ganfast import _checks, _place, systems
+from ganfast.systems import form
 from ganfast.systems.form import Options, System
 from ganfast.train import Callback, Trainer
 from ganfast.train import config as configs
@@ -117,7 +118,7 @@ def finish(system: System, trainer: Trainer, options: Options) -> dict:
         "seconds": trainer.seconds,
         "figures": figures,
         "goals": {name: list(goal) for name, goal in system.goals.items()},
-        "reached": system.reached(figures),
+        "reached": form.reached(figures, system.goals),
         "credit": credit,
         "device": f"{device}, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__, "ganfast": ganfast.__version__},

@@ -15,6 +15,7 @@ from ganfast import cli, systems
 from ganfast.systems import running
 from ganfast.train import Trainer
 from ganfast.train.saving import checkpoint
+from tests.docs.pages import blocks
 from tests.systems import halves
 from tests.train.common import differences, log_rows
 
@@ -203,3 +204,13 @@ def test_a_run_folder_keeps_what_it_is_when_it_moves(tmp_path):
     run(moved, "--resume", "--steps=3")
     assert (moved / "checkpoint-0000003.pt").exists() and not (tmp_path / "run").exists()
     assert running.saved(moved)[1].run_dir == str(moved)
+
+
+def test_the_readmes_system_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (text,) = [block.text for block in blocks(Path(systems.__file__).with_name("README.md")) if "SYSTEM = System(" in block.text]
+    Path("ink.py").write_text(text)
+    cli.main(["run", "ink.py", "--steps=2", "--width=4", *PLAIN])
+    assert json.loads(Path("runs/ink/result.json").read_text())["goals"] == {"ink": [">=", 0.8]}
+    with Image.open("runs/ink/picture.png") as image:
+        assert "MNIST" in image.text["Credit"]
