@@ -172,6 +172,8 @@ def doctor(args: list[str]) -> None:
     wanted = ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib", "safetensors")
     missing = [name for name in wanted if _version(name) == "not installed"]
     print("\ntraining: " + (f"missing {', '.join(missing)}; pip install 'ganfast[train]'" if missing else "ready"))
+    missing = [name for name in ("scikit-learn", "mlxtend", "robohash") if _version(name) == "not installed"]
+    print("data of systems: " + (f"missing {', '.join(missing)}; pip install 'ganfast[systems]'" if missing else "ready"))
     if not ganfast.backends()["cpu"].available:
         print(
             "native parts: install a C++ compiler and ninja, then from a checkout `pip install --no-build-isolation .`"

@@ -157,7 +157,7 @@ def test_broken_images_are_counted(tmp_path, capsys, rgb_folder):
 def test_doctor_says_what_is_there_and_why_the_rest_is_not(capsys):
     cli.main(["doctor"])
     said = capsys.readouterr().out
-    for name in ("torch", "auto", "reference", "cpu", "triton", "cuda", "training: ready"):
+    for name in ("torch", "auto", "reference", "cpu", "triton", "cuda", "training: ready", "data of systems: ready"):
         assert name in said
 
 
