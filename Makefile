@@ -49,10 +49,11 @@ test: venv  ## every test that needs no GPU: 10 minutes on 2 cores, 25 on slow o
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
-# heap checking. About half an hour each on 2 cores.
-prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions: 3 times 30 minutes on 2 cores
+# heap checking; every system over three seeds. About half an hour each on 2 cores.
+prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 4 times 30 minutes on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
+	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds 3
 	$(RENEW)
 
 # PART=3/8 is the third of eight parts.

@@ -83,6 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", default=list(systems.NAMES), metavar="NAME", help="these systems alone")
     parser.add_argument("options", nargs="*", help="after --: options that every run gets")
     asked = parser.parse_args(arguments)
+    if not asked.only:
+        print("there are no systems yet")
+        return 0
     for folder in (asked.results, asked.pictures, asked.runs):
         results_file.check_writable(folder)
     torch.set_num_threads(1)

@@ -16,6 +16,7 @@ from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 
+__all__ = ["Options", "System", "reached"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
@@ -112,7 +113,7 @@ class System:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             _checks.fail("System", f"name is {self.name!r}, wants small letters and digits, words joined by -")
         for figure, goal in self.goals.items():
-            if len(goal) != 2 or goal[0] not in COMPARE:
+            if not isinstance(goal, (tuple, list)) or len(goal) != 2 or goal[0] not in COMPARE:
                 _checks.fail("System", f"the goal of {figure} is {goal!r}, wants ('<=' or '>=', number)")
 
     def trainer(self, options: Options) -> Trainer:
