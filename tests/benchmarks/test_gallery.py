@@ -21,24 +21,24 @@ def places(folder: Path) -> list[str]:
 
 def test_a_system_over_two_seeds(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    asked = [*places(tmp_path), "--seeds", "2", "--first", "7", "--only", str(FILE), "--", "--steps", "20", "--no-fused"]
+    asked = [*places(tmp_path), "--seeds", "2", "--first", "7", "--only", str(FILE), "--", "--no-fused"]
     assert gallery.main(asked) == 0
     said = capsys.readouterr().out
-    assert "halves, mean of 2: l1" in said and "; reached" in said
+    assert "halves, mean of 2: side read" in said and "; reached" in said
     (file,) = (tmp_path / "results").iterdir()
     whole = json.loads(file.read_text())
     found = whole["systems"]["halves"]
     assert file.name.startswith("gallery-") and file.name.endswith(f"-{whole['date']}.json")
-    first, second = (one["figures"]["l1"] for one in found["runs"])
+    first, second = (one["figures"]["brightest"] for one in found["runs"])
     assert (
-        found["mean"]["l1"] == pytest.approx((first + second) / 2) and first != second and [one["seed"] for one in found["runs"]] == [7, 8]
+        found["mean"]["brightest"] == pytest.approx((first + second) / 2) and first != second and [one["seed"] for one in found["runs"]] == [7, 8]
     )
-    assert found["reached"] == {"l1": True} and found["commit"] == whole["commit"] and "1 threads" in whole["device"]
+    assert found["reached"] == {"side read": True} and found["commit"] == whole["commit"] and "1 threads" in whole["device"]
     with Image.open(tmp_path / "pictures" / "halves.png") as image:
         assert image.text["Seed"] == "7" and image.text["Synthetic"].startswith("yes")
 
-    missed = [*places(tmp_path), "--only", str(FILE), "--", "--steps", "1", "--no-fused", "--bright", "1.0"]
-    assert gallery.main(missed) == 1 and "MISSED l1" in capsys.readouterr().out
+    missed = [*places(tmp_path), "--only", str(FILE), "--", "--steps", "1", "--no-fused"]
+    assert gallery.main(missed) == 1 and "MISSED side read" in capsys.readouterr().out
 
     before = file.read_text()
     assert gallery.main([*places(tmp_path), "--only", str(FILE), "--", "--bright", "3"]) == 1

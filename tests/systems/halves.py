@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ganfast.models import MLPDiscriminator, MLPGenerator
+from ganfast.models import MLPGenerator
 from ganfast.systems import form
 from ganfast.systems.form import System
 from ganfast.train import Trainer
@@ -16,7 +16,7 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Options(form.Options):
-    steps: int = 30
+    steps: int = 60
     bright: float = 0.8
     """of the bright half, from 0 to 1"""
 
@@ -36,12 +36,14 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
+    """Linear, with weights for each label: it sees at once which side is brighter than the reals'."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.layers = MLPDiscriminator(64 + 2, 32)
+        self.weights = nn.Embedding(2, 64)
 
     def forward(self, images: Tensor, label: Tensor) -> Tensor:
-        return self.layers(torch.cat([images.flatten(1), nn.functional.one_hot(label, 2).float()], 1))
+        return (self.weights(label) * images.flatten(1)).mean(1)
 
 
 def halves(labels: Tensor, bright: float) -> Tensor:
@@ -53,14 +55,15 @@ def halves(labels: Tensor, bright: float) -> Tensor:
 
 def build(options: Options) -> Trainer:
     labels = torch.arange(64) % 2
-    config = options.config(latent_dim=4, batch_size=16, learning_rate=2e-3, checkpoint_every=10)
+    config = options.config(latent_dim=4, batch_size=16, loss="hinge", learning_rate=2e-2, checkpoint_every=20)
     return Trainer(Generator(), Discriminator(), (halves(labels, options.bright), labels), config, condition=True)
 
 
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     labels = torch.arange(64) % 2
     made = trainer.sample(64, labels, seed=1).cpu()
-    return {"l1": (made - halves(labels, options.bright)).abs().mean().item(), "brightest": made.max().item()}
+    left, right = made[..., :4].mean((1, 2, 3)), made[..., 4:].mean((1, 2, 3))
+    return {"side read": ((right > left).long() == labels).float().mean().item(), "brightest": made.max().item()}
 
 
 def picture(trainer: Trainer, options: Options) -> Tensor:
@@ -74,6 +77,5 @@ def sample(trainer: Trainer, options: Options, count: int, seed: int, text: str 
     return trainer.sample(count, torch.full((count,), SIDES.index(text)), seed)
 
 
-SYSTEM = System(
-    "halves", "draws a bright half: a test", Options, build, measure, picture, goals={"l1": ("<=", 0.9)}, sample=sample, credit="drawn here"
-)
+GOALS = {"side read": (">=", 0.95)}
+SYSTEM = System("halves", "draws a bright half: a test", Options, build, measure, picture, goals=GOALS, sample=sample, credit="drawn here")

@@ -103,7 +103,5 @@ def test_importing_costs_nothing():
 
 def test_packages_are_found_or_named():
     assert packages.folder("scikit-learn", "a test").name == "sklearn"
-    with pytest.raises(
-        ImportError, match=r"systems: a test needs the package nowhere_to_be_found, which is not installed: pip install nowhere"
-    ):
-        packages.folder("nowhere_to_be_found", "a test")
+    with pytest.raises(ImportError, match=r"systems: a test needs the package nowhere_at_all, which is not installed: pip install nowhere"):
+        packages.folder("nowhere_at_all", "a test")

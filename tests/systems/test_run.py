@@ -48,15 +48,15 @@ def content(folder: Path) -> dict[str, bytes]:
 def test_a_run_trains_measures_and_draws(tmp_path, capsys):
     run(tmp_path / "run")
     said = capsys.readouterr().out
-    assert "halves, seed 0: 30 steps" in said and "goal <= 0.9, reached" in said
+    assert "halves, seed 0: 60 steps" in said and "goal >= 0.95, reached" in said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["figures"].keys() == {"l1", "brightest"} and result["figures"]["l1"] < 0.9 and result["reached"] == {"l1": True}
-    assert result["goals"] == {"l1": ["<=", 0.9]} and result["steps"] == 30 and result["credit"] == "drawn here"
+    assert result["figures"].keys() == {"side read", "brightest"} and result["reached"] == {"side read": True}
+    assert result["goals"] == {"side read": [">=", 0.95]} and result["steps"] == 60 and result["credit"] == "drawn here"
     with Image.open(tmp_path / "run" / "picture.png") as image:
         assert image.size == (64, 8) and image.text["Synthetic"].startswith("yes") and image.text["Seed"] == "0"
-        assert image.text["Model"] == f"halves: Generator, {tmp_path / 'run'}, step 30" and image.text["Credit"] == "drawn here"
+        assert image.text["Model"] == f"halves: Generator, {tmp_path / 'run'}, step 60" and image.text["Credit"] == "drawn here"
     assert json.loads((tmp_path / "run" / "system.json").read_text())["options"]["bright"] == 0.8
-    assert checkpoint.load(tmp_path / "run")["numbers"]["steps"] == 30 and log_rows(tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run")["numbers"]["steps"] == 60 and log_rows(tmp_path / "run")
 
 
 def test_the_same_seed_gives_the_same_run(tmp_path):
@@ -78,7 +78,7 @@ def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bits(tmp_path, capsy
     capsys.readouterr()
     cli.main(["run", "halves", "--resume", "--run-dir", str(tmp_path / "cut")])
     said = capsys.readouterr().out
-    assert "is finished, all its 6 steps are done; --steps 12 would train 6 more" in said and "goal <= 0.9" in said
+    assert "is finished, all its 6 steps are done; --steps 12 would train 6 more" in said and "goal >= 0.95" in said
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_says_how_it_goes_on(tmp_path):
@@ -87,7 +87,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_it_goes_on(tmp_path):
     variables = os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=tmp_path, env=variables, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     deadline = time.monotonic() + 100
-    while not (folder / "checkpoint-0000010.pt").exists() and time.monotonic() < deadline and process.poll() is None:
+    while not (folder / "checkpoint-0000020.pt").exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
@@ -108,7 +108,7 @@ def test_nothing_of_an_earlier_run_is_overwritten(tmp_path, capsys):
 
 def other(folder: Path, **changes: str) -> Path:
     """A file with a system of its own: halves under another name, with parts replaced."""
-    text = FILE.read_text().replace('"halves", "draws', '"others", "draws')
+    text = FILE.read_text().replace('"halves"', '"others"')
     for old, new in changes.items():
         text = text.replace(old, new)
     path = folder / "others.py"
@@ -132,7 +132,7 @@ def test_a_file_of_ones_own_is_a_system_too(tmp_path, capsys, monkeypatch):
 def test_samples(tmp_path, capsys):
     run(tmp_path / "run")
     cli.main(["sample", str(tmp_path / "run"), "--text", "right", "--seed", "3", "--count", "4"])
-    out = tmp_path / "run" / "sample-step30-right-seed3"
+    out = tmp_path / "run" / "sample-step60-right-seed3"
     assert str(out / "grid.png") in capsys.readouterr().out and len(list(out.iterdir())) == 5
     with Image.open(out / "image-002.png") as image:
         assert image.text["Text"] == "right" and image.text["Seed"] == "3" and image.text["Credit"] == "drawn here"
@@ -152,11 +152,11 @@ def test_text_is_refused_where_no_system_draws_by_it(tmp_path, capsys):
 
 
 def test_without_a_name_all_are_listed(capsys, monkeypatch):
-    reached = {"halves": {"figures": {"l1": 0.12345, "brightest": 1}, "seeds": 3, "seconds": 4}}
+    reached = {"halves": {"figures": {"side read": 0.98765, "brightest": 1}, "seeds": 3, "seconds": 4}}
     monkeypatch.setattr(systems, "reached", lambda: reached)
     cli.main(["run"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  halves")]
-    assert line.endswith("draws a bright half: a test (l1 0.123)")
+    assert line.endswith("draws a bright half: a test (side read 0.988)")
     monkeypatch.undo()
     cli.main(["run"])
     said = capsys.readouterr().out
@@ -187,7 +187,7 @@ def test_a_missing_package_is_one_sentence_before_anything_is_made(tmp_path, cap
 def test_a_function_of_a_system_that_gives_something_else_is_named(tmp_path, capsys):
     for i, (old, new, words) in enumerate(
         [
-            ('"l1": (made', '"l2": (made', "measure of others gave l2, brightest; goals name l1 too"),
+            ('"side read": ((', '"other": ((', "measure of others gave other, brightest; goals name side read too"),
             ("made.max().item()}", "made.max()}", "wants a dict of numbers"),
             (".expand(3, -1, -1)", ".float()", r"picture of others gave torch.float32 [1, 8, 64], wants uint8 [3, H, W]"),
         ]
