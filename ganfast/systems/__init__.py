@@ -38,8 +38,8 @@ def _of_file(path: Path) -> "System":
 
     if not path.is_file():
         _checks.fail("run", f"there is no file {path}", f"Systems by name: {', '.join(NAMES)}" if NAMES else "")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    spec = importlib.util.spec_from_file_location(f"_system_{path.stem}", path)  # no name that a package may have
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
     sys.path.insert(0, str(path.resolve().parent))  # its neighbours
     spec.loader.exec_module(module)
     if not isinstance(found := getattr(module, "SYSTEM", None), System):
@@ -49,8 +49,8 @@ def _of_file(path: Path) -> "System":
 
 def file_of(system: "System") -> str | None:
     """The file that `load` found the system in; None for one that is called by its name."""
-    module = sys.modules.get(getattr(system.build, "__module__", ""))
-    return None if system.name in NAMES else getattr(module, "__file__", None)
+    module = getattr(system.build, "__module__", "")  # a copy of a system may still have its name
+    return None if NAMES.get(system.name) == module else getattr(sys.modules.get(module), "__file__", None)
 
 
 def reached() -> dict[str, dict]:

@@ -13,6 +13,7 @@ from ganfast.systems import packages, running
 from ganfast.systems.form import Options, System
 from ganfast.train.command_line import commands
 from ganfast.train.distributed.world import World
+from ganfast.train.randomness import mixed
 from ganfast.train.saving.resume import finished
 from ganfast.train.watch import grids
 
@@ -84,7 +85,7 @@ def _parsed(name: str, system: System, args: list[str], start: Options, resume: 
 def told(result: dict, folder: Path) -> str:
     """A line for each figure, with its goal and whether it was reached."""
     lines = [f"{result['system']}, seed {result['seed']}: {result['steps']} steps, {result['seconds']:.0f} s"]
-    width = max(map(len, result["figures"]))
+    width = max(map(len, result["figures"]), default=0)
     for name, value in result["figures"].items():
         line = f"  {name:<{width}}  {value:.4g}"
         if name in result["goals"]:
@@ -103,19 +104,33 @@ def sample(args: list[str]) -> None:
         return
     system, options = running.saved(folder)
     asked = {key: getattr(wanted, key) for key in ("text", "label") if getattr(wanted, key) is not None}
-    takes = inspect.signature(system.sample).parameters if system.sample else {}
-    for key, value in asked.items():
-        if key not in takes:
-            _checks.fail("sample", f"{key} got {value!r}, wants none", f"The system {system.name} takes no {key}")
+    _check_asked(system, asked)
     trainer = running.put_back(system, options, wanted.checkpoint)
     if system.sample:
         images = system.sample(trainer, options, count=wanted.count, seed=wanted.seed, **asked)
     else:
-        images = trainer.sample(wanted.count, seed=wanted.seed)
-    which = "-".join(commands.file_name(value)[:60] for value in asked.values()) or "all"
+        images = trainer.sample(wanted.count, asked.get("label"), wanted.seed)
+    which = "-".join(map(_short, asked.values())) or "all"
     out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{wanted.seed}"
     out.mkdir(parents=True, exist_ok=True)
     print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", wanted.seed) | _fields(system, options, asked)))
+
+
+def _check_asked(system: System, asked: dict[str, str]) -> None:
+    """Raises: ValueError for what the system's samples do not depend on, and where something is missing that they do."""
+    takes = inspect.signature(system.sample).parameters if system.sample else {"label": None}
+    for key, value in asked.items():
+        if key not in takes:
+            _checks.fail("sample", f"{key} got {value!r}, wants none", f"The system {system.name} takes no {key}")
+    for key in {"text", "label"} & takes.keys() - asked.keys():
+        if system.sample and takes[key].default is inspect.Parameter.empty:
+            _checks.fail("sample", f"{key} is missing, and the system {system.name} draws by it", f'Give --{key} "..."')
+
+
+def _short(text: str) -> str:
+    """For a folder's name: of two long captions that begin alike too."""
+    name = commands.file_name(text)
+    return name if len(name) <= 60 else f"{name[:50]}-{mixed(text):08x}"
 
 
 def _fields(system: System, options: Options, asked: dict[str, str]) -> dict[str, str]:

@@ -93,8 +93,8 @@ class System:
         picture: (trainer, options) -> uint8 [3, H, W], for the gallery.
         goals: figure -> ("<=" or ">=", number). needs: packages that it cannot do without, whatever its options.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
-        sample: (trainer, options, *, text, count, seed) -> [count, C, H, W] in [-1, 1], with those of these that it takes; `ganfast sample`
-            calls it. None: samples by latents alone, or of the data's conditions in turn.
+        sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
+            where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
     Raises: ValueError for a name or goals of another form.
     """
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ganfast import cli, systems
-from ganfast.systems import running
+from ganfast.systems import command, running
 from ganfast.train import Trainer
 from ganfast.train.saving import checkpoint
 from tests.docs.pages import blocks
@@ -125,6 +125,10 @@ def test_a_file_of_ones_own_is_a_system_too(tmp_path, capsys, monkeypatch):
     cli.main(["sample", "others", "--text", "right", "--count", "2", "--out", "out"])
     assert "2 images" in capsys.readouterr().out
     assert "there is no file none.py" in fails(capsys, "run", "none.py")
+    copied = other(tmp_path).rename("copied.py")
+    copied.write_text(FILE.read_text().replace("a test", "a copy under the same name"))
+    cli.main(["run", "copied.py", "--steps=1", *PLAIN])
+    assert json.loads(Path("runs/halves/system.json").read_text())["file"] == str(copied.resolve())
     (tmp_path / "empty.py").write_text("")
     assert "empty.py has no SYSTEM" in fails(capsys, "run", tmp_path / "empty.py")
 
@@ -143,6 +147,23 @@ def test_samples(tmp_path, capsys):
     assert "text got 'up', wants left or right" in fails(capsys, "sample", tmp_path / "run", "--text", "up")
     assert "label got '3', wants none. The system halves takes no label" in fails(capsys, "sample", tmp_path / "run", "--label", "3")
     assert content(tmp_path) == before
+
+
+def test_samples_of_a_system_that_wants_a_text_or_leaves_them_to_the_trainer(tmp_path, capsys):
+    path = other(tmp_path, **{'text: str = "left"': "text: str"})
+    run(tmp_path / "run", "--steps=1", name=str(path))
+    assert "text is missing, and the system others draws by it. Give --text" in fails(capsys, "sample", tmp_path / "run")
+    other(tmp_path, **{", sample=sample": ""})
+    assert "text got 'left', wants none" in fails(capsys, "sample", tmp_path / "run", "--text", "left")
+    assert "label='2' is unknown; valid: 0, 1" in fails(capsys, "sample", tmp_path / "run", "--label", "2")
+    cli.main(["sample", str(tmp_path / "run"), "--label", "1", "--count", "3"])
+    with Image.open(tmp_path / "run" / "sample-step1-1-seed0" / "image-002.png") as image:
+        assert image.text["Label"] == "1"
+
+
+def test_long_captions_that_begin_alike_have_folders_of_their_own():
+    one, two = (command._short("a long caption " * 9 + end) for end in ("red", "blue"))
+    assert one != two and one[:50] == two[:50] and len(one) < 70 and command._short("a red dog") == "a_red_dog"
 
 
 def test_text_is_refused_where_no_system_draws_by_it(tmp_path, capsys):
