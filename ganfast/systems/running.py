@@ -12,7 +12,7 @@ from ganfast.systems import form
 from ganfast.systems.form import Options, System
 from ganfast.train import Callback, Trainer
 from ganfast.train import config as configs
-from ganfast.train.data.folders import to_float
+from ganfast.train.data import to_float
 from ganfast.train.distributed.world import World
 from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.saving import checkpoint, resume

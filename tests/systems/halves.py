@@ -9,7 +9,7 @@ from ganfast.models import MLPGenerator
 from ganfast.systems import form
 from ganfast.systems.form import System
 from ganfast.train import Trainer
-from ganfast.train.data.folders import to_uint8
+from ganfast.train.data import to_uint8
 
 SIDES = ("left", "right")
 
