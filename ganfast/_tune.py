@@ -107,6 +107,20 @@ def choose(
         return choice.name, True
 
 
+def settled(question: str, x: torch.Tensor) -> str | None:
+    """The answer that this process, or the run it goes on with, has to a question of `choose`; None where it was not asked."""
+    return _answers.get(f"{question} | {place(x.device)}")
+
+
+def settle(question: str, name: str, x: torch.Tensor, family: str) -> None:
+    """An answer that was found without measuring: it stands while this process runs, and in a run that goes on."""
+    if not off_reason():
+        with _lock:
+            where = place(x.device)
+            _answers[f"{question} | {where}"] = name
+            _families.setdefault(f"{family} | {where}", {})[f"{question} | {where}"] = name
+
+
 def chosen() -> dict[str, Choice]:
     """Every choice of this process and of the cache file of the devices it asked about."""
     with _lock:

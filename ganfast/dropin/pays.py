@@ -82,9 +82,12 @@ def whole_pays(question: str, family: str, fused: Callable, plain: Callable, arg
 
     if x is None:
         return True
+    if (known := _tune.settled(question, x)) is not None:  # before the clock, which would find another length today
+        return known == "fused"
     with torch.random.fork_rng(devices=[]):
         try:
             if _timing.measure_once(lambda: run(plain)) > _SHORT:
+                _tune.settle(question, "fused", x, family)
                 return True
             took = _timing.measure_once(lambda: run(plain))
             ways = {"eager": lambda: run(plain), "fused": lambda: run(fused)}

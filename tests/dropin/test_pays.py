@@ -141,3 +141,22 @@ def test_a_graph_whose_groups_were_tried_and_lost_needs_no_dynamo(asked, monkeyp
     with torch.no_grad():
         fast(x_for())
     assert not fast._compiled_call_impl.compiled.is_needed()
+
+
+def test_a_graph_that_was_too_long_to_be_asked_about_stays_so_in_a_run_that_goes_on(monkeypatch):
+    """The machine is quiet now, and the clock would find it short: the answer would be another, and the run's last digits too."""
+    from ganfast import _timing
+
+    monkeypatch.setenv("GANFAST_TUNE", "1")
+    x = torch.randn(1, 4, 8, 8)
+    ways = {"fused": lambda t: (t,), "plain": lambda t: (t,)}
+    asked = []
+    monkeypatch.setattr(_tune, "choose", lambda question, *_, **__: (asked.append(question) or "eager", True))
+    monkeypatch.setattr(_timing, "measure_once", lambda call: 10.0)
+    question = "graph of 1 groups, 1 fused, of this test"
+    assert pays.whole_pays(question, "graph of this test", ways["fused"], ways["plain"], (x,), set()) and not asked
+    kept = _tune.choices()
+    monkeypatch.setattr(_timing, "measure_once", lambda call: 1e-4)
+    assert pays.whole_pays(question, "graph of this test", ways["fused"], ways["plain"], (x,), set()) and not asked
+    assert any(name.startswith(question) for name in kept["answers"])
+    assert not pays.whole_pays("another " + question, "graph of this test", ways["fused"], ways["plain"], (x,), set()) and asked
