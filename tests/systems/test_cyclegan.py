@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image
@@ -80,14 +82,25 @@ def test_epochs_are_of_the_larger_set(folders):
 
 
 def test_published_weights_are_where_training_begins(folders, tmp_path):
-    held = {"ab": ResnetGenerator(3, 3, 4, 2), "ba": ResnetGenerator(3, 3, 4, 2), "d_b": PatchDiscriminator(3, 4, 2)}
-    for name, network in held.items():
-        torch.save(network.state_dict(), tmp_path / PUBLISHED[name])
+    """G_A makes B of A, and D_A, which judges what it makes, knows B."""
+    files = {"latest_net_G_A.pth": "ab", "latest_net_G_B.pth": "ba", "latest_net_D_A.pth": "d_b", "latest_net_D_B.pth": "d_a"}
+    held = {file: (ResnetGenerator(3, 3, 4, 2) if "G" in file else PatchDiscriminator(3, 4, 2)).state_dict() for file in files}
+    for file, state in held.items():
+        torch.save(state, tmp_path / file)
     trainer = SYSTEM.trainer(Options(data=str(folders), weights=str(tmp_path), **SMALL))
-    for name, network in held.items():
-        assert torch.equal(
-            trainer.networks[name].model[-1 if name == "d_b" else -2].weight, network.model[-1 if name == "d_b" else -2].weight
-        )
+    for file, name in files.items():
+        loaded = trainer.networks[name].state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in held[file].items()), file
+
+
+def test_the_terms_by_hand():
+    """There: twice as much. Back: half of it, and one more."""
+    networks = {"ab": lambda x: 2 * x, "ba": lambda x: x / 2 + 1}
+    a = torch.linspace(-1, 1, 48).view(3, 1, 4, 4)
+    batch = SimpleNamespace(data={"a": a, "b": a}, fake=lambda network: network(a))
+    assert cyclegan.cycle("ab", "ba", "a")(networks, batch).item() == pytest.approx(1)
+    assert cyclegan.cycle("ba", "ab", "b")(networks, batch).item() == pytest.approx(2)
+    assert cyclegan.identity("ab", "b")(networks, batch).item() == pytest.approx(a.abs().mean().item())
 
 
 def test_what_is_missing_is_named(folders, tmp_path):
