@@ -9,6 +9,7 @@ from ganfast import _checks
 from ganfast.train import trees
 
 Key = str | int | Callable | None
+NO_SAMPLES = -1  # a key of data in which nothing is imitated, such as masks
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -48,7 +49,7 @@ def place(form: trees.Structure, key: Key) -> int:
 
     Raises: ValueError where it leads to none.
     """
-    if key is None:
+    if key is None or key == NO_SAMPLES:
         return 0
     numbered = trees.rebuilt(form, range(len(trees.names(form))))
     found = part(numbered, key, "real")

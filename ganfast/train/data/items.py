@@ -88,6 +88,9 @@ def all_checked(
     parts: Sequence[Tensor], form: trees.Structure, real: parts_of.Key, flip: bool, image_size: int | None, *named: str
 ) -> list[Tensor]:
     """The samples' leaf, checked by `reals`, and all others by `seconds`; `named` is for trees.names."""
+    if real == parts_of.NO_SAMPLES:
+        length = len(parts[0]) if parts[0].dim() else None
+        return [seconds(y, length, name) for y, name in zip(parts, trees.names(form, *named), strict=True)]
     place, names = parts_of.place(form, real), trees.names(form, *named)
     samples = reals(parts[place], names[place], flip, image_size)
     return [samples if at == place else seconds(y, len(samples), name) for at, (y, name) in enumerate(zip(parts, names, strict=True))]

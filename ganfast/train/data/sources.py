@@ -75,7 +75,9 @@ def source_of(
     if isinstance(data, Unpaired):
         every = {"batch_size": batch_size, "device": device, "rank": rank, "world": world, "image_size": image_size, "cache": cache}
         every |= {"flip": flip, "channels_last": channels_last, "backend": backend, "memory": memory, "workers": workers, "skip": skip}
-        domains = {name: source_of(domain, seed=mixed(seed, name), **every) for name, domain in data.domains.items()}
+        real_in = next(iter(data.domains)) if real is None else real
+        keys = {name: None if name == real_in else parts.NO_SAMPLES for name in data.domains}
+        domains = {name: source_of(part, seed=mixed(seed, name), real=keys[name], **every) for name, part in data.domains.items()}
         return Together(domains, key=real)
     order = lambda length, place: Order(length, batch_size, seed, rank, world, torch.device(place))
     names, broken = _names(data), []
@@ -105,7 +107,8 @@ def source_of(
         items.refuse(f"got {_kind(data)}, {wants}.{_cause(leaves)}")
     leaves = items.all_checked(leaves, form, real, flip, image_size)
     samples = leaves[parts.place(form, real)]
-    items.look_at_range(samples)
+    if real != parts.NO_SAMPLES:
+        items.look_at_range(samples)
     size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     on_host = device.type == "cuda" and not samples.is_cuda and size > room(memory, device)
     kind, place = (FromHost, "cpu") if on_host else (InMemory, device)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ganfast.train import trees
+from ganfast.train import parts, trees
 from ganfast.train.data import items
 from ganfast.train.data.batches import Source
 from ganfast.train.data.order import Order, on_device
@@ -40,7 +40,7 @@ class Streamed(Source):
             items.refuse(f"a batch holds {kinds}, wants tensors; collate_fn of the DataLoader makes them.")
         found = items.all_checked(found, form, self.key, self.flip, self.image_size, "a batch's", "part")
         real, told = self.item(found)
-        if not self._looked:
+        if not self._looked and self.key != parts.NO_SAMPLES:
             items.look_at_range(real, "the first batch")
             self._looked = True
         if self.classes:

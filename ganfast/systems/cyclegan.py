@@ -1,0 +1,197 @@
+"""CycleGAN: pictures of one set become pictures of another, learned from two sets in which no picture has a partner.
+
+Without data of your own: handwritten digits, and other digits inverted and blurred. That rule is known, and so is each right answer.
+Source: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation using cycle-consistent adversarial networks"; the pool of
+    earlier fakes: Shrivastava et al. 2017.
+"""
+
+import dataclasses
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator, load_published
+from ganfast.systems import form
+from ganfast.systems._digit_reader import digit_reader
+from ganfast.systems.sources import blurred
+from ganfast.train import ImagePool, Network, Phase, Trainer, adversarial
+from ganfast.train.data import folder, to_float, to_uint8, unpaired
+from ganfast.train.data.folders import existing
+from ganfast.train.watch.grids import tile
+
+# What an option that is not given means: on the digits, and on a folder, where it is as users of pytorch-CycleGAN-and-pix2pix know it.
+DIGITS = {
+    "batch_size": 8, "lr": 1e-3, "lr_d": 1e-4, "beta2": 0.9, "lambda_A": 5.0, "lambda_B": 5.0, "lambda_identity": 0.0, "noise": 0.2,
+    "netG": "resnet_2blocks", "ngf": 8, "ndf": 16, "n_layers_D": 2, "crop_size": 32,
+}  # fmt: skip
+FOLDER = {
+    "batch_size": 1, "lr": 2e-4, "lr_d": 2e-4, "beta2": 0.999, "lambda_A": 10.0, "lambda_B": 10.0, "lambda_identity": 0.5, "noise": 0.0,
+    "netG": "resnet_9blocks", "ngf": 64, "ndf": 64, "n_layers_D": 3, "crop_size": 256,
+}  # fmt: skip
+FOLDERS = ("trainA", "trainB", "testA", "testB")
+PUBLISHED = {"ab": "latest_net_G_A.pth", "ba": "latest_net_G_B.pth", "d_b": "latest_net_D_A.pth", "d_a": "latest_net_D_B.pth"}
+LOSSES = {"lsgan": "lsgan", "vanilla": "nonsaturating"}
+
+
+@dataclass(frozen=True)
+class Options(form.Options):
+    data: str | None = None
+    """a folder with trainA, trainB, testA and testB; none: the digits"""
+    steps: int = 1400
+    n_epochs: int = 0
+    """at constant rates, an epoch being the larger set once; 0: as `steps` says, the last quarter with falling rates"""
+    n_epochs_decay: int = 0
+    """after them, with rates that fall to 0"""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """BtoA: the folder's A is called B, and its B is called A"""
+    batch_size: int | None = None
+    crop_size: int | None = None
+    """of the square that each picture is cut and resized to"""
+    lr: float | None = None
+    """of the generators"""
+    lr_d: float | None = None
+    """of the discriminators"""
+    beta1: float = 0.5
+    beta2: float | None = None
+    gan_mode: Literal["lsgan", "vanilla"] = "lsgan"
+    lambda_A: float | None = None
+    """weight of the way A -> B -> A"""
+    lambda_B: float | None = None
+    """weight of the way B -> A -> B"""
+    lambda_identity: float | None = None
+    """times lambda_A, lambda_B: weight of leaving alone what is in the right set. It keeps colours, which hinders where they change"""
+    pool_size: int = 50
+    """earlier fakes that the discriminators are shown again; 0: none"""
+    noise: float | None = None
+    """on all that the discriminators see"""
+    netG: Literal["resnet_2blocks", "resnet_6blocks", "resnet_9blocks"] | None = None
+    netD: Literal["basic", "n_layers"] = "n_layers"
+    """basic: n_layers_D is 3"""
+    n_layers_D: int | None = None
+    ngf: int | None = None
+    ndf: int | None = None
+    norm: Literal["instance", "batch", "none"] = "instance"
+    no_dropout: bool = True
+    weights: str | None = None
+    """a folder with latest_net_G_A.pth and latest_net_G_B.pth to begin with, and latest_net_D_A.pth, latest_net_D_B.pth if there"""
+
+    def whole(self) -> "Options":
+        """With a value for what was not given."""
+        usual = FOLDER if self.data else DIGITS
+        return dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+
+
+def sets(o: Options) -> dict[str, Tensor]:
+    """train_a, train_b, test_a, test_b, uint8. Raises: ValueError for a folder without the four."""
+    if o.data is None:
+        return blurred.sets()
+    root = existing(o.data)
+    if missing := [name for name in FOLDERS if not (root / name).is_dir()]:
+        raise ValueError(f"cyclegan: data {o.data!r} has no folder {', '.join(missing)}; wants {', '.join(FOLDERS)}, pictures in each.")
+    a, b = ("B", "A") if o.direction == "BtoA" else ("A", "B")
+    images = lambda name: folder(root / name, o.crop_size, 3).images
+    return {"train_a": images(f"train{a}"), "train_b": images(f"train{b}"), "test_a": images(f"test{a}"), "test_b": images(f"test{b}")}
+
+
+def load_weights(networks: dict[str, Network], path: Path) -> None:
+    """The generators' files must be there. Raises: ValueError for a file that is missing, no state dict, or another network's."""
+    for name, file in PUBLISHED.items():
+        if not (path / file).is_file():
+            if name in ("ab", "ba"):
+                raise ValueError(f"cyclegan: weights {str(path)!r} has no {file}.")
+            continue
+        try:
+            state = torch.load(path / file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"cyclegan: {path / file} cannot be read as a state dict: {error}.") from None
+        load_published(networks[name].module, state)
+
+
+def cycle(there: str, back: str, real: str):
+    def term(networks, batch):
+        return F.l1_loss(networks[back](batch.fake(networks[there])), batch.data[real])
+
+    return term
+
+
+def identity(network: str, real: str):
+    return lambda networks, batch: F.l1_loss(networks[network](batch.data[real]), batch.data[real])
+
+
+def build(options: Options) -> Trainer:
+    o = options.whole()
+    data = sets(o)
+    channels = data["train_a"].shape[1]
+    blocks, layers = int(o.netG.removeprefix("resnet_").removesuffix("blocks")), 3 if o.netD == "basic" else o.n_layers_D
+    g = lambda: ResnetGenerator(channels, channels, o.ngf, blocks, o.norm, not o.no_dropout)
+    d = lambda: PatchDiscriminator(channels, o.ndf, layers, o.norm)
+    networks = {
+        "ab": Network(g(), condition="a", real="b"), "ba": Network(g(), condition="b", real="a"),
+        "d_a": Network(d(), learning_rate=o.lr_d, condition=None), "d_b": Network(d(), learning_rate=o.lr_d, condition=None),
+    }  # fmt: skip
+    if o.weights:
+        load_weights(networks, Path(o.weights))
+    epochs, larger = o.n_epochs + o.n_epochs_decay, max(len(data["train_a"]), len(data["train_b"]))
+    length = {"steps": max(1, epochs * larger // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
+    adam = {"learning_rate": o.lr, "betas": (o.beta1, o.beta2)}
+    config = o.config(batch_size=o.batch_size, latent_dim=0, loss=LOSSES[o.gan_mode], noise=o.noise, **adam, **length)
+    to_b = adversarial(config, generator="ab", discriminator="d_b", fake=ImagePool(o.pool_size))
+    to_a = adversarial(config, generator="ba", discriminator="d_a", fake=ImagePool(o.pool_size))
+    half = 1 if o.gan_mode == "lsgan" else 0.5  # the project halves a discriminator's loss; ganfast's lsgan is halved by itself
+    full = 2 if o.gan_mode == "lsgan" else 1
+    learned = {"adversarial_a": (to_a, full), "adversarial_b": (to_b, full)}
+    learned |= {"cycle_a": (cycle("ab", "ba", "a"), o.lambda_A), "cycle_b": (cycle("ba", "ab", "b"), o.lambda_B)}
+    if o.lambda_identity:
+        learned["identity_a"] = identity("ba", "a"), o.lambda_A * o.lambda_identity
+        learned["identity_b"] = identity("ab", "b"), o.lambda_B * o.lambda_identity
+    phases = [
+        Phase("d", ("d_a", "d_b"), {"adversarial_a": (to_a, half), "adversarial_b": (to_b, half)}),
+        Phase("g", ("ab", "ba"), learned, average=True),
+    ]
+    return Trainer(networks=networks, data=unpaired(a=data["train_a"], b=data["train_b"]), config=config, phases=phases)
+
+
+def measure(trainer: Trainer, options: Options) -> dict[str, float]:
+    """On digits of neither set. l1_ab: of the translation and the rule; l1_ba: of the translation and the digit that the rule was given;
+    read: the share of translations to digits that are read right, by a reader of which `reader` is right about the digits themselves.
+    On a folder, where no answer is known: the way there and back alone. Images in [-1, 1]."""
+    data = sets(options.whole())
+    a, b = to_float(data["test_a"]), to_float(data["test_b"])
+    ab, ba = trainer.sample(len(a), a, network="ab"), trainer.sample(len(b), b, network="ba")
+    figures = {
+        "cycle_a": F.l1_loss(trainer.sample(len(a), ab, network="ba"), a).item(),
+        "cycle_b": F.l1_loss(trainer.sample(len(b), ba, network="ab"), b).item(),
+    }
+    if options.data is None:
+        reader = digit_reader(to_float(data["reads"]), data["read_labels"])
+        right = lambda images: (reader.read(images) == data["labels"]).float().mean().item()
+        figures |= {"l1_ab": F.l1_loss(ab, b).item(), "l1_ba": F.l1_loss(ba, a).item(), "read": right(ba), "reader": right(a)}
+        figures |= {"inverted_l1": F.l1_loss(-b, a).item(), "inverted_read": right(-b)}
+    return figures
+
+
+def picture(trainer: Trainer, options: Options) -> Tensor:
+    """Four rows of held-out pictures: A, as B; B, as A."""
+    data = sets(options.whole())
+    columns = min(10, len(data["test_a"]), len(data["test_b"]))
+    a, b = to_float(data["test_a"][:columns]), to_float(data["test_b"][-columns:])
+    rows = torch.cat([a, trainer.sample(columns, a, network="ab"), b, trainer.sample(columns, b, network="ba")])
+    return to_uint8(tile(rows, columns)).expand(3, -1, -1)
+
+
+SYSTEM = form.System(
+    "cyclegan",
+    "translates between two sets of pictures without pairs: digits, and digits inverted and blurred",
+    Options,
+    build,
+    measure,
+    picture,
+    goals={"l1_ab": ("<=", 0.05), "l1_ba": ("<=", 0.05), "read": (">=", 0.985)},
+    needs=("scikit-learn",),
+    credit=lambda options: "" if options.data else "digits: Alpaydin & Kaynak 1998, UCI, as bundled with scikit-learn",
+)
