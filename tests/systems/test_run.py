@@ -230,8 +230,8 @@ def test_a_run_folder_keeps_what_it_is_when_it_moves(tmp_path):
 def test_the_readmes_system_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (text,) = [block.text for block in blocks(Path(systems.__file__).with_name("README.md")) if "SYSTEM = System(" in block.text]
-    Path("ink.py").write_text(text)
-    cli.main(["run", "ink.py", "--steps=2", "--width=4", *PLAIN])
-    assert json.loads(Path("runs/ink/result.json").read_text())["goals"] == {"ink": [">=", 0.8]}
-    with Image.open("runs/ink/picture.png") as image:
+    Path("mine.py").write_text(text)
+    cli.main(["run", "mine.py", "--steps=2", "--width=4", *PLAIN])
+    assert json.loads(Path("runs/digits/result.json").read_text())["figures"].keys() == {"precision", "recall"}
+    with Image.open("runs/digits/picture.png") as image:
         assert "MNIST" in image.text["Credit"]
