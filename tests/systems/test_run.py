@@ -235,3 +235,11 @@ def test_the_readmes_system_runs(tmp_path, monkeypatch):
     assert json.loads(Path("runs/digits/result.json").read_text())["figures"].keys() == {"precision", "recall"}
     with Image.open("runs/digits/picture.png") as image:
         assert "MNIST" in image.text["Credit"]
+
+
+def test_what_a_measure_draws_follows_from_the_seed(tmp_path):
+    path = other(tmp_path, **{"made.max().item()}": "torch.rand(()).item()}"})
+    for folder, seed in {"a": 1, "b": 1, "c": 2}.items():
+        run(tmp_path / folder, "--steps=1", f"--seed={seed}", name=str(path))
+    one, same, another = (json.loads((tmp_path / name / "result.json").read_text())["figures"]["brightest"] for name in "abc")
+    assert one == same != another
