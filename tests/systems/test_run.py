@@ -230,8 +230,16 @@ def test_a_run_folder_keeps_what_it_is_when_it_moves(tmp_path):
 def test_the_readmes_system_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (text,) = [block.text for block in blocks(Path(systems.__file__).with_name("README.md")) if "SYSTEM = System(" in block.text]
-    Path("ink.py").write_text(text)
-    cli.main(["run", "ink.py", "--steps=2", "--width=4", *PLAIN])
-    assert json.loads(Path("runs/ink/result.json").read_text())["goals"] == {"ink": [">=", 0.8]}
-    with Image.open("runs/ink/picture.png") as image:
+    Path("mine.py").write_text(text)
+    cli.main(["run", "mine.py", "--steps=2", "--width=4", *PLAIN])
+    assert json.loads(Path("runs/digits/result.json").read_text())["figures"].keys() == {"precision", "recall"}
+    with Image.open("runs/digits/picture.png") as image:
         assert "MNIST" in image.text["Credit"]
+
+
+def test_what_a_measure_draws_follows_from_the_seed(tmp_path):
+    path = other(tmp_path, **{"made.max().item()}": "torch.rand(()).item()}"})
+    for folder, seed in {"a": 1, "b": 1, "c": 2}.items():
+        run(tmp_path / folder, "--steps=1", f"--seed={seed}", name=str(path))
+    one, same, another = (json.loads((tmp_path / name / "result.json").read_text())["figures"]["brightest"] for name in "abc")
+    assert one == same != another
