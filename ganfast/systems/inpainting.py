@@ -127,8 +127,9 @@ def build(options: Options) -> Trainer:
     learned = {"l1": (l1, o.l1), "adversarial": o.adversarial}
     phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", "generator", learned, average=True)]
     data = unpaired(images=images, masks=masks(o.mask, MASKS, o.image_size, o.hole, seed=o.seed))
-    generator, discriminator = UNet(channels, o.image_size, o.width), Discriminator(channels, o.image_size, o.width)
-    return Trainer(generator, Network(discriminator, condition="masks"), data, config, phases=phases, condition=without_holes, real="images")
+    discriminator = Network(Discriminator(channels, o.image_size, o.width), condition="masks")
+    generator = UNet(channels, o.image_size, o.width)
+    return Trainer(generator, discriminator, data, config, phases=phases, condition=without_holes, real="images")
 
 
 def completed(trainer: Trainer, o: Options, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,7 +145,7 @@ def slope(images: Tensor) -> Tensor:
 
 
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
-    """On pictures that were held out, in the hole, images in [-1, 1]. l1: mean absolute error; sharpness: mean slope over that of the true
+    """On held-out pictures, in the hole, images in [-1, 1]. l1: mean absolute error; sharpness: mean slope over that of the true
     picture, sharpness_off: how far that is from 1; read: the share of completed digits that are read right, by a reader of which `reader`
     is right about whole ones, and `read_with_hole` about those with nothing filled in."""
     data = sets(options)

@@ -229,6 +229,8 @@ class TrainConfig:
 
 def fits(value: object, kind: object) -> bool:
     """Whether a value is of an annotated type; a whole number is a float too, True is neither."""
+    if typing.get_origin(kind) is Literal:
+        return value in typing.get_args(kind)
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if typing.get_origin(kind) is tuple:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast.train.data.folders import digits, to_float, to_uint8
+from ganfast.train.data import digits, to_float, to_uint8
 
 DEVIATION = 2.0  # pixels, of the Gaussian
 
