@@ -69,7 +69,7 @@ def _run(args: list[str], world: World) -> None:
         trainer.fit()
     if trainer.stopped:
         how = f"`ganfast run {name} --resume --run-dir {trainer.run_dir}` goes on"
-        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
+        print(how)
     elif world.rank == 0:
         print(told(running.finish(system, trainer, options), trainer.run_dir))
 

@@ -11,6 +11,7 @@ from ganfast.train import turns
 from ganfast.train.command_line import recipes
 from tests.step.common import Gan, equal, images
 from tests.train.common import small
+from tests.train.test_networks import config, translation
 
 pytestmark = [pytest.mark.gpu, pytest.mark.captures]
 
@@ -91,6 +92,21 @@ def test_the_trainer_recorded_is_the_trainer_run(tmp_path, monkeypatch, how):
         trainer.fit(progress_bar=False)
         runs.append([t for part in (trainer.generator, trainer.discriminator, trainer.ema) for t in part.state_dict().values()])
     assert all(turn.run.graphs == 1 for turn in trainer.turns)  # of the recorded one, which came last
+    equal(runs[1], runs[0])
+
+
+def test_networks_by_name_recorded_are_those_run(monkeypatch):
+    """Two generators, two discriminators, image pools, domains of their own lengths."""
+    runs = []
+    for name in ("plain", "recorded"):
+        if name == "plain":
+            monkeypatch.setattr(turns, "capture", uncaptured)
+        else:
+            monkeypatch.undo()
+        trainer = translation(config(steps=6, device="cuda"))
+        trainer.fit(progress_bar=False)
+        runs.append([t for part in trainer.parts.values() for t in part.state_dict().values()])
+    assert all(turn.run.graphs == 1 for turn in trainer.turns)
     equal(runs[1], runs[0])
 
 

