@@ -53,7 +53,7 @@ def parts(trainer: Trainer, rounds: int = 15) -> float:
     def guarded() -> None:
         with updates.guard as guard:
             guard.step(optimizers["discriminator"])
-            guard.step(optimizers["generator"], ema=updates.average, decay=0.999)
+            guard.step(optimizers["generator"], ema=updates.averages["generator"], decay=0.999)
 
     def plain() -> None:
         for optimizer in optimizers.values():

@@ -78,9 +78,8 @@ class Assembly:
                 term.pool.begin(self.reals(1, term.generator).shape[1:], self.device)
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
         self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | pools
-        self.updates = Updates(
-            self.networks, self.optimizers, averages, self.objective, self.precision, self.world, tuple(pools.values())
-        )
+        how = self.objective, self.precision, self.world, tuple(pools.values())
+        self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         usual = Call(self.latent_shape is not None, self.conditioner)
         calls = {self.networks[name]: call for name, call in self.calls.items() if call != usual}

@@ -20,11 +20,12 @@ from ganfast.train.terms import Objective
 
 
 class Updates:
-    """Takes the optimizer steps of a phase. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
+    """Takes the optimizer steps of the phases. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
     modules that hold images; objective: a function (phase, networks, batch)."""
 
     def __init__(
         self,
+        phases: Sequence[Phase],
         networks: Networks,
         optimizers: dict[str, torch.optim.Optimizer],
         averages: dict[str, EMA],
@@ -38,16 +39,22 @@ class Updates:
         self.guard = FiniteGuard(*(networks[name] for name in networks), *pools)
         self.held = {name: list(networks[name].parameters()) for name in networks}
         self.learning = {name: [p for p in held if p.requires_grad] for name, held in self.held.items()}
-        owners = {name: set(held) for name, held in self.held.items()}
-        self.sharing = {name: [other for other in networks if other != name and owners[name] & owners[other]] for name in networks}
+        self.plans = {phase.networks: self._plan(phase.networks) for phase in phases}
+
+    def _plan(self, names: tuple[str, ...]) -> tuple[list[nn.Parameter], list[nn.Parameter], list[tuple[str, list[nn.Parameter]]]]:
+        """Of a phase that updates these networks: what learns; what learns in other phases alone; which other networks hold some of what
+        learns, and what that is."""
+        learning = dict.fromkeys(p for name in names for p in self.learning[name])
+        rest = [name for name in self.networks if name not in names]
+        spared = dict.fromkeys(p for name in rest for p in self.learning[name] if p not in learning)
+        shared = [(name, [p for p in self.held[name] if p in learning]) for name in rest]
+        return list(learning), list(spared), [(name, held) for name, held in shared if held]
 
     def __call__(self, phase: Phase, batch: Batch, keep: Tensor) -> dict[str, Tensor]:
         """The objective's numbers, the norm of the gradient, and the norms of the gradients that fakes get."""
         names, received = phase.networks, {}
-        learning = list(dict.fromkeys(p for name in names for p in self.learning[name]))
-        mine = set(learning)
-        others = (p for name in self.networks for p in self.learning[name] if name not in names and p not in mine)
-        spared = [p for p in dict.fromkeys(others) if p.requires_grad]  # nobody uses their gradients
+        learning, others, shared = self.plans[names]
+        spared = [p for p in others if p.requires_grad]  # nobody uses their gradients
         optimizers, scaler = [self.optimizers[name] for name in names], self.precision.scalers["+".join(names)]
         batch.phase, batch.updated = phase, tuple(self.networks[name] for name in names)
         for p in spared:
@@ -70,10 +77,9 @@ class Updates:
             for p in spared:
                 p.requires_grad_(True)
         self.world.average(learning)
-        for name in names:
-            for other in self.sharing[name]:
-                if other not in names and any(p.grad is not None for p in self.learning[name] if p in set(self.held[other])):
-                    batch.made.pop(self.networks[other], None)  # its graph needs weights that this update changes: it is made anew
+        for name, held in shared:
+            if any(p.grad is not None for p in held):
+                batch.made.pop(self.networks[name], None)  # its graph needs weights that this update changes: it is made anew
         for optimizer in optimizers:
             scaler.unscale_(optimizer)
         moved = [self.averages[name] for name in names if phase.average and name in self.averages]
