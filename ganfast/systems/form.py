@@ -76,10 +76,10 @@ class Options:
             raise ValueError(f"run: {name} got {getattr(self, name)!r}, wants {wanted}.")
 
     def config(self, **settings) -> TrainConfig:
-        """A TrainConfig of these options and of `settings`, which the system sets. Pictures of samples are for systems that can be sampled
-        without a condition of their own: `sample_every` is 0 unless it is set."""
+        """A TrainConfig of these options and of `settings`, which the system sets. Pictures of samples come eight times in a run, unless
+        `sample_every` is set."""
         shared = {f.name for f in dataclasses.fields(Options)} - {"data"}
-        return TrainConfig(**{name: getattr(self, name) for name in shared} | {"sample_every": 0} | settings)
+        return TrainConfig(**{name: getattr(self, name) for name in shared} | {"sample_every": max(1, self.steps // 8)} | settings)
 
 
 @dataclass(frozen=True)
