@@ -91,7 +91,8 @@ class System:
         build: options -> the Trainer. Data first, as the Trainer makes the run's folder: an error in data leaves nothing behind.
         measure: (trainer, options) -> {figure: number}, on data that was held out, by the trainer's averaged generator.
         picture: (trainer, options) -> uint8 [3, H, W], for the gallery.
-        goals: figure -> ("<=" or ">=", number). needs: packages that it cannot do without, whatever its options.
+        goals: figure -> ("<=" or ">=", number), on the system's own data; of --data no right answer is known.
+        needs: packages that it cannot do without, whatever its options.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
         sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
             where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
@@ -121,6 +122,9 @@ class System:
         with own_randomness(options.seed):
             return self.build(options)
 
+    def goals_of(self, options: Options) -> Mapping[str, tuple[str, float]]:
+        return {} if options.data else self.goals
+
     def credit_of(self, options: Options) -> str:
         return self.credit(options) if callable(self.credit) else self.credit
 
@@ -129,7 +133,7 @@ class System:
         found = self.measure(trainer, options)
         if not isinstance(found, Mapping) or not all(isinstance(value, (int, float)) for value in found.values()):
             _checks.fail("run", f"measure of {self.name} gave {found!r}, wants a dict of numbers")
-        if missing := [name for name in self.goals if name not in found]:
+        if missing := [name for name in self.goals_of(options) if name not in found]:
             _checks.fail("run", f"measure of {self.name} gave {', '.join(found)}; goals name {', '.join(missing)} too")
         return {name: float(value) for name, value in found.items()}
 

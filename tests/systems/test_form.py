@@ -28,7 +28,7 @@ def test_options_become_a_config():
     config = options.config(r1=2.0, latent_dim=5)
     for name in ("steps", "seed", "run_dir", "max_seconds", "fused", "precision", "log_every", "device"):
         assert getattr(config, name) == getattr(options, name)
-    assert config.r1 == 2.0 and config.latent_dim == 5 and config.sample_every == 0
+    assert config.r1 == 2.0 and config.latent_dim == 5 and config.sample_every == max(1, config.steps // 8)
     assert options.config(sample_every=50, steps=9).sample_every == 50 and options.config(steps=9).steps == 9
     with pytest.raises(TypeError, match="Did you mean 'latent_dim'"):
         options.config(latent_dims=5)
@@ -105,3 +105,11 @@ def test_packages_are_found_or_named():
     assert packages.folder("scikit-learn", "a test").name == "sklearn"
     with pytest.raises(ImportError, match=r"systems: a test needs the package nowhere_at_all, which is not installed: pip install nowhere"):
         packages.folder("nowhere_at_all", "a test")
+
+
+def test_goals_hold_for_the_systems_own_data_alone():
+    """Of a user's pictures no right answer is known, and measure may lack what needs one."""
+    measure = lambda trainer, options: {} if options.data else {"l1": 0.5}
+    system = form.System("some", "tests", form.Options, None, measure, None, goals={"l1": ("<=", 1)})
+    assert system.figures(None, form.Options()) == {"l1": 0.5} and system.goals_of(form.Options()) == {"l1": ("<=", 1)}
+    assert system.figures(None, form.Options(data="x")) == {} == system.goals_of(form.Options(data="x"))
