@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ganfast.systems import form
 from ganfast.systems._digit_reader import digit_reader
-from ganfast.systems.sources.masks import masks
+from ganfast.systems.sources.masks import masks, of_folder
 from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import digits, folder, to_float, to_uint8, unpaired
 from ganfast.train.watch.grids import tile
@@ -30,6 +30,8 @@ class Options(form.Options):
     """what is missing: a square, all around a square, or strokes as of a brush"""
     hole: int = 14
     """side of the square in pixels; of strokes: they cover about as much"""
+    masks: str | None = None
+    """a folder of masks of your own, image_size x image_size pixels, white where a picture is missing"""
     image_size: int = 32
     """a power of two; pictures of your own are cut and resized to it"""
     batch_size: int = 32
@@ -126,7 +128,8 @@ def build(options: Options) -> Trainer:
     config = o.config(batch_size=o.batch_size, latent_dim=0, learning_rate=o.learning_rate, noise=o.noise, r1=o.r1)
     learned = {"l1": (l1, o.l1), "adversarial": o.adversarial}
     phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", "generator", learned, average=True)]
-    data = unpaired(images=images, masks=masks(o.mask, MASKS, o.image_size, o.hole, seed=o.seed))
+    missing = masks(o.mask, MASKS, o.image_size, o.hole, seed=o.seed) if o.masks is None else of_folder(o.masks, o.image_size)
+    data = unpaired(images=images, masks=missing)
     discriminator = Network(Discriminator(channels, o.image_size, o.width), condition="masks")
     generator = UNet(channels, o.image_size, o.width)
     return Trainer(generator, discriminator, data, config, phases=phases, condition=without_holes, real="images")
@@ -134,7 +137,11 @@ def build(options: Options) -> Trainer:
 
 def completed(trainer: Trainer, o: Options, images: Tensor) -> tuple[Tensor, Tensor]:
     """The pictures with holes filled, and the holes: the same for every seed of a run."""
-    holes = masks(o.mask, len(images), o.image_size, o.hole)
+    if o.masks is None:
+        holes = masks(o.mask, len(images), o.image_size, o.hole)
+    else:
+        own = of_folder(o.masks, o.image_size)
+        holes = own[torch.arange(len(images)) % len(own)]
     return trainer.sample(len(images), {"images": images, "masks": holes}), holes
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -73,6 +75,12 @@ def test_own_pictures(tmp_path):
     trainer = SYSTEM.trainer(options)
     trainer.fit(progress_bar=False)
     figures = SYSTEM.measure(trainer, options)
+    masks = tmp_path.with_name("masks")
+    masks.mkdir()
+    Image.new("L", (16, 16), 255).save(masks / "all.png")
+    with_masks = dataclasses.replace(options, masks=str(masks))
+    assert completed(trainer, with_masks, torch.zeros(3, 3, 16, 16))[1].min() == 1
+    assert SYSTEM.trainer(with_masks).told(2)[1]["masks"].min() == 1
     assert "read" not in figures and 0 < figures["l1"] < 2
     assert SYSTEM.picture(trainer, options).shape[0] == 3
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
+from PIL import Image
 
-from ganfast.systems.sources.masks import KINDS, masks
+from ganfast.systems.sources.masks import KINDS, masks, of_folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -74,3 +75,20 @@ def test_a_hole_that_is_none_is_refused(hole):
 def test_another_kind_is_refused():
     with pytest.raises(ValueError, match="Did you mean 'block'"):
         masks("blok", 1, 32, 14)
+
+
+def test_masks_of_a_folder_and_of_another_size(tmp_path):
+    for i, side in enumerate((8, 8, 10)):
+        picture = Image.new("L", (side, side), 0)
+        picture.paste(255, (0, 0, 4, 2))
+        picture.save(tmp_path / f"{i}.png")
+    (tmp_path / "notes.txt").write_text("no picture")
+    with pytest.raises(ValueError, match=r"masks of another size than 8 x 8: 2\.png \(10 x 10\)\."):
+        of_folder(str(tmp_path), 8)
+    (tmp_path / "2.png").unlink()
+    found = of_folder(str(tmp_path), 8)
+    assert found.shape == (2, 1, 8, 8) and found[0, 0, :2, :4].min() == 1 and found.sum() == 16
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").unlink()
+    with pytest.raises(ValueError, match="there is no picture in"):
+        of_folder(str(tmp_path), 8)

@@ -1,11 +1,14 @@
-"""Masks of what is missing in pictures: blocks, borders and free-form strokes, tensors made of uniform numbers alone."""
+"""Masks of what is missing in pictures: blocks, borders and free-form strokes, tensors made of uniform numbers alone; or a folder's."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ganfast import _checks
+from ganfast.train.data.folders import existing
 
 KINDS = ("block", "border", "free")
 _TURNS = 6  # stretches of a stroke
@@ -33,6 +36,32 @@ def masks(kind: str, n: int, size: int, hole: int, *, seed: int = 0, uniform: Ca
         return torch.maximum(_stroke(numbers[:, :_NUMBERS], size, hole), _stroke(numbers[:, _NUMBERS:], size, hole))
     inside = _square(numbers, size, hole)
     return inside if kind == "block" else 1 - inside
+
+
+def of_folder(path: str, size: int) -> Tensor:
+    """[n, 1, size, size] float32 of the pictures in a folder, in the order of their names: 1 where one is lighter than the middle grey.
+
+    Raises: ValueError for a folder that is missing, holds no pictures, or pictures of another size, which are listed: a mask that is
+        resized fits its picture no longer.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    found, others = [], []
+    for file in sorted(Path(existing(path)).iterdir()):
+        try:
+            with Image.open(file) as image:
+                grey = image.convert("L")
+        except (UnidentifiedImageError, IsADirectoryError):
+            continue
+        if grey.size != (size, size):
+            others.append(f"{file.name} ({grey.width} x {grey.height})")
+        found.append(torch.from_numpy(np.array(grey) > 127))
+    if not found:
+        _checks.fail("masks", f"there is no picture in {path}", "White is what is missing")
+    if others:
+        listed = ", ".join(others[:10]) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
+        _checks.fail("masks", f"{path} has masks of another size than {size} x {size}: {listed}", "image_size says the pictures' size")
+    return torch.stack(found)[:, None].float()
 
 
 def _square(numbers: Tensor, size: int, side: int) -> Tensor:
