@@ -17,8 +17,9 @@ def _up(c_in: int, c_out: int, stride: int, padding: int) -> nn.Sequential:
     return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
 
 
-def _down(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2))
+def _down(c_in: int, c_out: int, norm: bool = True) -> nn.Sequential:
+    norms = [nn.BatchNorm2d(c_out)] if norm else []
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm), *norms, nn.LeakyReLU(0.2))
 
 
 class TextGenerator(nn.Module):
@@ -29,7 +30,8 @@ class TextGenerator(nn.Module):
         self.reads = encoder.network(dim)
         self.joined = nn.Sequential(nn.Linear(latent_dim + dim, 8 * width), nn.ReLU())
         blocks = [_up(8 * width, 4 * width, 1, 0), _up(4 * width, 2 * width, 2, 1), _up(2 * width, width, 2, 1)]
-        self.blocks = nn.Sequential(*blocks, nn.ConvTranspose2d(width, 3, 4, 2, 1), nn.Tanh())
+        # No transposed convolution at the end: its places differ from pixel to pixel, and plain fields get a pattern.
+        self.blocks = nn.Sequential(*blocks, nn.Upsample(scale_factor=2), nn.Conv2d(width, 3, 3, 1, 1), nn.Tanh())
 
     def forward(self, latent: Tensor, captions: Tensor) -> Tensor:
         return self.blocks(self.joined(torch.cat([latent, self.reads(captions)], 1))[:, :, None, None])
@@ -44,7 +46,7 @@ class TextDiscriminator(nn.Module):
     def __init__(self, encoder: Words | Sentences, width: int = 16, dim: int = 32) -> None:
         super().__init__()
         self.reads = encoder.network(dim)
-        self.blocks = nn.Sequential(_down(3, width), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
+        self.blocks = nn.Sequential(_down(3, width, norm=False), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
         self.head = nn.Linear(64 * width, 1 + dim)
         self.scale = dim**-0.5
 
@@ -63,7 +65,7 @@ class TextDiscriminator(nn.Module):
 
 def mismatched(logits: Tensor, own: Tensor) -> Tensor:
     """log(1 + sum of exp(logit) over the captions that are not a picture's own), averaged over the pictures: all mismatched pairs at once,
-    of which the worst counts most. A mean over pairs would hide the few that differ in one word.
+    of which the worst counts most. A mean over the pairs would hide the few that differ in one word, and a batch alone holds hardly any.
 
     logits [N, K] of pictures with each caption of a library; own [N, K], True where that caption is the picture's.
     """
@@ -72,5 +74,22 @@ def mismatched(logits: Tensor, own: Tensor) -> Tensor:
 
 
 def told(logits: Tensor, own: Tensor) -> Tensor:
-    """Cross-entropy of picking a picture's own caption out of the library."""
+    """Cross-entropy of picking a picture's own caption out of the library, which holds it."""
     return (torch.logsumexp(logits, 1) - torch.logsumexp(logits.masked_fill(~own, float("-inf")), 1)).mean()
+
+
+def alike(images: Tensor, latent: Tensor, own: Tensor) -> Tensor:
+    """How alike pictures of one caption are for the distance of their latents, over all pairs in the batch that share a caption: mode
+    seeking, without a second pass of the generator. 0 where there is no such pair.
+
+    images [N, ...], latent [N, D], own [N, K] as in `mismatched`.
+    """
+    same = (own.float() @ own.float().T).triu(1)
+    pairs = same.sum().clamp_min(1)
+    apart = lambda x: (torch.cdist(x.flatten(1)[None], x.flatten(1)[None], p=1)[0] / x[0].numel() * same).sum() / pairs
+    return apart(latent) / apart(images).clamp_min(1e-4)
+
+
+def owners(captions: Tensor, library: Tensor) -> Tensor:
+    """[N, K], whether a caption is the library's, of captions [N, ...] and library [K, ...] as the encoder gives them."""
+    return (captions[:, None] == library).flatten(2).all(2)

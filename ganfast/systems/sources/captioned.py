@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from ganfast import _checks
 from ganfast.train.data.decode import Files, endings
 from ganfast.train.data.folders import existing
-from ganfast.train.data.workers import Items, into_memory, look
 
 _SHOWN = 5  # names in an error
 
@@ -31,10 +31,14 @@ def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
     _none("captions without a picture", [texts[name].name for name in texts if name not in images])
     captions = {name: " ".join(file.read_text(encoding="utf-8", errors="replace").split()) for name, file in texts.items()}
     _none("captions without a word", [texts[name].name for name in texts if not captions[name]])
-    items = Items(Files([images[name] for name in images], size, 3), skip=Exception)  # Pillow raises anything
-    pictures, _, _, broken = into_memory(items, look(items)[0], None)
+    files, pictures, broken = Files(list(images.values()), size, 3), [], []
+    for i, file in enumerate(images.values()):
+        try:
+            pictures.append(files[i])
+        except Exception as error:  # Pillow raises anything
+            broken.append(f"{file.name} ({error})")
     _none("pictures that cannot be read", broken)
-    return pictures, [captions[name] for name in images]
+    return torch.stack(pictures), [captions[name] for name in images]
 
 
 def _none(what: str, found: Sequence[str]) -> None:
