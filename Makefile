@@ -11,7 +11,7 @@ PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: help venv wheel demo test prove prove-tests lint check bench pages reference gate cuda-check clean gpu gpu-build gpu-test gpu-tuned \
+.PHONY: help venv wheel demo test prove prove-tests lint check bench gallery pages reference gate cuda-check clean gpu gpu-build gpu-test gpu-tuned \
 	gpu-sanitize gpu-memcheck gpu-racecheck gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -29,7 +29,7 @@ $(VENV)/.ready: $(SOURCES) ganfast/__init__.py
 	@echo "ganfast: 1 of 3, download and unpack torch, some 200 MB"
 	$(INSTALL) torch==2.13.0 ninja "setuptools>=77" wheel numpy
 	@echo "ganfast: 2 of 3, what tests, demo and benchmarks need"
-	GANFAST_BUILD=none $(INSTALL) --no-build-isolation -e ".[train,bench,test]"
+	GANFAST_BUILD=none $(INSTALL) --no-build-isolation -e ".[train,systems,bench,test]"
 	@echo "ganfast: 3 of 3, the extension"
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" $(RUN) setup.py --quiet build_ext --inplace  # the environment's own ninja
 	touch $@
@@ -49,10 +49,11 @@ test: venv  ## every test that needs no GPU: 10 minutes on 2 cores, 25 on slow o
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
-# heap checking. About half an hour each on 2 cores.
-prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions: 3 times 30 minutes on 2 cores
+# heap checking; every system over three seeds. About half an hour each on 2 cores.
+prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 4 times 30 minutes on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
+	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds 3
 	$(RENEW)
 
 # PART=3/8 is the third of eight parts.
@@ -97,9 +98,16 @@ bench: venv  ## every benchmark of this machine, into benchmarks/results and the
 	$(RUN) benchmarks/report.py runs/bench.json --results $(RESULTS)
 	$(RENEW)
 
-# The measured numbers of README.md and docs/benchmarks.md, from the results files that are committed, wherever RESULTS is.
+# SEEDS=3: runs of each system, of other seeds than their settings were tried with. ONLY="NAME NAME": these alone, the others as they were.
+SEEDS ?= 1
+ONLY ?=
+gallery: venv  ## every system of ganfast.systems trained and drawn, two at a time; SEEDS=3 for three runs of each
+	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds $(SEEDS) $(if $(ONLY),--only $(ONLY)); \
+		status=$$?; $(RENEW) && exit $$status
+
+# The measured numbers of README.md, docs/benchmarks.md and the gallery, from the results files that are committed, wherever RESULTS is.
 RENEW = $(RUN) benchmarks/report.py --results benchmarks/results --pages .
-pages: venv  ## the measured numbers of README.md and docs/benchmarks.md, from benchmarks/results
+pages: venv  ## the measured numbers of README, docs/benchmarks.md and the gallery, from benchmarks/results
 	$(RENEW)
 
 reference: venv  ## docs/reference.md, from the docstrings

@@ -1,10 +1,12 @@
-"""The measured numbers of README.md and docs/benchmarks.md: all of them stand between markers, and come from the results files.
+"""The measured numbers of README.md, docs/benchmarks.md and the systems' gallery: all of them stand between markers, and come from the
+results files, as does ganfast/systems/reached.json, which `ganfast run` shows.
 
     python benchmarks/report.py --results benchmarks/results --pages .
 
 A block is what stands between <!-- NAME:begin --> and <!-- NAME:end -->.
 """
 
+import json
 import math
 import re
 import textwrap
@@ -12,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import family_table, first_speedup, tables
+from benchmarks import family_table, first_speedup, gallery_table, tables
 from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
@@ -49,6 +51,7 @@ _KINDS = {
     "loop": {"rows", "width", "batch"},
     "prove": {"ring8", "grid25", "line"},
     "heap": {"cases", "found", "counts"},
+    "gallery": {"systems", "processes"},
 }
 
 
@@ -201,6 +204,16 @@ def _first_speedup(found: list[Kept]) -> str:
     return "\n\n".join(parts.values()) or NOTHING
 
 
+def _gallery(one: Kept) -> str:
+    return gallery_table.section(one.content, one.name)
+
+
+def reached(found: list[Kept]) -> str:
+    """ganfast/systems/reached.json, by the newest gallery."""
+    there = _all(found, "gallery")
+    return json.dumps(gallery_table.reached(there[0].content) if there else {}, indent=1) + "\n"
+
+
 def _gains(found: list[Kept]) -> str:
     there = _all(found, "suite")
     return gains([one.content for one in there]) if there else NOTHING
@@ -218,7 +231,9 @@ PAGES: dict[str, dict[str, Callable[[list[Kept]], str]]] = {
         "demo": _of_newest("demo", _demo),
         "heap": _of_newest("heap", _heap),
     },
+    "ganfast/systems/README.md": {"gallery": _of_newest("gallery", _gallery)},
 }
+REACHED = "ganfast/systems/reached.json"
 
 
 def _wrapped(text: str) -> str:
@@ -267,5 +282,6 @@ def fill(root: Path, folder: Path) -> None:
         except (OSError, UnicodeDecodeError) as error:
             raise Unusable(f"cannot read {root / where}: {error}") from None
         new[where] = filled(page, where, found)
+    new[REACHED] = reached(found)
     for where, text in new.items():
         write((root / where).parent, Path(where).name, text)

@@ -1,4 +1,4 @@
-"""The command `ganfast`: train, sample, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
+"""The command `ganfast`: train, run, sample, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
 
 import importlib
 import importlib.machinery
@@ -10,10 +10,11 @@ from typing import NoReturn
 
 from ganfast import _checks
 
-USAGE = """usage: ganfast {train,sample,compare,doctor} [options]
+USAGE = """usage: ganfast {train,run,sample,compare,doctor} [options]
 
   train    train a GAN on the digits, a folder of images, or a mixture of Gaussians
-  sample   images from a run or a checkpoint, by label and seed
+  run      a GAN application by name, trained, measured and drawn; alone it lists them
+  sample   images from a run or a checkpoint, by label or text, and seed
   compare  a model of your own, eager against ganfast: my_file.py:make_generator --shape 64,100,1,1
   doctor   versions, what is available on this machine, and why the rest is not
 
@@ -26,10 +27,16 @@ def train(args: list[str]) -> None:
     commands.train(args)
 
 
-def sample(args: list[str]) -> None:
-    from ganfast.train.command_line import commands
+def run(args: list[str]) -> None:
+    from ganfast.systems import command
 
-    commands.sample(args)
+    command.run(args)
+
+
+def sample(args: list[str]) -> None:
+    from ganfast.systems import command
+
+    command.sample(args)
 
 
 def _version(package: str) -> str:
@@ -165,6 +172,8 @@ def doctor(args: list[str]) -> None:
     wanted = ("tyro", "tqdm", "pillow", "numpy", "scikit-learn", "matplotlib", "safetensors")
     missing = [name for name in wanted if _version(name) == "not installed"]
     print("\ntraining: " + (f"missing {', '.join(missing)}; pip install 'ganfast[train]'" if missing else "ready"))
+    missing = [name for name in ("scikit-learn", "mlxtend", "robohash") if _version(name) == "not installed"]
+    print("data of systems: " + (f"missing {', '.join(missing)}; pip install 'ganfast[systems]'" if missing else "ready"))
     if not ganfast.backends()["cpu"].available:
         print(
             "native parts: install a C++ compiler and ninja, then from a checkout `pip install --no-build-isolation .`"
@@ -172,7 +181,7 @@ def doctor(args: list[str]) -> None:
         )
 
 
-COMMANDS = {"train": train, "sample": sample, "compare": compare, "doctor": doctor}
+COMMANDS = {"train": train, "run": run, "sample": sample, "compare": compare, "doctor": doctor}
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:
@@ -192,7 +201,7 @@ def main(args: list[str] | None = None) -> None:
             _checks.nearest("ganfast", "command", args[0], COMMANDS)
         COMMANDS[args[0]](args[1:])
     except KeyboardInterrupt as stop:
-        _stop(f"ganfast: {str(stop) or 'stopped at once; what was saved before stays, and ganfast train --resume goes on from it'}", 130)
+        _stop(f"ganfast: {str(stop) or 'stopped at once; what was saved before stays, and --resume goes on from it'}", 130)
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
         if sys.flags.dev_mode:
             raise

@@ -1,5 +1,5 @@
-"""base < ops < nn < dropin < step < train < cli; an op imports another one only where ALLOWED says so; `testing` is for tests, benchmarks,
-the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
+"""base < ops < nn < dropin < step < train < systems < cli; an op imports another one only where ALLOWED says so; `testing` is for tests,
+benchmarks, the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
 LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "dropin": 4}
-LAYERS |= {"step": 5, "train": 6, "cli": 7, "demo": 7, "__main__": 7}
+LAYERS |= {"step": 5, "train": 6, "systems": 7, "cli": 8, "demo": 8, "__main__": 8}
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes are for every op
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
 ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}
@@ -34,7 +34,7 @@ USES_TESTING = {"testing", "report", "demo"}  # last part of a module's name
 
 
 def layer(module: str) -> int | None:
-    """0 for base ... 7 for cli; the package itself, all lazy, belongs below everything."""
+    """0 for base ... 8 for cli; the package itself, all lazy, belongs below everything."""
     first = module.split(".")[0]
     return 0 if not first or (first.startswith("_") and first not in LAYERS) else LAYERS.get(first)
 
@@ -198,6 +198,8 @@ def test_the_sources_keep_the_law():
         ("dropin.groups", "from ganfast.step.capture import capture", "a layer above"),
         ("dropin.groups", "from ganfast import testing", "imports testing"),
         ("train.loop", "import ganfast.cli", "a layer above"),
+        ("train.command_line.commands", "from ganfast.systems import command", "a layer above"),
+        ("systems.a", "from ganfast import cli", "a layer above"),
         ("train.loop", "from ganfast import testing", "imports testing"),
         ("functional", "from .nn import layers", "a layer above"),
         ("", "from ganfast.functional import f", "lazy"),
@@ -265,7 +267,8 @@ def test_allowed_imports_pass(tmp_path):
         "ops/conv_act/op": "from ganfast.ops.conv_transpose_act import kernels",
         "functional": "from ganfast.ops.a.op import a",
         "nn/report": "from ganfast import testing, functional",
-        "cli": "from ganfast.train import loop",
+        "cli": "from ganfast.train import loop\nfrom ganfast.systems import command",
+        "systems/a": "from ganfast.systems.form import System\nfrom ganfast.train import Trainer",
         "__init__": "import importlib\nnames = {'Trainer': 'ganfast.train'}\nimportlib.import_module(names['Trainer'])",
         "train/loop": "from ganfast.train.watch import alarms\nfrom ganfast.train import checks",
         "train/checks": "from ganfast.train.config import TrainConfig",

@@ -1,0 +1,58 @@
+"""Systems: GAN applications by name, one file each, which `ganfast run` trains, measures and draws. README.md is their gallery.
+
+Importing this costs nothing; a system's file is imported by `load`.
+"""
+
+import importlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ganfast.systems.form import System
+
+NAMES: dict[str, str] = {}
+"""name -> module, in the order of the gallery; each has a SYSTEM."""
+REACHED = Path(__file__).with_name("reached.json")
+
+
+def load(name: str) -> "System":
+    """A system by its name, or the SYSTEM of a file: "mine.py".
+
+    Raises: ValueError for an unknown name, with the nearest one; for a file that is missing or has no SYSTEM.
+    """
+    from ganfast import _checks
+
+    if name.endswith(".py"):
+        return _of_file(Path(name))
+    if name not in NAMES:
+        _checks.nearest("run", "system", name, NAMES)
+    return importlib.import_module(NAMES[name]).SYSTEM
+
+
+def _of_file(path: Path) -> "System":
+    from ganfast import _checks
+    from ganfast.systems.form import System
+
+    if not path.is_file():
+        _checks.fail("run", f"there is no file {path}", f"Systems by name: {', '.join(NAMES)}" if NAMES else "")
+    spec = importlib.util.spec_from_file_location(f"_system_{path.stem}", path)  # no name that a package may have
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    sys.path.insert(0, str(path.resolve().parent))  # its neighbours
+    spec.loader.exec_module(module)
+    if not isinstance(found := getattr(module, "SYSTEM", None), System):
+        _checks.fail("run", f"{path} has no SYSTEM, wants SYSTEM = ganfast.systems.form.System(...)")
+    return found
+
+
+def file_of(system: "System") -> str | None:
+    """The file that `load` found the system in; None for one that is called by its name."""
+    module = getattr(system.build, "__module__", "")  # a copy of a system may still have its name
+    return None if NAMES.get(system.name) == module else getattr(sys.modules.get(module), "__file__", None)
+
+
+def reached() -> dict[str, dict]:
+    """name -> what `make gallery` measured last: figures (means over the seeds), seeds, seconds, device, date."""
+    return json.loads(REACHED.read_text(encoding="utf-8"))

@@ -164,7 +164,7 @@ class TrainConfig:
             if typing.get_origin(kind) is Literal:
                 if getattr(self, name) not in typing.get_args(kind):
                     _checks.nearest(self._name, name, getattr(self, name), typing.get_args(kind))
-            elif not _is(getattr(self, name), kind):
+            elif not fits(getattr(self, name), kind):
                 words = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
                 raise TypeError(f"{self._name}: {name} got {getattr(self, name)!r}, wants {words}.")
         for name in filter(None, self.augment.split(",")):
@@ -227,16 +227,16 @@ class TrainConfig:
         return {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")} | {"mode_seeking": self.mode_seeking}
 
 
-def _is(value: object, kind: object) -> bool:
+def fits(value: object, kind: object) -> bool:
     """Whether a value is of an annotated type; a whole number is a float too, True is neither."""
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if typing.get_origin(kind) is tuple:
         parts = typing.get_args(kind)
         parts = parts[:1] * len(value) if isinstance(value, tuple) and parts[-1] is ... else parts
-        return isinstance(value, tuple) and len(value) == len(parts) and all(map(_is, value, parts))
+        return isinstance(value, tuple) and len(value) == len(parts) and all(map(fits, value, parts))
     if others := typing.get_args(kind):
-        return any(_is(value, other) for other in others)
+        return any(fits(value, other) for other in others)
     return isinstance(value, kind)
 
 

@@ -52,7 +52,7 @@ def step():
 def checkout(tmp_path):
     """A README and a docs/benchmarks.md with empty blocks, and a results file of each kind."""
     for where, blocks in pages.PAGES.items():
-        (tmp_path / where).parent.mkdir(exist_ok=True)
+        (tmp_path / where).parent.mkdir(parents=True, exist_ok=True)
         text = "\n".join(f"before {name}\n<!-- {name}:begin -->\nold {name}\n<!-- {name}:end -->" for name in blocks)
         save(tmp_path / where, f"{text}\nafter\n")
     folder = tmp_path / "results"

@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,15 @@ class Sample:
     label: str | None = None
     """a class by name; none: all of them"""
     seed: int = 0
+    text: str | None = None
+    """a caption, for a run of a system that draws by text (`ganfast run`)"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
     """folder to write to; none: one beside the checkpoint, named by step, label and seed"""
 
 
-def _parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
+def parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
     """tyro's parser, with its boxed error turned into a ValueError of one line."""
     said = io.StringIO()
     try:
@@ -64,22 +66,26 @@ def _parse(kind: type, command: str, args: list[str], default: Any = None) -> An
         raise ValueError(re.sub(r"^(Parsing error |Value error (Error parsing \w+: )?)", "", words).strip()) from None
 
 
-def _option(args: list[str], name: str) -> str | None:
+def option(args: list[str], name: str) -> str | None:
     """The value of the last `--name value` or `--name=value`, read before the options are parsed, as their defaults depend on it."""
     found = None
     for arg, after in zip(args, [*args[1:], ""]):
-        option, equals, value = arg.partition("=")
-        if option.replace("_", "-") == f"--{name}":
+        given, equals, value = arg.partition("=")
+        if given.replace("_", "-") == f"--{name}":
             found = value if equals else after
     return found
 
 
 def train(args: list[str]) -> None:
-    """With several processes only the first one prints, and an error that all of them meet is printed once."""
-    world = World.from_environment(_option(args, "device") or "auto")
+    together(args, _train)
+
+
+def together(args: list[str], command: Callable[[list[str], World], None]) -> None:
+    """Runs `command`. With several processes only the first one prints, and an error that all of them meet is printed once."""
+    world = World.from_environment(option(args, "device") or "auto")
     try:
         with _silent() if world.rank else contextlib.nullcontext(), world.together():
-            _train(args, world)
+            command(args, world)
     except Exception as error:
         if getattr(error, "told", False):
             raise SystemExit(2) from None
@@ -94,11 +100,11 @@ def _silent() -> Iterator[None]:
 
 def _train(args: list[str], world: World) -> None:
     resume = "--resume" in args
-    start = recipes.preset(_option(args, "data") or "digits")
+    start = recipes.preset(option(args, "data") or "digits")
     if resume:
-        start = world.first(lambda: _settings(Path(_option(args, "run-dir") or start.run_dir)), share=True)
+        start = world.first(lambda: _settings(Path(option(args, "run-dir") or start.run_dir)), share=True)
     planned = start.steps
-    wanted = _parse(Train, "train", args, Train(start, resume))
+    wanted = parse(Train, "train", args, Train(start, resume))
     if wanted.recipe.model == "mlp":
         torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
     trainer = recipes.trainer(wanted.recipe, resume=wanted.resume)
@@ -141,14 +147,21 @@ def _labels(sampler: Sampler, label: str | None) -> list[int]:
     return [sampler.classes.index(label)]
 
 
-def sample(args: list[str]) -> None:
-    wanted = _parse(Sample, "sample", args)
+def asked_samples(args: list[str]) -> Sample:
+    wanted = parse(Sample, "sample", args)
     if wanted.count < 1:
         _checks.fail("sample", f"count got {wanted.count}, wants at least 1")
+    return wanted
+
+
+def sample(wanted: Sample) -> None:
+    """Of a run of `ganfast train`."""
+    if wanted.text is not None:
+        _checks.fail("sample", f"text got {wanted.text!r}, wants none", "The run is not of a system that draws by text")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
-    which = "all" if wanted.label is None else _file_name(wanted.label)
+    which = "all" if wanted.label is None else file_name(wanted.label)
     folder = wanted.checkpoint if wanted.checkpoint.is_dir() else wanted.checkpoint.parent
     out = wanted.out or folder / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
     out.mkdir(parents=True, exist_ok=True)
@@ -161,7 +174,7 @@ def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int]
     grids.write_png(out / "grid.png", grids.tile(images, min(wanted.count, 10)), fields)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = sampler.classes[label] if sampler.classes else "image"
-        grids.write_png(out / f"{_file_name(name)}-{i % wanted.count:03d}.png", image, fields | {"Label": name})
+        grids.write_png(out / f"{file_name(name)}-{i % wanted.count:03d}.png", image, fields | {"Label": name})
     return f"{len(images)} images and {out / 'grid.png'}"
 
 
@@ -172,6 +185,6 @@ def _write_points(out: Path, sampler: Sampler, points: Tensor, labels: list[int]
     return f"{len(points)} points in {out / 'points.csv'} and {out / 'points.png'}"
 
 
-def _file_name(name: str) -> str:
+def file_name(name: str) -> str:
     """A class's name comes from a checkpoint, maybe a stranger's: no path separators."""
     return re.sub(r"[^\w-]", "_", name)

@@ -102,7 +102,7 @@ def test_without_a_label_every_class_has_a_row(run, tmp_path):
 
 
 def test_a_name_from_a_checkpoint_is_no_path():
-    assert commands._file_name("../../etc/x.y") == "______etc_x_y"
+    assert commands.file_name("../../etc/x.y") == "______etc_x_y"
 
 
 def test_mistakes_are_one_line(run, tmp_path, capsys, rgb_folder):
@@ -157,7 +157,7 @@ def test_broken_images_are_counted(tmp_path, capsys, rgb_folder):
 def test_doctor_says_what_is_there_and_why_the_rest_is_not(capsys):
     cli.main(["doctor"])
     said = capsys.readouterr().out
-    for name in ("torch", "auto", "reference", "cpu", "triton", "cuda", "training: ready"):
+    for name in ("torch", "auto", "reference", "cpu", "triton", "cuda", "training: ready", "data of systems: ready"):
         assert name in said
 
 
@@ -174,7 +174,7 @@ def test_doctor_says_how_to_get_what_is_missing(monkeypatch, capsys):
 
 def test_help_and_no_command(capsys):
     cli.main(["--help"])
-    assert capsys.readouterr().out.startswith("usage: ganfast {train,sample,compare,doctor}")
+    assert capsys.readouterr().out.startswith("usage: ganfast {train,run,sample,compare,doctor}")
     with pytest.raises(SystemExit) as stop:
         cli.main([])
     assert stop.value.code == 2 and "usage" in capsys.readouterr().err

@@ -1,0 +1,119 @@
+"""The gallery: every system of ganfast.systems trained, measured and drawn over seeds, two single-threaded runs at a time.
+
+    python -m benchmarks.gallery [--results benchmarks/results] [--pictures docs/gallery] [--seeds 1] [--first 1000] [--only NAME ...]
+
+Writes gallery-<device>-<date>.json with every number, and the picture of the first seed, not of the best. Of systems that are left out the
+device's newest file has the word. Exit status 1 where a run failed or a mean missed its goal.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from benchmarks import machine, results_file
+from ganfast import systems
+from ganfast.systems import form, running
+from ganfast.systems.form import System
+
+PROCESSES = 2
+
+
+def run(name: str, system: System, seed: int, folder: Path, options: list[str]) -> dict | str:
+    """What result.json of the run says; the last line of its log where it failed. An earlier run of that seed is replaced."""
+    place = folder / f"{system.name}-seed{seed}"
+    shutil.rmtree(place, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / f"{place.name}.log"
+    command = [sys.executable, "-m", "ganfast", "run", name, "--run-dir", str(place), "--seed", str(seed), *options]
+    with open(log, "w") as file:
+        variables = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=variables, check=False)
+    if done.returncode or not (place / running.RESULT).exists():
+        lines = log.read_text(errors="replace").replace("\r", "\n").split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), f"exit status {done.returncode}")
+        print(f"{place.name} FAILED: {reason}", flush=True)
+        return reason
+    result = json.loads((place / running.RESULT).read_text())
+    print(f"{place.name}: {result['seconds']:.0f} s, {words(result['figures'])}", flush=True)
+    return result
+
+
+def words(figures: dict[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
+
+
+def summed_up(system: System, runs: list[dict], facts: dict) -> dict:
+    """Means over the seeds, and which goals they reach."""
+    names = runs[0]["figures"]
+    mean = {name: statistics.fmean(one["figures"][name] for one in runs) for name in names}
+    return {
+        "does": system.does, "credit": runs[0]["credit"], "goals": runs[0]["goals"], "mean": mean,
+        "reached": form.reached(mean, system.goals), "seconds": statistics.fmean(one["seconds"] for one in runs), "runs": runs, **facts,
+    }  # fmt: skip
+
+
+def told(name: str, found: dict) -> str:
+    missed = [key for key, good in found["reached"].items() if not good]
+    return f"{name}, mean of {len(found['runs'])}: {words(found['mean'])}; {'MISSED ' + ', '.join(missed) if missed else 'reached'}"
+
+
+def newest(folder: Path, device: str) -> dict:
+    """The systems of the device's newest file; none without one."""
+    stem = results_file.stem({"device": device, "date": ""})
+    found = sorted(folder.glob(f"gallery-{stem}????-??-??.json"))
+    return results_file.load_json(found[-1])["systems"] if found else {}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--pictures", type=Path, default=Path("docs/gallery"))
+    parser.add_argument("--runs", type=Path, default=Path("runs/gallery"), help="for the runs and their logs; those of the same seed go")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each system")
+    parser.add_argument("--first", type=int, default=1000, help="the first seed; others than those that settings were tried with")
+    parser.add_argument("--only", nargs="+", default=list(systems.NAMES), metavar="NAME", help="these systems alone")
+    parser.add_argument("options", nargs="*", help="after --: options that every run gets")
+    asked = parser.parse_args(arguments)
+    if not asked.only:
+        print("there are no systems yet")
+        return 0
+    for folder in (asked.results, asked.pictures, asked.runs):
+        results_file.check_writable(folder)
+    torch.set_num_threads(1)
+    facts = machine.facts()
+    date, loaded = str(datetime.date.today()), {name: systems.load(name) for name in asked.only}
+    jobs = [(name, system, seed) for name, system in loaded.items() for seed in range(asked.first, asked.first + asked.seeds)]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        results = list(pool.map(lambda job: run(*job, asked.runs, asked.options), jobs))
+    found, failed = newest(asked.results, facts["device"]), []
+    for name, system in loaded.items():
+        runs = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
+        if any(isinstance(result, str) for result in runs):
+            failed.append(name)
+            continue
+        found[system.name] = summed_up(system, runs, {"commit": facts["commit"], "date": date})
+        shutil.copy(asked.runs / f"{system.name}-seed{asked.first}" / running.PICTURE, asked.pictures / f"{system.name}.png")
+        print(told(system.name, found[system.name]), flush=True)
+    if len(failed) == len(loaded):
+        return 1
+    whole = {name: facts[name] for name in ("device", "kind", "versions", "commit")} | {
+        "date": date,
+        "processes": PROCESSES,
+        "systems": found,
+    }
+    path = results_file.write(asked.results, f"gallery-{results_file.stem(whole)}.json", json.dumps(whole, indent=1) + "\n")
+    print(f"written: {path}", flush=True)
+    return 0 if not failed and all(all(found[system.name]["reached"].values()) for system in loaded.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(results_file.guarded(main, "gallery"))

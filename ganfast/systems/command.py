@@ -1,0 +1,145 @@
+"""`ganfast run`, and `ganfast sample` of a system's run: their options, what they print."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from torch import Tensor
+
+from ganfast import _checks, systems
+from ganfast.systems import packages, running
+from ganfast.systems.form import Options, System
+from ganfast.train.command_line import commands
+from ganfast.train.distributed.world import World
+from ganfast.train.randomness import mixed
+from ganfast.train.saving.resume import finished
+from ganfast.train.watch import grids
+
+USAGE = """usage: ganfast run NAME [--data FOLDER] [options]
+       ganfast run mine.py [options]
+
+Trains a system, measures it against its goals and draws a picture, all in its run's folder. `ganfast run` alone lists the
+systems; `ganfast run NAME --help` lists one's options. Of all systems:
+
+  --data FOLDER      data of your own instead of the system's
+  --run-dir FOLDER   where the run lies: checkpoints, log, picture.png, result.json; default runs/NAME
+  --resume           go on with the run that lies there
+  --steps N, --max-seconds S, --seed N, --precision P, --device D, --no-fused, --log-every N"""
+
+
+def run(args: list[str]) -> None:
+    if args[:1] in (["-h"], ["--help"]):
+        print(USAGE)
+    elif not args:
+        print(listed())
+    elif args[0].startswith("-"):
+        _checks.fail("run", f"the first argument is {args[0]}, wants the name of a system", f"Systems: {', '.join(systems.NAMES)}")
+    else:
+        commands.together(args, _run)
+
+
+def listed() -> str:
+    """A line for each system: what it does, and the figures that were reached when `make gallery` last ran."""
+    lines, reached = [], systems.reached()
+    width = max(map(len, systems.NAMES), default=0)
+    for name in systems.NAMES:
+        system, found = systems.load(name), reached.get(name)
+        figures = "; ".join(f"{key} {found['figures'][key]:.3g}" for key in system.goals if key in found["figures"]) if found else ""
+        lines.append(f"  {name:<{width}}  {system.does}" + (f" ({figures})" if figures else ""))
+    return "\n".join(["usage: ganfast run NAME [--data FOLDER] [options]", "", *lines, "", "`ganfast run --help` says more."])
+
+
+def _run(args: list[str], world: World) -> None:
+    name, rest = args[0], args[1:]
+    system, resume = systems.load(name), "--resume" in rest
+    folder = commands.option(rest, "run-dir") or f"runs/{system.name}"
+    start = system.options(run_dir=folder)
+    if resume:
+        start = world.first(lambda: running.saved(Path(folder), system)[1], share=True)
+    planned = start.steps
+    options = _parsed(name, system, rest, start, resume)
+    for package in system.needs:
+        packages.folder(package, f"the system {system.name}")
+    trainer = (running.resumed if resume else running.made)(system, options)
+    if words := finished(trainer, lambda setting, value: f"--{setting.replace('_', '-')} {value}", planned):
+        print(words)
+    else:
+        trainer.fit()
+    if trainer.stopped:
+        how = f"`ganfast run {name} --resume --run-dir {trainer.run_dir}` goes on"
+        print(f"stopped by {trainer.stopped} at step {trainer.steps}, saved; {how}")
+    elif world.rank == 0:
+        print(told(running.finish(system, trainer, options), trainer.run_dir))
+
+
+def _parsed(name: str, system: System, args: list[str], start: Options, resume: bool) -> Options:
+    words = tyro.conf.arg(help="go on with the run in run_dir: its options are the defaults, those given here override them")
+    title = system.name.replace("-", "_")
+    fields = [(title, tyro.conf.OmitArgPrefixes[system.options]), ("resume", Annotated[bool, words], False)]
+    kind = dataclasses.make_dataclass("Run", fields, namespace={"__doc__": f"{system.name}: {system.does}."})
+    return getattr(commands.parse(kind, f"run {name}", args, kind(start, resume)), title)
+
+
+def told(result: dict, folder: Path) -> str:
+    """A line for each figure, with its goal and whether it was reached."""
+    lines = [f"{result['system']}, seed {result['seed']}: {result['steps']} steps, {result['seconds']:.0f} s"]
+    width = max(map(len, result["figures"]), default=0)
+    for name, value in result["figures"].items():
+        line = f"  {name:<{width}}  {value:.4g}"
+        if name in result["goals"]:
+            sign, bound = result["goals"][name]
+            line = f"{line:<{width + 12}}  goal {sign} {bound:g}, {'reached' if result['reached'][name] else 'MISSED'}"
+        lines.append(line)
+    return "\n".join([*lines, f"in {folder}: {running.PICTURE}, {running.RESULT}, checkpoints; `ganfast sample {folder}` makes samples"])
+
+
+def sample(args: list[str]) -> None:
+    """Of a run of a system by that system; of another run by `ganfast train`'s command."""
+    wanted = commands.asked_samples(args)
+    folder = wanted.checkpoint if wanted.checkpoint.is_dir() else wanted.checkpoint.parent
+    if not (folder / running.ABOUT).is_file():
+        commands.sample(wanted)
+        return
+    system, options = running.saved(folder)
+    asked = {key: getattr(wanted, key) for key in ("text", "label") if getattr(wanted, key) is not None}
+    _check_asked(system, asked)
+    trainer = running.put_back(system, options, wanted.checkpoint)
+    if system.sample:
+        images = system.sample(trainer, options, count=wanted.count, seed=wanted.seed, **asked)
+    else:
+        images = trainer.sample(wanted.count, asked.get("label"), wanted.seed)
+    which = "-".join(map(_short, asked.values())) or "all"
+    out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{wanted.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", wanted.seed) | _fields(system, options, asked)))
+
+
+def _check_asked(system: System, asked: dict[str, str]) -> None:
+    """Raises: ValueError for what the system's samples do not depend on, and where something is missing that they do."""
+    takes = inspect.signature(system.sample).parameters if system.sample else {"label": None}
+    for key, value in asked.items():
+        if key not in takes:
+            _checks.fail("sample", f"{key} got {value!r}, wants none", f"The system {system.name} takes no {key}")
+    for key in {"text", "label"} & takes.keys() - asked.keys():
+        if system.sample and takes[key].default is inspect.Parameter.empty:
+            _checks.fail("sample", f"{key} is missing, and the system {system.name} draws by it", f'Give --{key} "..."')
+
+
+def _short(text: str) -> str:
+    """For a folder's name: of two long captions that begin alike too."""
+    name = commands.file_name(text)
+    return name if len(name) <= 60 else f"{name[:50]}-{mixed(text):08x}"
+
+
+def _fields(system: System, options: Options, asked: dict[str, str]) -> dict[str, str]:
+    credit = system.credit_of(options)
+    return {key.capitalize(): value for key, value in asked.items()} | ({"Credit": credit} if credit else {})
+
+
+def _written(out: Path, images: Tensor, fields: dict[str, str]) -> str:
+    grids.write_png(out / "grid.png", grids.tile(images, min(len(images), 10)), fields)
+    for i, image in enumerate(images):
+        grids.write_png(out / f"image-{i:03d}.png", image, fields)
+    return f"{len(images)} images and {out / 'grid.png'}"

@@ -1,0 +1,142 @@
+"""The form of a system: its options, what it trains, how that is measured and drawn. A system's file ends with SYSTEM = System(...)."""
+
+import dataclasses
+import math
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ganfast import _checks
+from ganfast.train import TrainConfig, Trainer
+from ganfast.train.config import fits
+from ganfast.train.randomness import own_randomness
+
+__all__ = ["Options", "System", "reached"]
+COMPARE = {"<=": float.__le__, ">=": float.__ge__}
+
+
+def reached(figures: Mapping[str, float], goals: Mapping[str, tuple[str, float]]) -> dict[str, bool]:
+    """Goal by goal. A number that is not finite reaches none."""
+    met = lambda value, sign, bound: math.isfinite(value) and COMPARE[sign](float(value), float(bound))
+    return {name: met(figures[name], *goal) for name, goal in goals.items()}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every system can be asked for. A system inherits from it, gives `steps` its own default and adds fields of its own, each with a
+    line below it that `ganfast run NAME --help` shows.
+
+    Raises: TypeError, ValueError for values that are of another kind; systems add checks of their own by `want` in __post_init__.
+    """
+
+    data: str | None = None
+    """data of your own, a folder; none: the system's"""
+    run_dir: str | None = None
+    """folder for checkpoints, log, pictures and the result; `ganfast run NAME` takes runs/NAME"""
+    steps: int = 2000
+    """length of the training; schedules end with it"""
+    max_seconds: float | None = None
+    """stop, with all schedules finished, when this much training time is used up before `steps` are done"""
+    seed: int = 0
+    """of the networks, the data's order and all that is drawn"""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the hardware has units for it, else fp32"""
+    device: str = "auto"
+    """auto: a GPU if torch sees one"""
+    fused: bool = True
+    """ganfast's kernels, and accelerated networks; no: torch's own"""
+    log_every: int = 50
+    """steps between lines of log.jsonl, where the alarms are looked at"""
+
+    def __post_init__(self) -> None:
+        for name, kind in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, list):  # JSON has no tuples
+                value = tuple(value)
+                object.__setattr__(self, name, value)
+            if typing.get_origin(kind) is Literal:
+                if value not in typing.get_args(kind):
+                    _checks.nearest("run", name, value, [str(one) for one in typing.get_args(kind)])
+            elif not fits(value, kind):
+                words = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
+                raise TypeError(f"run: {name} got {value!r}, wants {words}.")
+        for name in ("steps", "log_every"):
+            self.want(name, getattr(self, name) >= 1, "at least 1")
+        self.want("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63")
+        self.want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
+
+    def want(self, name: str, good: bool, wanted: str) -> None:
+        """Raises: ValueError unless `good`."""
+        if not good:
+            raise ValueError(f"run: {name} got {getattr(self, name)!r}, wants {wanted}.")
+
+    def config(self, **settings) -> TrainConfig:
+        """A TrainConfig of these options and of `settings`, which the system sets. Pictures of samples are for systems that can be sampled
+        without a condition of their own: `sample_every` is 0 unless it is set."""
+        shared = {f.name for f in dataclasses.fields(Options)} - {"data"}
+        return TrainConfig(**{name: getattr(self, name) for name in shared} | {"sample_every": 0} | settings)
+
+
+@dataclass(frozen=True)
+class System:
+    """One application.
+
+    Arguments:
+        name: as `ganfast run` takes it. does: one line. options: its Options.
+        build: options -> the Trainer. Data first, as the Trainer makes the run's folder: an error in data leaves nothing behind.
+        measure: (trainer, options) -> {figure: number}, on data that was held out, by the trainer's averaged generator.
+        picture: (trainer, options) -> uint8 [3, H, W], for the gallery.
+        goals: figure -> ("<=" or ">=", number). needs: packages that it cannot do without, whatever its options.
+        credit: whose data the picture shows, with their licence; a function of the options where they decide.
+        sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
+            where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
+    Raises: ValueError for a name or goals of another form.
+    """
+
+    name: str
+    does: str
+    options: type[Options]
+    build: Callable[[Options], Trainer]
+    measure: Callable[[Trainer, Options], Mapping[str, float]]
+    picture: Callable[[Trainer, Options], Tensor]
+    goals: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    credit: str | Callable[[Options], str] = ""
+    sample: Callable[..., Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            _checks.fail("System", f"name is {self.name!r}, wants small letters and digits, words joined by -")
+        for figure, goal in self.goals.items():
+            if not isinstance(goal, (tuple, list)) or len(goal) != 2 or goal[0] not in COMPARE:
+                _checks.fail("System", f"the goal of {figure} is {goal!r}, wants ('<=' or '>=', number)")
+
+    def trainer(self, options: Options) -> Trainer:
+        """What `build` makes. Networks that it initialises follow from the seed, and torch's own random state stays as it was."""
+        with own_randomness(options.seed):
+            return self.build(options)
+
+    def credit_of(self, options: Options) -> str:
+        return self.credit(options) if callable(self.credit) else self.credit
+
+    def figures(self, trainer: Trainer, options: Options) -> dict[str, float]:
+        """What `measure` found. Raises: ValueError where it is no dict of numbers, or lacks one that has a goal."""
+        found = self.measure(trainer, options)
+        if not isinstance(found, Mapping) or not all(isinstance(value, (int, float)) for value in found.values()):
+            _checks.fail("run", f"measure of {self.name} gave {found!r}, wants a dict of numbers")
+        if missing := [name for name in self.goals if name not in found]:
+            _checks.fail("run", f"measure of {self.name} gave {', '.join(found)}; goals name {', '.join(missing)} too")
+        return {name: float(value) for name, value in found.items()}
+
+    def drawn(self, trainer: Trainer, options: Options) -> Tensor:
+        """What `picture` drew, on the CPU. Raises: ValueError where it is no uint8 [3, H, W]."""
+        image = self.picture(trainer, options)
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.dim() != 3 or len(image) != 3:
+            got = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+            _checks.fail("run", f"picture of {self.name} gave {got}, wants uint8 [3, H, W]")
+        return image.cpu()

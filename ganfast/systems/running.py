@@ -1,0 +1,127 @@
+"""A run of a system: made or gone on with, then measured and drawn; what of it lies in the run's folder beside the Trainer's files."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+import ganfast
+from ganfast import _checks, _place, systems
+from ganfast.systems import form
+from ganfast.systems.form import Options, System
+from ganfast.train import Callback, Trainer
+from ganfast.train import config as configs
+from ganfast.train.data.folders import to_float
+from ganfast.train.distributed.world import World
+from ganfast.train.randomness import mixed, own_randomness
+from ganfast.train.saving import checkpoint, resume
+from ganfast.train.saving.disk import atomic
+from ganfast.train.watch import grids, standard
+from ganfast.train.watch.callbacks import TrainerLike
+
+ABOUT, RESULT, PICTURE = "system.json", "result.json", "picture.png"
+
+
+class About(Callback):
+    """Writes which system the run is of, with its options, into the run's folder: `--resume` and `ganfast sample` read it."""
+
+    def __init__(self, system: System, options: Options) -> None:
+        self.text = _json(
+            {"system": system.name, "file": systems.file_of(system), "options": dataclasses.asdict(options), "ganfast": ganfast.__version__}
+        )
+
+    def on_start(self, trainer: TrainerLike) -> None:
+        _write(trainer.run_dir / ABOUT, self.text)
+
+
+def _json(value: dict) -> str:
+    return json.dumps(value, indent=1) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as file:
+        file.write(text.encode())
+
+
+def saved(folder: Path, system: System | None = None) -> tuple[System, Options]:
+    """The system and the options of the run in the folder. Raises: ValueError where there is none, or one of another system."""
+    path = folder / ABOUT
+    if not path.is_file():
+        _checks.fail("run", f"there is no run of a system in {folder}", "--run-dir names its folder")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        name, file, values = held["system"], held["file"], dict(held["options"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"run: {path} cannot be read: {error}.") from None
+    if system is not None and system.name != name:
+        _checks.fail("run", f"run_dir {folder} holds a run of {name}, wants one of {system.name}")
+    system = system or systems.load(file or name)
+    return system, configs.from_dict(values | {"run_dir": str(folder)}, system.options, str(path))
+
+
+def made(system: System, options: Options) -> Trainer:
+    """A new run. Raises: ValueError where options.run_dir already holds one, before data are read."""
+    folder = Path(options.run_dir)
+    held = [path.name for step, path in checkpoint.checkpoints(folder).items() if step]  # of step 0 nothing was trained yet
+    if held:
+        remedy = "Go on with it by --resume, or take another --run-dir"
+        _checks.fail("run", f"run_dir {folder} already holds a run ({', '.join(held)})", remedy)
+    trainer = system.trainer(options)
+    _say_what_it_is(trainer, system, options)
+    return trainer
+
+
+def resumed(system: System, options: Options) -> Trainer:
+    """The run in options.run_dir, which `fit` goes on with: the other options may have changed."""
+    trainer = put_back(system, options, Path(options.run_dir))
+    if trainer.world.rank == 0:
+        trainer.callbacks += standard.default(trainer.config)
+    _say_what_it_is(trainer, system, options)
+    return trainer
+
+
+def _say_what_it_is(trainer: Trainer, system: System, options: Options) -> None:
+    if trainer.world.rank == 0:
+        trainer.callbacks.append(About(system, options))
+
+
+def put_back(system: System, options: Options, path: Path) -> Trainer:
+    """A Trainer as it was at the checkpoint, or at the newest one of a run's folder; no file is written.
+
+    Raises: ValueError as checkpoint.load and resume.restore.
+    """
+    world = World.from_environment(options.device)
+    state = world.first(lambda: checkpoint.with_kernels(path), share=True)
+    trainer = system.trainer(dataclasses.replace(options, run_dir=None))  # which makes no folder, and refuses none
+    trainer.run_dir = path if path.is_dir() else path.parent
+    trainer.config.run_dir = str(trainer.run_dir)
+    resume.restore(trainer, path, state)
+    return trainer
+
+
+def finish(system: System, trainer: Trainer, options: Options) -> dict:
+    """Measures and draws: picture.png and result.json in the run's folder, and what result.json says."""
+    numbers = lambda purpose: own_randomness(mixed(options.seed, purpose), trainer.device)
+    with numbers("measure"):
+        figures = system.figures(trainer, options)
+    with numbers("picture"):
+        image = system.drawn(trainer, options)
+    credit = system.credit_of(options)
+    fields = grids.about(f"{system.name}: {trainer.name}", options.seed) | {"Description": system.does}
+    grids.write_png(trainer.run_dir / PICTURE, to_float(image), fields | ({"Credit": credit} if credit else {}))
+    device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else _place.cpu()
+    result = {
+        "system": system.name,
+        "seed": options.seed,
+        "steps": trainer.steps,
+        "seconds": trainer.seconds,
+        "figures": figures,
+        "goals": {name: list(goal) for name, goal in system.goals.items()},
+        "reached": form.reached(figures, system.goals),
+        "credit": credit,
+        "device": f"{device}, {torch.get_num_threads()} threads",
+        "versions": {"torch": torch.__version__, "ganfast": ganfast.__version__},
+    }
+    _write(trainer.run_dir / RESULT, _json(result))
+    return result
