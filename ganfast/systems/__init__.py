@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ganfast.systems.form import System
 
-NAMES: dict[str, str] = {}
+NAMES: dict[str, str] = {"text-to-image": "ganfast.systems.text_to_image"}
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
 
