@@ -14,14 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import ganfast.functional as GF
+from ganfast import penalties
 from ganfast.systems import form, readers, text
+from ganfast.systems.matching import Matcher, matched
 from ganfast.systems.sources import captioned, portraits, shapes
 from ganfast.systems.text import Sentences, Words
-from ganfast.train import Trainer
+from ganfast.train import Phase, Trainer
 from ganfast.train.data.folders import to_uint8
 from ganfast.train.randomness import mixed
 
 LATENT = 16
+MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 0.05, 0.1, 4
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
 
@@ -37,11 +40,14 @@ class Options(form.Options):
     """drawn for the training, of shapes or portraits"""
     library: int = 512
     """captions that each picture is told from, at most"""
+    matching: int = 500
+    """steps on real pairs alone, before the GAN's, by which the encoder and the matcher that leads the generator are learned"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.want("pictures", self.pictures >= 64, "at least 64")
         self.want("library", self.library >= 2, "at least 2")
+        self.want("matching", self.matching >= 1, "at least 1")
 
     @property
     def truth(self):
@@ -52,9 +58,8 @@ def _up(c_in: int, c_out: int, stride: int, padding: int) -> nn.Sequential:
     return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
 
 
-def _down(c_in: int, c_out: int, norm: bool = True) -> nn.Sequential:
-    norms = [nn.BatchNorm2d(c_out)] if norm else []
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1, bias=not norm), *norms, nn.LeakyReLU(0.2))
+def _down(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2))
 
 
 class TextGenerator(nn.Module):
@@ -81,7 +86,7 @@ class TextDiscriminator(nn.Module):
     def __init__(self, encoder: Words | Sentences, width: int = 16, dim: int = 32) -> None:
         super().__init__()
         self.reads = encoder.network(dim)
-        self.blocks = nn.Sequential(_down(3, width, norm=False), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
+        self.blocks = nn.Sequential(_down(3, width), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
         self.head = nn.Linear(64 * width, 1 + dim)
         self.scale = dim**-0.5
 
@@ -148,32 +153,47 @@ def prepared(options: Options) -> tuple[Tensor, Tensor, Tensor, Words | Sentence
     row = {caption: i for i, caption in enumerate(different)}
     encoded = encoder.encode(different)
     chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(options.seed))[: options.library]
-    return images, encoded[torch.tensor([row[caption] for caption in captions])], encoded[chosen], encoder
+    given = encoded[torch.tensor([row[caption] for caption in captions])]
+    return images, given, encoded[chosen], encoder
+
+
+@functools.lru_cache(maxsize=1)
+def matcher_of(options: Options) -> Matcher:
+    """Learned before the GAN; the networks' own encoders begin as its."""
+    return matched(*prepared(options), steps=options.matching, seed=options.seed)
 
 
 def build(options: Options) -> Trainer:
     images, captions, library, encoder = prepared(options)
+    matcher = matcher_of(options)
+    generator, discriminator = TextGenerator(encoder, LATENT), TextDiscriminator(encoder)
+    for network in (generator, discriminator):
+        network.reads.load_state_dict(matcher.reads.state_dict())
 
     def objective(phase, generator, discriminator, batch):
-        fake, known = batch.fake(generator), library.to(batch.real.device)
-        own = owners(batch.condition, known)
-        of_fake = discriminator.features(batch.view(fake))
-        pairs = discriminator.pairs(of_fake, batch.condition)
+        if phase.name == "r1":
+            r1 = penalties.r1_penalty(discriminator, batch.view(batch.real), batch.condition)
+            return phase.interval * R1 * r1, {"r1": r1}
+        fake, own = batch.fake(generator), owners(batch.condition, library)
+        of_fake = discriminator.pairs(discriminator.features(batch.view(fake)), batch.condition)
         if phase.network == "discriminator":
-            of_real = discriminator.features(batch.view(batch.real))
-            matching = discriminator.pairs(of_real, batch.condition)
-            loss_d, stats = GF.discriminator_loss(matching, pairs, kind="nonsaturating", return_stats=True)
-            wrong = mismatched(discriminator.all_pairs(of_real, known), own)
-            return loss_d + 0.5 * wrong, {"loss_d": loss_d, "mismatched": wrong, **stats._asdict()}
-        loss_g = GF.generator_loss(pairs, kind="nonsaturating")
-        picked, near = told(pairs, discriminator.all_pairs(of_fake, known), own), alike(fake, batch.latent, own)
-        return loss_g + 0.5 * picked + 0.03 * near, {"loss_g": loss_g, "told": picked, "alike": near}
+            features = discriminator.features(batch.view(batch.real))
+            of_real = discriminator.pairs(features, batch.condition)
+            loss_d, stats = GF.discriminator_loss(of_real, of_fake, kind="nonsaturating", return_stats=True)
+            wrong = mismatched(discriminator.all_pairs(features, library), own)
+            return loss_d + MISMATCHED * wrong, {"loss_d": loss_d, "mismatched": wrong, **stats._asdict()}
+        loss_g = GF.generator_loss(of_fake, kind="nonsaturating")
+        logits = matcher(fake, torch.cat([batch.condition, library]))
+        picked = told(logits[:, : len(fake)].diagonal(), logits[:, len(fake) :], own)
+        near = alike(fake, batch.latent, own)
+        return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "alike": near}
 
-    config = options.config(latent_dim=LATENT, batch_size=64, learning_rate=1.5e-3)
-    tokens = not captions.is_floating_point()
-    condition = (lambda second: second.long()) if tokens else True
-    networks = TextGenerator(encoder, LATENT), TextDiscriminator(encoder)
-    return Trainer(*networks, (images, captions.float()), config, objective=objective, condition=condition)
+    config = options.config(latent_dim=LATENT, batch_size=64, learning_rate=2e-3)
+    phases = [Phase("d", "discriminator"), Phase("g", "generator", average=True), Phase("r1", "discriminator", interval=R1_EVERY)]
+    condition = True if captions.is_floating_point() else lambda second: second.long()
+    trainer = Trainer(generator, discriminator, (images, captions.float()), config, objective=objective, phases=phases, condition=condition)
+    library, matcher = library.to(trainer.device), matcher.to(trainer.device)
+    return trainer
 
 
 def made(trainer: Trainer, options: Options, captions: list[str], seed: int) -> Tensor:
