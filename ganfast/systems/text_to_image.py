@@ -24,7 +24,7 @@ from ganfast.train.data.folders import to_uint8
 from ganfast.train.randomness import mixed
 
 LATENT = 16
-MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 0.05, 0.1, 4
+MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
 
@@ -119,18 +119,20 @@ def told(pairs: Tensor, logits: Tensor, own: Tensor) -> Tensor:
     return (torch.logsumexp(torch.cat([pairs[:, None], others], 1), 1) - pairs).mean()
 
 
-def alike(images: Tensor, latent: Tensor, own: Tensor) -> Tensor:
-    """How alike pictures of one caption are for the distance of their latents: mode seeking, without a second pass of the generator, on the
-    pairs in the batch that share a caption, each picture with the next one of its caption. About 0 where there is no such pair.
+def too_alike(images: Tensor, real: Tensor, own: Tensor) -> Tensor:
+    """By how much less pictures of one caption differ than real ones of the same captions do, as a share of these: 0 where they differ as
+    much, 1 where the latent changes nothing. On the pairs in the batch that share a caption, each picture with the next one of its caption;
+    0 where there is no such pair.
 
-    images [N, ...], latent [N, D], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
+    images, real [N, ...], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
     """
     caption, known = own.float().argmax(1), own.any(1)
     order = torch.argsort(caption)
     one, other = order[:-1], order[1:]
     same = ((caption[one] == caption[other]) & known[one] & known[other]).float()
-    apart = lambda x: ((x[one] - x[other]).abs().flatten(1).mean(1) * same).sum() / same.sum().clamp_min(1)
-    return apart(latent) / apart(images).clamp_min(1e-4)
+    apart = lambda x: ((x[one] - x[other]).abs().flatten(1).mean(1) * same).sum()
+    wanted = apart(real)
+    return F.relu(wanted - apart(images)) / wanted.clamp_min(1e-4)
 
 
 def owners(captions: Tensor, library: Tensor) -> Tensor:
@@ -185,8 +187,8 @@ def build(options: Options) -> Trainer:
         loss_g = GF.generator_loss(of_fake, kind="nonsaturating")
         logits = matcher(fake, torch.cat([batch.condition, library]))
         picked = told(logits[:, : len(fake)].diagonal(), logits[:, len(fake) :], own)
-        near = alike(fake, batch.latent, own)
-        return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "alike": near}
+        near = too_alike(fake, batch.real, own)
+        return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "too_alike": near}
 
     config = options.config(latent_dim=LATENT, batch_size=64, learning_rate=2e-3)
     phases = [Phase("d", "discriminator"), Phase("g", "generator", average=True), Phase("r1", "discriminator", interval=R1_EVERY)]

@@ -19,17 +19,18 @@ def test_all_mismatched_pairs_count_and_the_own_one_does_not():
     assert torch.equal(text_to_image.owners(tokens[[0, 2]], tokens), own)
 
 
-def test_pictures_of_one_caption_are_held_apart():
+def test_pictures_of_one_caption_are_held_apart_as_real_ones_are():
     own = torch.eye(3, dtype=torch.bool)[[0, 1, 0, 2]]
     own[3] = False  # a caption that the library lacks
-    images, latent = torch.zeros(4, 3, 2, 2), torch.zeros(4, 5)
-    images[2], images[1], latent[2] = 0.5, 7.0, 2.0
+    images, real = torch.zeros(4, 3, 2, 2), torch.zeros(4, 3, 2, 2)
+    images[2], images[1], real[2] = 0.5, 7.0, 2.0
     images.requires_grad_()
-    found = text_to_image.alike(images, latent, own)
-    assert found.item() == 4.0
+    found = text_to_image.too_alike(images, real, own)
+    assert found.item() == 0.75
     (gradient,) = torch.autograd.grad(found, images)
     assert (gradient[2] < 0).all() and (gradient[0] > 0).all() and not gradient[[1, 3]].any()
-    assert text_to_image.alike(images, latent, torch.eye(4, dtype=torch.bool)).item() == 0
+    assert text_to_image.too_alike(images, real / 5, own).item() == 0
+    assert text_to_image.too_alike(images, real, torch.eye(4, dtype=torch.bool)).item() == 0
 
 
 def test_networks_hear_the_caption():
