@@ -138,9 +138,10 @@ class Rule:
     An outline counts if it explains at least `least` of the picture's variance, and its lead over each one of another size or shape is at
     least `lead` of what it is for renderings (0 halfway between the two, about 1 for a clean picture). A colour counts if the outline does,
     and it is within `near` (of 255, root mean square over the channels) of one of COLOURS. So noise reads as nothing, as do blurs, blends
-    of two pictures and shapes between two others; a little noise or blur upon a clear picture does not hide it. The lead that is wanted was
-    chosen on renderings: blends of two captions have at most 0.3, renderings at least 0.65; of those blurred by a Gaussian of one pixel 0.74
-    are read at 0.4, of means over twenty places 0.11.
+    of two pictures and shapes between two others; a little noise or blur upon a clear picture does not hide it.
+
+    The lead that is wanted was chosen on renderings: blends of two captions have at most 0.3, renderings at least 0.65; at 0.4 the rule
+    reads 0.74 of those that a Gaussian of one pixel blurred, and 0.11 of means over twenty places.
     """
 
     def __init__(self, least: float = 0.7, lead: float = 0.4, near: float = 40.0) -> None:
