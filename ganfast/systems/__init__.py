@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ganfast.systems.form import System
 
 NAMES: dict[str, str] = {
+    "text-to-image": "ganfast.systems.text_to_image",
     "inpainting": "ganfast.systems.inpainting",
     "cyclegan": "ganfast.systems.cyclegan",
 }

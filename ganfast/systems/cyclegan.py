@@ -16,8 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator, load_published
-from ganfast.systems import form
-from ganfast.systems._digit_reader import digit_reader
+from ganfast.systems import form, readers
 from ganfast.systems.sources import blurred
 from ganfast.train import ImagePool, Network, Phase, Trainer, adversarial
 from ganfast.train.data import folder, to_float, to_uint8, unpaired
@@ -168,9 +167,9 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
         "cycle_b": F.l1_loss(trainer.sample(len(b), ba, network="ab"), b).item(),
     }
     if options.data is None:
-        reader = digit_reader(to_float(data["reads"]), data["read_labels"])
-        right = lambda images: (reader.read(images) == data["labels"]).float().mean().item()
-        figures |= {"l1_ab": F.l1_loss(ab, b).item(), "l1_ba": F.l1_loss(ba, a).item(), "read": right(ba), "reader": right(a)}
+        reader, own = readers.of_digits(data["reads"], data["read_labels"], data["test_a"], data["labels"])
+        right = lambda images: readers.agreement(reader.read(images), data["labels"][:, None], ["digit"])["all"]
+        figures |= {"l1_ab": F.l1_loss(ab, b).item(), "l1_ba": F.l1_loss(ba, a).item(), "read": right(ba), "reader": own}
         figures |= {"inverted_l1": F.l1_loss(-b, a).item(), "inverted_read": right(-b)}
     return figures
 

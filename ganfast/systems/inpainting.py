@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfast.systems import form
-from ganfast.systems._digit_reader import digit_reader
+from ganfast.systems import form, readers
 from ganfast.systems.sources.masks import masks, of_folder
 from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import digits, folder, to_float, to_uint8, unpaired
@@ -165,9 +164,9 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
         "sharpness_off": abs(sharpness.item() - 1),
     }
     if options.data is None:
-        reader = digit_reader(to_float(data["train"]), data["train_labels"])
-        right = lambda images: (reader.read(images) == data["test_labels"]).float().mean().item()
-        figures |= {"read": right(made), "reader": right(images), "read_with_hole": right(images * (1 - holes))}
+        reader, own = readers.of_digits(data["train"], data["train_labels"], data["test"], data["test_labels"])
+        right = lambda images: readers.agreement(reader.read(images), data["test_labels"][:, None], ["digit"])["all"]
+        figures |= {"read": right(made), "reader": own, "read_with_hole": right(images * (1 - holes))}
     return figures
 
 

@@ -1,0 +1,47 @@
+"""A folder of your own pictures with captions: NAME.txt beside NAME.png, or beside a picture of another format."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ganfast import _checks
+from ganfast.train.data.decode import Files, endings
+from ganfast.train.data.folders import existing
+
+_SHOWN = 5  # names in an error
+
+
+def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
+    """(uint8 [N, 3, size, size], N captions), in the order of the names, of the pictures below `path`; `decode.square` says how a picture
+    becomes a square.
+
+    Raises: ValueError where there is no pair, for pictures and texts that have no mate, for empty texts and pictures that cannot be read,
+        all listed.
+    """
+    root = existing(path, ("shapes", "portraits"))
+    files = sorted(file for file in root.rglob("*") if file.is_file() and not file.name.startswith("."))
+    known = endings()
+    images = {file.with_suffix(""): file for file in files if file.suffix.lower() in known}
+    texts = {file.with_suffix(""): file for file in files if file.suffix.lower() == ".txt"}
+    if not images.keys() & texts.keys():
+        _checks.fail("text-to-image", f"folder {str(root)!r} holds no pair of NAME.png and NAME.txt, wants a caption beside each picture")
+    _none("pictures without a caption (NAME.txt)", [images[name].name for name in images if name not in texts])
+    _none("captions without a picture", [texts[name].name for name in texts if name not in images])
+    captions = {name: " ".join(file.read_text(encoding="utf-8", errors="replace").split()) for name, file in texts.items()}
+    _none("captions without a word", [texts[name].name for name in texts if not captions[name]])
+    files, pictures, broken = Files(list(images.values()), size, 3), [], []
+    for i, file in enumerate(images.values()):
+        try:
+            pictures.append(files[i])
+        except Exception as error:  # Pillow raises anything
+            broken.append(f"{file.name} ({error})")
+    _none("pictures that cannot be read", broken)
+    return torch.stack(pictures), [captions[name] for name in images]
+
+
+def _none(what: str, found: Sequence[str]) -> None:
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        _checks.fail("text-to-image", f"the folder has {len(found)} {what}: {', '.join(found[:_SHOWN])}{more}")

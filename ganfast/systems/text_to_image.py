@@ -1,0 +1,267 @@
+"""Caption -> picture: a generator of a latent and a caption's vector, and a discriminator that sees pictures with their captions, with
+those of others, and generated ones (GAN-CLS).
+
+Source: Reed et al. 2016, "Generative adversarial text to image synthesis" (the three kinds of pairs); Miyato & Koyama 2018 (the projection,
+by which a picture's features meet every caption of a library at the price of one matrix product); Zhang et al. 2021 (XMC-GAN: the generator
+is told, by the same product, how well its picture can be told from other captions); Mao et al. 2019 (mode seeking).
+"""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import ganfast.functional as GF
+from ganfast import penalties
+from ganfast.systems import form, readers, text
+from ganfast.systems.matching import Matcher, matched
+from ganfast.systems.sources import captioned, portraits, shapes
+from ganfast.systems.text import Sentences, Words
+from ganfast.train import Network, Phase, Trainer
+from ganfast.train.data import to_float, to_uint8
+from ganfast.train.randomness import mixed
+
+LATENT = 16
+MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
+TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
+GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
+
+
+@dataclass(frozen=True)
+class Options(form.Options):
+    data: str | None = None
+    """shapes (none: these), portraits, or a folder of NAME.png with its caption in NAME.txt"""
+    steps: int = 3000
+    encoder: str = "words"
+    """words: learned on the captions; or sentence-transformers/MODEL, where that package is installed"""
+    pictures: int = 15000
+    """drawn for the training, of shapes or portraits"""
+    library: int = 512
+    """captions that each picture is told from, at most"""
+    matching: int = 500
+    """steps on real pairs alone, before the GAN's, by which the encoder and the matcher that leads the generator are learned"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.want("pictures", self.pictures >= 64, "at least 64")
+        self.want("library", self.library >= 2, "at least 2")
+        self.want("matching", self.matching >= 1, "at least 1")
+
+    @property
+    def truth(self):
+        return TRUTHS.get(self.data or "shapes")
+
+
+def _up(c_in: int, c_out: int, stride: int, padding: int) -> nn.Sequential:
+    return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
+
+
+def _down(c_in: int, c_out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2))
+
+
+class TextGenerator(nn.Module):
+    """Shapes: latent [N, latent_dim], captions as the encoder gives them, [N, L] int64 or [N, D] -> [N, 3, 32, 32] in [-1, 1]."""
+
+    def __init__(self, encoder: Words | Sentences, latent_dim: int = 16, width: int = 16, dim: int = 32) -> None:
+        super().__init__()
+        self.reads = encoder.network(dim)
+        self.joined = nn.Sequential(nn.Linear(latent_dim + dim, 8 * width), nn.ReLU())
+        blocks = [_up(8 * width, 4 * width, 1, 0), _up(4 * width, 2 * width, 2, 1), _up(2 * width, width, 2, 1)]
+        # No transposed convolution at the end: its places differ from pixel to pixel, and plain fields get a pattern.
+        self.blocks = nn.Sequential(*blocks, nn.Upsample(scale_factor=2), nn.Conv2d(width, 3, 3, 1, 1), nn.Tanh())
+
+    def forward(self, latent: Tensor, captions: Tensor) -> Tensor:
+        return self.blocks(self.joined(torch.cat([latent, self.reads(captions)], 1))[:, :, None, None])
+
+
+class TextDiscriminator(nn.Module):
+    """A picture's features h [1 + dim] and a caption's vector e [dim] make the logit h[0] + <h[1:], e> / sqrt(dim).
+
+    Shapes: images [N, 3, 32, 32], captions [N, ...] -> [N]; `all_pairs`: features [N, 1 + dim], captions [K, ...] -> [N, K].
+    """
+
+    def __init__(self, encoder: Words | Sentences, width: int = 16, dim: int = 32) -> None:
+        super().__init__()
+        self.reads = encoder.network(dim)
+        self.blocks = nn.Sequential(_down(3, width), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
+        self.head = nn.Linear(64 * width, 1 + dim)
+        self.scale = dim**-0.5
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.head(self.blocks(images))
+
+    def pairs(self, features: Tensor, captions: Tensor) -> Tensor:
+        return features[:, 0] + (features[:, 1:] * self.reads(captions)).sum(1) * self.scale
+
+    def all_pairs(self, features: Tensor, captions: Tensor) -> Tensor:
+        return features[:, :1] + features[:, 1:] @ self.reads(captions).T * self.scale
+
+    def forward(self, images: Tensor, captions: Tensor) -> Tensor:
+        return self.pairs(self.features(images), captions)
+
+
+def mismatched(logits: Tensor, own: Tensor) -> Tensor:
+    """log(1 + sum of exp(logit) over the captions that are not a picture's own), averaged over the pictures: all mismatched pairs at once,
+    of which the worst counts most. A mean over the pairs would hide the few that differ in one word, and a batch alone holds hardly any.
+
+    logits [N, K] of pictures with each caption of a library; own [N, K], True where that caption is the picture's.
+    """
+    others = logits.masked_fill(own, float("-inf"))
+    return torch.logsumexp(F.pad(others, (1, 0)), 1).mean()
+
+
+def told(pairs: Tensor, logits: Tensor, own: Tensor) -> Tensor:
+    """Cross-entropy of picking a picture's own caption, whose logits are pairs [N], among those of the library; others as `mismatched`."""
+    others = logits.masked_fill(own, float("-inf"))
+    return (torch.logsumexp(torch.cat([pairs[:, None], others], 1), 1) - pairs).mean()
+
+
+def too_alike(images: Tensor, real: Tensor, own: Tensor) -> Tensor:
+    """By how much less pictures of one caption differ than real ones of the same captions do, as a share of these: 0 where they differ as
+    much, 1 where the latent changes nothing. On the pairs in the batch that share a caption, each picture with the next one of its caption;
+    0 where there is no such pair.
+
+    images, real [N, ...], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
+    """
+    caption, known = own.float().argmax(1), own.any(1)
+    order = torch.argsort(caption)
+    one, other = order[:-1], order[1:]
+    same = ((caption[one] == caption[other]) & known[one] & known[other]).float()
+    apart = lambda x: ((x[one] - x[other]).abs().flatten(1).mean(1) * same).sum()
+    wanted = apart(real)
+    return F.relu(wanted - apart(images)) / wanted.clamp_min(1e-4)
+
+
+def owners(captions: Tensor, library: Tensor) -> Tensor:
+    """[N, K], whether a caption is the library's, of captions [N, ...] and library [K, ...] as the encoder gives them."""
+    return (captions[:, None] == library).flatten(2).all(2)
+
+
+@functools.lru_cache(maxsize=1)
+def prepared(options: Options) -> tuple[Tensor, Tensor, Tensor, Words | Sentences]:
+    """Pictures uint8 [N, 3, 32, 32], their captions as the encoder gives them, different ones among these, the encoder."""
+    if options.truth:
+        images, attributes = options.truth.pictures(options.pictures, seed=mixed(options.seed, "pictures"))
+        captions = options.truth.captions(attributes)
+    else:
+        images, captions = captioned.captioned(options.data)
+    different = sorted(set(captions))
+    if len(different) < 2:
+        options.want("data", False, "pictures with at least two different captions")
+    encoder = text.encoder(options.encoder, different)
+    row = {caption: i for i, caption in enumerate(different)}
+    encoded = encoder.encode(different)
+    chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(options.seed))[: options.library]
+    given = encoded[torch.tensor([row[caption] for caption in captions])]
+    return images, given, encoded[chosen], encoder
+
+
+@functools.lru_cache(maxsize=1)
+def matcher_of(options: Options) -> Matcher:
+    """Learned before the GAN; the networks' own encoders begin as its."""
+    return matched(*prepared(options), steps=options.matching, seed=options.seed)
+
+
+def build(options: Options) -> Trainer:
+    images, captions, library, encoder = prepared(options)
+    matcher = matcher_of(options)
+    generator, discriminator = TextGenerator(encoder, LATENT), TextDiscriminator(encoder)
+    for network in (generator, discriminator):
+        network.reads.load_state_dict(matcher.reads.state_dict())
+
+    def objective(phase, networks, batch):
+        discriminator = networks.discriminator
+        if phase.name == "r1":
+            r1 = penalties.r1_penalty(discriminator, batch.view(batch.real), batch.condition)
+            return phase.interval * R1 * r1, {"r1": r1}
+        fake, own = batch.fake(networks.generator), owners(batch.condition, library)
+        of_fake = discriminator.pairs(discriminator.features(batch.view(fake)), batch.condition)
+        if phase.network == "discriminator":
+            features = discriminator.features(batch.view(batch.real))
+            of_real = discriminator.pairs(features, batch.condition)
+            loss_d, stats = GF.discriminator_loss(of_real, of_fake, kind="nonsaturating", return_stats=True)
+            wrong = mismatched(discriminator.all_pairs(features, library), own)
+            return loss_d + MISMATCHED * wrong, {"loss_d": loss_d, "mismatched": wrong, **stats._asdict()}
+        loss_g = GF.generator_loss(of_fake, kind="nonsaturating")
+        logits = networks.matcher(fake, torch.cat([batch.condition, library]))
+        picked = told(logits[:, : len(fake)].diagonal(), logits[:, len(fake) :], own)
+        near = too_alike(fake, batch.real, own)
+        return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "too_alike": near}
+
+    config = options.config(latent_dim=LATENT, batch_size=64, learning_rate=2e-3)
+    networks = {"generator": generator, "discriminator": discriminator, "matcher": Network(matcher, frozen=True)}
+    phases = [Phase("d", "discriminator"), Phase("g", "generator", average=True), Phase("r1", "discriminator", interval=R1_EVERY)]
+    library = library.to(config.torch_device())
+    return Trainer(networks=networks, data=(images, captions), config=config, objective=objective, phases=phases, condition=True)
+
+
+def made(trainer: Trainer, options: Options, captions: list[str], seed: int) -> Tensor:
+    """[N, 3, 32, 32] in [-1, 1], a picture of each caption."""
+    return trainer.sample(len(captions), prepared(options)[3].encode(captions), seed)
+
+
+def measure(trainer: Trainer, options: Options) -> dict[str, float]:
+    """right: the share of pictures with all attributes as their captions say, by a reader, whose own accuracy is `reader`, and for shapes
+    by the rule too: both must say so. clear: by the rule alone, and as clearly as renderings are (its lead). Both of captions seen in
+    training and of those held out. apart: how far two pictures of a caption are, as a share of how far real ones are."""
+    if not options.truth:
+        return dict.fromkeys(GOALS, float("nan"))
+    is_shapes = options.truth is shapes
+    heads = {part: len(values) for part, values in options.truth.parts().items()}
+    every = options.truth.pictures(6000, seed=mixed(options.seed, "reader"))
+    if is_shapes:
+        more = shapes.pictures(1200, seed=mixed(options.seed, "reader"), held_out=True)
+        every = tuple(torch.cat(both) for both in zip(every, more))
+    tested = options.truth.pictures(1000, seed=mixed(options.seed, "tested"))
+    reader, own = readers.trained(*every, heads, tested=tested, seed=options.seed)
+    figures = {"reader": own["all"]}
+    for part in ("", " held out"):
+        held = {"held_out": bool(part)} if is_shapes else {}
+        images, wanted = options.truth.pictures(600, seed=mixed(options.seed, f"measured{part}"), **held)
+        fakes = [made(trainer, options, options.truth.captions(wanted), options.seed + i).cpu() for i in range(2)]
+        read = reader.read(fakes[0])
+        both = (read == wanted).all(1)
+        if is_shapes:
+            found = shapes.Rule(lead=0.0).read(fakes[0])
+            by_rule = (found.attributes == wanted).all(1)
+            both &= by_rule
+            figures[f"clear{part}"] = (by_rule & (found.lead >= shapes.Rule.LEAD)).float().mean().item()
+            read = found.attributes
+        figures[f"right{part}"] = both.float().mean().item()
+        if not part:
+            figures |= {name: share for name, share in readers.agreement(read, wanted, heads).items() if name != "all"}
+            again = options.truth.render(wanted, 3 * (2 * torch.rand(600, 2) - 1)) if is_shapes else images
+            spread = (to_float(images) - to_float(again)).abs().mean().item()
+            figures["apart"] = (fakes[0] - fakes[1]).abs().mean().item() / spread if spread else float("nan")
+    return figures
+
+
+def picture(trainer: Trainer, options: Options) -> Tensor:
+    """Six columns of captions, five pictures each; of shapes the last row is of captions that were held out."""
+    if options.truth:
+        captions = options.truth.captions(options.truth.pictures(24, seed=options.seed)[1])
+        held = {"held_out": True} if options.truth is shapes else {}
+        captions += options.truth.captions(options.truth.pictures(6, seed=options.seed, **held)[1])
+        images = made(trainer, options, captions, options.seed)
+    else:
+        images = trainer.sample(30, seed=options.seed)
+    rows = to_uint8(images.cpu()).view(5, 6, *images.shape[1:]).permute(2, 0, 3, 1, 4)
+    return rows.reshape(3, 5 * images.shape[2], 6 * images.shape[3]).contiguous()
+
+
+def sample(trainer: Trainer, options: Options, count: int, seed: int, text: str = "") -> Tensor:
+    if options.truth:
+        attributes = options.truth.parse(text)
+        text = options.truth.captions(attributes.clamp_min(0)[None])[0]
+    return made(trainer, options, [text] * count, seed)
+
+
+def credit(options: Options) -> str:
+    return portraits.CREDIT if options.truth is portraits else "drawn here" if options.truth is shapes else ""
+
+
+DOES = "draws what a caption says: GAN-CLS with a projection discriminator and a text encoder learned over words"
+SYSTEM = form.System("text-to-image", DOES, Options, build, measure, picture, goals=GOALS, sample=sample, credit=credit)

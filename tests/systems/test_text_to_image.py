@@ -1,0 +1,70 @@
+"""The parts of text-to-image that need no training: its terms, its networks, folders of captioned pictures."""
+
+import pytest
+import torch
+from PIL import Image
+
+from ganfast.systems import text, text_to_image
+from ganfast.systems.sources.captioned import captioned
+
+
+def test_all_mismatched_pairs_count_and_the_own_one_does_not():
+    own = torch.tensor([[True, False, False], [False, False, True]])
+    logits = torch.tensor([[9.0, 1.0, -2.0], [0.5, 0.0, -9.0]])
+    wanted = torch.stack([torch.tensor([0.0, 1.0, -2.0]).logsumexp(0), torch.tensor([0.0, 0.5, 0.0]).logsumexp(0)]).mean()
+    torch.testing.assert_close(text_to_image.mismatched(logits, own), wanted)
+    picked = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+    torch.testing.assert_close(text_to_image.told(torch.tensor([9.0, -9.0]), logits, own), picked)
+    tokens = torch.tensor([[1, 2], [3, 0], [1, 3]])
+    assert torch.equal(text_to_image.owners(tokens[[0, 2]], tokens), own)
+
+
+def test_pictures_of_one_caption_are_held_apart_as_real_ones_are():
+    own = torch.eye(3, dtype=torch.bool)[[0, 1, 0, 2]]
+    own[3] = False  # a caption that the library lacks
+    images, real = torch.zeros(4, 3, 2, 2), torch.zeros(4, 3, 2, 2)
+    images[2], images[1], real[2] = 0.5, 7.0, 2.0
+    images.requires_grad_()
+    found = text_to_image.too_alike(images, real, own)
+    assert found.item() == 0.75
+    (gradient,) = torch.autograd.grad(found, images)
+    assert (gradient[2] < 0).all() and (gradient[0] > 0).all() and not gradient[[1, 3]].any()
+    assert text_to_image.too_alike(images, real / 5, own).item() == 0
+    assert text_to_image.too_alike(images, real, torch.eye(4, dtype=torch.bool)).item() == 0
+
+
+def test_networks_hear_the_caption():
+    encoder = text.encoder("words", ["a red circle", "a blue square"])
+    captions = encoder.encode(["a red circle", "a blue square"])
+    generator, discriminator = text_to_image.TextGenerator(encoder).eval(), text_to_image.TextDiscriminator(encoder).eval()
+    latent = torch.randn(1, text_to_image.LATENT).expand(2, -1)
+    images = generator(latent, captions)
+    assert images.shape == (2, 3, 32, 32) and not torch.allclose(*images)
+    features = discriminator.features(images)
+    every = discriminator.all_pairs(features, captions)
+    torch.testing.assert_close(every.diagonal(), discriminator(images, captions))
+    assert not torch.allclose(*every.T)
+
+
+def test_folders_hold_a_caption_beside_each_picture(tmp_path):
+    for i, colour in enumerate(["red", "blue"]):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"all\n{colour}\n")
+    images, captions = captioned(tmp_path, 16)
+    assert images.shape == (2, 3, 16, 16) and captions == ["all red", "all blue"] and images[0, 0].min() == 255
+    (tmp_path / "lone.txt").write_text("nothing")
+    with pytest.raises(ValueError, match=r"1 captions without a picture: lone\.txt"):
+        captioned(tmp_path)
+    (tmp_path / "lone.txt").unlink()
+    Image.new("RGB", (4, 4)).save(tmp_path / "bare.png")
+    with pytest.raises(ValueError, match=r"1 pictures without a caption \(NAME\.txt\): bare\.png"):
+        captioned(tmp_path)
+    (tmp_path / "bare.txt").write_text(" ")
+    with pytest.raises(ValueError, match=r"captions without a word: bare\.txt"):
+        captioned(tmp_path)
+    (tmp_path / "bare.txt").write_text("black")
+    (tmp_path / "bare.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"1 pictures that cannot be read: bare\.png"):
+        captioned(tmp_path)
+    with pytest.raises(ValueError, match="no such folder"):
+        captioned(tmp_path / "gone")
