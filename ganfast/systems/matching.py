@@ -30,7 +30,15 @@ class Matcher(nn.Module):
 
 
 def matched(
-    images: Tensor, captions: Tensor, library: Tensor, encoder: Words | Sentences, *, steps: int = 500, batch: int = 64, seed: int = 0
+    images: Tensor,
+    captions: Tensor,
+    library: Tensor,
+    encoder: Words | Sentences,
+    *,
+    steps: int = 500,
+    batch: int = 64,
+    seed: int = 0,
+    fused: bool = True,
 ) -> Matcher:
     """A matcher that has learned which caption of a picture's and the library's is the picture's, held still: it is in eval mode and its
     weights want no gradient. It learns under noise, as generated pictures are less clean.
@@ -41,7 +49,8 @@ def matched(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         matcher = Matcher(encoder)
-    ganfast.accelerate(matcher)
+    if fused:
+        ganfast.accelerate(matcher)
     optimizer = torch.optim.Adam(matcher.parameters(), lr=2e-3, betas=(0.5, 0.9))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 3 * (1 - step / steps))

@@ -162,7 +162,7 @@ def prepared(options: Options) -> tuple[Tensor, Tensor, Tensor, Words | Sentence
 @functools.lru_cache(maxsize=1)
 def matcher_of(options: Options) -> Matcher:
     """Learned before the GAN; the networks' own encoders begin as its."""
-    return matched(*prepared(options), steps=options.matching, seed=options.seed)
+    return matched(*prepared(options), steps=options.matching, seed=options.seed, fused=options.fused)
 
 
 def build(options: Options) -> Trainer:
@@ -208,7 +208,7 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     by the rule too: both must say so. clear: by the rule alone, and as clearly as renderings are (its lead). Both of captions seen in
     training and of those held out. apart: how far two pictures of a caption are, as a share of how far real ones are."""
     if not options.truth:
-        return dict.fromkeys(GOALS, float("nan"))
+        return {}
     is_shapes = options.truth is shapes
     heads = {part: len(values) for part, values in options.truth.parts().items()}
     every = options.truth.pictures(6000, seed=mixed(options.seed, "reader"))
@@ -263,5 +263,5 @@ def credit(options: Options) -> str:
     return portraits.CREDIT if options.truth is portraits else "drawn here" if options.truth is shapes else ""
 
 
-DOES = "draws what a caption says: GAN-CLS with a projection discriminator and a text encoder learned over words"
+DOES = "draws what a caption says: shapes, people of known parts, or pictures with captions of your own"
 SYSTEM = form.System("text-to-image", DOES, Options, build, measure, picture, goals=GOALS, sample=sample, credit=credit)

@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 
 from ganfast.systems import text, text_to_image
+from ganfast.systems.sources import shapes
 from ganfast.systems.sources.captioned import captioned
 
 
@@ -68,3 +69,35 @@ def test_folders_hold_a_caption_beside_each_picture(tmp_path):
         captioned(tmp_path)
     with pytest.raises(ValueError, match="no such folder"):
         captioned(tmp_path / "gone")
+
+
+def test_in_a_few_steps_fields_have_the_colour_that_the_caption_says():
+    """Of captions asked for, and not of others: the condition reaches the picture."""
+    options = text_to_image.Options(steps=60, matching=60, pictures=1500, fused=False, precision="fp32")
+    trainer = text_to_image.SYSTEM.trainer(options)
+    trainer.fit(progress_bar=False)
+    _, wanted = shapes.pictures(60, seed=9)
+    fakes = text_to_image.made(trainer, options, shapes.captions(wanted), 3)
+    corners = torch.cat([fakes[:, :, :3].flatten(2), fakes[:, :, -3:].flatten(2)], 2).mean(2)
+    palette = torch.tensor(list(shapes.COLOURS.values())) / 127.5 - 1
+    fields = (corners[:, None] - palette).square().sum(2).argmin(1)
+    assert (fields == wanted[:, 3]).float().mean() > 0.7 and (fields == wanted[:, 3].roll(1)).float().mean() < 0.4
+    image = text_to_image.SYSTEM.drawn(trainer, options)
+    assert image.shape == (3, 160, 192)
+    asked = text_to_image.sample(trainer, options, 2, 0, "a small red circle on a blue field")
+    assert asked.shape == (2, 3, 32, 32)
+    with pytest.raises(ValueError, match=r"words that are not known: 'purpl'"):
+        text_to_image.sample(trainer, options, 2, 0, "a small purpl circle on a blue field")
+
+
+def test_a_folder_of_one_s_own_trains_and_samples(tmp_path):
+    for i, colour in enumerate(["red", "blue", "green"] * 8):
+        Image.new("RGB", (40, 30), colour).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"all {colour}")
+    options = text_to_image.Options(data=str(tmp_path), steps=2, matching=2, fused=False, precision="fp32")
+    trainer = text_to_image.SYSTEM.trainer(options)
+    trainer.fit(progress_bar=False)
+    assert text_to_image.SYSTEM.figures(trainer, options) == {} and text_to_image.SYSTEM.drawn(trainer, options).shape[0] == 3
+    assert text_to_image.sample(trainer, options, 2, 0, "all green").shape == (2, 3, 32, 32)
+    with pytest.raises(ValueError, match="words that are not known: 'grey'"):
+        text_to_image.sample(trainer, options, 2, 0, "all grey")
