@@ -57,7 +57,7 @@ def summed_up(system: System, runs: list[dict], facts: dict) -> dict:
     mean = {name: statistics.fmean(one["figures"][name] for one in runs) for name in names}
     return {
         "does": system.does, "credit": runs[0]["credit"], "goals": runs[0]["goals"], "mean": mean,
-        "reached": form.reached(mean, system.goals), "seconds": statistics.fmean(one["seconds"] for one in runs), "runs": runs, **facts,
+        "reached": form.reached(mean, runs[0]["goals"]), "seconds": statistics.fmean(one["seconds"] for one in runs), "runs": runs, **facts,
     }  # fmt: skip
 
 

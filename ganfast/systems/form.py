@@ -79,7 +79,8 @@ class Options:
         """A TrainConfig of these options and of `settings`, which the system sets. Pictures of samples come eight times in a run, unless
         `sample_every` is set."""
         shared = {f.name for f in dataclasses.fields(Options)} - {"data"}
-        return TrainConfig(**{name: getattr(self, name) for name in shared} | {"sample_every": max(1, self.steps // 8)} | settings)
+        pictures = {"sample_every": max(1, settings.get("steps", self.steps) // 8)}
+        return TrainConfig(**{name: getattr(self, name) for name in shared} | pictures | settings)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ganfast.train.phases import Call, Draws, Phase, phases_of, turns_of
 from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed
 from ganfast.train.sampling import INHERITED, Sampler, conditioner
-from ganfast.train.terms import Objective, Pair, Terms, adversaries
+from ganfast.train.terms import Adversarial, Objective, Pair, Terms, adversaries
 from ganfast.train.turns import Turn, Updates
 
 WATCHED = 64  # of what the data tell, those that serve in turn where samples are asked for without a condition
@@ -40,11 +40,16 @@ class Assembly:
         self.settings = networks.named(generator, discriminator, given)
         self.networks = networks.Networks(**{name: network.module for name, network in self.settings.items()})
         checks.networks(self.settings, usual)
-        self.objective = Terms(self.config) if objective is None else Pair(objective) if short else objective
+        if phases is None and (lacking := [name for name in ("generator", "discriminator") if name not in self.settings]):
+            _checks.fail("train", f"there is no network {lacking[0]!r}", "phases=[...] says what is minimised instead of the usual losses")
+        own = self.config if objective is None else objective
+        self.objective = Terms(own) if isinstance(own, TrainConfig | Adversarial) else Pair(objective) if short else objective
         self.phases = phases_of(self.config) if phases is None else tuple(phases)
         checks.phases(self.phases, self.settings, self.config, usual, short)
         self.sampled = networks.sampled(self.settings, self.phases)
-        self.generator = self.networks[self.sampled[0]]
+        first = [*self.sampled, *(name for phase in self.phases[::-1] for name in phase.networks)]
+        self.main = "generator" if "generator" in self.settings else first[0]
+        self.generator = self.networks[self.main]
         self.discriminator = vars(self.networks).get("discriminator")
 
     def _take_conditions(self, condition: object) -> None:
@@ -64,21 +69,26 @@ class Assembly:
         """Networks on the device, optimizers, averages, phases as turns."""
         c, used = self.config, adversaries(self.phases)
         critics = [name for name in self.settings if name in ("discriminator", *(term.discriminator for term in used.values()))]
+        if c.spectral_norm and not critics:
+            _checks.fail("train", "spectral_norm finds no network 'discriminator', and none of an adversarial term", "Leave it off")
         prepare.prepare(self.settings, critics, c, self.device, self.world)
         keys = ["+".join(phase.networks) for phase in self.phases]
         self.precision = Precision(c.precision, self.device, list(dict.fromkeys(keys)))
-        self.optimizers = prepare.optimizers(self.settings, c, self.device)
-        self.rates = {name: prepare.rate(name, self.settings[name], c) for name in self.optimizers}
+        self.rates = {name: prepare.rate(network, name in critics, c) for name, network in self.settings.items()}
+        self.optimizers = prepare.optimizers(self.settings, self.rates, c, self.device)
+        self.rates = {name: self.rates[name] for name in self.optimizers}
         averages = {name: EMA(self.networks[name]) for name in networks.averaged(self.settings, self.phases)}
         self.averages = {name: average.module for name, average in averages.items()}
-        self.ema = self.averages.get(self.sampled[0], self.generator)
+        self.ema = self.averages.get(self.main, self.generator)
         pools = {f"{name}-pool": term.pool for name, term in used.items() if term.pool is not None}
         for term in used.values():
             if term.pool is not None:
-                term.pool.begin(self.reals(1, term.generator).shape[1:], self.device)
+                item = parts.whole(*self.source.reals(1))
+                reals = self.reals(1, term.generator) if term.real is None else parts.first(parts.part(item, term.real, "real"))
+                term.pool.begin(reals.shape[1:], self.device)
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
         self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | pools
-        how = self.objective, self.precision, self.world, tuple(pools.values())
+        how = self.objective, self.precision, self.world, tuple(pools.values()), bool(critics)
         self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         usual = Call(self.latent_shape is not None, self.conditioner)
@@ -95,12 +105,12 @@ class Assembly:
 
     def sampler(self, network: str | None = None) -> Sampler:
         """A Sampler of a network's average, or of the network itself where it has none. Raises: ValueError for an unknown name."""
-        name = self.sampled[0] if network is None else network
+        name = self.main if network is None else network
         if name not in self.settings:
             _checks.nearest("sample", "network", name, self.settings)
         call, module = self.calls[name], self.averages.get(name, self.networks[name])
         classes = self.classes if self.settings[name].condition is INHERITED else []
-        title = f"{type(self.networks[name]).__name__}{f' {name!r}' if name != self.sampled[0] else ''}"
+        title = f"{type(self.networks[name]).__name__}{f' {name!r}' if name != self.main else ''}"
         said, latent_shape = f"{title}, {self.run_dir or 'not saved'}, step {self.steps}", self.latent_shape if call.latent else None
         seconds = lambda: self.told(WATCHED, name)[1]
         return Sampler(module, latent_shape, said, self.steps, classes, call.conditioner, seconds, call.output)
@@ -108,10 +118,10 @@ class Assembly:
     def told(self, n: int, network: str | None = None, source: Source | None = None) -> tuple[Tensor, object]:
         """The first n (or all there are) of the data's fixed shuffle: the reals that a network's samples imitate, and what the data tell of
         them, or beside a lone tensor the reals themselves. source: of other data than the run's."""
-        item = parts.whole(*(self.source if source is None else source).reals(n))
-        key = self.settings[self.sampled[0] if network is None else network].real
-        real = (self.source if source is None else source).reals(n)[0] if key is None else parts.part(item, key, "real")
-        return real, parts.subject(item)
+        real, told = (self.source if source is None else source).reals(n)
+        key = self.settings[self.main if network is None else network].real
+        imitated = real if key is None else parts.first(parts.part(parts.whole(real, told), key, "real"))
+        return imitated, real if told is None else told
 
     def reals(self, n: int, network: str | None = None) -> Tensor:
         """[n, ...] of the reals that a network's samples imitate, always the same."""

@@ -15,7 +15,7 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network
-from ganfast.train.phases import Phase
+from ganfast.train.phases import PENALTIES, Phase
 from ganfast.train.sampling import Conditioner
 from ganfast.train.terms import KNOWN, adversaries, refuse_sigmoid
 
@@ -72,10 +72,27 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
     idle = [name for name, network in networks.items() if name not in updated and not network.frozen]
     if idle and not short:
         _checks.fail("train", f"no phase updates the network {idle[0]!r}", "Network(..., frozen=True) says that this is meant")
-    for term in adversaries(tuple(given)).values():
+    terms = adversaries(tuple(given))
+    for called, term in terms.items():
         for name in (term.generator, term.discriminator):
             if name not in networks:
                 _checks.nearest("train", "a network of an adversarial term", name, networks)
+        for name, every in (*((name, config.penalty_every) for name in PENALTIES), ("mode_seeking", config.mode_seeking_every)):
+            if getattr(term.config, name) != getattr(config, name):
+                _checks.fail("train", f"the term {called} was made for {name}={getattr(term.config, name)}, the run has another")
+            if name in term.terms and not getattr(config, name):
+                _checks.fail("train", f"the term {called} has {name}, whose weight in the config is 0", f"Set {name}")
+            if name in term.terms and every > 1 and "adversarial" in term.terms:
+                cause = f"Here terms=('adversarial',); a phase with interval={every} gets adversarial(config, ..., terms=({name!r},))"
+                _checks.fail("train", f"the term {called} has {name}, which is due every {every} steps", cause)
+    pools = [id(term.pool) for term in terms.values() if term.pool is not None]
+    if len(set(pools)) < len(pools):
+        _checks.fail("train", "two adversarial terms have one ImagePool", "Give each its own")
+    frozen = {p: name for name, network in networks.items() if network.frozen for p in network.module.parameters()}
+    for name, network in networks.items():
+        for key, p in network.module.named_parameters() if not network.frozen else ():
+            if p in frozen:
+                _checks.fail("train", f"{frozen[p]!r} is frozen, and {name!r} holds its parameter {key!r}", "Freeze a copy of it")
 
 
 def _shares(phase: Phase, networks: dict[str, Network]) -> None:
@@ -113,7 +130,14 @@ def parts(trainer: Checked) -> None:
             tell(f"{name} changes nothing without run_dir, the folder for what it writes")
     if trainer.conditioner is None:
         return
-    if told is None and (isinstance(trainer.condition, (Tensor, str)) or trainer.condition is True):
+    given = trainer.condition
+    pair = told is not None and not any(leaf is real for leaf in trees.leaves(told))
+    if given is True and told is not None and not pair:
+        cause = "A part's name, or a function of the item, says which: condition='mask'"
+        _checks.fail("train", f"condition is True, and an item has {', '.join(trees.names(trees.structure(told)))}", cause)
+    if isinstance(given, str) and pair:
+        _checks.fail("train", f"condition got {given!r}, and an item is a pair without names", "condition=True hands on its second")
+    if told is None and (isinstance(given, Tensor) or given is True):
         _checks.fail("train", "condition was given, and the data have no second item", "Pass (images, labels), or a Dataset of such pairs")
     table = trainer.condition
     if isinstance(table, Tensor) and len(trainer.classes) > len(table):

@@ -91,7 +91,7 @@ class Trainer(Assembly):
         self._put_together()
         self.meters, self.monitors = Meters(), Monitors(c.thresholds, loss=c.loss)
         self.steps, self.images_seen, self.seconds, self.best = 0, 0, 0.0, None
-        self.logged_steps, self.logged_seconds, self.stopped, self.captured = 0, 0.0, None, False
+        self.logged_steps, self.logged_seconds, self.stopped, self.asked, self.captured = 0, 0.0, None, None, False
         if _resumed:
             resume.restore(self, *_resumed)
         self.run = self.world.first(lambda: self._open(_resumed and _resumed[0]))  # last: after an error above it would stay locked
@@ -152,6 +152,7 @@ class Trainer(Assembly):
         """Trains until config.steps or config.max_seconds are done, or a SIGTERM, Ctrl-C or `stop` asks to end it (`stopped` says which);
         then writes a checkpoint."""
         c, before, start, self.stopped = self.config, self.seconds, time.monotonic(), None
+        self.asked = None
         c.check()  # it may have been changed since
         if self.world.rank == 0 and (words := resume.finished(self)):
             tell(words)
@@ -171,12 +172,15 @@ class Trainer(Assembly):
                     if self.run:
                         self.run.keep_kernels()  # before anything that the step made is on the disk
                     bar.update()
-                    self.seconds, asked = self.world.largest(before + time.monotonic() - start, float(bool(requests.asked)))
-                    self.stopped = (requests.asked or "another process") if asked else self.stopped
+                    asked = requests.asked or self.asked
+                    self.seconds, any_asked = self.world.largest(before + time.monotonic() - start, float(bool(asked)))
+                    self.stopped = (asked or "another process") if any_asked else None
                     done = self.progress() >= 1
                     if done or self.steps % c.log_every == 0:
                         self.log(bar)
                     self._call("on_step")
+                    if self.world.size == 1:  # of several processes the others learn it after the next step
+                        self.stopped = self.stopped or self.asked
                     if done or self.stopped or self.steps % c.checkpoint_every == 0:
                         self._checkpoint()
             self._call("on_end")
@@ -189,8 +193,8 @@ class Trainer(Assembly):
                 self.run = None
 
     def stop(self, reason: str = "stop()") -> None:
-        """Ends `fit` after the present step, with a checkpoint, as Ctrl-C does. For callbacks; one process stops all."""
-        self.stopped = reason
+        """Ends `fit` after the present step, of several processes after the next, with a checkpoint, as Ctrl-C does. For callbacks."""
+        self.asked = reason
 
     def log(self, bar: tqdm | None = None) -> dict:
         """Writes a log line: means since the last one, and alarms. The only place that waits for the device."""

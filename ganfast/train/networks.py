@@ -23,6 +23,8 @@ class Network:
             there is none; as a discriminator as module(samples, *condition).
         learning_rate, betas, weight_decay: of its Adam (weight_decay decoupled, as in AdamW). None: TrainConfig's.
         average: whether it has an average, which is what is sampled; None: where a phase with `average=True` updates it.
+        sampled: whether samples of it are drawn in a run (grids, spread); None: where it has an average. What is called otherwise than with
+            a latent and a condition, such as a decoder of codes, wants False.
         frozen: it learns nothing, and stays in eval mode: a teacher, a classifier.
         condition: what it is called with, as Trainer's `condition`, which it has where this is left out; None: nothing.
         real: which part of an item its samples imitate; None: Trainer's `real`.
@@ -34,6 +36,7 @@ class Network:
     betas: tuple[float, float] | None = None
     weight_decay: float = 0.0
     average: bool | None = None
+    sampled: bool | None = None
     frozen: bool = False
     latent: bool = True
     condition: object = INHERITED
@@ -99,6 +102,7 @@ def averaged(networks: dict[str, Network], phases: Sequence[Phase]) -> list[str]
 
 
 def sampled(networks: dict[str, Network], phases: Sequence[Phase]) -> list[str]:
-    """Names of the networks that are sampled: those with an average, else the generator, else the first that learns."""
-    updated = [name for name in networks if any(name in phase.networks for phase in phases)]
-    return averaged(networks, phases) or [name for name in ("generator", *updated, *networks) if name in networks][:1]
+    """Names of the networks that are sampled in a run, "generator" first: those with an average, or where there is none the generator."""
+    usual = averaged(networks, phases) or [name for name in networks if name == "generator"]
+    found = [name for name, network in networks.items() if (name in usual if network.sampled is None else network.sampled)]
+    return sorted(found, key=lambda name: name != "generator")

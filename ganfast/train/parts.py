@@ -9,7 +9,13 @@ from ganfast import _checks
 from ganfast.train import trees
 
 Key = str | int | Callable | None
-NO_SAMPLES = -1  # a key of data in which nothing is imitated, such as masks
+
+
+class _NoSamples:
+    """The key of data in which nothing is imitated, such as masks."""
+
+
+NO_SAMPLES = _NoSamples()
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -49,13 +55,12 @@ def place(form: trees.Structure, key: Key) -> int:
 
     Raises: ValueError where it leads to none.
     """
-    if key is None or key == NO_SAMPLES:
+    if key is None or key is NO_SAMPLES:
         return 0
-    numbered = trees.rebuilt(form, range(len(trees.names(form))))
-    found = part(numbered, key, "real")
-    if not isinstance(found, int):
-        _checks.fail("train", f"real got {key!r}, which is no single tensor of the item")
-    return found
+    if callable(key):
+        cause = "Its samples are one of the item's tensors as it is; ganfast.train.Network(real=) takes a function"
+        _checks.fail("train", "real got a function, wants a part's name or place", cause, TypeError)
+    return first(part(trees.rebuilt(form, range(len(trees.names(form)))), key, "real"))
 
 
 def whole(real: Tensor, told: object) -> object:
@@ -75,16 +80,15 @@ def samples(given: object, key: Key, what: str) -> Tensor:
     return found[0]
 
 
-def told(item: object) -> object | None:
-    """What conditions are made from: None beside a lone tensor, the second of a pair, else the whole item."""
+def first(tree: object) -> object:
+    """The first leaf: of a domain with labels its images."""
+    return trees.leaves(tree)[0]
+
+
+def told(item: object, key: Key = None) -> object | None:
+    """What conditions are made from: None beside a lone tensor, the second of a pair whose first is the samples, else the whole item."""
     form = trees.structure(item)
     if form == trees.LEAF:
         return None
-    pair = form[0] == "tuple" and len(form[-1]) == 2 and form[-1][0] == trees.LEAF
+    pair = form[0] == "tuple" and len(form[-1]) == 2 and form[-1][0] == trees.LEAF and key in (None, 0, NO_SAMPLES)
     return item[1] if pair else item
-
-
-def subject(item: object) -> object:
-    """What a condition's function gets: what is told of the samples, or beside a lone tensor the samples themselves."""
-    found = told(item)
-    return item if found is None else found

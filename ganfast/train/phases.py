@@ -130,7 +130,7 @@ class Batch:
     noise: what happens to all that the discriminator sees. data: the whole item, a tree; phase: the one that is due.
     calls: how networks are called, of those that are not called as `latent` and `condition` say. learning: the parameters of each network
     that a phase of this batch updates, whose fakes carry a graph; None: all do. updated: the networks that the phase updates, the
-    others' fakes are detached; None: none are.
+    others' fakes are detached; None: none are. told: what the data tell of the samples, None beside a lone tensor.
     """
 
     real: Tensor
@@ -145,7 +145,9 @@ class Batch:
     learning: dict[nn.Module, list[nn.Parameter]] | None = field(default=None, repr=False)
     updated: tuple[nn.Module, ...] | None = field(default=None, repr=False)
     phase: Phase | None = None
+    told: object = None
     made: dict[nn.Module, object] = field(default_factory=dict, repr=False)
+    own: dict[nn.Module, tuple] = field(default_factory=dict, repr=False)
 
     @property
     def given(self) -> tuple:
@@ -153,9 +155,13 @@ class Batch:
         return as_arguments(self.condition)
 
     def given_to(self, network: nn.Module) -> tuple:
-        """The same for a network that may have a condition of its own."""
+        """The same for a network that may have a condition of its own, made once a batch."""
         call = self.calls.get(network)
-        return self.given if call is None else as_arguments(call.conditioner and call.conditioner(parts.subject(self.data)))
+        if call is None:
+            return self.given
+        if network not in self.own:
+            self.own[network] = as_arguments(call.conditioner and call.conditioner(self.data if self.told is None else self.told))
+        return self.own[network]
 
     def fake(self, network: nn.Module) -> object:
         """network(latent, *condition), made once for all phases of the batch and kept in `made`; detached while a phase does not update the
@@ -165,7 +171,7 @@ class Batch:
             latent = () if self.latent is None or not call.latent else (self.latent,)
             learned = None if self.learning is None else self.learning.get(network)
             spared = [p for p in learned or () if not p.requires_grad]  # by a phase before the one that updates it
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (self.learning is None or learned is not None)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() if self.learning is None else learned is not None):
                 for p in spared:
                     p.requires_grad_(True)
                 try:
@@ -174,7 +180,7 @@ class Batch:
                     for p in spared:
                         p.requires_grad_(False)
         made = self.made[network]
-        if self.updated is None or network in self.updated:
+        if self.updated is None or (network in self.updated and torch.is_grad_enabled()):
             return made
         return trees.mapped(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, made)
 
@@ -188,7 +194,7 @@ class Batch:
     def imitated(self, network: nn.Module) -> Tensor:
         """The reals that a network's samples imitate."""
         key = self.calls.get(network, Call()).real
-        return self.real if key is None else parts.part(self.data, key, "real")
+        return self.real if key is None else parts.first(parts.part(self.data, key, "real"))
 
     def view(self, images: Tensor, *others: object) -> object:
         """Images as the discriminator sees them: augmented, with noise, both drawn anew. Others, such as condition images: moved and cut
@@ -201,17 +207,21 @@ class Batch:
             draws = self.draws.uniform(len(images), 7)
             seen = diff_augment(images, self.augment, uniform=lambda *_: draws)
             along = ",".join(name for name in policies(self.augment) if name != "color")
-            others = tuple(self._moved(other, images, along, draws) if along else other for other in others)
+            if along:
+                others = trees.mapped(lambda other: self._moved(other, images, along, draws), others)
         if self.noise:
             seen = torch.add(seen, self.draws.normal(*seen.shape), alpha=self.noise)
         return (seen, *others) if others else seen
 
     @staticmethod
     def _moved(other: object, images: Tensor, along: str, draws: Tensor) -> object:
-        if not isinstance(other, Tensor) or other.dim() != 4 or images.dim() != 4:
+        if not isinstance(other, Tensor) or other.dim() not in (3, 4) or images.dim() != 4:
             return other
+        if other.dim() == 3:  # a mask without channels; of another size it is no image, but a sequence
+            same = other.shape[1:] == images.shape[2:]
+            return Batch._moved(other[:, None], images, along, draws)[:, 0] if same else other
         if other.shape[2:] != images.shape[2:]:
             sizes = f"{list(other.shape[2:])} pixels, the samples {list(images.shape[2:])}"
             cause = 'Leave augment to "color", or give the discriminator a condition of the samples\' size'
             _checks.fail("train", f"augment={along!r} moves the samples, and the images that belong to them have {sizes}", cause)
-        return diff_augment(other.float(), along, uniform=lambda *_: draws)
+        return diff_augment(other.float(), along, uniform=lambda *_: draws).to(other.dtype)

@@ -91,18 +91,20 @@ def prepare(
             ganfast.accelerate(network)
 
 
-def rate(name: str, network: Network, config: TrainConfig) -> float:
+def rate(network: Network, discriminates: bool, config: TrainConfig) -> float:
     """A network's learning rate before it falls."""
-    own = config.discriminator_learning_rate if name == "discriminator" else None
+    own = config.discriminator_learning_rate if discriminates else None
     return network.learning_rate or own or config.learning_rate
 
 
-def optimizers(networks: dict[str, Network], config: TrainConfig, device: torch.device) -> dict[str, torch.optim.Optimizer]:
+def optimizers(
+    networks: dict[str, Network], rates: dict[str, float], config: TrainConfig, device: torch.device
+) -> dict[str, torch.optim.Optimizer]:
     """One Adam for each network that learns, over the parameters that require a gradient."""
     found = {}
     for name, network in networks.items():
         learning = [p for p in network.module.parameters() if p.requires_grad]
-        how = {"lr": rate(name, network, config), "betas": network.betas or config.betas, "capturable": device.type == "cuda"}
+        how = {"lr": rates[name], "betas": network.betas or config.betas, "capturable": device.type == "cuda"}
         if learning:
             decay = {"weight_decay": network.weight_decay, "decoupled_weight_decay": True} if network.weight_decay else {}
             found[name] = torch.optim.Adam(learning, **how, **decay, fused=True)

@@ -75,7 +75,7 @@ class Sampler:
     def generate(self, latents: Tensor, condition: object = None, seed: int = 0) -> Tensor:
         """Samples of these latents [n, *latent_shape]. The generator runs in eval mode and gets its own mode back; what it draws itself
         follows from the seed, and torch's, numpy's and Python's generators are afterwards as they were."""
-        n, device = len(latents), next(self.generator.parameters()).device
+        n, device = len(latents), next(self.generator.parameters(), torch.empty(0)).device
         given = (*(() if self.latent_shape is None else (latents.to(device),)), *self._conditions(n, condition, device))
         found = []
         with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), device):

@@ -42,21 +42,22 @@ def adversarial(
             what the discriminator learns on.
         mismatched: conditions that do not belong to the reals, which make further fakes of them for the discriminator, half of what fakes
             weigh. True: the batch's own, each moved to the next sample; a function of the batch that gives them.
-        terms: as a term, what it is made of; None: "adversarial", and the penalties whose weights the config sets.
+        terms: as a term, what it is made of; None: "adversarial", and the penalties and mode seeking whose weights the config sets. Lazy
+            ones (penalty_every) want a phase with that interval, and a term of their own: terms=("r1",).
     Shapes: the batch's. The loss is a 0-d tensor, and so are the numbers. It updates nothing and draws through the batch alone.
     Raises: ValueError for mismatched with a pool or without conditions; as a term, for a phase that updates neither or both networks.
     Source: the losses' and penalties' own, in ganfast.functional and ganfast.penalties; mode seeking: Mao et al. 2019; pools: Shrivastava
         et al. 2017; mismatched conditions: Reed et al. 2016, "Generative adversarial text to image synthesis" (GAN-CLS).
     """
-    held = ("adversarial", *(name for name in PENALTIES if getattr(config, name) and config.penalty_every == 1))
-    return Adversarial(config, generator, discriminator, real, fake, mismatched, held if terms is None else tuple(terms))
+    usual = ("adversarial", *(name for name in (*PENALTIES, "mode_seeking") if getattr(config, name)))
+    return Adversarial(config, generator, discriminator, real, fake, mismatched, usual if terms is None else tuple(terms))
 
 
 class Adversarial:
     """See `adversarial`, which makes it."""
 
     def __init__(self, config, generator, discriminator, real, fake, mismatched, terms) -> None:
-        self.kind, self.smoothing, self.backend = config.loss, config.smoothing, None if config.fused else "torch"
+        self.config, self.kind, self.smoothing, self.backend = config, config.loss, config.smoothing, None if config.fused else "torch"
         self.generator, self.discriminator, self.terms = generator, discriminator, terms
         self.real, self.mismatched = real, mismatched
         self.pool = fake if isinstance(fake, ImagePool) else None
@@ -150,14 +151,16 @@ class Adversarial:
             return as_arguments(self.mismatched(batch))
         if not (given := batch.given_to(discriminator)):
             _checks.fail("train", "mismatched wants conditions, and the discriminator has none", "condition=... of Trainer")
+        if len(batch.real) < 2:
+            _checks.fail("train", "mismatched takes the next sample's condition, and a process has 1 a batch", "Raise batch_size")
         return trees.mapped(lambda leaf: leaf.roll(1, 0) if isinstance(leaf, Tensor) else leaf, given)
 
 
 class Terms:
-    """The objective of phases by their terms alone: known ones by `config`, and functions."""
+    """The objective of phases by their terms alone: known ones by a config or by what `adversarial` gave, and functions."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.usual = adversarial(config)
+    def __init__(self, usual: "TrainConfig | Adversarial") -> None:
+        self.usual = usual if isinstance(usual, Adversarial) else adversarial(usual)
 
     def __call__(self, phase: Phase, networks: Networks, batch: Batch) -> tuple[Tensor, dict[str, object]]:
         known = {name: weight for name, (function, weight) in phase.weighted.items() if function is None}
@@ -235,7 +238,9 @@ def mode_seeking(generator: nn.Module, batch: Batch) -> Tensor:
 
     Source: Mao et al. 2019, "Mode seeking generative adversarial networks", with its mean absolute distances.
     """
-    pairs = 0 if batch.latent is None else len(batch.latent) // 2
+    if batch.latent is None:
+        _checks.fail("train", "mode_seeking compares samples of two latents, and the run has none", "Leave it off, or set latent_dim")
+    pairs = len(batch.latent) // 2
     if not pairs:
         _checks.fail("train", f"mode_seeking compares pairs of samples, and a process has {len(batch.real)} a batch", "Raise batch_size")
     a, b = batch.latent[:pairs], batch.latent[pairs : 2 * pairs]

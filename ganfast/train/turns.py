@@ -16,12 +16,15 @@ from ganfast.train.distributed.world import World
 from ganfast.train.networks import Networks
 from ganfast.train.phases import Batch, Draws, Phase
 from ganfast.train.precision import Precision
-from ganfast.train.terms import Objective
+from ganfast.train.terms import Adversarial, Objective
+
+RESERVED = ("step", "images", "seconds", "images_per_second", "skipped", "skipped_in_a_row", "alarms", "alarm_messages", "good")
 
 
 class Updates:
     """Takes the optimizer steps of the phases. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
-    modules that hold images; objective: a function (phase, networks, batch)."""
+    modules that hold images; objective: a function (phase, networks, batch); judged: there is a discriminator, from which fakes get
+    gradients."""
 
     def __init__(
         self,
@@ -33,9 +36,10 @@ class Updates:
         precision: Precision,
         world: World,
         pools: Sequence[nn.Module] = (),
+        judged: bool = True,
     ) -> None:
         self.networks, self.optimizers, self.averages, self.objective = networks, optimizers, averages, objective
-        self.precision, self.world = precision, world
+        self.precision, self.world, self.judged = precision, world, judged
         self.guard = FiniteGuard(*(networks[name] for name in networks), *pools)
         self.held = {name: list(networks[name].parameters()) for name in networks}
         self.learning = {name: [p for p in held if p.requires_grad] for name, held in self.held.items()}
@@ -63,7 +67,7 @@ class Updates:
             with self.precision.autocast():
                 loss, numbers = _checked(phase, self.objective(phase, self.networks, batch))
             hooks = []
-            for name in names:
+            for name in names if self.judged else ():
                 made = batch.made.get(self.networks[name])
                 fake = made if made is None else parts.samples(made, batch.output_of(self.networks[name]), name)
                 if fake is not None and fake.requires_grad:
@@ -85,10 +89,12 @@ class Updates:
         moved = [self.averages[name] for name in names if phase.average and name in self.averages]
         average = {"ema": moved, "decay": keep} if moved else {}
         numbers = numbers | {f"grad_{phase.name}": self.guard.step(*optimizers, **average)}
+        terms = {f.generator: term for term, (f, _) in phase.weighted.items() if isinstance(f, Adversarial)}
         for name, gradient in received.items():  # per image: the loss is a mean over them
             norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float32)
             scale = scaler._scale if scaler.is_enabled() else 1
-            numbers["grad_from_d" if len(received) == 1 else f"{name}/grad_from_d"] = norms.sum() / scale
+            pair = terms.get(name, name if len(received) > 1 else "")
+            numbers[f"{pair}/grad_from_d".removeprefix("/")] = norms.sum() / scale
         if scaler.is_enabled():
             scaler.update()
         return numbers
@@ -105,6 +111,8 @@ def _checked(phase: Phase, given: object) -> tuple[Tensor, dict[str, Tensor]]:
         _checks.fail("train", f"the objective's numbers of phase {phase.name!r} are a {got}, wants a dict", error=TypeError)
     found = {}
     for name, value in numbers.items():
+        if name in RESERVED:
+            _checks.fail("train", f"phase {phase.name!r} logs {name!r}, which is a field of the log's own", "Give it another name")
         if isinstance(value, (int, float)):
             value = torch.full((), float(value), device=loss.device)
         if not isinstance(value, Tensor) or value.dim():
@@ -134,7 +142,7 @@ class Turn:
         condition = None if self.condition is None else self.condition(real if told is None else told)
         latent = None if self.latent_shape is None else self.draws.normal(len(real), *self.latent_shape)
         data = parts.whole(real, told)
-        batch = Batch(real, latent, condition, weights, self.draws, data=data, learning=self.learning, **self.look)
+        batch = Batch(real, latent, condition, weights, self.draws, data=data, told=told, learning=self.learning, **self.look)
         numbers: dict[str, Tensor] = {}
         with self.updates.guard as guard:
             for phase in self.phases:

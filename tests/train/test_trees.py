@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ganfast.train import Phase, TrainConfig, Trainer, parts, trees
+from ganfast.train import Batch, Phase, TrainConfig, Trainer, parts, trees
 from ganfast.train.data import source_of, to_float, unpaired
+from ganfast.train.phases import Draws as PhaseDraws
 
 torch.manual_seed(0)
 IMAGES = torch.randint(0, 256, (12, 3, 4, 4), dtype=torch.uint8)
@@ -210,4 +211,65 @@ def test_named_tuples_keep_their_class_and_structures_tell_forms_apart():
     assert trees.names(trees.structure((1, {"m": 2}, [3, 4]))) == [
         "the first item", "the second item, 'm'", "the third item, the first item", "the third item, the second item",
     ]  # fmt: skip
-    assert parts.told((1, 2)) == 2 and parts.told(1) is None and parts.told((1, 2, 3)) == (1, 2, 3) and parts.subject(1) == 1
+    assert parts.told((1, 2)) == 2 and parts.told(1) is None and parts.told((1, 2, 3)) == (1, 2, 3)
+    assert parts.told((1, 2), 1) == (1, 2) == parts.whole(2, (1, 2)) and parts.whole(1, 2) == (1, 2)
+
+
+def test_masks_without_channels_are_mirrored_and_moved_with_their_images():
+    masks = IMAGES[:, 0] > 99
+    source = source_of({"image": IMAGES, "mask": masks, "text": torch.arange(12 * 15).view(12, 5, 3)}, batch_size=12, flip=True)
+    real, told = source.open(source.next(), Draws())
+    assert torch.equal(told["mask"], real[:, 0] > to_float(torch.tensor(99)))
+    assert (told["text"].diff(dim=2) == 1).all(), "a sequence is no mask"
+    b = Batch(real, None, None, {}, PhaseDraws(torch.Generator().manual_seed(1)), augment="translation")
+    seen, inner, flat = b.view(real, {"image": real}, told["mask"])
+    assert torch.equal(seen, inner["image"]) and flat.dtype == torch.bool and not torch.equal(flat, told["mask"])
+    assert torch.equal(flat & (seen != 0).any(1), (seen[:, 0] > to_float(torch.tensor(99))) & (seen != 0).any(1))
+
+
+def test_lists_of_numbers_are_one_part():
+    class Listed(Dataset):
+        def __len__(self):
+            return 8
+
+        def __getitem__(self, i):
+            return IMAGES[i], {"box": [0.5, i, 2.0], "tokens": (1, 2, i)}
+
+    real, told = source_of(Listed(), batch_size=4).reals(8)
+    assert real.shape == (8, 3, 4, 4) and told["box"].shape == (8, 3) and told["box"].dtype == torch.float32
+    assert told["tokens"].shape == (8, 3) and told["tokens"].dtype == torch.int64
+
+
+def test_the_samples_may_be_the_second_of_a_pair_and_the_first_still_reaches_the_condition():
+    x, y = torch.zeros(12, 2), torch.ones(12, 2)
+    seen = []
+    condition = lambda item: seen.append(item) or item[0]
+    painter = nn.Linear(2, 2)
+    l1 = lambda networks, batch: (batch.fake(networks.generator) - batch.real).abs().mean()
+    phases = [Phase("g", "generator", {"l1": (l1, 1)})]
+    Trainer(painter, None, (x, y), config(), phases=phases, condition=condition, real=1).step()
+    assert (seen[-1][0] == 0).all() and (seen[-1][1] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "how", "words"),
+    [
+        ((IMAGES, IMAGES, IMAGES), {"real": -1}, "real='?-1'? is unknown"),
+        ({"x": IMAGES}, {"real": lambda item: item["x"]}, "real got a function"),
+        ({"x": IMAGES, "y": IMAGES}, {"condition": True}, "condition is True, and an item has 'x', 'y'"),
+        ((IMAGES, IMAGES), {"condition": "typo"}, "condition got 'typo', and an item is a pair"),
+        (unpaired(a=IMAGES, b=torch.rand(20, 3, 4, 4) * 255), {}, "floats from .* wants \\[-1, 1\\]"),
+    ],
+    ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain"],
+)
+def test_what_would_be_silently_wrong_is_refused(data, how, words):
+    phases = [Phase("g", "generator", {"l1": (lambda networks, batch: batch.fake(networks.generator).mean(), 1)})]
+    with pytest.raises((TypeError, ValueError), match=words):
+        Trainer(Painter(), None, data, config(), phases=phases, **how)
+
+
+def test_a_domain_with_labels_is_imitated_by_its_images():
+    data = unpaired(a=(IMAGES, torch.arange(12) % 2), b=IMAGES[:5])
+    source = source_of(data, batch_size=4, real="a")
+    real, told = source.open(source.next(), None)
+    assert real is told["a"][0] and told["a"][1].dtype == torch.int64

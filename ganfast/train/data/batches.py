@@ -1,5 +1,7 @@
 """What a source of training batches is, and the one whose data lies whole on the device."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,7 +51,12 @@ class Source:
 
     def item(self, leaves: list[Tensor]) -> tuple[Tensor, object]:
         """(real, told) of an item's leaves."""
-        return leaves[parts.place(self.form, self.key)], parts.told(trees.rebuilt(self.form, leaves))
+        return leaves[parts.place(self.form, self.key)], parts.told(trees.rebuilt(self.form, leaves), self.key)
+
+    def size_of(self, leaves: Sequence[Tensor]) -> torch.Size | None:
+        """Height and width of the samples; None where they are no images."""
+        samples = leaves[parts.place(self.form, self.key)]
+        return samples.shape[2:] if samples.dim() == 4 else None
 
     def labels_of(self, told: object) -> Tensor | None:
         """The labels [N] int64 in what is told, where it is them or the key `labels` leads to them."""
@@ -81,13 +88,14 @@ class Source:
     def mirrored(self, draws) -> Tensor | None:
         return draws.uniform(self.rows) < 0.5 if self.flip else None
 
-    def drawn(self, x: Tensor, index: Tensor, mirrored: Tensor | None) -> Tensor:
-        """x[index] as the networks want it: bytes as floats in [-1, 1], images mirrored and in the layout, all else as it is."""
+    def drawn(self, x: Tensor, index: Tensor, mirrored: Tensor | None, size: torch.Size | None = None) -> Tensor:
+        """x[index] as the networks want it: bytes as floats in [-1, 1], images mirrored and in the layout, all else as it is. size: of the
+        samples; a mask [N, H, W] of that size is mirrored too."""
         if x.dtype == torch.uint8:
             return GF.gather_images(x, index, flip=mirrored, channels_last=self.channels_last, backend=self.backend)
         y = x.index_select(0, index)
-        if y.dim() == 4 and mirrored is not None:
-            y = torch.where(mirrored[:, None, None, None], y.flip(-1), y)
+        if mirrored is not None and (y.dim() == 4 or (y.dim() == 3 and y.shape[1:] == size)):
+            y = torch.where(mirrored.view(-1, *[1] * (y.dim() - 1)), y.flip(-1), y)
         return y.contiguous(memory_format=torch.channels_last) if y.dim() == 4 and self.channels_last else y
 
 
@@ -104,7 +112,7 @@ class InMemory(Source):
 
     def open(self, handle, draws):
         (index,), mirrored = handle, self.mirrored(draws)
-        return self.item([self.drawn(leaf, index, mirrored) for leaf in self.leaves])
+        return self.item([self.drawn(leaf, index, mirrored, self.size_of(self.leaves)) for leaf in self.leaves])
 
     def first_reals(self, n):
         index = self.order.fixed(n).to(self.device)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NoReturn
 
 import torch
@@ -76,6 +76,7 @@ def opened(item: object, where: str) -> tuple[trees.Structure, list]:
 
     Raises: ValueError where there is nothing in it.
     """
+    item = _numbers_as_tensors(item)
     while isinstance(item, (tuple, list)) and len(item) == 1:
         (item,) = item
     form, found = trees.structure(item), trees.leaves(item)
@@ -84,11 +85,22 @@ def opened(item: object, where: str) -> tuple[trees.Structure, list]:
     return form, found
 
 
+def _numbers_as_tensors(item: object) -> object:
+    """A list or tuple of plain numbers in an item is one vector, or the tokens of one text."""
+    if isinstance(item, Mapping):
+        return {name: _numbers_as_tensors(part) for name, part in item.items()}
+    if not isinstance(item, (tuple, list)) or hasattr(item, "_fields"):
+        return item
+    if item and all(isinstance(part, (int, float)) for part in item):
+        return torch.tensor(item)
+    return tuple(map(_numbers_as_tensors, item))
+
+
 def all_checked(
     parts: Sequence[Tensor], form: trees.Structure, real: parts_of.Key, flip: bool, image_size: int | None, *named: str
 ) -> list[Tensor]:
     """The samples' leaf, checked by `reals`, and all others by `seconds`; `named` is for trees.names."""
-    if real == parts_of.NO_SAMPLES:
+    if real is parts_of.NO_SAMPLES:
         length = len(parts[0]) if parts[0].dim() else None
         return [seconds(y, length, name) for y, name in zip(parts, trees.names(form, *named), strict=True)]
     place, names = parts_of.place(form, real), trees.names(form, *named)

@@ -1,5 +1,6 @@
 """`source_of`: makes the Source that suits the data: tensors, folders, Datasets or DataLoaders."""
 
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -107,13 +108,13 @@ def source_of(
         items.refuse(f"got {_kind(data)}, {wants}.{_cause(leaves)}")
     leaves = items.all_checked(leaves, form, real, flip, image_size)
     samples = leaves[parts.place(form, real)]
-    if real != parts.NO_SAMPLES:
+    with warnings.catch_warnings(record=real is parts.NO_SAMPLES):  # of masks only what cannot be trained on is said
         items.look_at_range(samples)
     size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)
     on_host = device.type == "cuda" and not samples.is_cuda and size > room(memory, device)
     kind, place = (FromHost, "cpu") if on_host else (InMemory, device)
     source = kind(leaves, order(len(samples), place), device, form=form, **how)
-    source.classes = items.named(source.labels_of(parts.told(trees.rebuilt(form, leaves))), names)
+    source.classes = items.named(source.labels_of(parts.told(trees.rebuilt(form, leaves), real)), names)
     source.broken = broken
     return source
 

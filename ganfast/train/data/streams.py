@@ -40,7 +40,7 @@ class Streamed(Source):
             items.refuse(f"a batch holds {kinds}, wants tensors; collate_fn of the DataLoader makes them.")
         found = items.all_checked(found, form, self.key, self.flip, self.image_size, "a batch's", "part")
         real, told = self.item(found)
-        if not self._looked and self.key != parts.NO_SAMPLES:
+        if not self._looked and self.key is not parts.NO_SAMPLES:
             items.look_at_range(real, "the first batch")
             self._looked = True
         if self.classes:
@@ -52,7 +52,7 @@ class Streamed(Source):
 
     def open(self, handle, draws):
         mirrored = self.mirrored(draws)
-        return self.item([self.drawn(leaf, self.every, mirrored) for leaf in handle])
+        return self.item([self.drawn(leaf, self.every, mirrored, self.size_of(handle)) for leaf in handle])
 
     def joined(self, batches: Iterator[list[Tensor]], n: int) -> tuple[Tensor, object]:
         """The first n entries of the batches, as `reals` gives them."""

@@ -99,7 +99,7 @@ def restore(trainer: Resumable, path: Path, state: dict) -> None:
         table = trainer.condition if isinstance(trainer.condition, Tensor) else None
         if table is not None and state["table"] is not None and not torch.equal(table.cpu(), state["table"]):
             raise ValueError(f"train: condition got another table than {path} has; a resumed run keeps its vectors.")
-        if (held := list(state["networks"])) != (wanted := list(trainer.parts)):
+        if (held := sorted(state["networks"])) != (wanted := sorted(trainer.parts)):
             raise ValueError(f"train: the run has the parts {', '.join(wanted)}, {path} has {', '.join(held)}; a resumed run keeps them.")
         for name, part in trainer.parts.items():
             part.load_state_dict(state["networks"][name])

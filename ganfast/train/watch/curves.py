@@ -36,7 +36,8 @@ def panel_of(name: str) -> str | None:
     """The title under which a number of a log row is drawn: a metric's is its own name. None for what is not drawn."""
     if name in BESIDE:
         return None
-    return next((title for title, names in PANELS.items() if name in names), name)
+    bare = name.rpartition("/")[2]  # "a/loss_d", of one of several pairs
+    return next((title for title, names in PANELS.items() if bare in names), name)
 
 
 def write_curves(log: Path, path: Path, model: str, seed: int) -> None:

@@ -155,20 +155,23 @@ class Evaluate(Callback):
         self.every, self.samples, self.measure, self.seed = every, samples, measure, seed
         self.features = features if isinstance(features, str) else features_of(features)
         self.best, self.network, self.data = best, network, data
-        self._sees_reals = measure is not None and _arguments(measure) > 1
-        self._source = self._real = self._labels = None
+        self._wants = 0 if measure is None else _arguments(measure)
+        if self._wants > 3:
+            wants = "(samples), (samples, reals) or (samples, reals, conditions)"
+            _checks.fail("Evaluate", f"measure takes {self._wants} arguments, wants {wants}")
+        self._source = self._real = self._told = None
 
     def on_start(self, trainer: TrainerLike) -> None:
         if isinstance(self.features, str):  # on the run's device
             self.features = features_of(self.features, trainer.device)
         if self.data is not None and self._source is None:
             source = trainer.source
-            self._source = source_of(self.data, batch_size=1, device=trainer.device, real=source.key, labels=source.labels)
+            rows = getattr(self.data, "batch_size", None) or 1  # a DataLoader's own
+            self._source = source_of(self.data, batch_size=rows, device=trainer.device, real=source.key, labels=source.labels)
         if self.measure is None:
             real, told = trainer.told(self.samples, self.network, self._source)
-            labels = trainer.classes or self.data is not None
             with _unnoticed(trainer):
-                self._real, self._labels = self.features(real), told if labels and trainer.sampler(self.network).conditioner else None
+                self._real, self._told = self.features(real), told if trainer.sampler(self.network).conditioner else None
 
     def on_log(self, trainer: TrainerLike, row: dict) -> None:
         # Decided by the steps alone, so that a resumed run measures at the same steps as an uninterrupted one.
@@ -183,12 +186,12 @@ class Evaluate(Callback):
         """The numbers, each with its full name; NaN where features are not finite."""
         n = self.samples if self._real is None else len(self._real)
         with _unnoticed(trainer):
-            if self._sees_reals:
+            if self._wants > 1 or (self.measure is not None and self.data is not None):
                 real, told = trainer.told(n, self.network, self._source)
                 given = trainer.sampler(self.network).conditioner
                 fake = trainer.sample(len(real), told if given else None, self.seed, network=self.network)
-                return dict(self.measure(fake, real, given and given(told)))
-            fake = trainer.sample(n, self._labels, self.seed, network=self.network)
+                return dict(self.measure(*(fake, real, given and given(told))[: self._wants]))
+            fake = trainer.sample(n, self._told, self.seed, network=self.network)
             if self.measure is not None:
                 return dict(self.measure(fake))
             found = self.features(fake)

@@ -3,6 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
+from ganfast import _checks
 from ganfast.dropin.explain import compile_seconds
 from ganfast.train.sampling import can_sample
 from ganfast.train.watch import grids
@@ -86,7 +87,11 @@ def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
     for at, name in enumerate(trainer.sampled):
         if not can_sample(trainer.sampler(name).generator):
             continue
-        fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed, network=name), trainer.reals(WATCHED, name)
+        try:
+            fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed, network=name), trainer.reals(WATCHED, name)
+        except (RuntimeError, TypeError) as error:
+            cause = "ganfast.train.Network(..., sampled=False) is for one that wants other arguments than a latent and a condition"
+            _checks.fail("train", f"the network {name!r} cannot be sampled: {' '.join(str(error).split())[:300]}", cause, RuntimeError)
         if fakes.shape[1:] == reals.shape[1:]:
             value = spread(fakes, reals).item()
             row |= {f"{name}/spread" if at else "spread": value} if math.isfinite(value) else {}  # NaN among reals says nothing of fakes

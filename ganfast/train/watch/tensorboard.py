@@ -55,7 +55,8 @@ class TensorBoard(Callback):
         for step, path in _grids(trainer):
             if step <= until and path not in self._shown:
                 self._shown.add(path)
-                self._writer.add_image("grid", _pixels(path), step, dataformats="HWC")
+                _, _, *network = path.stem.split("-")
+                self._writer.add_image("/".join(["grid", *network]), _pixels(path), step, dataformats="HWC")
 
 
 def _writer_class() -> "type[SummaryWriter]":
@@ -76,7 +77,7 @@ def _tag(name: str) -> str:
 def _grids(trainer: TrainerLike) -> list[tuple[int, Path]]:
     """(step, file) of each."""
     found = (trainer.run_dir / GRIDS).glob("step-*.png") if trainer.run_dir is not None else []
-    return sorted((int(path.stem.removeprefix("step-")), path) for path in found)
+    return sorted((int(path.stem.split("-")[1]), path) for path in found)
 
 
 def _pixels(path: Path):

@@ -192,7 +192,6 @@ REFUSED = {
     "few labels": ((IMAGES, LABELS[:9]), r"second item has shape \(9,\), there are 10 samples.*unpaired\("),
     "float labels": ((IMAGES, LABELS.float()), r"dtype torch.float32.*\.long\(\)"),
     "names as labels": ((IMAGES, ["a"] * 10), r"got \(Tensor, list\).*names\.index"),
-    "labels in a list": ((IMAGES, [0] * 10), r"got \(Tensor, list\).*torch\.as_tensor"),
     "identities": ((IMAGES, torch.tensor([0] * 9 + [10**7])), "up to 10000000, and only 2 different ones occur.*unique"),
     "hashes": ((IMAGES, LABELS * 1000), "up to 9000, and only 10 different ones occur"),
     "negative small labels": ((IMAGES, (LABELS - 1).to(torch.int8)), "labels from -1"),
