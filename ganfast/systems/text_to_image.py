@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 import ganfast.functional as GF
 from ganfast import penalties
+from ganfast.models.captions import TextDiscriminator, TextGenerator
 from ganfast.systems import form, readers, text
 from ganfast.systems.matching import Matcher, matched
 from ganfast.systems.sources import captioned, portraits, shapes
@@ -23,7 +24,7 @@ from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.randomness import mixed
 
-LATENT = 16
+LATENT, DIM = 16, 32  # numbers of a latent, of a caption's vector
 MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
@@ -52,55 +53,6 @@ class Options(form.Options):
     @property
     def truth(self):
         return TRUTHS.get(self.data or "shapes")
-
-
-def _up(c_in: int, c_out: int, stride: int, padding: int) -> nn.Sequential:
-    return nn.Sequential(nn.ConvTranspose2d(c_in, c_out, 4, stride, padding, bias=False), nn.BatchNorm2d(c_out), nn.ReLU())
-
-
-def _down(c_in: int, c_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2))
-
-
-class TextGenerator(nn.Module):
-    """Shapes: latent [N, latent_dim], captions as the encoder gives them, [N, L] int64 or [N, D] -> [N, 3, 32, 32] in [-1, 1]."""
-
-    def __init__(self, encoder: Words | Sentences, latent_dim: int = 16, width: int = 16, dim: int = 32) -> None:
-        super().__init__()
-        self.reads = encoder.network(dim)
-        self.joined = nn.Sequential(nn.Linear(latent_dim + dim, 8 * width), nn.ReLU())
-        blocks = [_up(8 * width, 4 * width, 1, 0), _up(4 * width, 2 * width, 2, 1), _up(2 * width, width, 2, 1)]
-        # No transposed convolution at the end: its places differ from pixel to pixel, and plain fields get a pattern.
-        self.blocks = nn.Sequential(*blocks, nn.Upsample(scale_factor=2), nn.Conv2d(width, 3, 3, 1, 1), nn.Tanh())
-
-    def forward(self, latent: Tensor, captions: Tensor) -> Tensor:
-        return self.blocks(self.joined(torch.cat([latent, self.reads(captions)], 1))[:, :, None, None])
-
-
-class TextDiscriminator(nn.Module):
-    """A picture's features h [1 + dim] and a caption's vector e [dim] make the logit h[0] + <h[1:], e> / sqrt(dim).
-
-    Shapes: images [N, 3, 32, 32], captions [N, ...] -> [N]; `all_pairs`: features [N, 1 + dim], captions [K, ...] -> [N, K].
-    """
-
-    def __init__(self, encoder: Words | Sentences, width: int = 16, dim: int = 32) -> None:
-        super().__init__()
-        self.reads = encoder.network(dim)
-        self.blocks = nn.Sequential(_down(3, width), _down(width, 2 * width), _down(2 * width, 4 * width), nn.Flatten())
-        self.head = nn.Linear(64 * width, 1 + dim)
-        self.scale = dim**-0.5
-
-    def features(self, images: Tensor) -> Tensor:
-        return self.head(self.blocks(images))
-
-    def pairs(self, features: Tensor, captions: Tensor) -> Tensor:
-        return features[:, 0] + (features[:, 1:] * self.reads(captions)).sum(1) * self.scale
-
-    def all_pairs(self, features: Tensor, captions: Tensor) -> Tensor:
-        return features[:, :1] + features[:, 1:] @ self.reads(captions).T * self.scale
-
-    def forward(self, images: Tensor, captions: Tensor) -> Tensor:
-        return self.pairs(self.features(images), captions)
 
 
 def mismatched(logits: Tensor, own: Tensor) -> Tensor:
@@ -168,7 +120,7 @@ def matcher_of(options: Options) -> Matcher:
 def build(options: Options) -> Trainer:
     images, captions, library, encoder = prepared(options)
     matcher = matcher_of(options)
-    generator, discriminator = TextGenerator(encoder, LATENT), TextDiscriminator(encoder)
+    generator, discriminator = TextGenerator(encoder.network(DIM), LATENT), TextDiscriminator(encoder.network(DIM))
     for network in (generator, discriminator):
         network.reads.load_state_dict(matcher.reads.state_dict())
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ganfast.models.captions import TextDiscriminator, TextGenerator
 from ganfast.systems import text, text_to_image
 from ganfast.systems.sources import shapes
 from ganfast.systems.sources.captioned import captioned
@@ -37,7 +38,7 @@ def test_pictures_of_one_caption_are_held_apart_as_real_ones_are():
 def test_networks_hear_the_caption():
     encoder = text.encoder("words", ["a red circle", "a blue square"])
     captions = encoder.encode(["a red circle", "a blue square"])
-    generator, discriminator = text_to_image.TextGenerator(encoder).eval(), text_to_image.TextDiscriminator(encoder).eval()
+    generator, discriminator = TextGenerator(encoder.network(32)).eval(), TextDiscriminator(encoder.network(32)).eval()
     latent = torch.randn(1, text_to_image.LATENT).expand(2, -1)
     images = generator(latent, captions)
     assert images.shape == (2, 3, 32, 32) and not torch.allclose(*images)
