@@ -15,7 +15,8 @@ from torch import nn
 
 from ganfast import accelerate, models
 from ganfast.nn import BatchNormAct2d
-from ganfast.train import TrainConfig, Trainer, adversarial
+from ganfast.train import Network, Phase, TrainConfig, Trainer, adversarial
+from ganfast.train.data import unpaired
 from ganfast.train.distributed.sync_batch_norm import synchronise
 from ganfast.train.distributed.world import World
 
@@ -127,6 +128,31 @@ def stopped(folder: Path, rank: int) -> dict:
     return found | {"again": outcome(trainer, rows), "loaded": outcome(loaded, rows)}
 
 
+def by_name(**changes) -> dict[str, torch.Tensor]:
+    """Two networks of one phase, unpaired domains, penalties of a named discriminator: the weights after a run, and where it stopped."""
+    torch.manual_seed(3)
+    config = TrainConfig(**COMMON | {"latent_dim": 0, "r1": 0.5, "loss": "hinge", "noise": 0.0} | changes)
+    term = {"b": (adversarial(config, generator="ab", discriminator="d"), 1)}
+    cycle = lambda networks, batch: (networks.ba(batch.fake(networks.ab)) - batch.data["a"]).abs().mean()
+    net = lambda out: nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, out))
+    draw = torch.Generator().manual_seed(6)
+    domains = unpaired(a=torch.randn(27, 2, generator=draw), b=torch.randn(14, 2, generator=draw))
+    trainer = Trainer(
+        networks={
+            "ab": Network(net(2), condition="a", real="b"),
+            "ba": Network(net(2), condition="b", real="a"),
+            "d": Network(net(1), condition=None),
+        },
+        data=domains,
+        config=config,
+        phases=[Phase("d", "d", term), Phase("g", ("ab", "ba"), term | {"cycle": (cycle, 2)}, average=True)],
+        callbacks=[lambda trainer, row: trainer.stop("enough") if row["step"] == changes.get("log_every") else None],
+    )
+    trainer.fit(progress_bar=False)
+    weights = {f"{name}.{key}": value.clone() for name, part in trainer.parts.items() for key, value in part.state_dict().items()}
+    return weights | {"steps": torch.tensor(trainer.steps), "stopped": trainer.stopped}
+
+
 def norms(world: World) -> dict[str, float]:
     """Largest differences from one batch norm over the whole batch: outputs, gradients, gradients of a gradient penalty, statistics."""
     found = {}
@@ -176,6 +202,7 @@ def main(folder: Path) -> None:
     world = World.from_environment("cpu")
     results = {case: run(case, world.rank) for case in CASES}
     results |= {"averages": averages(world), "batch norms": norms(world), "refused": refused()}
+    results |= {"by name": by_name(), "enough": by_name(log_every=3)}
     results["stopped"] = stopped(folder / "run", world.rank)
     torch.save(results, folder / f"{world.rank}.pt")
     made("mlp", world.rank, fail)[0].fit(progress_bar=False)

@@ -118,6 +118,22 @@ def test_a_signal_to_one_stops_all_after_the_same_step_and_the_run_goes_on_the_s
                 torch.testing.assert_close(found["stopped"][how][part], found["mlp"][part], rtol=0, atol=0)
 
 
+def test_networks_by_name_are_shared_out_alike(pair):
+    alone = processes.by_name()
+    for found in pair[0]:
+        for name, value in alone.items():
+            if isinstance(value, torch.Tensor):
+                torch.testing.assert_close(found["by name"][name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_callback_that_stops_the_run_stops_all_processes_after_the_same_step(pair):
+    (first, second), _, _ = pair
+    assert (first["enough"]["steps"], first["enough"]["stopped"]) == (4, "enough")
+    assert (second["enough"]["steps"], second["enough"]["stopped"]) == (4, "another process")
+    alone = processes.by_name(log_every=3)
+    assert (alone["steps"], alone["stopped"]) == (3, "enough")
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused(pair):
     assert [found["refused"] for found in pair[0]] == ["data: batch_size got 7 for 2 processes, wants a multiple of 2."] * 2
 
