@@ -60,7 +60,7 @@ def _run(args: list[str], world: World) -> None:
         start = world.first(lambda: running.saved(Path(folder), system)[1], share=True)
     planned = start.steps
     options = _parsed(name, system, rest, start, resume)
-    for package in system.needs:
+    for package in system.needs if options.data is None else ():
         packages.folder(package, f"the system {system.name}")
     trainer = (running.resumed if resume else running.made)(system, options)
     if words := finished(trainer, lambda setting, value: f"--{setting.replace('_', '-')} {value}", planned):
@@ -71,7 +71,9 @@ def _run(args: list[str], world: World) -> None:
         how = f"`ganfast run {name} --resume --run-dir {trainer.run_dir}` goes on"
         print(how)
     elif world.rank == 0:
-        print(told(running.finish(system, trainer, options), trainer.run_dir))
+        print("measuring", flush=True)
+        by_text = system.sample is not None and "text" in inspect.signature(system.sample).parameters
+        print(told(running.finish(system, trainer, options), trainer.run_dir, by_text))
 
 
 def _parsed(name: str, system: System, args: list[str], start: Options, resume: bool) -> Options:
@@ -82,7 +84,7 @@ def _parsed(name: str, system: System, args: list[str], start: Options, resume: 
     return getattr(commands.parse(kind, f"run {name}", args, kind(start, resume)), title)
 
 
-def told(result: dict, folder: Path) -> str:
+def told(result: dict, folder: Path, by_text: bool = False) -> str:
     """A line for each figure, with its goal and whether it was reached."""
     lines = [f"{result['system']}, seed {result['seed']}: {result['steps']} steps, {result['seconds']:.0f} s"]
     width = max(map(len, result["figures"]), default=0)
@@ -92,7 +94,8 @@ def told(result: dict, folder: Path) -> str:
             sign, bound = result["goals"][name]
             line = f"{line:<{width + 12}}  goal {sign} {bound:g}, {'reached' if result['reached'][name] else 'MISSED'}"
         lines.append(line)
-    return "\n".join([*lines, f"in {folder}: {running.PICTURE}, {running.RESULT}, checkpoints; `ganfast sample {folder}` makes samples"])
+    how = f"`ganfast sample {folder}" + (' --text "..."`' if by_text else "`")
+    return "\n".join([*lines, f"in {folder}: {running.PICTURE}, {running.RESULT}, checkpoints; {how} makes samples"])
 
 
 def sample(args: list[str]) -> None:

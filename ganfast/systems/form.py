@@ -93,10 +93,11 @@ class System:
         measure: (trainer, options) -> {figure: number}, on data that was held out, by the trainer's averaged generator.
         picture: (trainer, options) -> uint8 [3, H, W], for the gallery.
         goals: figure -> ("<=" or ">=", number), on the system's own data; of --data no right answer is known.
-        needs: packages that it cannot do without, whatever its options.
+        needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
         sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
             where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
+        restored: options that `build` gets where a run is put back: what would be learned before the training lies in the checkpoint.
     Raises: ValueError for a name or goals of another form.
     """
 
@@ -110,6 +111,7 @@ class System:
     needs: tuple[str, ...] = ()
     credit: str | Callable[[Options], str] = ""
     sample: Callable[..., Tensor] | None = None
+    restored: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):

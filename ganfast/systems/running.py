@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import torch
@@ -28,11 +29,18 @@ class About(Callback):
 
     def __init__(self, system: System, options: Options) -> None:
         self.text = _json(
-            {"system": system.name, "file": systems.file_of(system), "options": dataclasses.asdict(options), "ganfast": ganfast.__version__}
+            {"system": system.name, "file": systems.file_of(system), "options": _kept(options), "ganfast": ganfast.__version__}
         )
 
     def on_start(self, trainer: TrainerLike) -> None:
         _write(trainer.run_dir / ABOUT, self.text)
+
+
+def _kept(options: Options) -> dict:
+    """With the whole path of a user's data: the run may be sampled from another folder."""
+    found = dataclasses.asdict(options)
+    own = options.data is not None and Path(options.data).expanduser().exists()
+    return found | ({"data": str(Path(options.data).expanduser().resolve())} if own else {})
 
 
 def _json(value: dict) -> str:
@@ -73,7 +81,9 @@ def made(system: System, options: Options) -> Trainer:
 
 
 def resumed(system: System, options: Options) -> Trainer:
-    """The run in options.run_dir, which `fit` goes on with: the other options may have changed."""
+    """The run in options.run_dir, which `fit` goes on with: other options than the seed may have changed."""
+    if options.seed != (held := saved(Path(options.run_dir), system)[1].seed):
+        _checks.fail("run", f"seed got {options.seed}, the run in {options.run_dir} has {held}; a resumed run keeps it")
     trainer = put_back(system, options, Path(options.run_dir))
     if trainer.world.rank == 0:
         trainer.callbacks += standard.default(trainer.config)
@@ -93,7 +103,8 @@ def put_back(system: System, options: Options, path: Path) -> Trainer:
     """
     world = World.from_environment(options.device)
     state = world.first(lambda: checkpoint.with_kernels(path), share=True)
-    trainer = system.trainer(dataclasses.replace(options, run_dir=None))  # which makes no folder, and refuses none
+    # Without a folder, so that none is made or refused.
+    trainer = system.trainer(dataclasses.replace(options, run_dir=None, **system.restored))
     trainer.run_dir = path if path.is_dir() else path.parent
     trainer.config.run_dir = str(trainer.run_dir)
     resume.restore(trainer, path, state)
@@ -116,7 +127,7 @@ def finish(system: System, trainer: Trainer, options: Options) -> dict:
         "seed": options.seed,
         "steps": trainer.steps,
         "seconds": trainer.seconds,
-        "figures": figures,
+        "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
         "goals": {name: list(goal) for name, goal in system.goals_of(options).items()},
         "reached": form.reached(figures, system.goals_of(options)),
         "credit": credit,

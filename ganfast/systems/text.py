@@ -65,11 +65,21 @@ class WordNetwork(nn.Module):
     Shapes: tokens int64 [N, length] -> [N, dim]. Raises: ValueError for another length.
     """
 
-    def __init__(self, tokens: int, length: int, dim: int, word_dim: int = 16, width: int = 64) -> None:
+    def __init__(self, vocabulary: Vocabulary, dim: int, word_dim: int = 16, width: int = 64) -> None:
         super().__init__()
-        self.length = length
-        self.table = nn.Embedding(tokens, word_dim, padding_idx=PAD)
-        self.layers = nn.Sequential(nn.Linear(length * word_dim, width), nn.ReLU(), nn.Linear(width, dim))
+        self.words, self.length = vocabulary.words, vocabulary.length
+        self.table = nn.Embedding(len(vocabulary), word_dim, padding_idx=PAD)
+        self.layers = nn.Sequential(nn.Linear(self.length * word_dim, width), nn.ReLU(), nn.Linear(width, dim))
+
+    def get_extra_state(self) -> list[str]:
+        return self.words
+
+    def set_extra_state(self, words: list[str]) -> None:
+        """Raises: ValueError for the state of a network that learned other words, whose token ids mean something else."""
+        if words != self.words:
+            new = ", ".join(sorted(set(self.words) ^ set(words))[:10])
+            cause = "Give it the captions of its training"
+            _checks.fail("text", f"the captions have other words than the saved network learned: {new}", cause)
 
     def forward(self, tokens: Tensor) -> Tensor:
         if tokens.dim() != 2 or tokens.shape[1] != self.length:
@@ -88,7 +98,7 @@ class Words:
         return self.vocabulary.tokens(captions)
 
     def network(self, dim: int) -> nn.Module:
-        return WordNetwork(len(self.vocabulary), self.vocabulary.length, dim)
+        return WordNetwork(self.vocabulary, dim)
 
 
 class Sentences:

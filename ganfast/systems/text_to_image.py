@@ -204,7 +204,7 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     return rows.reshape(3, 5 * images.shape[2], 6 * images.shape[3]).contiguous()
 
 
-def sample(trainer: Trainer, options: Options, count: int, seed: int, text: str = "") -> Tensor:
+def sample(trainer: Trainer, options: Options, count: int, seed: int, text: str) -> Tensor:
     if options.truth:
         attributes = options.truth.parse(text)
         text = options.truth.captions(attributes.clamp_min(0)[None])[0]
@@ -216,4 +216,7 @@ def credit(options: Options) -> str:
 
 
 DOES = "draws what a caption says: shapes, people of known parts, or pictures with captions of your own"
-SYSTEM = form.System("text-to-image", DOES, Options, build, measure, picture, goals=GOALS, sample=sample, credit=credit)
+RESTORED = {"matching": 1}  # the matcher is in the checkpoint
+SYSTEM = form.System(
+    "text-to-image", DOES, Options, build, measure, picture, goals=GOALS, sample=sample, credit=credit, restored=RESTORED
+)

@@ -1,7 +1,7 @@
 """Checks of the networks, phases, data and settings before training starts, so that a mistake is an error in words at once."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -17,7 +17,7 @@ from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network
 from ganfast.train.phases import PENALTIES, Phase
 from ganfast.train.sampling import Conditioner
-from ganfast.train.terms import KNOWN, adversaries, refuse_sigmoid
+from ganfast.train.terms import KNOWN, Adversarial, adversaries, refuse_sigmoid
 
 
 class Checked(Protocol):
@@ -73,6 +73,7 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
     if idle and not short:
         _checks.fail("train", f"no phase updates the network {idle[0]!r}", "Network(..., frozen=True) says that this is meant")
     terms = adversaries(tuple(given))
+    _unused(given, config, terms.values(), usual)
     for called, term in terms.items():
         for name in (term.generator, term.discriminator):
             if name not in networks:
@@ -93,6 +94,16 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
         for key, p in network.module.named_parameters() if not network.frozen else ():
             if p in frozen:
                 _checks.fail("train", f"{frozen[p]!r} is frozen, and {name!r} holds its parameter {key!r}", "Freeze a copy of it")
+
+
+def _unused(given: Sequence[Phase], config: TrainConfig, terms: Iterable[Adversarial], usual: bool) -> None:
+    """Says which of the config's settings nothing of these phases uses."""
+    named = {name for phase in given for name in phase.weighted} | {name for term in terms for name in term.terms}
+    unused = [name for name in (*PENALTIES, "mode_seeking") if usual and getattr(config, name) and name not in named]
+    unused += ["n_critic"] if config.n_critic > 1 and not any(phase.repeats > 1 for phase in given) else []
+    if unused:
+        remedy = "a penalty is a term, {'adversarial': 1, 'r1': 1}, n_critic a phase's repeats"
+        tell(f"{', '.join(unused)} of the config change nothing: no phase has them ({remedy})")
 
 
 def _shares(phase: Phase, networks: dict[str, Network]) -> None:

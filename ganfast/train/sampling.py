@@ -117,6 +117,8 @@ class Sampler:
 
     def _label(self, asked: object) -> int:
         if isinstance(asked, str):
+            if not self.classes:
+                _checks.fail("sample", f"label got {asked!r}, wants none", "The run has no classes")
             if asked not in self.classes:
                 _checks.nearest("sample", "label", asked, self.classes)
             return self.classes.index(asked)

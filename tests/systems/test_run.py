@@ -101,6 +101,7 @@ def test_nothing_of_an_earlier_run_is_overwritten(tmp_path, capsys):
     assert "already holds a run (checkpoint-0000002.pt). Go on with it by --resume" in fails(capsys, "run", "halves", *there)
     assert "holds a run of halves, wants one of others" in fails(capsys, "run", other(tmp_path), "--resume", *there)
     assert "no run of a system" in fails(capsys, "run", "halves", "--resume", "--run-dir", tmp_path / "absent")
+    assert "seed got 8, the run in" in fails(capsys, "run", "halves", "--resume", "--seed=8", *there)
     assert content(tmp_path / "run") == before and not (tmp_path / "absent").exists()
     (tmp_path / "run" / "system.json").write_text("{")
     assert "system.json cannot be read" in fails(capsys, "run", "halves", "--resume", *there)

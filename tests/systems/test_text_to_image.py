@@ -1,5 +1,7 @@
 """The parts of text-to-image that need no training: its terms, its networks, folders of captioned pictures."""
 
+import dataclasses
+
 import pytest
 import torch
 from PIL import Image
@@ -102,3 +104,9 @@ def test_a_folder_of_one_s_own_trains_and_samples(tmp_path):
     assert text_to_image.sample(trainer, options, 2, 0, "all green").shape == (2, 3, 32, 32)
     with pytest.raises(ValueError, match="words that are not known: 'grey'"):
         text_to_image.sample(trainer, options, 2, 0, "all grey")
+    state = trainer.generator.state_dict()
+    (tmp_path / "0.txt").write_text("all crimson")  # of as many words, whose ids mean others now
+    (tmp_path / "3.txt").write_text("all red")
+    other = text_to_image.SYSTEM.trainer(dataclasses.replace(options, seed=1)).generator
+    with pytest.raises(ValueError, match="other words than the saved network learned: crimson"):
+        other.load_state_dict(state)

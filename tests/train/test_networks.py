@@ -367,3 +367,28 @@ def test_a_measure_takes_one_to_three_arguments():
     assert torch.equal(seen[2][1], seen[2][2]) and torch.equal(seen[1][1].sort(0).values, held.sort(0).values)
     with pytest.raises(ValueError, match="measure takes 4 arguments"):
         Evaluate(2, measure=lambda a, b, c, d: {})
+
+
+def test_settings_that_no_phase_uses_are_said(capsys):
+    phases = [Phase("d", "discriminator", {"adversarial": 1}), Phase("g", "generator", {"adversarial": 1}, average=True)]
+    c = config(latent_dim=2, r1=5.0, gradient_penalty=1.0, n_critic=3)
+    Trainer(net(2), net(1), torch.randn(40, 2), c, phases=phases)
+    assert "r1, gradient_penalty, n_critic of the config change nothing: no phase has them" in capsys.readouterr().err
+    Trainer(net(2), net(1), torch.randn(40, 2), config(latent_dim=2, r1=5.0))
+    assert "change nothing" not in capsys.readouterr().err
+
+
+def test_held_out_items_have_the_runs_form_and_measures_give_numbers():
+    x, l1 = torch.randn(40, 2), lambda networks, batch: batch.fake(networks.generator).abs().mean()
+    phases = [Phase("g", "generator", {"l1": (l1, 1)})]
+
+    def run(watch):
+        trainer = Trainer(net(2), None, (x, x), config(steps=2), phases=phases, condition=True, callbacks=[watch])
+        trainer.fit(progress_bar=False)
+
+    with pytest.raises(ValueError, match="data has the first item, the run's the first item, the second item"):
+        run(Evaluate(2, measure=lambda f, r, c: {}, data=x))
+    for given in (0.5, {"l1": torch.ones(2)}, {"l1": "a"}):
+        with pytest.raises(TypeError, match="wants a dict of numbers"):
+            run(Evaluate(2, measure=lambda f, given=given: given))
+    run(Evaluate(2, measure=lambda f: {"a": torch.ones(()), "b": 1}))

@@ -41,8 +41,8 @@ def masks(kind: str, n: int, size: int, hole: int, *, seed: int = 0, uniform: Ca
 def of_folder(path: str, size: int) -> Tensor:
     """[n, 1, size, size] float32 of the pictures in a folder, in the order of their names: 1 where one is lighter than the middle grey.
 
-    Raises: ValueError for a folder that is missing, holds no pictures, or pictures of another size, which are listed: a mask that is
-        resized fits its picture no longer.
+    Raises: ValueError for a folder that is missing, holds no pictures, masks that miss nothing or everything, or pictures of another size,
+        which are listed: a mask that is resized fits its picture no longer.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -61,7 +61,12 @@ def of_folder(path: str, size: int) -> Tensor:
     if others:
         listed = ", ".join(others[:10]) + (f" and {len(others) - 10} more" if len(others) > 10 else "")
         _checks.fail("masks", f"{path} has masks of another size than {size} x {size}: {listed}", "image_size says the pictures' size")
-    return torch.stack(found)[:, None].float()
+    made = torch.stack(found)[:, None].float()
+    share = made.mean((1, 2, 3))
+    if useless := int(((share == 0) | (share == 1)).sum()):
+        cause = "White, 255, is what is missing; some of a picture is, and some is not"
+        _checks.fail("masks", f"{useless} of the {len(made)} masks in {path} are all black or all white", cause)
+    return made
 
 
 def _square(numbers: Tensor, size: int, side: int) -> Tensor:

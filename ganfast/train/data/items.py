@@ -133,6 +133,15 @@ def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_siz
     return x.detach().contiguous() if x.dtype == torch.uint8 else x.detach().float()
 
 
+def look_at_bytes(x: Tensor, name: str) -> None:
+    """Warns of images whose bytes look like floats that were not scaled."""
+    if x.dtype == torch.uint8 and x[:_LOOKED_AT].max() == 1:
+        warn(
+            f"{name} has bytes of 0 and 1 alone, of 0 to 255: nearly black images. Floats in [0, 1] are scaled first: "
+            "(x * 255).round().to(torch.uint8); masks: x * 255, or x.bool()."
+        )
+
+
 def look_at_range(x: Tensor, name: str = "the first item") -> None:
     """Float images are taken as they are, and the generator's tanh gives [-1, 1]; warns where x [N, ...] is not like that, and where bytes
     look like floats that were not scaled.
@@ -140,11 +149,7 @@ def look_at_range(x: Tensor, name: str = "the first item") -> None:
     Raises: ValueError for levels of 0 to 255 as floats.
     """
     if x.dtype == torch.uint8:
-        if x[:_LOOKED_AT].max() == 1:
-            warn(
-                f"{name} has bytes of 0 and 1 alone, of 0 to 255: nearly black images. Floats in [0, 1] are scaled first: "
-                "(x * 255).round().to(torch.uint8); masks: x * 255."
-            )
+        look_at_bytes(x, name)
         return
     low, high = (bound.item() for bound in torch.aminmax(x))  # NaN where there is one
     if not math.isfinite(high - low):

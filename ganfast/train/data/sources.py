@@ -108,6 +108,9 @@ def source_of(
         items.refuse(f"got {_kind(data)}, {wants}.{_cause(leaves)}")
     leaves = items.all_checked(leaves, form, real, flip, image_size)
     samples = leaves[parts.place(form, real)]
+    for name, leaf in zip(trees.names(form), leaves, strict=True):
+        if leaf is not samples:
+            items.look_at_bytes(leaf, name)
     with warnings.catch_warnings(record=real is parts.NO_SAMPLES):  # of masks only what cannot be trained on is said
         items.look_at_range(samples)
     size = sum(leaf.numel() * leaf.element_size() for leaf in leaves)

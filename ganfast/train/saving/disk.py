@@ -78,7 +78,8 @@ def take_lock(path: Path) -> int:
         other = os.read(descriptor, 200).decode(errors="replace")
         os.close(descriptor)
         who = "this very process, whose earlier trainer is still open" if other == mine else other or "another process"
-        raise ValueError(f"train: run_dir {path.parent} is in use by {who}; stop it, or choose another folder.") from None
+        how = "del that trainer" if other == mine else "stop it"
+        raise ValueError(f"train: run_dir {path.parent} is in use by {who}; {how}, or choose another folder.") from None
     except OSError as error:
         tell(f"{path.parent} takes no lock ({error.strerror}); two runs in it at once would spoil it")
     _held.add(descriptor)

@@ -4,13 +4,14 @@ them during a run."""
 import contextlib
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ganfast import _checks
+from ganfast.train import parts, trees
 from ganfast.train.data.sources import source_of
 from ganfast.train.watch.callbacks import Callback, TrainerLike
 from ganfast.train.watch.curves import write_curves
@@ -168,6 +169,11 @@ class Evaluate(Callback):
             source = trainer.source
             rows = getattr(self.data, "batch_size", None) or 1  # a DataLoader's own
             self._source = source_of(self.data, batch_size=rows, device=trainer.device, real=source.key, labels=source.labels)
+        if self._source is not None:
+            forms = [trees.structure(parts.whole(*given.reals(1))) for given in (self._source, trainer.source)]
+            if forms[0] != forms[1]:
+                held, own = (", ".join(trees.names(form)) for form in forms)
+                _checks.fail("Evaluate", f"data has {held}, the run's {own}", "Reals and conditions that belong together are measured")
         if self.measure is None:
             real, told = trainer.told(self.samples, self.network, self._source)
             with _unnoticed(trainer):
@@ -190,10 +196,10 @@ class Evaluate(Callback):
                 real, told = trainer.told(n, self.network, self._source)
                 given = trainer.sampler(self.network).conditioner
                 fake = trainer.sample(len(real), told if given else None, self.seed, network=self.network)
-                return dict(self.measure(*(fake, real, given and given(told))[: self._wants]))
+                return _numbers(self.measure(*(fake, real, given and given(told))[: self._wants]))
             fake = trainer.sample(n, self._told, self.seed, network=self.network)
             if self.measure is not None:
-                return dict(self.measure(fake))
+                return _numbers(self.measure(fake))
             found = self.features(fake)
             numbers = scores(self._real, found) if found.isfinite().all() else dict.fromkeys(SCORES, math.nan)
         return {f"{name} ({self.features.name})": value for name, value in numbers.items()}
@@ -207,6 +213,18 @@ class Evaluate(Callback):
         if math.isfinite(value) and (old is None or old["name"] != name or sign * value < sign * old["value"]):
             trainer.best = {"name": name, "value": value, "step": trainer.steps}
             trainer.save_best()
+
+
+def _numbers(given: object) -> dict[str, float]:
+    """Raises: TypeError for what is no dict of numbers."""
+    if not isinstance(given, Mapping) or not all(isinstance(value, (int, float)) or _is_one(value) for value in given.values()):
+        _checks.fail("Evaluate", f"measure gave {given!r:.200}, wants a dict of numbers", error=TypeError)
+    return {name: float(value) for name, value in given.items()}
+
+
+def _is_one(value: object) -> bool:
+    """A tensor, or a number of numpy's."""
+    return value.numel() == 1 if isinstance(value, Tensor) else hasattr(value, "dtype") and getattr(value, "size", 0) == 1
 
 
 def _arguments(function: Callable) -> int:
