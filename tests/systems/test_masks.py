@@ -89,7 +89,7 @@ def test_masks_of_a_folder_and_of_another_size(tmp_path):
     found = of_folder(str(tmp_path), 8)
     assert found.shape == (2, 1, 8, 8) and found[0, 0, :2, :4].min() == 1 and found.sum() == 16
     Image.new("L", (8, 8), 255).save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match="1 of the 2 masks in .* are all black or all white"):
+    with pytest.raises(ValueError, match=r"1 of the 2 masks in .* are all black or all white"):
         of_folder(str(tmp_path), 8)
     (tmp_path / "0.png").unlink()
     (tmp_path / "1.png").unlink()
