@@ -211,3 +211,23 @@ def test_an_exception_ends_the_block(device):
     with guard:
         layer(torch.randn(3, 2, device=device))
     assert layer.num_batches_tracked == 2
+
+
+def test_optimizers_of_one_update_are_skipped_together():
+    """Also the first, whose own gradients are finite, and both averages."""
+    one, two = nn.Linear(2, 1), nn.Linear(2, 1)
+    guard, averages = ganfast.FiniteGuard(one, two), [ganfast.EMA(one), ganfast.EMA(two)]
+    optimizers = [torch.optim.Adam(network.parameters(), lr=0.1, fused=True) for network in (one, two)]
+    for spoil, moved in ((float("nan"), False), (1.0, True)):
+        before = [p.clone() for network in (one, two, *(average.module for average in averages)) for p in network.parameters()]
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        (one(torch.ones(3, 2)).sum() + two(torch.ones(3, 2)).sum() * spoil).backward()
+        with guard:
+            norm = guard.step(*optimizers, ema=averages, decay=0.5)
+        now = [p for network in (one, two, *(average.module for average in averages)) for p in network.parameters()]
+        assert [not torch.equal(a, b) for a, b in zip(now, before, strict=True)] == [moved] * len(now)
+    grads = torch.cat([p.grad.flatten() for network in (one, two) for p in network.parameters()])
+    torch.testing.assert_close(norm, grads.norm())
+    with pytest.raises(TypeError, match=r"step expects a torch.optim.Optimizer, got none"), guard:
+        guard.step()

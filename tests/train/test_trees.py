@@ -85,6 +85,8 @@ def test_domains_of_their_own_lengths_are_drawn_independently_and_go_on_where_th
     again.load_state_dict(state)
     assert [again.open(again.next(), None)[1]["b"][1].tolist() for _ in range(3)] == wanted
     assert len(source.reals(10)[1]["b"][1]) == len(source.reals(10)[0]) == 10
+    alike = source_of(unpaired(a=torch.arange(12.0)[:, None], b=torch.arange(12.0)[:, None]), batch_size=12)
+    assert not torch.equal(*alike.open(alike.next(), None)[1].values()), "domains of one length are in no common order"
     with pytest.raises(ValueError, match="at least two by name"):
         unpaired(a=IMAGES)
 
