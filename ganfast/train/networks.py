@@ -26,9 +26,11 @@ class Network:
         sampled: whether samples of it are drawn in a run (grids, spread); None: where it has an average. What is called otherwise than with
             a latent and a condition, such as a decoder of codes, wants False.
         frozen: it learns nothing, and stays in eval mode: a teacher, a classifier.
+        latent: off: it is called without one though the run has latents.
         condition: what it is called with, as Trainer's `condition`, which it has where this is left out; None: nothing.
         real: which part of an item its samples imitate; None: Trainer's `real`.
         output: which part of what it gives are the samples, where that is a tuple or dict; None: the first tensor.
+    Raises: ValueError for rates, betas and weight decays that make no sense; what the module must be, Trainer says.
     """
 
     module: nn.Module

@@ -1,5 +1,6 @@
 """A training step described as data: its phases (one update each), when they are due, their loss terms and their batch."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -26,6 +27,8 @@ class Phase:
     (networks, batch) and gives a 0-d tensor, or that and numbers to log; what `adversarial(...)` gives is one too.
     interval: every how many steps; the terms that `adversarial` knows weigh as many times as much. repeats: how often in such a step,
     on a new batch each time. average: the networks' averages move after it.
+
+    Raises: TypeError for names, terms and weights of another kind; ValueError for counts below 1.
     """
 
     name: str
@@ -50,11 +53,11 @@ class Phase:
                 wants = "a number for a known term, (function, number) for one of your own"
                 _checks.fail("Phase", f"the term {name!r} is {self.terms[name]!r}, wants {wants}", error=TypeError)
 
-    @property
+    @functools.cached_property
     def networks(self) -> tuple[str, ...]:
         return (self.network,) if isinstance(self.network, str) else tuple(self.network)
 
-    @property
+    @functools.cached_property
     def weighted(self) -> dict[str, tuple[Callable | None, float]]:
         """Name -> (function, weight); the function is None for the terms that `adversarial` knows."""
         given = self.terms if isinstance(self.terms, Mapping) else dict.fromkeys(self.terms, 1.0)
