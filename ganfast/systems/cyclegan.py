@@ -6,6 +6,7 @@ Source: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation usin
 """
 
 import dataclasses
+import functools
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,7 @@ class Options(form.Options):
         return dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
 
 
+@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
 def sets(o: Options) -> dict[str, Tensor]:
     """train_a, train_b, test_a, test_b, uint8. Raises: ValueError for a folder without the four."""
     if o.data is None:
