@@ -83,7 +83,12 @@ class Options(form.Options):
     def whole(self) -> "Options":
         """With a value for what was not given."""
         usual = FOLDER if self.data else DIGITS
-        return dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+        whole = dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+        layers = 3 if self.netD == "basic" else whole.n_layers_D
+        least = max(3 * 2**layers, 16)
+        whole.want("crop_size", whole.crop_size >= least and whole.crop_size % 4 == 0, f"a multiple of 4, at least {least} for this netD")
+        whole.want("crop_size", self.data is not None or whole.crop_size == 32, "32 for the digits")
+        return whole
 
 
 @functools.lru_cache(maxsize=1)  # training, measure and picture read the same

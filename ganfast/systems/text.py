@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast import _checks
@@ -60,16 +61,18 @@ class Vocabulary:
 
 
 class WordNetwork(nn.Module):
-    """Token ids to one vector a caption: a table of word vectors, and a small network over all of a caption's, each in its place.
+    """Token ids to one vector a caption: a table of word vectors, features of each three words in a row, and of each feature its highest
+    value in the caption, so that the same words mean the same wherever they stand.
 
-    Shapes: tokens int64 [N, length] -> [N, dim]. Raises: ValueError for another length.
+    Shapes: tokens int64 [N, L], 0 after a caption's end -> [N, dim]. Source: Kim 2014.
     """
 
     def __init__(self, vocabulary: Vocabulary, dim: int, word_dim: int = 16, width: int = 64) -> None:
         super().__init__()
-        self.words, self.length = vocabulary.words, vocabulary.length
+        self.words = vocabulary.words
         self.table = nn.Embedding(len(vocabulary), word_dim, padding_idx=PAD)
-        self.layers = nn.Sequential(nn.Linear(self.length * word_dim, width), nn.ReLU(), nn.Linear(width, dim))
+        self.rows = nn.Conv1d(word_dim, width, 3, padding=1)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, dim))
 
     def get_extra_state(self) -> list[str]:
         return self.words
@@ -82,9 +85,10 @@ class WordNetwork(nn.Module):
             _checks.fail("text", f"the captions have other words than the saved network learned: {new}", cause)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if tokens.dim() != 2 or tokens.shape[1] != self.length:
-            _checks.fail("text", f"tokens have shape {list(tokens.shape)}, wants [N, {self.length}]")
-        return self.layers(self.table(tokens).flatten(1))
+        if tokens.dim() != 2:
+            _checks.fail("text", f"tokens have shape {list(tokens.shape)}, wants [N, L]")
+        found = F.relu(self.rows(self.table(tokens).transpose(1, 2)))
+        return self.layers(found.masked_fill((tokens == PAD)[:, None], 0).amax(2))
 
 
 class Words:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ganfast import _checks
 from ganfast._tell import tell
 from ganfast.step.errors import CaptureError
+from ganfast.train import parts as parts_of
 from ganfast.train import trees
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
@@ -30,6 +31,7 @@ class Checked(Protocol):
     latent_shape: tuple[int, ...] | None
     condition: object
     conditioner: Conditioner | None
+    settings: dict[str, Network]
 
 
 def networks(given: dict[str, Network], usual: bool) -> None:
@@ -134,6 +136,11 @@ def _terms(phase: Phase, networks: dict[str, Network], config: TrainConfig) -> N
 def parts(trainer: Checked) -> None:
     """Whether data, condition and settings fit together."""
     c, (real, told) = trainer.config, trainer.source.reals(1)
+    for name, network in trainer.settings.items():
+        keys = {"real": network.real, "condition": network.condition if isinstance(network.condition, str) else None}
+        for what, key in keys.items():
+            if key is not None and not callable(key):
+                parts_of.part(parts_of.whole(real, told), key, f"{what} of the network {name!r}")
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
     for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
@@ -172,7 +179,9 @@ def first_step(trainer: Checked) -> Iterator[None]:
             shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in made if isinstance(leaf, Tensor))
             given, labels = f", both with a condition {shapes} each", ""
         latent = "no latents" if trainer.latent_shape is None else f"latents {[rows, *trainer.latent_shape]}"
-        raise RuntimeError(
-            f"train: the first update failed: {' '.join(str(error).split())[:500]} (the generator is called with {latent}, see "
-            f"latent_dim and latent_shape, the discriminator with {[rows, *real.shape[1:]]}{given}{labels})."
-        ) from error
+        reals = [rows, *real.shape[1:]]
+        calls = f"the generator is called with {latent}, see latent_dim and latent_shape, the discriminator with {reals}"
+        if trainer.settings.keys() - {"generator", "discriminator"}:  # the user's own terms call them
+            calls, given = f"the run has {latent}, see latent_dim and latent_shape, and reals {reals}", given.replace("both", "networks")
+        words = " ".join(str(error).split())[:500]
+        raise RuntimeError(f"train: the first update failed: {words} ({calls}{given}{labels}).") from error

@@ -1,6 +1,7 @@
 """Items as trees: tuples, lists and dicts of tensors, nested as the user likes; their leaves in order, and what each is called."""
 
-from collections.abc import Callable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
 LEAF = "leaf"
 Structure = str | tuple  # LEAF; ("dict", keys, structures); ("tuple", structures); (a named tuple's class, structures)
@@ -41,7 +42,12 @@ def _built(form: Structure, parts) -> object:
 
 
 def mapped(function: Callable, tree: object) -> object:
-    """The tree with `function` of each leaf in its place."""
+    """The tree with `function` of each leaf in its place. A dict of a class of its own, such as a library's model output, stays one."""
+    if isinstance(tree, MutableMapping) and type(tree) is not dict:
+        found = copy.copy(tree)
+        for name, part in tree.items():
+            found[name] = mapped(function, part)
+        return found
     return rebuilt(structure(tree), [function(leaf) for leaf in leaves(tree)])
 
 

@@ -104,6 +104,8 @@ def test_the_terms_by_hand():
 
 
 def test_what_is_missing_is_named(folders, tmp_path):
+    with pytest.raises(ValueError, match="crop_size got 16, wants a multiple of 4, at least 24 for this netD"):
+        SYSTEM.trainer(Options(data=str(folders), **SMALL | {"crop_size": 16, "n_layers_D": 3}))
     with pytest.raises(ValueError, match=r"weights .* has no latest_net_G_A\.pth"):
         SYSTEM.trainer(Options(data=str(folders), weights=str(tmp_path), **SMALL))
     (tmp_path / PUBLISHED["ab"]).write_bytes(b"no state dict")

@@ -66,6 +66,9 @@ def test_folders_hold_a_caption_beside_each_picture(tmp_path):
     (tmp_path / "bare.txt").write_text(" ")
     with pytest.raises(ValueError, match=r"captions without a word: bare\.txt"):
         captioned(tmp_path)
+    (tmp_path / "bare.txt").write_bytes("schön".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"captions that are not UTF-8: bare\.txt"):
+        captioned(tmp_path)
     (tmp_path / "bare.txt").write_text("black")
     (tmp_path / "bare.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"1 pictures that cannot be read: bare\.png"):

@@ -152,3 +152,9 @@ def test_held_out_items_have_the_runs_form_and_measures_give_numbers():
         with pytest.raises(TypeError, match="wants a dict of numbers"):
             run(Evaluate(2, measure=lambda f, given=given: given))
     run(Evaluate(2, measure=lambda f: {"a": torch.ones(()), "b": 1}))
+
+
+def test_the_first_update_of_named_networks_says_what_the_run_has():
+    phases = [Phase("p", "encoder", {"l": (lambda networks, batch: networks.encoder(batch.real).mean(), 1)})]
+    with pytest.raises(RuntimeError, match=r"the first update failed: .*the run has no latents, .*and reals \[\d+, 2\]"):
+        Trainer(networks={"encoder": nn.Linear(3, 1)}, data=torch.randn(40, 2), config=config(latent_dim=0), phases=phases).step()

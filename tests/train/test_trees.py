@@ -217,6 +217,26 @@ def test_named_tuples_keep_their_class_and_structures_tell_forms_apart():
     assert parts.told((1, 2), 1) == (1, 2) == parts.whole(2, (1, 2)) and parts.whole(1, 2) == (1, 2)
 
 
+class Output(dict):
+    """As libraries of models give it: a dict whose parts are its fields too."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_a_model_output_keeps_its_class_when_it_is_detached():
+    class Gives(nn.Linear):
+        def forward(self, z):
+            return Output(sample=super().forward(z), codes=(z,))
+
+    seen = []
+    judge = lambda networks, batch: seen.append(batch.fake(networks.generator)) or networks.discriminator(seen[-1].sample).mean()
+    phases = [Phase("d", "discriminator", {"l": (judge, 1)}), Phase("g", "generator", {"l": (judge, 1)})]
+    Trainer(Gives(2, 2), nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2), phases=phases).step()
+    of_d, of_g = seen
+    assert type(of_d) is type(of_g) is Output and of_g.sample.requires_grad and not of_d.sample.requires_grad
+    assert isinstance(of_d.codes, tuple) and torch.equal(of_d.sample, of_g.sample)
+
+
 def test_masks_without_channels_are_mirrored_and_moved_with_their_images():
     masks = IMAGES[:, 0] > 99
     source = source_of({"image": IMAGES, "mask": masks, "text": torch.arange(12 * 15).view(12, 5, 3)}, batch_size=12, flip=True)
@@ -261,8 +281,9 @@ def test_the_samples_may_be_the_second_of_a_pair_and_the_first_still_reaches_the
         ({"x": IMAGES, "y": IMAGES}, {"condition": True}, "condition is True, and an item has 'x', 'y'"),
         ((IMAGES, IMAGES), {"condition": "typo"}, "condition got 'typo', and an item is a pair"),
         (unpaired(a=IMAGES, b=torch.rand(20, 3, 4, 4) * 255), {}, "floats from .* wants \\[-1, 1\\]"),
+        ({"label": torch.arange(12), "x": IMAGES}, {}, "'label' has dtype torch.int64, .*If the samples are another part: Trainer.real="),
     ],
-    ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain"],
+    ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain", "label first"],
 )
 def test_what_would_be_silently_wrong_is_refused(data, how, words):
     phases = [Phase("g", "generator", {"l1": (lambda networks, batch: batch.fake(networks.generator).mean(), 1)})]

@@ -17,8 +17,8 @@ def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
     """(uint8 [N, 3, size, size], N captions), in the order of the names, of the pictures below `path`; `decode.square` says how a picture
     becomes a square.
 
-    Raises: ValueError where there is no pair, for pictures and texts that have no mate, for empty texts and pictures that cannot be read,
-        all listed.
+    Raises: ValueError where there is no pair, for pictures and texts that have no mate, for texts that are empty or not UTF-8, for
+        pictures that cannot be read, all listed.
     """
     root = existing(path, ("shapes", "portraits"))
     files = sorted(file for file in root.rglob("*") if file.is_file() and not file.name.startswith("."))
@@ -29,7 +29,13 @@ def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
         _checks.fail("text-to-image", f"folder {str(root)!r} holds no pair of NAME.png and NAME.txt, wants a caption beside each picture")
     _none("pictures without a caption (NAME.txt)", [images[name].name for name in images if name not in texts])
     _none("captions without a picture", [texts[name].name for name in texts if name not in images])
-    captions = {name: " ".join(file.read_text(encoding="utf-8", errors="replace").split()) for name, file in texts.items()}
+    captions, foreign = {}, []
+    for name, file in texts.items():
+        try:
+            captions[name] = " ".join(file.read_text(encoding="utf-8-sig").split())
+        except UnicodeDecodeError:
+            foreign.append(file.name)
+    _none("captions that are not UTF-8", foreign)
     _none("captions without a word", [texts[name].name for name in texts if not captions[name]])
     files, pictures, broken = Files(list(images.values()), size, 3), [], []
     for i, file in enumerate(images.values()):

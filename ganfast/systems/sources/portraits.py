@@ -99,6 +99,20 @@ def render(given: Tensor, size: int = 32) -> Tensor:
     return torch.cat(out)
 
 
+def read(images: Tensor) -> Tensor:
+    """The rule: int64 [n, parts] of pictures [n, 3, size, size], uint8 or floats in [-1, 1]: the attributes of the nearest, by mean squared
+    error, of all 19,440 people that can be drawn. Nothing is learned, so no generator can have learned to please it."""
+    x = (images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5).flatten(1).cpu()
+    every = torch.cartesian_prod(*(torch.arange(len(names)) for names in NAMES.values()))
+    best, found = torch.full((len(x),), float("inf")), torch.zeros(len(x), len(NAMES), dtype=torch.int64)
+    for chunk in every.split(2048):
+        drawn = render(chunk, images.shape[2]).float().flatten(1)
+        away, row = (drawn.square().sum(1) - 2 * x @ drawn.T).min(1)  # the picture's own square is the same for all
+        nearer = away < best
+        best, found = torch.where(nearer, away, best), torch.where(nearer[:, None], chunk[row], found)
+    return found
+
+
 def _checked(given: Tensor) -> Tensor:
     _checks.check_tensor("portraits", "attributes", given)
     if given.dtype != torch.int64 or given.dim() != 2 or given.shape[1] != len(NAMES):

@@ -83,9 +83,9 @@ class Items(Dataset):
         form, found = items.opened(item, "an item of the Dataset")
         if self.channels and len(found) != len(self.channels):
             items.refuse(f"an item of the Dataset has {len(found)} parts, the first has {len(self.channels)}; wants all alike.")
-        return Entry(form, tuple(self._tensor(leaf, place) for place, leaf in enumerate(found)))
+        return Entry(form, tuple(self._tensor(leaf, place, form) for place, leaf in enumerate(found)))
 
-    def _tensor(self, value: object, place: int) -> Tensor:
+    def _tensor(self, value: object, place: int, form: trees.Structure) -> Tensor:
         if is_pil(value):
             return square(value, self.image_size, self.channels[place] if self.channels else 1 if value.mode in GREY else 3)
         if isinstance(value, Tensor):
@@ -98,7 +98,8 @@ class Items(Dataset):
             return torch.as_tensor(value)
         except (TypeError, ValueError, RuntimeError):
             kinds = "a tensor or a PIL image" if place == 0 else "a label (int), a vector or an image"
-            items.refuse(f"an item of the Dataset holds {type(value).__name__}, wants {kinds}.")
+            where = "" if form == trees.LEAF else f" as {trees.names(form)[place]}"
+            items.refuse(f"an item of the Dataset holds {type(value).__name__}{where}, wants {kinds}.")
 
 
 def is_pil(value: object) -> bool:
