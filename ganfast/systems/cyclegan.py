@@ -50,31 +50,37 @@ class Options(form.Options):
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA: the folder's A is called B, and its B is called A"""
     batch_size: int | None = None
+    """8, on a folder 1"""
     crop_size: int | None = None
-    """of the square that each picture is cut and resized to"""
+    """32, on a folder 256: of the square that each picture is cut and resized to"""
     lr: float | None = None
-    """of the generators"""
+    """of the generators: 1e-3, on a folder 2e-4"""
     lr_d: float | None = None
-    """of the discriminators"""
+    """of the discriminators: 1e-4, on a folder 2e-4"""
     beta1: float = 0.5
     beta2: float | None = None
+    """0.9, on a folder 0.999"""
     gan_mode: Literal["lsgan", "vanilla"] = "lsgan"
     lambda_A: float | None = None
-    """weight of the way A -> B -> A"""
+    """5, on a folder 10: weight of the way A -> B -> A"""
     lambda_B: float | None = None
-    """weight of the way B -> A -> B"""
+    """5, on a folder 10: weight of the way B -> A -> B"""
     lambda_identity: float | None = None
-    """times lambda_A, lambda_B: weight of leaving alone what is in the right set. It keeps colours, which hinders where they change"""
+    """0, on a folder 0.5; times lambda_A, lambda_B: weight of leaving alone what is in the right set, colours too"""
     pool_size: int = 50
     """earlier fakes that the discriminators are shown again; 0: none"""
     noise: float | None = None
-    """on all that the discriminators see"""
+    """0.2, on a folder 0: on all that the discriminators see"""
     netG: Literal["resnet_2blocks", "resnet_6blocks", "resnet_9blocks"] | None = None
+    """resnet_2blocks, on a folder resnet_9blocks"""
     netD: Literal["basic", "n_layers"] = "n_layers"
     """basic: n_layers_D is 3"""
     n_layers_D: int | None = None
+    """2, on a folder 3"""
     ngf: int | None = None
+    """8, on a folder 64: channels of the generators next to the picture"""
     ndf: int | None = None
+    """16, on a folder 64: of the discriminators"""
     norm: Literal["instance", "batch", "none"] = "instance"
     no_dropout: bool = True
     weights: str | None = None

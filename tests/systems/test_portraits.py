@@ -47,6 +47,15 @@ def test_only_what_was_asked_for_changes():
     assert torch.equal(portraits.changed(other, glasses="none")[:, :4], people[:, :4])
 
 
+def test_pictures_are_read_by_the_nearest_of_all_people():
+    images, people = portraits.pictures(60, seed=4, size=16)
+    clean = images.float() / 127.5 - 1
+    noisy = clean + 0.02 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    found = portraits.read(torch.cat([clean, noisy, (clean + clean.roll(1, 0)) / 2])).view(3, 60, -1)
+    of_clean, of_noisy, of_blends = (found == people).all(2).float().mean(1)
+    assert of_clean == 1 and of_noisy > 0.8 and of_blends < 0.1
+
+
 def test_a_caption_is_read_back():
     attributes = portraits.attributes(300)
     captions = portraits.captions(attributes)
