@@ -1,4 +1,5 @@
-"""A matcher: pictures and captions as vectors whose products say which belong together, learned on real pairs before a GAN is trained.
+"""Pictures and captions: the terms of a GAN that say which belong together; and a matcher, pictures and captions as vectors whose products
+say so too, learned on real pairs before the GAN is trained.
 
 Source: Xu et al. 2018 (AttnGAN's matching model, learned first and then held still); Radford et al. 2021 (cross-entropy over captions).
 """
@@ -29,9 +30,50 @@ class Matcher(nn.Module):
         return self.sees(images) @ vectors.T * vectors.shape[1] ** -0.5
 
 
+def mismatched(logits: Tensor, own: Tensor) -> Tensor:
+    """log(1 + sum of exp(logit) over the captions that are not a picture's own), averaged over the pictures: all mismatched pairs at once,
+    of which the worst counts most. A mean over the pairs would hide the few that differ in one word, and a batch alone holds hardly any.
+
+    logits [N, K] of pictures with each caption of a library; own [N, K], True where that caption is the picture's.
+    """
+    others = logits.masked_fill(own, float("-inf"))
+    return torch.logsumexp(F.pad(others, (1, 0)), 1).mean()
+
+
+def told(pairs: Tensor, logits: Tensor, own: Tensor) -> Tensor:
+    """Cross-entropy of picking a picture's own caption, whose logits are pairs [N], among those of the library; others as `mismatched`."""
+    others = logits.masked_fill(own, float("-inf"))
+    return (torch.logsumexp(torch.cat([pairs[:, None], others], 1), 1) - pairs).mean()
+
+
+def too_alike(images: Tensor, real: Tensor, own: Tensor) -> Tensor:
+    """By how much less pictures of one caption differ than real ones of the same captions do, as a share of these: 0 where they differ as
+    much, 1 where the latent changes nothing. On the pairs in the batch that share a caption, each picture with the next one of its caption;
+    0 where there is no such pair.
+
+    images, real [N, ...], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
+    """
+    caption, known = own.float().argmax(1), own.any(1)
+    order = torch.argsort(caption)
+    one, other = order[:-1], order[1:]
+    same = ((caption[one] == caption[other]) & known[one] & known[other]).float()
+    apart = lambda x: ((x[one] - x[other]).abs().flatten(1).mean(1) * same).sum()
+    wanted = apart(real)
+    return F.relu(wanted - apart(images)) / wanted.clamp_min(1e-4)
+
+
+def owners(captions: Tensor, library: Tensor) -> Tensor:
+    """[N, K], whether a caption is the library's, of captions [N, ...] and library [K, ...] as the encoder gives them."""
+    return (captions[:, None] == library).flatten(2).all(2)
+
+
+def others_of(batch: dict[str, Tensor], library: Tensor) -> Tensor:
+    """[M, ...], the captions that pictures are told from: the library's [K, ...], and those that are near to the batch's own."""
+    return torch.cat([library, batch["near"].flatten(0, 1)]) if "near" in batch else library
+
+
 def matched(
-    images: Tensor,
-    captions: Tensor,
+    data: dict[str, Tensor],
     library: Tensor,
     encoder: Words | Sentences,
     *,
@@ -40,10 +82,10 @@ def matched(
     seed: int = 0,
     fused: bool = True,
 ) -> Matcher:
-    """A matcher that has learned which caption of a picture's and the library's is the picture's, held still: it is in eval mode and its
+    """A matcher that has learned which caption of a picture's own and all others is the picture's, held still: it is in eval mode and its
     weights want no gradient. It learns under noise, as generated pictures are less clean.
 
-    Shapes: images uint8 [N, 3, 32, 32], captions [N, ...], library [K, ...].
+    Shapes: images uint8 [N, 3, 32, 32], captions [N, ...], and if there near [N, K, ...], of data; library [K, ...].
     """
     draw = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -54,13 +96,12 @@ def matched(
     optimizer = torch.optim.Adam(matcher.parameters(), lr=2e-3, betas=(0.5, 0.9))
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 2e-3 * min(1.0, 3 * (1 - step / steps))
-        rows = torch.randint(len(images), (batch,), generator=draw)
-        seen, own = as_networks_see(images[rows]), captions[rows]
+        rows = torch.randint(len(data["images"]), (batch,), generator=draw)
+        some = {name: part[rows] for name, part in data.items()}
+        seen, own, others = as_networks_see(some["images"]), some["captions"], others_of(some, library)
         noise = torch.randn(seen.shape, generator=draw) * 0.3 * torch.rand(batch, 1, 1, 1, generator=draw)
-        others = (own[:, None] == library).flatten(2).all(2)
-        logits = matcher(seen + noise, torch.cat([own, library]))
-        pairs, rest = logits[:, :batch].diagonal(), logits[:, batch:].masked_fill(others, float("-inf"))
-        loss = F.cross_entropy(torch.cat([pairs[:, None], rest], 1), torch.zeros(batch, dtype=torch.int64))
+        logits = matcher(seen + noise, torch.cat([own, others]))
+        loss = told(logits[:, :batch].diagonal(), logits[:, batch:], owners(own, others))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

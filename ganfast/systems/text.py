@@ -101,6 +101,10 @@ class Words:
         """int64 [N, length]. Raises: ValueError that names unknown words."""
         return self.vocabulary.tokens(captions)
 
+    def bags(self, encoded: Tensor) -> Tensor:
+        """float32 [N, words], how often a caption has each word, of token ids [N, length]."""
+        return F.one_hot(encoded, len(self.vocabulary)).sum(1)[:, 1:].float()
+
     def network(self, dim: int) -> nn.Module:
         return WordNetwork(self.vocabulary, dim)
 
@@ -128,8 +132,22 @@ class Sentences:
         """float32 [N, D]."""
         return torch.as_tensor(self.model.encode(list(captions)), dtype=torch.float32)
 
+    def bags(self, encoded: Tensor) -> Tensor:
+        return encoded
+
     def network(self, dim: int) -> nn.Module:
         return nn.Linear(self.dim, dim)
+
+
+def alike(bags: Tensor, count: int) -> Tensor:
+    """int64 [N, count], for each caption the others that differ the least from it, of what the encoder's `bags` gives [N, D]."""
+    found, squares = [], bags.square().sum(1)
+    for start in range(0, len(bags), 1024):
+        some = bags[start : start + 1024]
+        away = squares - 2 * some @ bags.T  # each row is short of the caption's own square
+        away[torch.arange(len(some)), torch.arange(start, start + len(some))] = float("inf")
+        found.append(away.topk(count, largest=False).indices)
+    return torch.cat(found)
 
 
 def encoder(name: str, captions: Sequence[str]) -> Words | Sentences:

@@ -8,16 +8,16 @@ is told, by the same product, how well its picture can be told from other captio
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import ganfast.functional as GF
 from ganfast import penalties
 from ganfast.models.captions import TextDiscriminator, TextGenerator
 from ganfast.systems import form, readers, text
-from ganfast.systems.matching import Matcher, matched
+from ganfast.systems.matching import Matcher, matched, mismatched, others_of, owners, told, too_alike
 from ganfast.systems.sources import captioned, portraits, shapes
 from ganfast.systems.text import Sentences, Words
 from ganfast.train import Network, Phase, Trainer
@@ -25,6 +25,7 @@ from ganfast.train.data import to_float, to_uint8
 from ganfast.train.randomness import mixed
 
 LATENT, DIM = 16, 32  # numbers of a latent, of a caption's vector
+NEAR = 4  # captions like its own that each picture is told from
 MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
@@ -55,46 +56,17 @@ class Options(form.Options):
         return TRUTHS.get(self.data or "shapes")
 
 
-def mismatched(logits: Tensor, own: Tensor) -> Tensor:
-    """log(1 + sum of exp(logit) over the captions that are not a picture's own), averaged over the pictures: all mismatched pairs at once,
-    of which the worst counts most. A mean over the pairs would hide the few that differ in one word, and a batch alone holds hardly any.
+class Prepared(NamedTuple):
+    """data: images uint8 [N, 3, 32, 32], their captions as the encoder gives them, and for each of them others that are `near`,
+    [N, NEAR, ...], unless the library holds all captions. library: different captions [K, ...]."""
 
-    logits [N, K] of pictures with each caption of a library; own [N, K], True where that caption is the picture's.
-    """
-    others = logits.masked_fill(own, float("-inf"))
-    return torch.logsumexp(F.pad(others, (1, 0)), 1).mean()
-
-
-def told(pairs: Tensor, logits: Tensor, own: Tensor) -> Tensor:
-    """Cross-entropy of picking a picture's own caption, whose logits are pairs [N], among those of the library; others as `mismatched`."""
-    others = logits.masked_fill(own, float("-inf"))
-    return (torch.logsumexp(torch.cat([pairs[:, None], others], 1), 1) - pairs).mean()
-
-
-def too_alike(images: Tensor, real: Tensor, own: Tensor) -> Tensor:
-    """By how much less pictures of one caption differ than real ones of the same captions do, as a share of these: 0 where they differ as
-    much, 1 where the latent changes nothing. On the pairs in the batch that share a caption, each picture with the next one of its caption;
-    0 where there is no such pair.
-
-    images, real [N, ...], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
-    """
-    caption, known = own.float().argmax(1), own.any(1)
-    order = torch.argsort(caption)
-    one, other = order[:-1], order[1:]
-    same = ((caption[one] == caption[other]) & known[one] & known[other]).float()
-    apart = lambda x: ((x[one] - x[other]).abs().flatten(1).mean(1) * same).sum()
-    wanted = apart(real)
-    return F.relu(wanted - apart(images)) / wanted.clamp_min(1e-4)
-
-
-def owners(captions: Tensor, library: Tensor) -> Tensor:
-    """[N, K], whether a caption is the library's, of captions [N, ...] and library [K, ...] as the encoder gives them."""
-    return (captions[:, None] == library).flatten(2).all(2)
+    data: dict[str, Tensor]
+    library: Tensor
+    encoder: Words | Sentences
 
 
 @functools.lru_cache(maxsize=1)
-def prepared(options: Options) -> tuple[Tensor, Tensor, Tensor, Words | Sentences]:
-    """Pictures uint8 [N, 3, 32, 32], their captions as the encoder gives them, different ones among these, the encoder."""
+def prepared(options: Options) -> Prepared:
     if options.truth:
         images, attributes = options.truth.pictures(options.pictures, seed=mixed(options.seed, "pictures"))
         captions = options.truth.captions(attributes)
@@ -105,10 +77,15 @@ def prepared(options: Options) -> tuple[Tensor, Tensor, Tensor, Words | Sentence
         options.want("data", False, "pictures with at least two different captions")
     encoder = text.encoder(options.encoder, different)
     row = {caption: i for i, caption in enumerate(different)}
-    encoded = encoder.encode(different)
-    chosen = torch.randperm(len(different), generator=torch.Generator().manual_seed(options.seed))[: options.library]
-    given = encoded[torch.tensor([row[caption] for caption in captions])]
-    return images, given, encoded[chosen], encoder
+    encoded, rows = encoder.encode(different), torch.tensor([row[caption] for caption in captions])
+    draw = torch.Generator().manual_seed(options.seed)
+    chosen = torch.randperm(len(different), generator=draw)[: options.library]
+    data = {"images": images, "captions": encoded[rows]}
+    if len(chosen) < len(different):
+        among = text.alike(encoder.bags(encoded), min(4 * NEAR, len(different) - 1))
+        picked = torch.rand(len(rows), among.shape[1], generator=draw).argsort(1)[:, :NEAR]
+        data["near"] = encoded[among[rows].gather(1, picked)]
+    return Prepared(data, encoded[chosen], encoder)
 
 
 @functools.lru_cache(maxsize=1)
@@ -118,7 +95,7 @@ def matcher_of(options: Options) -> Matcher:
 
 
 def build(options: Options) -> Trainer:
-    images, captions, library, encoder = prepared(options)
+    data, library, encoder = prepared(options)
     matcher = matcher_of(options)
     generator, discriminator = TextGenerator(encoder.network(DIM), LATENT), TextDiscriminator(encoder.network(DIM))
     for network in (generator, discriminator):
@@ -129,16 +106,17 @@ def build(options: Options) -> Trainer:
         if phase.name == "r1":
             r1 = penalties.r1_penalty(discriminator, batch.view(batch.real), batch.condition)
             return phase.interval * R1 * r1, {"r1": r1}
-        fake, own = batch.fake(networks.generator), owners(batch.condition, library)
+        fake, others = batch.fake(networks.generator), others_of(batch.data, library)
+        own = owners(batch.condition, others)
         of_fake = discriminator.pairs(discriminator.features(batch.view(fake)), batch.condition)
         if phase.network == "discriminator":
             features = discriminator.features(batch.view(batch.real))
             of_real = discriminator.pairs(features, batch.condition)
             loss_d, stats = GF.discriminator_loss(of_real, of_fake, kind="nonsaturating", return_stats=True)
-            wrong = mismatched(discriminator.all_pairs(features, library), own)
+            wrong = mismatched(discriminator.all_pairs(features, others), own)
             return loss_d + MISMATCHED * wrong, {"loss_d": loss_d, "mismatched": wrong, **stats._asdict()}
         loss_g = GF.generator_loss(of_fake, kind="nonsaturating")
-        logits = networks.matcher(fake, torch.cat([batch.condition, library]))
+        logits = networks.matcher(fake, torch.cat([batch.condition, others]))
         picked = told(logits[:, : len(fake)].diagonal(), logits[:, len(fake) :], own)
         near = too_alike(fake, batch.real, own)
         return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "too_alike": near}
@@ -147,12 +125,12 @@ def build(options: Options) -> Trainer:
     networks = {"generator": generator, "discriminator": discriminator, "matcher": Network(matcher, frozen=True)}
     phases = [Phase("d", "discriminator"), Phase("g", "generator", average=True), Phase("r1", "discriminator", interval=R1_EVERY)]
     library = library.to(config.torch_device())
-    return Trainer(networks=networks, data=(images, captions), config=config, objective=objective, phases=phases, condition=True)
+    return Trainer(networks=networks, data=data, config=config, objective=objective, phases=phases, condition="captions")
 
 
 def made(trainer: Trainer, options: Options, captions: list[str], seed: int) -> Tensor:
     """[N, 3, 32, 32] in [-1, 1], a picture of each caption."""
-    return trainer.sample(len(captions), prepared(options)[3].encode(captions), seed)
+    return trainer.sample(len(captions), prepared(options).encoder.encode(captions), seed)
 
 
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:

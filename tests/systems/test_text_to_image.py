@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from ganfast.models.captions import TextDiscriminator, TextGenerator
-from ganfast.systems import text, text_to_image
+from ganfast.systems import matching, text, text_to_image
 from ganfast.systems.sources import shapes
 from ganfast.systems.sources.captioned import captioned
 
@@ -16,11 +16,32 @@ def test_all_mismatched_pairs_count_and_the_own_one_does_not():
     own = torch.tensor([[True, False, False], [False, False, True]])
     logits = torch.tensor([[9.0, 1.0, -2.0], [0.5, 0.0, -9.0]])
     wanted = torch.stack([torch.tensor([0.0, 1.0, -2.0]).logsumexp(0), torch.tensor([0.0, 0.5, 0.0]).logsumexp(0)]).mean()
-    torch.testing.assert_close(text_to_image.mismatched(logits, own), wanted)
+    torch.testing.assert_close(matching.mismatched(logits, own), wanted)
     picked = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
-    torch.testing.assert_close(text_to_image.told(torch.tensor([9.0, -9.0]), logits, own), picked)
+    torch.testing.assert_close(matching.told(torch.tensor([9.0, -9.0]), logits, own), picked)
     tokens = torch.tensor([[1, 2], [3, 0], [1, 3]])
-    assert torch.equal(text_to_image.owners(tokens[[0, 2]], tokens), own)
+    assert torch.equal(matching.owners(tokens[[0, 2]], tokens), own)
+
+
+def test_the_captions_most_alike_are_found():
+    captions = ["a red circle on blue", "one white dog", "a red square on blue", "one white cat"]
+    encoder = text.encoder("words", captions)
+    bags = encoder.bags(encoder.encode(captions))
+    assert bags.shape == (4, 10) and torch.equal(bags.sum(1), torch.tensor([5.0, 3.0, 5.0, 3.0]))
+    assert text.alike(bags, 1).flatten().tolist() == [2, 3, 0, 1]
+
+
+def test_a_picture_is_told_from_captions_like_its_own_where_the_library_lacks_some():
+    options = text_to_image.Options(data="portraits", pictures=300, library=8, steps=2, matching=2, fused=False, precision="fp32")
+    data, library, encoder = text_to_image.prepared(options)
+    own, near = (encoder.bags(data[name].flatten(0, -2)) for name in ("captions", "near"))
+    apart = (near.view(300, text_to_image.NEAR, -1) - own[:, None]).abs().sum(2)
+    assert apart.min() > 0 and apart.mean() < 0.7 * (own - own.roll(1, 0)).abs().sum(1).mean()
+    others = matching.others_of({name: part[:5] for name, part in data.items()}, library)
+    assert others.shape[0] == 8 + 5 * text_to_image.NEAR and torch.equal(others[8:12], data["near"][0])
+    trainer = text_to_image.SYSTEM.trainer(options)
+    trainer.fit(progress_bar=False)
+    assert text_to_image.SYSTEM.drawn(trainer, options).shape == (3, 160, 192)
 
 
 def test_pictures_of_one_caption_are_held_apart_as_real_ones_are():
@@ -29,12 +50,12 @@ def test_pictures_of_one_caption_are_held_apart_as_real_ones_are():
     images, real = torch.zeros(4, 3, 2, 2), torch.zeros(4, 3, 2, 2)
     images[2], images[1], real[2] = 0.5, 7.0, 2.0
     images.requires_grad_()
-    found = text_to_image.too_alike(images, real, own)
+    found = matching.too_alike(images, real, own)
     assert found.item() == 0.75
     (gradient,) = torch.autograd.grad(found, images)
     assert (gradient[2] < 0).all() and (gradient[0] > 0).all() and not gradient[[1, 3]].any()
-    assert text_to_image.too_alike(images, real / 5, own).item() == 0
-    assert text_to_image.too_alike(images, real, torch.eye(4, dtype=torch.bool)).item() == 0
+    assert matching.too_alike(images, real / 5, own).item() == 0
+    assert matching.too_alike(images, real, torch.eye(4, dtype=torch.bool)).item() == 0
 
 
 def test_networks_hear_the_caption():
