@@ -19,21 +19,22 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import machine, results_file
+from benchmarks import gallery_table, machine, results_file
 from ganfast import systems
 from ganfast.systems import form, running
 from ganfast.systems.form import System
 
 PROCESSES = 2
+MORE = (("text-to-image", "--data", "portraits"),)  # rows of other data that a system brings, as `ganfast run` takes them
 
 
-def run(name: str, system: System, seed: int, folder: Path, options: list[str]) -> dict | str:
+def run(row: tuple[str, ...], title: str, seed: int, folder: Path, options: list[str]) -> dict | str:
     """What result.json of the run says; the last line of its log where it failed. An earlier run of that seed is replaced."""
-    place = folder / f"{system.name}-seed{seed}"
+    place = folder / f"{gallery_table.file_of(title)}-seed{seed}"
     shutil.rmtree(place, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{place.name}.log"
-    command = [sys.executable, "-m", "ganfast", "run", name, "--run-dir", str(place), "--seed", str(seed), *options]
+    command = [sys.executable, "-m", "ganfast", "run", *row, "--run-dir", str(place), "--seed", str(seed), *options]
     with open(log, "w") as file:
         variables = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=variables, check=False)
@@ -80,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs/gallery"), help="for the runs and their logs; those of the same seed go")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each system")
     parser.add_argument("--first", type=int, default=1000, help="the first seed; others than those that settings were tried with")
-    parser.add_argument("--only", nargs="+", default=list(systems.NAMES), metavar="NAME", help="these systems alone")
+    parser.add_argument("--only", nargs="+", default=list(systems.NAMES), metavar="NAME", help="these systems alone, with all their rows")
     parser.add_argument("options", nargs="*", help="after --: options that every run gets")
     asked = parser.parse_args(arguments)
     if not asked.only:
@@ -90,19 +91,22 @@ def main(arguments: list[str] | None = None) -> int:
         results_file.check_writable(folder)
     torch.set_num_threads(1)
     facts = machine.facts()
-    date, loaded = str(datetime.date.today()), {name: systems.load(name) for name in asked.only}
-    jobs = [(name, system, seed) for name, system in loaded.items() for seed in range(asked.first, asked.first + asked.seeds)]
+    date, rows = str(datetime.date.today()), [(name,) for name in asked.only] + [row for row in MORE if row[0] in asked.only]
+    loaded = {row: systems.load(row[0]) for row in rows}
+    titles = {row: " ".join([system.name, *row[1:]]) for row, system in loaded.items()}
+    jobs = [(row, titles[row], seed) for row in rows for seed in range(asked.first, asked.first + asked.seeds)]
     with ThreadPoolExecutor(PROCESSES) as pool:
         results = list(pool.map(lambda job: run(*job, asked.runs, asked.options), jobs))
     found, failed = newest(asked.results, facts["device"]), []
-    for name, system in loaded.items():
-        runs = [result for job, result in zip(jobs, results, strict=True) if job[0] == name]
+    for row, system in loaded.items():
+        title, runs = titles[row], [result for job, result in zip(jobs, results, strict=True) if job[0] == row]
         if any(isinstance(result, str) for result in runs):
-            failed.append(name)
+            failed.append(title)
             continue
-        found[system.name] = summed_up(system, runs, {"commit": facts["commit"], "date": date})
-        shutil.copy(asked.runs / f"{system.name}-seed{asked.first}" / running.PICTURE, asked.pictures / f"{system.name}.png")
-        print(told(system.name, found[system.name]), flush=True)
+        found[title] = summed_up(system, runs, {"commit": facts["commit"], "date": date})
+        name = gallery_table.file_of(title)
+        shutil.copy(asked.runs / f"{name}-seed{asked.first}" / running.PICTURE, asked.pictures / f"{name}.png")
+        print(told(title, found[title]), flush=True)
     if len(failed) == len(loaded):
         return 1
     whole = {name: facts[name] for name in ("device", "kind", "versions", "commit")} | {
@@ -112,7 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     path = results_file.write(asked.results, f"gallery-{results_file.stem(whole)}.json", json.dumps(whole, indent=1) + "\n")
     print(f"written: {path}", flush=True)
-    return 0 if not failed and all(all(found[system.name]["reached"].values()) for system in loaded.values()) else 1
+    return 0 if not failed and all(all(found[title]["reached"].values()) for title in titles.values()) else 1
 
 
 if __name__ == "__main__":

@@ -1,7 +1,14 @@
 """What a gallery's results say, as Markdown for ganfast/systems/README.md, and as the few numbers that `ganfast run` shows."""
 
+import re
+
 RESULTS = "../../benchmarks/results/"  # from ganfast/systems/
 PICTURES = "../../docs/gallery/"
+
+
+def file_of(title: str) -> str:
+    """A row's name, without an ending: "text-to-image --data portraits" has text-to-image-data-portraits.png."""
+    return re.sub("[^a-zA-Z0-9]+", "-", title)
 
 
 def reached(results: dict) -> dict[str, dict]:
@@ -43,6 +50,6 @@ def section(results: dict, file: str) -> str:
         lines.append(f"| `{name}` | {one['does']} | {figures} | {len(one['runs'])} | {one['seconds']:.0f} |")
     for name, one in results["systems"].items():
         credit = f"Data: {one['credit']}." if one["credit"] else ""
-        lines += ["", f"![{name}: {one['does']}]({PICTURES}{name}.png)", ""]
+        lines += ["", f"![{name}: {one['does']}]({PICTURES}{file_of(name)}.png)", ""]
         lines += [f"`{name}`, seed {one['runs'][0]['seed']}, synthetic. {credit}".strip()]
     return "\n".join(lines)

@@ -29,8 +29,8 @@ def test_a_system_over_two_seeds(tmp_path, capsys, monkeypatch):
     whole = json.loads(file.read_text())
     found = whole["systems"]["halves"]
     assert file.name.startswith("gallery-") and file.name.endswith(f"-{whole['date']}.json")
-    first, second = (one["figures"]["brightest"] for one in found["runs"])
-    assert found["mean"]["brightest"] == pytest.approx((first + second) / 2) and first != second
+    first, second = (one["figures"]["brightness"] for one in found["runs"])
+    assert found["mean"]["brightness"] == pytest.approx((first + second) / 2) and first != second
     assert [one["seed"] for one in found["runs"]] == [7, 8] and found["reached"] == {"side read": True}
     assert found["commit"] == whole["commit"] and "1 threads" in whole["device"]
     with Image.open(tmp_path / "pictures" / "halves.png") as image:
@@ -40,12 +40,12 @@ def test_a_system_over_two_seeds(tmp_path, capsys, monkeypatch):
     assert gallery.main([*only, "--", "--bright", "3"]) == 1
     assert "halves-seed1000 FAILED: ganfast: run: bright got 3.0" in capsys.readouterr().out and file.read_text() == before
 
-    def run(name, system, seed, folder, options):
-        return found["runs"][0] | {"seed": seed, "figures": {"side read": 0.5, "brightest": 1.0}}
+    def run(row, title, seed, folder, options):
+        return found["runs"][0] | {"seed": seed, "figures": {"side read": 0.5, "brightness": 1.0}}
 
     monkeypatch.setattr(gallery, "run", run)
     (tmp_path / "runs" / "halves-seed7").rename(tmp_path / "runs" / "halves-seed1000")
-    assert gallery.main(only) == 1 and "halves, mean of 1: side read 0.5  brightest 1; MISSED side read" in capsys.readouterr().out
+    assert gallery.main(only) == 1 and "halves, mean of 1: side read 0.5  brightness 1; MISSED side read" in capsys.readouterr().out
     assert json.loads(file.read_text())["systems"]["halves"]["mean"]["side read"] == 0.5
 
 
@@ -74,6 +74,17 @@ def test_what_the_command_shows():
     }  # fmt: skip
 
 
+def test_a_system_has_a_row_for_other_data_that_it_brings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(gallery, "MORE", ((str(FILE), "--bright", "0.25"), ("another", "--data", "x")))
+    assert gallery.main([*places(tmp_path), "--only", str(FILE), "--", "--no-fused"]) == 0
+    assert "halves --bright 0.25, mean of 1: " in capsys.readouterr().out
+    (file,) = (tmp_path / "results").iterdir()
+    found = json.loads(file.read_text())["systems"]
+    assert list(found) == ["halves", "halves --bright 0.25"] and found["halves"]["mean"] != found["halves --bright 0.25"]["mean"]
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["halves-bright-0-25.png", "halves.png"]
+
+
 def test_a_part_takes_the_others_from_the_devices_newest_file(tmp_path):
     (tmp_path / "gallery-stub-9000-2026-01-30.json").write_text(json.dumps({"systems": {"old": {}}}))
     (tmp_path / "gallery-stub-9000-2026-01-31.json").write_text(json.dumps({"systems": {"new": {}}}))
@@ -91,7 +102,8 @@ def test_a_folder_that_cannot_be_written_is_a_word_before_anything_runs(tmp_path
 def test_what_this_checkout_shows_is_what_the_results_files_say():
     assert systems.REACHED.read_text() == pages.reached(pages.kept(ROOT / "benchmarks" / "results")), "run `make pages`"
     shown = systems.reached()
-    assert shown.keys() <= systems.NAMES.keys()
+    assert shown.keys() <= {*systems.NAMES, *map(" ".join, gallery.MORE)}
     for name in shown:
-        with Image.open(ROOT / "docs" / "gallery" / f"{name}.png") as image:
-            assert image.text["Synthetic"].startswith("yes") and image.text["Model"].startswith(f"{name}: ") and image.text["Seed"]
+        with Image.open(ROOT / "docs" / "gallery" / f"{gallery_table.file_of(name)}.png") as image:
+            said = image.text
+        assert said["Synthetic"].startswith("yes") and said["Model"].startswith(f"{name.split()[0]}: ") and said["Seed"]

@@ -63,7 +63,7 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     labels = torch.arange(64) % 2
     made = trainer.sample(64, labels, seed=1).cpu()
     left, right = made[..., :4].mean((1, 2, 3)), made[..., 4:].mean((1, 2, 3))
-    return {"side read": ((right > left).long() == labels).float().mean().item(), "brightest": made.max().item()}
+    return {"side read": ((right > left).long() == labels).float().mean().item(), "brightness": made.abs().mean().item()}
 
 
 def picture(trainer: Trainer, options: Options) -> Tensor:

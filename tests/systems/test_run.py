@@ -50,7 +50,7 @@ def test_a_run_trains_measures_and_draws(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "halves, seed 0: 60 steps" in said and "goal >= 0.95, reached" in said
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["figures"].keys() == {"side read", "brightest"} and result["reached"] == {"side read": True}
+    assert result["figures"].keys() == {"side read", "brightness"} and result["reached"] == {"side read": True}
     assert result["goals"] == {"side read": [">=", 0.95]} and result["steps"] == 60 and result["credit"] == "drawn here"
     with Image.open(tmp_path / "run" / "picture.png") as image:
         assert image.size == (64, 8) and image.text["Synthetic"].startswith("yes") and image.text["Seed"] == "0"
@@ -174,7 +174,7 @@ def test_text_is_refused_where_no_system_draws_by_it(tmp_path, capsys):
 
 
 def test_without_a_name_all_are_listed(capsys, monkeypatch):
-    reached = {"halves": {"figures": {"side read": 0.98765, "brightest": 1}, "seeds": 3, "seconds": 4}}
+    reached = {"halves": {"figures": {"side read": 0.98765, "brightness": 1}, "seeds": 3, "seconds": 4}}
     monkeypatch.setattr(systems, "reached", lambda: reached)
     cli.main(["run"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  halves")]
@@ -209,8 +209,8 @@ def test_a_missing_package_is_one_sentence_before_anything_is_made(tmp_path, cap
 def test_a_function_of_a_system_that_gives_something_else_is_named(tmp_path, capsys):
     for i, (old, new, words) in enumerate(
         [
-            ('"side read": ((', '"other": ((', "measure of others gave other, brightest; goals name side read too"),
-            ("made.max().item()}", "made.max()}", "wants a dict of numbers"),
+            ('"side read": ((', '"other": ((', "measure of others gave other, brightness; goals name side read too"),
+            ("made.abs().mean().item()}", "made.abs().mean()}", "wants a dict of numbers"),
             (".expand(3, -1, -1)", ".float()", r"picture of others gave torch.float32 [1, 8, 64], wants uint8 [3, H, W]"),
         ]
     ):
@@ -242,5 +242,5 @@ def test_what_a_measure_draws_follows_from_the_seed(tmp_path):
     path = other(tmp_path, **{"made.max().item()}": "torch.rand(()).item()}"})
     for folder, seed in {"a": 1, "b": 1, "c": 2}.items():
         run(tmp_path / folder, "--steps=1", f"--seed={seed}", name=str(path))
-    one, same, another = (json.loads((tmp_path / name / "result.json").read_text())["figures"]["brightest"] for name in "abc")
+    one, same, another = (json.loads((tmp_path / name / "result.json").read_text())["figures"]["brightness"] for name in "abc")
     assert one == same != another
