@@ -230,7 +230,7 @@ def test_other_seconds(cache):
 REFUSED = {
     "empty": (Listed([]), "the Dataset is empty"),
     "no parts": (Listed([{}]), "an item of the Dataset is an empty dict"),
-    "captions": (Listed([(IMAGES[0], "a cat")] * 4), "holds str, wants a label"),
+    "captions": (Listed([(IMAGES[0], "a cat")] * 4), "holds str as the second item, wants a label"),
     "paths": (Listed(["a.png", "b.png"]), "holds str, wants a tensor or a PIL image"),
     "arrays": (Listed(list(IMAGES.numpy())), r"array \(3, 4, 4\), wants a tensor"),
     "sizes": (photos([(16, 16), (20, 20)] * 9), r"\(3, (16|20).*\(3, (16|20).*image_size resizes"),
