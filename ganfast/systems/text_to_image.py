@@ -27,6 +27,7 @@ from ganfast.train.randomness import mixed
 LATENT, DIM = 16, 32  # numbers of a latent, of a caption's vector
 NEAR = 4  # captions like its own that each picture is told from
 MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
+SHAPES, OTHERS = {"library": 512, "matching": 500}, {"library": 256, "matching": 3000}
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
 
@@ -40,20 +41,26 @@ class Options(form.Options):
     """words: learned on the captions; or sentence-transformers/MODEL, where that package is installed"""
     pictures: int = 15000
     """drawn for the training, of shapes or portraits"""
-    library: int = 512
-    """captions that each picture is told from, at most"""
-    matching: int = 500
-    """steps on real pairs alone, before the GAN's, by which the encoder and the matcher that leads the generator are learned"""
+    library: int | None = None
+    """captions that each picture is told from, at most: 512, of other data than shapes 256 and others like the picture's own"""
+    matching: int | None = None
+    """500, of other data than shapes 3000: steps on real pairs alone, before the GAN's, by which the encoder and the matcher that leads the
+    generator are learned"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.want("pictures", self.pictures >= 64, "at least 64")
-        self.want("library", self.library >= 2, "at least 2")
-        self.want("matching", self.matching >= 1, "at least 1")
+        self.want("library", self.library is None or self.library >= 2, "at least 2")
+        self.want("matching", self.matching is None or self.matching >= 1, "at least 1")
 
     @property
     def truth(self):
         return TRUTHS.get(self.data or "shapes")
+
+    def usual(self, name: str) -> int:
+        """The option, or what it is where it is not given."""
+        given, usual = getattr(self, name), SHAPES if self.truth is shapes else OTHERS
+        return usual[name] if given is None else given
 
 
 class Prepared(NamedTuple):
@@ -79,7 +86,7 @@ def prepared(options: Options) -> Prepared:
     row = {caption: i for i, caption in enumerate(different)}
     encoded, rows = encoder.encode(different), torch.tensor([row[caption] for caption in captions])
     draw = torch.Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(different), generator=draw)[: options.library]
+    chosen = torch.randperm(len(different), generator=draw)[: options.usual("library")]
     data = {"images": images, "captions": encoded[rows]}
     if len(chosen) < len(different):
         among = text.alike(encoder.bags(encoded), min(4 * NEAR, len(different) - 1))
@@ -91,7 +98,7 @@ def prepared(options: Options) -> Prepared:
 @functools.lru_cache(maxsize=1)
 def matcher_of(options: Options) -> Matcher:
     """Learned before the GAN; the networks' own encoders begin as its."""
-    return matched(*prepared(options), steps=options.matching, seed=options.seed, fused=options.fused)
+    return matched(*prepared(options), steps=options.usual("matching"), seed=options.seed, fused=options.fused)
 
 
 def build(options: Options) -> Trainer:
