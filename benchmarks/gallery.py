@@ -34,7 +34,7 @@ def run(row: tuple[str, ...], title: str, seed: int, folder: Path, options: list
     shutil.rmtree(place, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{place.name}.log"
-    command = [sys.executable, "-m", "ganfast", "run", *row, "--run-dir", str(place), "--seed", str(seed), *options]
+    command = [sys.executable, "-m", "ganfast", "run", row[0], "--run-dir", str(place), "--seed", str(seed), *options, *row[1:]]
     with open(log, "w") as file:
         variables = os.environ | {"OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=variables, check=False)
@@ -64,7 +64,8 @@ def summed_up(system: System, runs: list[dict], facts: dict) -> dict:
 
 def told(name: str, found: dict) -> str:
     missed = [key for key, good in found["reached"].items() if not good]
-    return f"{name}, mean of {len(found['runs'])}: {words(found['mean'])}; {'MISSED ' + ', '.join(missed) if missed else 'reached'}"
+    how = f"MISSED {', '.join(missed)}" if missed else "reached" if found["reached"] else "no goals"
+    return f"{name}, mean of {len(found['runs'])}: {words(found['mean'])}; {how}"
 
 
 def newest(folder: Path, device: str) -> dict:

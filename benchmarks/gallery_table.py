@@ -12,7 +12,7 @@ def file_of(title: str) -> str:
 
 
 def reached(results: dict) -> dict[str, dict]:
-    """name -> means, seeds, seconds, device, date."""
+    """name -> means, seeds, seconds, device, date, of the rows that have goals."""
     return {
         name: {
             "figures": {key: float(f"{value:.4g}") for key, value in one["mean"].items()},
@@ -22,6 +22,7 @@ def reached(results: dict) -> dict[str, dict]:
             "date": one["date"],
         }
         for name, one in results["systems"].items()
+        if one["goals"]
     }
 
 

@@ -90,10 +90,12 @@ class Options(form.Options):
         """With a value for what was not given."""
         usual = FOLDER if self.data else DIGITS
         whole = dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
-        layers = 3 if self.netD == "basic" else whole.n_layers_D
-        least = max(3 * 2**layers, 16)
-        whole.want("crop_size", whole.crop_size >= least and whole.crop_size % 4 == 0, f"a multiple of 4, at least {least} for this netD")
-        whole.want("crop_size", self.data is not None or whole.crop_size == 32, "32 for the digits")
+        layers, size = 3 if self.netD == "basic" else whole.n_layers_D, whole.crop_size
+        least = max(16, 3 * 2**layers)
+        whole.want("crop_size", self.data is not None or size == 32, "32 for the digits")
+        whole.want("crop_size", size % 4 == 0, "a multiple of 4")
+        asked = "n_layers_D" if self.crop_size is None else "crop_size"
+        whole.want(asked, layers >= 1 and size >= least, f"crop_size >= {least} for n_layers_D={layers}")
         return whole
 
 

@@ -92,11 +92,12 @@ class System:
         build: options -> the Trainer. Data first, as the Trainer makes the run's folder: an error in data leaves nothing behind.
         measure: (trainer, options) -> {figure: number}, on data that was held out, by the trainer's averaged generator.
         picture: (trainer, options) -> uint8 [3, H, W], for the gallery.
-        goals: figure -> ("<=" or ">=", number), on the system's own data; of --data no right answer is known.
+        goals: figure -> ("<=" or ">=", number), on the system's own data; of --data none is known.
         needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
         sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
             where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
+        sources: what `data` may name beside a folder.
         restored: options that `build` gets where a run is put back: what would be learned before the training lies in the checkpoint.
     Raises: ValueError for a name or goals of another form.
     """
@@ -111,6 +112,7 @@ class System:
     needs: tuple[str, ...] = ()
     credit: str | Callable[[Options], str] = ""
     sample: Callable[..., Tensor] | None = None
+    sources: tuple[str, ...] = ()
     restored: Mapping[str, object] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -51,7 +51,7 @@ def too_alike(images: Tensor, real: Tensor, own: Tensor) -> Tensor:
     much, 1 where the latent changes nothing. On the pairs in the batch that share a caption, each picture with the next one of its caption;
     0 where there is no such pair.
 
-    images, real [N, ...], own [N, K] as in `mismatched`; a caption that the library lacks makes no pair.
+    images, real [N, ...], own [N, K] as in `mismatched`; a caption that is none of the K makes no pair.
     """
     caption, known = own.float().argmax(1), own.any(1)
     order = torch.argsort(caption)

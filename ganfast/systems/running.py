@@ -29,17 +29,17 @@ class About(Callback):
 
     def __init__(self, system: System, options: Options) -> None:
         self.text = _json(
-            {"system": system.name, "file": systems.file_of(system), "options": _kept(options), "ganfast": ganfast.__version__}
+            {"system": system.name, "file": systems.file_of(system), "options": _kept(system, options), "ganfast": ganfast.__version__}
         )
 
     def on_start(self, trainer: TrainerLike) -> None:
         _write(trainer.run_dir / ABOUT, self.text)
 
 
-def _kept(options: Options) -> dict:
+def _kept(system: System, options: Options) -> dict:
     """With the whole path of a user's data: the run may be sampled from another folder."""
     found = dataclasses.asdict(options)
-    own = options.data is not None and Path(options.data).expanduser().exists()
+    own = options.data not in (None, *system.sources) and Path(options.data).expanduser().exists()
     return found | ({"data": str(Path(options.data).expanduser().resolve())} if own else {})
 
 

@@ -42,7 +42,8 @@ class Vocabulary:
         split = [words(caption) for caption in captions]
         if not any(split):
             _checks.fail("text", "the captions hold no word")
-        return cls(sorted({word for caption in split for word in caption}), max(map(len, split)))
+        length = max(2, *map(len, split))  # token ids in one column would be taken for labels
+        return cls(sorted({word for caption in split for word in caption}), length)
 
     def __len__(self) -> int:
         """Token ids, that of no word included."""
@@ -103,7 +104,7 @@ class Words:
 
     def bags(self, encoded: Tensor) -> Tensor:
         """float32 [N, words], how often a caption has each word, of token ids [N, length]."""
-        return F.one_hot(encoded, len(self.vocabulary)).sum(1)[:, 1:].float()
+        return torch.zeros(len(encoded), len(self.vocabulary)).scatter_add_(1, encoded, torch.ones(encoded.shape))[:, 1:]
 
     def network(self, dim: int) -> nn.Module:
         return WordNetwork(self.vocabulary, dim)
@@ -133,6 +134,7 @@ class Sentences:
         return torch.as_tensor(self.model.encode(list(captions)), dtype=torch.float32)
 
     def bags(self, encoded: Tensor) -> Tensor:
+        """[N, D], by which `alike` compares captions: the vectors themselves."""
         return encoded
 
     def network(self, dim: int) -> nn.Module:

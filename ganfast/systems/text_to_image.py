@@ -42,7 +42,8 @@ class Options(form.Options):
     pictures: int = 15000
     """drawn for the training, of shapes or portraits"""
     library: int | None = None
-    """captions that each picture is told from, at most: 512, of other data than shapes 256 and others like the picture's own"""
+    """captions that each picture is told from, at most: 512, of other data than shapes 256. Where it lacks some, others like the picture's
+    own are added"""
     matching: int | None = None
     """500, of other data than shapes 3000: steps on real pairs alone, before the GAN's, by which the encoder and the matcher that leads the
     generator are learned"""
@@ -64,35 +65,40 @@ class Options(form.Options):
 
 
 class Prepared(NamedTuple):
-    """data: images uint8 [N, 3, 32, 32], their captions as the encoder gives them, and for each of them others that are `near`,
-    [N, NEAR, ...], unless the library holds all captions. library: different captions [K, ...]."""
+    """data: images uint8 [N, 3, 32, 32], their captions as the encoder gives them, [N, ...], and for each of them at most NEAR others that
+    are `near`, [N, M, ...], unless the library holds all captions. library: different captions [K, ...]."""
 
     data: dict[str, Tensor]
     library: Tensor
     encoder: Words | Sentences
 
 
-@functools.lru_cache(maxsize=1)
 def prepared(options: Options) -> Prepared:
-    if options.truth:
-        images, attributes = options.truth.pictures(options.pictures, seed=mixed(options.seed, "pictures"))
-        captions = options.truth.captions(attributes)
+    """Made once for a run, its measure and its picture. Raises: ValueError for pictures of one caption."""
+    found = _prepared(options.truth, options.data, options.pictures, options.encoder, options.usual("library"), options.seed)
+    options.want("data", len(found.library) > 1, "pictures with at least two different captions")
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared(truth, data: str | None, pictures: int, name: str, most: int, seed: int) -> Prepared:
+    if truth:
+        images, attributes = truth.pictures(pictures, seed=mixed(seed, "pictures"))
+        captions = truth.captions(attributes)
     else:
-        images, captions = captioned.captioned(options.data)
-    different = sorted(set(captions))
-    if len(different) < 2:
-        options.want("data", False, "pictures with at least two different captions")
-    encoder = text.encoder(options.encoder, different)
-    row = {caption: i for i, caption in enumerate(different)}
-    encoded, rows = encoder.encode(different), torch.tensor([row[caption] for caption in captions])
-    draw = torch.Generator().manual_seed(options.seed)
-    chosen = torch.randperm(len(different), generator=draw)[: options.usual("library")]
-    data = {"images": images, "captions": encoded[rows]}
+        images, captions = captioned.captioned(data)
+    written = sorted(set(captions))
+    encoder = text.encoder(name, written)
+    different, which = encoder.encode(written).unique(dim=0, return_inverse=True)  # two ways to write one caption are one
+    row = dict(zip(written, which.tolist()))
+    rows, draw = torch.tensor([row[caption] for caption in captions]), torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(different), generator=draw)[:most]
+    data = {"images": images, "captions": different[rows]}
     if len(chosen) < len(different):
-        among = text.alike(encoder.bags(encoded), min(4 * NEAR, len(different) - 1))
+        among = text.alike(encoder.bags(different), min(4 * NEAR, len(different) - 1))
         picked = torch.rand(len(rows), among.shape[1], generator=draw).argsort(1)[:, :NEAR]
-        data["near"] = encoded[among[rows].gather(1, picked)]
-    return Prepared(data, encoded[chosen], encoder)
+        data["near"] = different[among[rows].gather(1, picked)]
+    return Prepared(data, different[chosen], encoder)
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,8 +131,8 @@ def build(options: Options) -> Trainer:
         loss_g = GF.generator_loss(of_fake, kind="nonsaturating")
         logits = networks.matcher(fake, torch.cat([batch.condition, others]))
         picked = told(logits[:, : len(fake)].diagonal(), logits[:, len(fake) :], own)
-        near = too_alike(fake, batch.real, own)
-        return loss_g + TOLD * picked + ALIKE * near, {"loss_g": loss_g, "told": picked, "too_alike": near}
+        same = too_alike(fake, batch.real, own)
+        return loss_g + TOLD * picked + ALIKE * same, {"loss_g": loss_g, "told": picked, "too_alike": same}
 
     config = options.config(latent_dim=LATENT, batch_size=64, learning_rate=2e-3)
     networks = {"generator": generator, "discriminator": discriminator, "matcher": Network(matcher, frozen=True)}
@@ -202,7 +208,5 @@ def credit(options: Options) -> str:
 
 
 DOES = "draws what a caption says: shapes, people of known parts, or pictures with captions of your own"
-RESTORED = {"matching": 1}  # the matcher is in the checkpoint
-SYSTEM = form.System(
-    "text-to-image", DOES, Options, build, measure, picture, goals=GOALS, sample=sample, credit=credit, restored=RESTORED
-)
+MORE = {"sample": sample, "credit": credit, "sources": tuple(TRUTHS), "restored": {"matching": 1}}  # the matcher is in the checkpoint
+SYSTEM = form.System("text-to-image", DOES, Options, build, measure, picture, goals=GOALS, **MORE)

@@ -137,10 +137,10 @@ def parts(trainer: Checked) -> None:
     """Whether data, condition and settings fit together."""
     c, (real, told) = trainer.config, trainer.source.reals(1)
     for name, network in trainer.settings.items():
-        keys = {"real": network.real, "condition": network.condition if isinstance(network.condition, str) else None}
-        for what, key in keys.items():
-            if key is not None and not callable(key):
-                parts_of.part(parts_of.whole(real, told), key, f"{what} of the network {name!r}")
+        if network.real is not None and not callable(network.real):
+            parts_of.part(parts_of.whole(real, told), network.real, f"real of the network {name!r}")
+        if isinstance(network.condition, str) and not isinstance(told, Tensor):
+            parts_of.part(real if told is None else told, network.condition, f"condition of the network {name!r}")
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
     for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
@@ -173,15 +173,17 @@ def first_step(trainer: Checked) -> Iterator[None]:
             raise
         real, told = trainer.source.reals(1)
         rows = trainer.source.rows
-        given, labels = "", "" if told is None else "; the data's second item is not used, condition=True would pass it on"
+        labels = "" if told is None else "; the data's second item is not used, condition=True would pass it on"
+        latent = "no latents" if trainer.latent_shape is None else f"latents {[rows, *trainer.latent_shape]}"
+        reals, given = [rows, *real.shape[1:]], ""
         if trainer.conditioner is not None:
             made = trees.leaves(trainer.conditioner(real if told is None else told))
             shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in made if isinstance(leaf, Tensor))
-            given, labels = f", both with a condition {shapes} each", ""
-        latent = "no latents" if trainer.latent_shape is None else f"latents {[rows, *trainer.latent_shape]}"
-        reals = [rows, *real.shape[1:]]
-        calls = f"the generator is called with {latent}, see latent_dim and latent_shape, the discriminator with {reals}"
-        if trainer.settings.keys() - {"generator", "discriminator"}:  # the user's own terms call them
-            calls, given = f"the run has {latent}, see latent_dim and latent_shape, and reals {reals}", given.replace("both", "networks")
+            given, labels = f" with a condition {shapes} each", ""
+        if trainer.settings.keys() == {"generator", "discriminator"}:
+            calls = f"the generator is called with {latent}, see latent_dim and latent_shape, the discriminator with {reals}"
+            calls += f", both{given}" if given else ""
+        else:  # the user's own terms call them
+            calls = f"the run has {latent}, see latent_dim and latent_shape, and reals {reals}{given}"
         words = " ".join(str(error).split())[:500]
-        raise RuntimeError(f"train: the first update failed: {words} ({calls}{given}{labels}).") from error
+        raise RuntimeError(f"train: the first update failed: {words} ({calls}{labels}).") from error

@@ -185,7 +185,7 @@ class Batch:
         made = self.made[network]
         if self.updated is None or (network in self.updated and torch.is_grad_enabled()):
             return made
-        return trees.mapped(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, made)
+        return trees.renewed(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, made)
 
     def samples(self, network: nn.Module) -> Tensor:
         """The samples in `fake(network)`: the first tensor, or the part that the network's `output` says."""

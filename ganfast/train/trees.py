@@ -1,7 +1,6 @@
 """Items as trees: tuples, lists and dicts of tensors, nested as the user likes; their leaves in order, and what each is called."""
 
-import copy
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 LEAF = "leaf"
 Structure = str | tuple  # LEAF; ("dict", keys, structures); ("tuple", structures); (a named tuple's class, structures)
@@ -42,13 +41,28 @@ def _built(form: Structure, parts) -> object:
 
 
 def mapped(function: Callable, tree: object) -> object:
-    """The tree with `function` of each leaf in its place. A dict of a class of its own, such as a library's model output, stays one."""
-    if isinstance(tree, MutableMapping) and type(tree) is not dict:
-        found = copy.copy(tree)
-        for name, part in tree.items():
-            found[name] = mapped(function, part)
-        return found
+    """The tree with `function` of each leaf in its place."""
     return rebuilt(structure(tree), [function(leaf) for leaf in leaves(tree)])
+
+
+def renewed(function: Callable, tree: object) -> object:
+    """As `mapped`; a dict of a class of its own, such as a library's model output, is made anew by its class, kind(name=part, ...), where
+    that can be. The tree itself stays as it is."""
+    if isinstance(tree, Mapping):
+        found = {name: renewed(function, part) for name, part in tree.items()}
+        return found if type(tree) is dict else _made(type(tree), found)
+    if isinstance(tree, (tuple, list)):
+        inner = [renewed(function, part) for part in tree]
+        return type(tree)(*inner) if hasattr(tree, "_fields") else tuple(inner)
+    return function(tree)
+
+
+def _made(kind: type, found: dict) -> Mapping:
+    try:
+        made = kind(**found)
+        return made if isinstance(made, Mapping) and list(made) == list(found) else found
+    except Exception:  # a class whose parts come in otherwise
+        return found
 
 
 def names(form: Structure, of: str = "the", kind: str = "item") -> list[str]:

@@ -104,8 +104,14 @@ def test_the_terms_by_hand():
 
 
 def test_what_is_missing_is_named(folders, tmp_path):
-    with pytest.raises(ValueError, match="crop_size got 16, wants a multiple of 4, at least 24 for this netD"):
-        SYSTEM.trainer(Options(data=str(folders), **SMALL | {"crop_size": 16, "n_layers_D": 3}))
+    for words, options in {
+        "crop_size got 16, wants crop_size >= 24 for n_layers_D=3": {"data": str(folders), "crop_size": 16, "n_layers_D": 3},
+        "crop_size got 30, wants a multiple of 4": {"data": str(folders), "crop_size": 30},
+        "n_layers_D got 4, wants crop_size >= 48 for n_layers_D=4": {"n_layers_D": 4},
+        "crop_size got 48, wants 32 for the digits": {"n_layers_D": 4, "crop_size": 48},
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            SYSTEM.trainer(Options(**options))
     with pytest.raises(ValueError, match=r"weights .* has no latest_net_G_A\.pth"):
         SYSTEM.trainer(Options(data=str(folders), weights=str(tmp_path), **SMALL))
     (tmp_path / PUBLISHED["ab"]).write_bytes(b"no state dict")

@@ -111,6 +111,7 @@ def other(folder: Path, **changes: str) -> Path:
     """A file with a system of its own: halves under another name, with parts replaced."""
     text = FILE.read_text().replace('"halves"', '"others"')
     for old, new in changes.items():
+        assert old in text, f"{FILE.name} has no {old}"
         text = text.replace(old, new)
     path = folder / "others.py"
     path.write_text(text)
@@ -239,7 +240,7 @@ def test_the_readmes_system_runs(tmp_path, monkeypatch):
 
 
 def test_what_a_measure_draws_follows_from_the_seed(tmp_path):
-    path = other(tmp_path, **{"made.max().item()}": "torch.rand(()).item()}"})
+    path = other(tmp_path, **{"made.abs().mean().item()}": "torch.rand(()).item()}"})
     for folder, seed in {"a": 1, "b": 1, "c": 2}.items():
         run(tmp_path / folder, "--steps=1", f"--seed={seed}", name=str(path))
     one, same, another = (json.loads((tmp_path / name / "result.json").read_text())["figures"]["brightness"] for name in "abc")

@@ -31,6 +31,20 @@ def test_the_captions_most_alike_are_found():
     assert text.alike(bags, 1).flatten().tolist() == [2, 3, 0, 1]
 
 
+def test_two_ways_to_write_a_caption_are_one_and_one_word_is_enough(tmp_path):
+    for i, caption in enumerate(["red", "Red!", "blue", " blue"]):
+        Image.new("RGB", (9, 9), "red" if i < 2 else "blue").save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(caption)
+    options = text_to_image.Options(data=str(tmp_path), steps=1, matching=1, fused=False, precision="fp32")
+    data, library, _ = text_to_image.prepared(options)
+    assert library.shape == (2, 2) and torch.equal(data["captions"][0], data["captions"][1])
+    text_to_image.SYSTEM.trainer(options).fit(progress_bar=False)
+    for name in ("2", "3"):
+        (tmp_path / f"{name}.txt").write_text("RED")
+    with pytest.raises(ValueError, match="wants pictures with at least two different captions"):
+        text_to_image.prepared(dataclasses.replace(options, seed=1))
+
+
 def test_a_picture_is_told_from_captions_like_its_own_where_the_library_lacks_some():
     options = text_to_image.Options(data="portraits", pictures=300, library=8, steps=2, matching=2, fused=False, precision="fp32")
     data, library, encoder = text_to_image.prepared(options)

@@ -44,6 +44,19 @@ def test_a_condition_of_a_networks_own_is_made_once_a_batch():
     assert asked == [8] and len(seen) == 3 and all(torch.equal(condition, seen[0]) for condition in seen)
 
 
+def test_a_condition_may_be_named_in_the_second_of_a_pair():
+    told = []
+
+    class Hears(nn.Linear):
+        def forward(self, z, y):
+            told.append(y)
+            return super().forward(z)
+
+    x, y = torch.randn(40, 2), torch.randn(40, 3)
+    Trainer(Network(Hears(2, 2), condition="y"), nn.Linear(2, 1), (x, {"y": y, "z": x}), config(latent_dim=2)).step()
+    assert told and all(given.shape[1] == 3 for given in told)
+
+
 def test_what_is_sampled_is_said_and_can_be_chosen(tmp_path):
     """The generator first, whatever stands before it; an encoder is no generator."""
     term = lambda networks, batch: F.mse_loss(networks.generator(networks.encoder(batch.real)), batch.real)

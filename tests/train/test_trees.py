@@ -1,12 +1,14 @@
 """Items of any form: how they are read, drawn, mirrored, told to the networks, in training and in sampling alike."""
 
+from collections import OrderedDict, UserDict
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from ganfast.train import Batch, Phase, TrainConfig, Trainer, parts, trees
+from ganfast.train import Batch, Network, Phase, TrainConfig, Trainer, parts, trees
 from ganfast.train.data import source_of, to_float, unpaired
 from ganfast.train.phases import Draws as PhaseDraws
 
@@ -220,21 +222,44 @@ def test_named_tuples_keep_their_class_and_structures_tell_forms_apart():
 class Output(dict):
     """As libraries of models give it: a dict whose parts are its fields too."""
 
-    __getattr__ = dict.__getitem__
+    def __init__(self, **parts):
+        super().__init__(parts)
+        self.__dict__.update(parts)
 
 
-def test_a_model_output_keeps_its_class_when_it_is_detached():
+class Inside(UserDict):
+    """Keeps its parts in a dict of its own."""
+
+
+@pytest.mark.parametrize("kind", [Output, Inside, OrderedDict, dict])
+def test_a_model_output_keeps_its_class_when_it_is_detached_and_itself(kind):
     class Gives(nn.Linear):
         def forward(self, z):
-            return Output(sample=super().forward(z), codes=(z,))
+            return {"made": kind(sample=super().forward(z), codes=(z,))}
 
     seen = []
-    judge = lambda networks, batch: seen.append(batch.fake(networks.generator)) or networks.discriminator(seen[-1].sample).mean()
+
+    def judge(networks, batch):
+        seen.append(batch.fake(networks.generator)["made"])
+        return networks.discriminator(seen[-1].sample if kind is Output else seen[-1]["sample"]).mean()
+
     phases = [Phase("d", "discriminator", {"l": (judge, 1)}), Phase("g", "generator", {"l": (judge, 1)})]
-    Trainer(Gives(2, 2), nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2), phases=phases).step()
+    generator = Network(Gives(2, 2), sampled=False, average=False)
+    Trainer(generator, nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2), phases=phases).step()
     of_d, of_g = seen
-    assert type(of_d) is type(of_g) is Output and of_g.sample.requires_grad and not of_d.sample.requires_grad
-    assert isinstance(of_d.codes, tuple) and torch.equal(of_d.sample, of_g.sample)
+    assert type(of_d) is type(of_g) is kind and of_g["sample"].requires_grad and not of_d["sample"].requires_grad
+    assert isinstance(of_d["codes"], tuple) and torch.equal(of_d["sample"], of_g["sample"])
+    if kind is Output:
+        assert of_d.sample is of_d["sample"]
+
+
+def test_a_class_that_cannot_be_made_of_its_parts_becomes_a_dict():
+    class Other(dict):
+        def __init__(self, only):
+            super().__init__(only)
+
+    assert type(trees.renewed(abs, Other({"a": -1, "b": (-2, [-3])}))) is dict
+    assert trees.renewed(abs, Other({"a": -1, "b": (-2, [-3])})) == {"a": 1, "b": (2, (3,))}
 
 
 def test_masks_without_channels_are_mirrored_and_moved_with_their_images():
@@ -281,9 +306,10 @@ def test_the_samples_may_be_the_second_of_a_pair_and_the_first_still_reaches_the
         ({"x": IMAGES, "y": IMAGES}, {"condition": True}, "condition is True, and an item has 'x', 'y'"),
         ((IMAGES, IMAGES), {"condition": "typo"}, "condition got 'typo', and an item is a pair"),
         (unpaired(a=IMAGES, b=torch.rand(20, 3, 4, 4) * 255), {}, "floats from .* wants \\[-1, 1\\]"),
+        ((torch.arange(12), IMAGES), {}, "the first item has dtype torch.int64, .*If the samples are another part: Trainer.real="),
         ({"label": torch.arange(12), "x": IMAGES}, {}, "'label' has dtype torch.int64, .*If the samples are another part: Trainer.real="),
     ],
-    ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain", "label first"],
+    ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain", "label first of a pair", "label first"],
 )
 def test_what_would_be_silently_wrong_is_refused(data, how, words):
     phases = [Phase("g", "generator", {"l1": (lambda networks, batch: batch.fake(networks.generator).mean(), 1)})]

@@ -101,7 +101,8 @@ def render(given: Tensor, size: int = 32) -> Tensor:
 
 def read(images: Tensor) -> Tensor:
     """The rule: int64 [n, parts] of pictures [n, 3, size, size], uint8 or floats in [-1, 1]: the attributes of the nearest, by mean squared
-    error, of all 19,440 people that can be drawn. Nothing is learned, so no generator can have learned to please it."""
+    error, of all 19,440 people that can be drawn. It works on the CPU. It learns nothing, so no
+    generator can have learned to please it."""
     x = (images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5).flatten(1).cpu()
     every = torch.cartesian_prod(*(torch.arange(len(names)) for names in NAMES.values()))
     best, found = torch.full((len(x),), float("inf")), torch.zeros(len(x), len(NAMES), dtype=torch.int64)

@@ -104,12 +104,12 @@ def all_checked(
         length = len(parts[0]) if parts[0].dim() else None
         return [seconds(y, length, name) for y, name in zip(parts, trees.names(form, *named), strict=True)]
     place, names = parts_of.place(form, real), trees.names(form, *named)
-    samples = reals(parts[place], names[place], flip, image_size)
+    samples = reals(parts[place], names[place], flip, image_size, among=len(parts) > 1)
     return [samples if at == place else seconds(y, len(samples), name) for at, (y, name) in enumerate(zip(parts, names, strict=True))]
 
 
-def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_size: int | None = None) -> Tensor:
-    """x [N, ...], checked: uint8 images [N, C, H, W] contiguous, or float32.
+def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_size: int | None = None, among: bool = False) -> Tensor:
+    """x [N, ...], checked: uint8 images [N, C, H, W] contiguous, or float32. among: an item has other parts too.
 
     Raises: ValueError for bytes that are no images, other integers, images of another size; for flip where there are none.
     """
@@ -121,7 +121,7 @@ def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_siz
             cause = " Grey images want a channel: images.unsqueeze(1)." if x.dim() == 3 else ""
             refuse(f"{name} has dtype uint8 and shape {shape}, wants images [N, C, H, W].{cause}")
     elif not x.is_floating_point():
-        other = " If the samples are another part: Trainer(real=...) names it." if name != "the first item" else ""
+        other = " If the samples are another part: Trainer(real=...) names it." if among else ""
         refuse(f"{name} has dtype {x.dtype}, wants uint8 images [N, C, H, W], or floats; levels of 0 to 255: x.to(torch.uint8).{other}")
     if x.dim() < 2:
         refuse(f"{name} has shape {shape}, wants [N, ...]; numbers are vectors of one: x.unsqueeze(1).")

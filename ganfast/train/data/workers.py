@@ -73,10 +73,8 @@ class Items(Dataset):
 
     def failed(self, index: int, error: Exception) -> items.Failed:
         kind = type(error).__name__
-        remedy = (
-            f", or, where such items are to be left out and counted, pass ganfast.train.data.source_of(dataset, batch_size=..., "
-            f"skip={kind}) as the data"
-        )
+        source = f"ganfast.train.data.source_of(dataset, batch_size=..., skip={kind})"
+        remedy = f", or, where such items are to be left out and counted, pass {source} as the data"
         return items.failed(f"item {index} of the Dataset ({type(self.dataset).__name__})", error, remedy)
 
     def entry(self, item: object) -> Entry:
