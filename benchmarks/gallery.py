@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         results_file.check_writable(folder)
     torch.set_num_threads(1)
     facts = machine.facts()
-    date, rows = str(datetime.date.today()), [(name,) for name in asked.only] + [row for row in MORE if row[0] in asked.only]
+    date, rows = str(datetime.date.today()), [row for name in asked.only for row in ((name,), *MORE) if row[0] == name]
     loaded = {row: systems.load(row[0]) for row in rows}
     titles = {row: " ".join([system.name, *row[1:]]) for row, system in loaded.items()}
     jobs = [(row, titles[row], seed) for row in rows for seed in range(asked.first, asked.first + asked.seeds)]
