@@ -83,6 +83,7 @@ class Graph:
     def _settle(self, look: tuple, *args: Any) -> Any:
         refuse_in_recording("kernels are chosen")
         self._answers = {}
+        before = _Before(self._writes, args)
         result = self._first(*args)
         answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
         if all(final for _, final in answers):
@@ -96,6 +97,8 @@ class Graph:
                 pays = (False,) * len(pays)
                 for group in self.groups:
                     group.ran, group.outvoted = ("eager",), True
+                if before.put_back(args):  # as all later calls: a resumed run makes its first call where another makes its third
+                    result = self._with(pays)(*args)
             self._kept.add(pays)
             self._plans[look] = self._with(pays)
         return result
@@ -129,6 +132,25 @@ class Graph:
             return y
 
         return settle
+
+
+class _Before:
+    """What a call of a graph changes, so that it can be made once more: the arguments that it writes to, such as running statistics, and
+    torch's random numbers."""
+
+    def __init__(self, writes: set[int], args: tuple) -> None:
+        written = {i: args[i] for i in writes}
+        self.whole = not any(t.requires_grad or t.is_inference() for t in written.values())  # else autograd saw the write
+        self.kept = {i: t.clone() for i, t in written.items()} if self.whole else {}
+        self.random = torch.get_rng_state()
+
+    def put_back(self, args: tuple) -> bool:
+        """False where that cannot be."""
+        if self.whole:
+            torch.set_rng_state(self.random)
+            for i, t in self.kept.items():
+                args[i].data.copy_(t)  # a write that autograd does not count: what an earlier call saved is as it was
+        return self.whole
 
 
 def _written_inputs(graph: fx.Graph) -> set[int]:

@@ -76,6 +76,20 @@ def test_a_graph_that_is_slower_as_a_whole_runs_torchs_calls(asked, monkeypatch)
     assert len(asked.whole) == 1
 
 
+def test_the_first_call_of_a_graph_that_is_slower_as_a_whole_runs_torchs_calls_too(asked):
+    """To the bit, statistics and dropout too: a run that goes on makes its first call where the unbroken one makes a later one."""
+    asked.whole_answer = "eager"
+    parts = lambda: nn.Sequential(network(), nn.Dropout(0.3), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    fast, plain = ganfast.accelerate(parts().train()), parts().train()
+    found = []
+    for model in (fast, plain):
+        torch.manual_seed(1)
+        y = model(x_for())
+        y.square().sum().backward()
+        found.append([y, torch.rand(2), *(p.grad for p in model.parameters()), *model.buffers()])
+    assert asked.whole and all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
 def test_torchs_calls_are_not_ganfasts_op_on_its_torch_backend(asked):
     asked.answer = "eager"
     layer = ganfast.accelerate(nn.Conv2d(4, 4, 1))
