@@ -49,6 +49,14 @@ class Group:
         self._bounds.MOST = _MOST_LOOKS
         self.outvoted = False  # whether the graph as a whole was faster with torch's calls
 
+    @property
+    def lost_bias(self) -> int | None:
+        """The place among x and the operands of a bias that a norm by the data's own statistics takes away again: its gradient is rounding
+        alone, which no two ways share."""
+        norm = self.spec.norm
+        own = norm is not None and (norm["kind"] == "instance" or norm["training"])
+        return self._at.index("bias") + 1 if own and "bias" in self._at else None
+
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
         look = (self.settings, x.shape, x.stride())
         if x.is_cuda:  # a tile for TF32 is none for exact float32, one for aligned memory none for any other

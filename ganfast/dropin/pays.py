@@ -106,6 +106,8 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
 
     def run(way, inputs: list[Tensor]) -> list[Tensor | None]:
         found = _tune_check.trial(way, inputs, learns, gradient)
+        if (lost := group.lost_bias) is not None and inputs[lost].requires_grad and len(found) > 1:
+            found[1 + sum(t.requires_grad for t in inputs[:lost])] = None
         return found[:1] if _norm_takes_all(group, found[0]) else found
 
     def call(name: str) -> list[Tensor | None]:

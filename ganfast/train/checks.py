@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -136,10 +136,13 @@ def _terms(phase: Phase, networks: dict[str, Network], config: TrainConfig) -> N
 def parts(trainer: Checked) -> None:
     """Whether data, condition and settings fit together."""
     c, (real, told) = trainer.config, trainer.source.reals(1)
+    pair = told is not None and not any(leaf is real for leaf in trees.leaves(told))
     for name, network in trainer.settings.items():
         if network.real is not None and not callable(network.real):
             parts_of.part(parts_of.whole(real, told), network.real, f"real of the network {name!r}")
-        if isinstance(network.condition, str) and not isinstance(told, Tensor):
+        if isinstance(network.condition, str) and pair and isinstance(told, Tensor):
+            _pair(network.condition, f"condition of the network {name!r}")
+        elif isinstance(network.condition, str):
             parts_of.part(real if told is None else told, network.condition, f"condition of the network {name!r}")
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
@@ -149,17 +152,20 @@ def parts(trainer: Checked) -> None:
     if trainer.conditioner is None:
         return
     given = trainer.condition
-    pair = told is not None and not any(leaf is real for leaf in trees.leaves(told))
     if given is True and told is not None and not pair:
         cause = "A part's name, or a function of the item, says which: condition='mask'"
         _checks.fail("train", f"condition is True, and an item has {', '.join(trees.names(trees.structure(told)))}", cause)
     if isinstance(given, str) and pair:
-        _checks.fail("train", f"condition got {given!r}, and an item is a pair without names", "condition=True hands on its second")
+        _pair(given, "condition")
     if told is None and (isinstance(given, Tensor) or given is True):
         _checks.fail("train", "condition was given, and the data have no second item", "Pass (images, labels), or a Dataset of such pairs")
     table = trainer.condition
     if isinstance(table, Tensor) and len(trainer.classes) > len(table):
         _checks.fail("train", f"condition has {len(table)} rows, and the data {len(trainer.classes)} classes")
+
+
+def _pair(given: str, what: str) -> NoReturn:
+    _checks.fail("train", f"{what} got {given!r}, and an item is a pair without names", "condition=True hands on its second")
 
 
 @contextlib.contextmanager

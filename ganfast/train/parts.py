@@ -45,9 +45,10 @@ def part(item: object, key: Key, what: str) -> object:
     if form == trees.LEAF:
         _checks.fail("train", f"{what} got {key!r}, and the data are one tensor", "A dict of tensors has names")
     known = list(form[1]) if form[0] == "dict" else list(range(len(form[-1])))
-    if isinstance(key, bool) or key not in known:
-        _checks.nearest("train", what, key, list(map(str, known)))
-    return item[key]
+    fields = getattr(item, "_fields", ())  # of a named tuple
+    if isinstance(key, bool) or key not in (*known, *fields):
+        _checks.nearest("train", what, key, list(map(str, fields or known)))
+    return getattr(item, key) if key in fields else item[key]
 
 
 def place(form: trees.Structure, key: Key) -> int:
@@ -73,7 +74,8 @@ def samples(given: object, key: Key, what: str) -> Tensor:
 
     Raises: TypeError where there is no tensor; ValueError for a key that leads to none.
     """
-    found = trees.leaves(given)[:1] if key is None else [part(given, key, "output")]
+    lone = not isinstance(given, Tensor) and trees.structure(given) == trees.LEAF
+    found = trees.leaves(given)[:1] if key is None or lone else [part(given, key, "output")]
     if not found or not isinstance(found[0], Tensor):
         kind = type(found[0] if found else given).__name__
         _checks.fail("train", f"{what} gives a {kind}, wants a tensor, or a tuple or dict whose first is one", error=TypeError)

@@ -174,3 +174,21 @@ def test_a_graph_that_was_too_long_to_be_asked_about_stays_so_in_a_run_that_goes
     assert pays.whole_pays(question, "graph of this test", ways["fused"], ways["plain"], (x,), set()) and not asked
     assert any(name.startswith(question) for name in kept["answers"])
     assert not pays.whole_pays("another " + question, "graph of this test", ways["fused"], ways["plain"], (x,), set()) and asked
+
+
+def test_the_bias_before_a_norm_is_no_reason_to_call_a_way_wrong(monkeypatch):
+    """Its gradient is rounding alone: in 16 bits two ways differ by as much as it is."""
+    compared = []
+
+    def choose(question, candidates, x, family="", check=None, margin=0.0):
+        results = [[None if t is None else t.shape for t in call()] for call in candidates.values()]
+        compared.append(results)
+        return "fused", True
+
+    monkeypatch.setattr(_tune, "choose", choose)
+    monkeypatch.setattr(_tune, "off_reason", lambda: "")
+    for norm, without in {nn.InstanceNorm2d(6): True, nn.BatchNorm2d(6): True, nn.BatchNorm2d(6).eval(): False}.items():
+        ganfast.accelerate(nn.Sequential(nn.Conv2d(4, 6, 3), norm, nn.ReLU()))(x_for())
+        eager, fused = next(found for found in compared if len(found) == 2)
+        assert eager == fused and eager[1] == (6, 4, 3, 3) and (eager[2] is None) == without
+        compared.clear()

@@ -193,6 +193,7 @@ def test_a_discriminators_phase_leaves_the_generator_no_gradients_whatever_the_o
         ({"networks": {"g": net(2)}, "condition": "x"}, "condition got 'x', and the data are one tensor"),
         ({"networks": {"g": net(2)}, "real": "x"}, "real got 'x', and the data are one tensor"),
         ({"networks": {"g": Network(net(2), condition="y")}, "data": {"x": torch.randn(9, 2)}}, "network 'g'='y'.*valid: x"),
+        ({"networks": {"g": Network(net(2), condition="y")}, "data": (torch.randn(9, 2),) * 2}, "'g' got 'y', and an item is a pair"),
         ({"networks": {"g": Network(net(2), real=2)}, "data": (torch.randn(9, 2),) * 2}, "real of the network 'g'=2 .* valid: 0, 1"),
     ],
     ids=str,

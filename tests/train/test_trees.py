@@ -1,6 +1,6 @@
 """Items of any form: how they are read, drawn, mirrored, told to the networks, in training and in sampling alike."""
 
-from collections import OrderedDict, UserDict
+from collections import OrderedDict, UserDict, namedtuple
 
 import pytest
 import torch
@@ -201,13 +201,18 @@ def test_a_generator_may_give_a_tuple_of_which_a_part_is_sampled():
         assert torch.equal(trainer.sample(4, latents=latents), trainer.ema(latents)["points"])
     with pytest.raises(ValueError, match=r"latents got \[3, 2\], wants a tensor \[4, 2\]"):
         trainer.sample(4, latents=latents[:3])
+    Kind = namedtuple("Kind", "codes image")
+    named = Network(Two(), output="image")
+    named.module.forward = lambda z: Kind(z, 2 * z)
+    trainer = Trainer(named, nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2))
+    assert torch.equal(trainer.sample(4), 2 * trainer.sampler().latents(4))
+    with pytest.raises(TypeError, match="gives a object, wants a tensor"):
+        parts.samples(object(), "image", "the generator")
     with pytest.raises(ValueError, match="output='point' is unknown"):
         Trainer(Network(Two(), output="point"), nn.Linear(2, 1), torch.randn(12, 2), config(latent_dim=2)).step()
 
 
 def test_named_tuples_keep_their_class_and_structures_tell_forms_apart():
-    from collections import namedtuple
-
     kind = namedtuple("kind", "a b")
     tree = {"x": kind(1, [2, 3]), "y": 4}
     assert trees.leaves(tree) == [1, 2, 3, 4] and trees.mapped(lambda n: n + 1, tree) == {"x": kind(2, (3, 4)), "y": 5}
@@ -306,8 +311,8 @@ def test_the_samples_may_be_the_second_of_a_pair_and_the_first_still_reaches_the
         ({"x": IMAGES, "y": IMAGES}, {"condition": True}, "condition is True, and an item has 'x', 'y'"),
         ((IMAGES, IMAGES), {"condition": "typo"}, "condition got 'typo', and an item is a pair"),
         (unpaired(a=IMAGES, b=torch.rand(20, 3, 4, 4) * 255), {}, "floats from .* wants \\[-1, 1\\]"),
-        ((torch.arange(12), IMAGES), {}, "the first item has dtype torch.int64, .*If the samples are another part: Trainer.real="),
-        ({"label": torch.arange(12), "x": IMAGES}, {}, "'label' has dtype torch.int64, .*If the samples are another part: Trainer.real="),
+        ((torch.arange(12), IMAGES), {}, "the first item has dtype torch.int64, .*another part, real=... of Trainer"),
+        ({"label": torch.arange(12), "x": IMAGES}, {}, "'label' has dtype torch.int64, .*another part, real=... of Trainer"),
     ],
     ids=["minus one", "function", "True of a dict", "name of a pair", "levels in a domain", "label first of a pair", "label first"],
 )

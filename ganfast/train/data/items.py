@@ -121,7 +121,7 @@ def reals(x: Tensor, name: str = "the first item", flip: bool = False, image_siz
             cause = " Grey images want a channel: images.unsqueeze(1)." if x.dim() == 3 else ""
             refuse(f"{name} has dtype uint8 and shape {shape}, wants images [N, C, H, W].{cause}")
     elif not x.is_floating_point():
-        other = " If the samples are another part: Trainer(real=...) names it." if among else ""
+        other = " If the samples are another part, real=... of Trainer names it, for all networks." if among else ""
         refuse(f"{name} has dtype {x.dtype}, wants uint8 images [N, C, H, W], or floats; levels of 0 to 255: x.to(torch.uint8).{other}")
     if x.dim() < 2:
         refuse(f"{name} has shape {shape}, wants [N, ...]; numbers are vectors of one: x.unsqueeze(1).")
