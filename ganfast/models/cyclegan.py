@@ -82,9 +82,10 @@ def _initialise(module: nn.Module) -> None:
         nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def load_published(network: nn.Module, state: dict[str, Tensor]) -> None:
+def load_published(network: nn.Module, state: dict[str, Tensor], op: str = "cyclegan") -> None:
     """A state dict as that project saves it, into a network of the same shape. What old files hold beside it is left out: the statistics
-    of instance norms that keep none, and the prefix "module." of a DataParallel.
+    of instance norms that keep none, and the prefix "module." of a DataParallel. What they lack stays: how many batches a norm saw.
+    op: whose error it is.
 
     Raises: ValueError for keys or shapes that are not the network's, with the first of them.
     """
@@ -93,12 +94,13 @@ def load_published(network: nn.Module, state: dict[str, Tensor]) -> None:
     tracked = ("running_mean", "running_var", "num_batches_tracked")
     state = {key: value for key, value in state.items() if not (key.rpartition(".")[0] in plain and key.endswith(tracked))}
     own = network.state_dict()
+    state = {key: value for key, value in own.items() if key.endswith("num_batches_tracked")} | state
     for what, names in (("lacks", own.keys() - state.keys()), ("has too much:", state.keys() - own.keys())):
         if names:
             first = f"{sorted(names)[0]!r} ({len(names)} keys)"
-            raise ValueError(f"cyclegan: the state dict {what} {first}; another netG, netD, norm or no_dropout?")
+            raise ValueError(f"{op}: the state dict {what} {first}; another netG, netD, norm or no_dropout?")
     for key, value in state.items():
         if value.shape != own[key].shape:
             sizes = f"{list(value.shape)}, wants {list(own[key].shape)}"
-            raise ValueError(f"cyclegan: {key!r} of the state dict is {sizes}; another ngf, ndf, input_nc or output_nc?")
+            raise ValueError(f"{op}: {key!r} of the state dict is {sizes}; another ngf, ndf, input_nc or output_nc?")
     network.load_state_dict({key: value.to(torch.float32) if value.is_floating_point() else value for key, value in state.items()})

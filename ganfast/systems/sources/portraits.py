@@ -45,6 +45,11 @@ PARTS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 NAMES = {part: list(values) for part, values in PARTS.items()}
 ALWAYS = ("001#Eye/Default", "002#Eyebrow/DefaultNatural")
+# Layer, as `maps` counts them -> the part that its colour is of, and the part that its form is of.
+SEEN = {
+    1: ("skin", ""), 4: ("", "mouth"), 5: ("clothes colour", "clothes"), 6: ("hair colour", "beard"), 7: ("hair colour", "hair"),
+    8: ("", "glasses"),
+}  # fmt: skip
 # Noun -> the parts that adjectives before it may tell of, beside its colour.
 SAID = {"skin": ("skin",), "hair": ("hair",), "person": ("mouth",)}
 
@@ -84,19 +89,31 @@ def changed(given: Tensor, **values: str) -> Tensor:
 def render(given: Tensor, size: int = 32) -> Tensor:
     """uint8 [n, 3, size, size] of the people with these attributes, int64 [n, parts]. Layers are laid over each other at twice the size, in
     the order of the package's folders, then averaged."""
-    given, sheet = _checked(given), _layers(size)
-    index, order = sheet["index"], []
-    for row in given.tolist():
-        files = _files({part: list(PARTS[part].values())[value] for part, value in zip(NAMES, row)})
-        order.append([index[file] for file in files])
-    stacks, out = torch.tensor(order), []
-    for chunk in stacks.split(64):
+    sheet, out = _layers(size), []
+    for chunk in _stacks(given, sheet).split(64):
         canvas = torch.tensor(BACKGROUND, dtype=torch.float32)[:, None, None].expand(len(chunk), 3, 2 * size, 2 * size)
         for layer in chunk.unbind(1):
             over = sheet["layers"][layer].float()  # premultiplied by its alpha, the last channel
             canvas = over[:, :3] + canvas * (1 - over[:, 3:] / 255)
         out.append(torch.nn.functional.avg_pool2d(canvas, 2).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(out)
+
+
+def maps(given: Tensor, size: int = 32) -> Tensor:
+    """uint8 [n, 3, size, size] of what lies where in the pictures of these people, as numbers. First channel: the layer that is on top, 0
+    the background, 1 body, 2 eyes, 3 eyebrows, 4 mouth, 5 clothes, 6 beard, 7 hair, 8 glasses. Second: its colour's number in the
+    attributes. Third: its form's. A layer is on top where, of those that cover a quarter of the pixel or more, it is the highest."""
+    given, sheet = _checked(given), _layers(size)
+    stacks = _stacks(given, sheet)
+    folders = torch.tensor([int(file[:3] or -1) + 1 for file in sheet["index"]])
+    covers = torch.nn.functional.avg_pool2d(sheet["layers"][:, 3].float(), 2) >= 255 / 4
+    column = lambda part: given[:, list(NAMES).index(part)] if part else torch.zeros(len(given), dtype=torch.int64)
+    told = [torch.stack([column(SEEN.get(layer, ("", ""))[i]) for layer in range(9)], 1) for i in range(2)]
+    top = torch.zeros(len(given), size, size, dtype=torch.int64)
+    for row in stacks.unbind(1):
+        top = torch.where(covers[row], folders[row][:, None, None], top)
+    numbers = [top, *(of.gather(1, top.flatten(1)).view_as(top) for of in told)]
+    return torch.stack(numbers, 1).to(torch.uint8)
 
 
 def read(images: Tensor) -> Tensor:
@@ -123,6 +140,15 @@ def _checked(given: Tensor) -> Tensor:
             span = f"{int(column.min())} to {int(column.max())}"
             _checks.fail("portraits", f"the attribute {part} holds {span}, wants 0 to {len(NAMES[part]) - 1}: {', '.join(NAMES[part])}")
     return given.cpu()
+
+
+def _stacks(given: Tensor, sheet: dict) -> Tensor:
+    """int64 [n, layers]: of each person the rows of the sheet, from the lowest layer to the highest."""
+    order, index = [], sheet["index"]
+    for row in _checked(given).tolist():
+        files = _files({part: list(PARTS[part].values())[value] for part, value in zip(NAMES, row)})
+        order.append([index[file] for file in files])
+    return torch.tensor(order)
 
 
 def _files(of: dict[str, str]) -> list[str]:

@@ -1,0 +1,194 @@
+"""pix2pix: a picture becomes another, learned from pairs of both: layers become portraits.
+
+Without data of your own: drawn people. The input says by numbers, shown as false colours, which layer lies where, which of its colours and
+which of its forms it has; the answer is the portrait, whose true colours, lines and shades must be learned. Nobody who is tested was in
+the training.
+Source: Isola, Zhu, Zhou & Efros 2017, "Image-to-image translation with conditional adversarial networks".
+"""
+
+import dataclasses
+import functools
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ganfast.models.cyclegan import ResnetGenerator, load_published
+from ganfast.models.pix2pix import DOWNS, PairDiscriminator, UnetGenerator
+from ganfast.systems import form
+from ganfast.systems.sources import portraits
+from ganfast.systems.sources.paired import paired
+from ganfast.train import Phase, Trainer
+from ganfast.train.data import to_float, to_uint8
+from ganfast.train.watch.grids import tile
+
+# What an option that is not given means: on the portraits, and on a folder, where it is as users of pytorch-CycleGAN-and-pix2pix know it.
+PORTRAITS = {
+    "batch_size": 8, "lr": 1e-3, "lr_d": 2e-4, "beta2": 0.9, "netG": "unet_64", "ngf": 16, "ndf": 16, "n_layers_D": 2, "crop_size": 64,
+}  # fmt: skip
+FOLDER = {
+    "batch_size": 1, "lr": 2e-4, "lr_d": 2e-4, "beta2": 0.999, "netG": "unet_256", "ngf": 64, "ndf": 64, "n_layers_D": 3, "crop_size": 256,
+}  # fmt: skip
+PUBLISHED = {"generator": "latest_net_G.pth", "discriminator": "latest_net_D.pth"}
+LOSSES = {"lsgan": "lsgan", "vanilla": "nonsaturating"}
+PEOPLE = {"train": 1500, "test": 300}  # of 19,440
+COLOURS = (31, 51, 63)  # false ones: what a number in the maps of portraits is multiplied by, channel by channel
+EDGE = 0.3  # a step from a pixel to its neighbour that is an outline, of a range of 2
+
+
+@dataclass(frozen=True)
+class Options(form.Options):
+    data: str | None = None
+    """a folder with train and test of pictures that hold A and B side by side, or with trainA, trainB, testA, testB; none: portraits"""
+    steps: int = 2400
+    n_epochs: int = 0
+    """at constant rates, an epoch being all pairs once; 0: as `steps` says, the last quarter with falling rates"""
+    n_epochs_decay: int = 0
+    """after them, with rates that fall to 0"""
+    direction: Literal["AtoB", "BtoA"] = "AtoB"
+    """BtoA: the folder's B is the input, and its A the answer"""
+    batch_size: int | None = None
+    """8, on a folder 1"""
+    crop_size: int | None = None
+    """64, on a folder 256: of the square that each picture is cut and resized to"""
+    lr: float | None = None
+    """of the generator: 1e-3, on a folder 2e-4"""
+    lr_d: float | None = None
+    """of the discriminator: 2e-4"""
+    beta1: float = 0.5
+    beta2: float | None = None
+    """0.9, on a folder 0.999"""
+    gan_mode: Literal["vanilla", "lsgan"] = "vanilla"
+    lambda_L1: float = 100.0
+    """weight of the mean absolute error"""
+    netG: Literal["unet_32", "unet_64", "unet_128", "unet_256", "resnet_6blocks", "resnet_9blocks"] | None = None
+    """unet_64, on a folder unet_256; its number is the least crop_size"""
+    netD: Literal["basic", "n_layers"] = "n_layers"
+    """basic: n_layers_D is 3"""
+    n_layers_D: int | None = None
+    """2, on a folder 3"""
+    ngf: int | None = None
+    """16, on a folder 64: channels of the generator next to the picture"""
+    ndf: int | None = None
+    """16, on a folder 64: of the discriminator"""
+    norm: Literal["batch", "instance", "none"] = "batch"
+    no_dropout: bool = False
+    weights: str | None = None
+    """a folder with latest_net_G.pth to begin with, and latest_net_D.pth if there"""
+
+    def whole(self) -> "Options":
+        """With a value for what was not given."""
+        usual = FOLDER if self.data else PORTRAITS
+        whole = dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
+        layers, size = 3 if self.netD == "basic" else whole.n_layers_D, whole.crop_size
+        whole = dataclasses.replace(whole, n_layers_D=layers)
+        fold, least = 2 ** DOWNS.get(whole.netG, 2), 3 * 2**layers
+        whole.want("direction", self.data is not None or self.direction == "AtoB", "AtoB for the portraits")
+        asked = "netG" if self.crop_size is None else "crop_size"
+        whole.want(asked, size >= fold and size % fold == 0, f"crop_size, now {size}, a multiple of {fold} for {whole.netG}")
+        whole.want("n_layers_D", layers >= 1 and size >= least, f"crop_size, now {size}, of at least {least} for n_layers_D={layers}")
+        return whole
+
+
+@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
+def sets(o: Options) -> dict[str, Tensor]:
+    """train_a, train_b, test_a, test_b, uint8 [N, 3, S, S]: inputs and answers."""
+    if o.data is not None:
+        found = paired(o.data, o.crop_size)
+        a, b = ("b", "a") if o.direction == "BtoA" else ("a", "b")
+        return {f"{part}_{new}": found[f"{part}_{old}"] for part in PEOPLE for new, old in (("a", a), ("b", b))}
+    every = torch.cartesian_prod(*(torch.arange(len(names)) for names in portraits.parts().values()))
+    drawn = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
+    found, colours = {}, torch.tensor(COLOURS, dtype=torch.uint8)[:, None, None]
+    for part, people in zip(PEOPLE, drawn.split([*PEOPLE.values(), len(every) - sum(PEOPLE.values())])):
+        found |= {f"{part}_a": portraits.maps(people, o.crop_size) * colours, f"{part}_b": portraits.render(people, o.crop_size)}
+    return found
+
+
+def load_weights(networks: dict[str, nn.Module], folder: Path) -> None:
+    """The generator's file must be there. Raises: ValueError for a file that is missing, no state dict, or another network's."""
+    for name, file in PUBLISHED.items():
+        if not (folder / file).is_file():
+            if name == "generator":
+                raise ValueError(f"pix2pix: weights {str(folder)!r} has no {file}.")
+            continue
+        try:
+            state = torch.load(folder / file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"pix2pix: {folder / file} cannot be read as a state dict: {error}.") from None
+        load_published(networks[name], state, "pix2pix")
+
+
+def l1(networks, batch) -> Tensor:
+    return F.l1_loss(batch.fake(networks.generator), batch.real)
+
+
+def build(options: Options) -> Trainer:
+    o = options.whole()
+    data = sets(o)
+    if o.netG in DOWNS:
+        generator = UnetGenerator(3, 3, DOWNS[o.netG], o.ngf, o.norm, not o.no_dropout)
+    else:
+        blocks = int(o.netG.removeprefix("resnet_").removesuffix("blocks"))
+        generator = ResnetGenerator(3, 3, o.ngf, blocks, o.norm, not o.no_dropout)
+    networks = {"generator": generator, "discriminator": PairDiscriminator(6, o.ndf, o.n_layers_D, o.norm)}
+    if o.weights:
+        load_weights(networks, Path(o.weights).expanduser())
+    epochs, pairs = o.n_epochs + o.n_epochs_decay, len(data["train_a"])
+    length = {"steps": max(1, epochs * pairs // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
+    adam = {"learning_rate": o.lr, "discriminator_learning_rate": o.lr_d, "betas": (o.beta1, o.beta2)}
+    config = o.config(batch_size=o.batch_size, latent_dim=0, loss=LOSSES[o.gan_mode], **adam, **length)
+    half = 1 if o.gan_mode == "lsgan" else 0.5  # the project halves the discriminator's loss; ganfast's lsgan is halved by itself
+    learned = {"adversarial": 2 * half, "l1": (l1, o.lambda_L1)}
+    phases = [Phase("d", "discriminator", {"adversarial": half}), Phase("g", "generator", learned, average=True)]
+    pairs = {"a": data["train_a"], "b": data["train_b"]}
+    return Trainer(**networks, data=pairs, config=config, phases=phases, condition="a", real="b")
+
+
+def outlines(images: Tensor) -> Tensor:
+    """The rule: bool [N, H, W], where a channel's step to the pixel below or to the right is larger than EDGE; images in [-1, 1]."""
+    steps = F.pad(images.diff(dim=2).abs(), (0, 0, 0, 1)).maximum(F.pad(images.diff(dim=3).abs(), (0, 1)))
+    return steps.amax(1) > EDGE
+
+
+def outline_f1(made: Tensor, true: Tensor) -> float:
+    """Of the outlines' pixels, over all pictures; a pixel beside its place is wrong."""
+    found, there = outlines(made), outlines(true)
+    return (2 * (found & there).sum() / (found.sum() + there.sum()).clamp_min(1)).item()
+
+
+def measure(trainer: Trainer, options: Options) -> dict[str, float]:
+    """On held-out people, images in [-1, 1]. l1: mean absolute error; l1_constant: that of the best constant picture, at each pixel the
+    median of the training's answers; l1_ratio: of both. l1_other: the error of what is made from another's input. outline_f1: of the
+    outlines of the made picture and the true one, without any tolerance, 1 for the true one; outline_f1_constant: of the constant one."""
+    data = sets(options.whole())
+    a, b = to_float(data["test_a"]), to_float(data["test_b"])
+    made, other = trainer.sample(len(a), a).cpu(), trainer.sample(len(a), a.roll(1, 0)).cpu()
+    constant = to_float(data["train_b"].median(0).values).expand_as(b)
+    figures = {"l1": F.l1_loss(made, b).item(), "l1_constant": F.l1_loss(constant, b).item(), "l1_other": F.l1_loss(other, b).item()}
+    figures["l1_ratio"] = figures["l1"] / figures["l1_constant"] if figures["l1_constant"] else float("inf")
+    return figures | {"outline_f1": outline_f1(made, b), "outline_f1_constant": outline_f1(constant, b)}
+
+
+def picture(trainer: Trainer, options: Options) -> Tensor:
+    """Held-out people: inputs, what was made of them, the true pictures."""
+    data = sets(options.whole())
+    a, b = to_float(data["test_a"][:10]), to_float(data["test_b"][:10])
+    return to_uint8(tile(torch.cat([a, trainer.sample(len(a), a).cpu(), b]), len(a)))
+
+
+SYSTEM = form.System(
+    "pix2pix",
+    "translates pictures, learned from pairs: layers become portraits",
+    Options,
+    build,
+    measure,
+    picture,
+    goals={"l1_ratio": ("<=", 0.5), "outline_f1": (">=", 0.8)},
+    needs=("robohash",),
+    credit=lambda options: "" if options.data else portraits.CREDIT,
+)
