@@ -29,12 +29,14 @@ HOW = "ganfast sample RUN --pick 3,7,12 writes these large"
 
 @dataclass(frozen=True)
 class Options(form.Options):
-    steps: int = 1500
+    steps: int = 2500
     image_size: int = 64
     """a power of two; pictures of your own are cut and resized to it"""
     width: int = 16
     """channels of both networks next to the picture"""
     batch_size: int = 32
+    noise: float = 0.2
+    """on all that the discriminator sees, without which it soon knows the pictures by heart"""
     r1: float = 0.0
     """weight of the gradient penalty on real pictures, in whose place the discriminator otherwise has batch norm"""
     augment: str = ""
@@ -89,7 +91,7 @@ def _sets(o: Options) -> dict[str, Tensor]:
 def build(options: Options) -> Trainer:
     o = options
     images = _sets(o)["train"]
-    config = o.config(batch_size=o.batch_size, r1=o.r1, augment=o.augment)  # all else as the trainer has it
+    config = o.config(batch_size=o.batch_size, noise=o.noise, r1=o.r1, augment=o.augment)  # all else as the trainer has it
     channels = images.shape[1]
     generator = DCGANGenerator(o.image_size, config.latent_dim, o.width, channels)
     return Trainer(generator, DCGANDiscriminator(o.image_size, o.width, channels, norm=not o.r1), images, config)
