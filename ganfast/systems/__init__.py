@@ -18,6 +18,7 @@ NAMES: dict[str, str] = {
     "inpainting": "ganfast.systems.inpainting",
     "cyclegan": "ganfast.systems.cyclegan",
     "pix2pix": "ganfast.systems.pix2pix",
+    "portraits": "ganfast.systems.portraits",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")

@@ -28,6 +28,9 @@ systems; `ganfast run NAME --help` lists one's options. Of all systems:
   --resume           go on with the run that lies there
   --steps N, --max-seconds S, --seed N, --precision P, --device D, --no-fused, --log-every N"""
 
+ASKS = {"text": ' --text "..."', "pick": " --pick 3,7,12"}
+"""What of the options of `ganfast sample` a system's `sample` may take, as its run is told of it."""
+
 
 def run(args: list[str]) -> None:
     if args[:1] in (["-h"], ["--help"]):
@@ -72,8 +75,9 @@ def _run(args: list[str], world: World) -> None:
         print(how)
     elif world.rank == 0:
         print("measuring", flush=True)
-        by_text = system.sample is not None and "text" in inspect.signature(system.sample).parameters
-        print(told(running.finish(system, trainer, options), trainer.run_dir, by_text))
+        takes = inspect.signature(system.sample).parameters if system.sample else ()
+        asks = "".join(words for key, words in ASKS.items() if key in takes)
+        print(told(running.finish(system, trainer, options), trainer.run_dir, asks))
 
 
 def _parsed(name: str, system: System, args: list[str], start: Options, resume: bool) -> Options:
@@ -84,7 +88,7 @@ def _parsed(name: str, system: System, args: list[str], start: Options, resume: 
     return getattr(commands.parse(kind, f"run {name}", args, kind(start, resume)), title)
 
 
-def told(result: dict, folder: Path, by_text: bool = False) -> str:
+def told(result: dict, folder: Path, asks: str = "") -> str:
     """A line for each figure, with its goal and whether it was reached."""
     lines = [f"{result['system']}, seed {result['seed']}: {result['steps']} steps, {result['seconds']:.0f} s"]
     width = max(map(len, result["figures"]), default=0)
@@ -94,8 +98,8 @@ def told(result: dict, folder: Path, by_text: bool = False) -> str:
             sign, bound = result["goals"][name]
             line = f"{line:<{width + 12}}  goal {sign} {bound:g}, {'reached' if result['reached'][name] else 'MISSED'}"
         lines.append(line)
-    how = f"`ganfast sample {folder}" + (' --text "..."`' if by_text else "`")
-    return "\n".join([*lines, f"in {folder}: {running.PICTURE}, {running.RESULT}, checkpoints; {how} makes samples"])
+    how = f"`ganfast sample {folder}{asks}` makes samples"
+    return "\n".join([*lines, f"in {folder}: {running.PICTURE}, {running.RESULT}, checkpoints; {how}"])
 
 
 def sample(args: list[str]) -> None:
@@ -106,17 +110,34 @@ def sample(args: list[str]) -> None:
         commands.sample(wanted)
         return
     system, options = running.saved(folder)
-    asked = {key: getattr(wanted, key) for key in ("text", "label") if getattr(wanted, key) is not None}
+    asked = {key: getattr(wanted, key) for key in ("text", "label", "pick") if getattr(wanted, key) is not None}
     _check_asked(system, asked)
+    picked, seed = _picked(asked.get("pick"), commands.option(args, "seed")), wanted.seed
+    given = asked
+    if picked:
+        given, seed = asked | {"pick": picked}, options.seed
     trainer = running.put_back(system, options, wanted.checkpoint)
     if system.sample:
-        images = system.sample(trainer, options, count=wanted.count, seed=wanted.seed, **asked)
+        images = system.sample(trainer, options, count=wanted.count, seed=seed, **given)
     else:
-        images = trainer.sample(wanted.count, asked.get("label"), wanted.seed)
+        images = trainer.sample(wanted.count, asked.get("label"), seed)
     which = "-".join(map(_short, asked.values())) or "all"
-    out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{wanted.seed}"
+    out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
-    print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", wanted.seed) | _fields(system, options, asked)))
+    print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked), picked))
+
+
+def _picked(text: str | None, seed: str | None) -> tuple[int, ...]:
+    """The numbers that --pick names, each once. Raises: ValueError for what are none, and for a --seed, as the contact sheet is of the
+    run's."""
+    if text is None:
+        return ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        _checks.fail("sample", f"pick got {text!r}, wants numbers of the contact sheet, such as 3,7,12")
+    if seed is not None:
+        _checks.fail("sample", f"seed got {seed!r}, wants none with pick", "The contact sheet is of the run's seed")
+    return tuple(dict.fromkeys(map(int, words)))
 
 
 def _check_asked(system: System, asked: dict[str, str]) -> None:
@@ -141,7 +162,12 @@ def _fields(system: System, options: Options, asked: dict[str, str]) -> dict[str
     return {key.capitalize(): value for key, value in asked.items()} | ({"Credit": credit} if credit else {})
 
 
-def _written(out: Path, images: Tensor, fields: dict[str, str]) -> str:
+def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[int, ...]) -> str:
+    """Of the images that were picked no grid, as each is large."""
+    if picked:
+        for number, image in zip(picked, images, strict=True):
+            grids.write_png(out / f"number-{number:03d}.png", image, fields | {"Number": str(number)})
+        return f"{len(images)} images in {out}"
     grids.write_png(out / "grid.png", grids.tile(images, min(len(images), 10)), fields)
     for i, image in enumerate(images):
         grids.write_png(out / f"image-{i:03d}.png", image, fields)

@@ -95,8 +95,9 @@ class System:
         goals: figure -> ("<=" or ">=", number), on the system's own data; of --data none is known.
         needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
-        sample: (trainer, options, *, count, seed, text, label) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label only
-            where it draws by them, with a default where they may be left out. None: trainer.sample, by a label of the data's classes.
+        sample: (trainer, options, *, count, seed, text, label, pick) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label
+            only where it draws by them, with a default where they may be left out; pick, by default (), where its picture is a contact
+            sheet: these numbers of it, large. None: trainer.sample, by a label of the data's classes.
         sources: what `data` may name beside a folder.
         restored: options that `build` gets where a run is put back: what would be learned before the training lies in the checkpoint.
     Raises: ValueError for a name or goals of another form.

@@ -112,7 +112,9 @@ def put_back(system: System, options: Options, path: Path) -> Trainer:
 
 
 def finish(system: System, trainer: Trainer, options: Options) -> dict:
-    """Measures and draws: picture.png and result.json in the run's folder, and what result.json says."""
+    """Measures and draws: picture.png and result.json in the run's folder, and what result.json says. system.json too, as options of the
+    picture may have changed where nothing was left to train."""
+    _write(trainer.run_dir / ABOUT, About(system, options).text)
     numbers = lambda purpose: own_randomness(mixed(options.seed, purpose), trainer.device)
     with numbers("measure"):
         figures = system.figures(trainer, options)

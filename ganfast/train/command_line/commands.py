@@ -46,6 +46,8 @@ class Sample:
     seed: int = 0
     text: str | None = None
     """a caption, for a run of a system that draws by text (`ganfast run`)"""
+    pick: str | None = None
+    """3,7,12: these of a contact sheet's numbers, large, for a run of a system that draws one (`ganfast run`)"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
@@ -158,6 +160,8 @@ def sample(wanted: Sample) -> None:
     """Of a run of `ganfast train`."""
     if wanted.text is not None:
         _checks.fail("sample", f"text got {wanted.text!r}, wants none", "The run is not of a system that draws by text")
+    if wanted.pick is not None:
+        _checks.fail("sample", f"pick got {wanted.pick!r}, wants none", "The run is not of a system that draws a contact sheet")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
