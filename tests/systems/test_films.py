@@ -33,6 +33,14 @@ def test_a_digit_bounces():
     assert moving.bounced(places, room).tolist() == [[8, 1], [9, 1], [6, 3], [3, 3]]
 
 
+def test_digits_bounce_where_their_ink_touches_a_border():
+    digit = torch.zeros(1, 1, 10, 12, dtype=torch.uint8)
+    digit[..., 2:7, 4:6], digit[..., 0, 0] = 64, 63
+    assert [found.tolist() for found in moving.inked(digit)] == [[[2, 4]], [[6, 5]]]
+    places = moving.clips(200, digit, 20, field=8, count=1, fastest=3).places
+    assert places.amin((0, 1, 2)).tolist() == [-2, -4] and places.amax((0, 1, 2)).tolist() == [16 - 7, 16 - 6]
+
+
 def test_clips_by_hand():
     block = torch.full((1, 1, 2, 2), 200, dtype=torch.uint8)  # a pixel of the field
     drawn = moving.render(block, torch.tensor([[0]]), torch.tensor([[[[2, 4]], [[3, 4]], [[3, 5]]]]), 4)[0, :, 0]
@@ -45,7 +53,7 @@ def test_clips_by_hand():
 
 
 def test_truth_of_clips():
-    digits = (torch.rand(7, 1, 10, 8) * 255).to(torch.uint8)
+    digits = (torch.rand(7, 1, 10, 8) * 255).to(torch.uint8) | 64  # ink all over
     clips = moving.clips(300, digits, 6, field=12, fastest=3, seed=1)
     assert clips.frames.shape == (300, 6, 1, 12, 12)
     assert clips.frames.equal(moving.clips(300, digits, 6, field=12, fastest=3, seed=1).frames)
@@ -61,11 +69,16 @@ def test_truth_of_clips():
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"n": 0}, "moving: n got 0, wants"), ({"count": True}, "moving: count got True"), ({"field": 4}, "10x8 half pixels, the field 8x8")],
+    [
+        ({"n": 0}, "moving: n got 0, wants"),
+        ({"count": True}, "moving: count got True"),
+        ({"field": 4}, "up to 10 half pixels, the field 8,"),
+        ({"digits": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, "no pixel of at least 64, wants ink"),
+    ],
 )
 def test_clips_that_cannot_be(given, words):
     with pytest.raises(ValueError, match=words):
-        moving.clips(**{"n": 2, "digits": torch.zeros(1, 1, 10, 8, dtype=torch.uint8), "frames": 5} | given)
+        moving.clips(**{"n": 2, "digits": torch.full((1, 1, 10, 8), 255, dtype=torch.uint8), "frames": 5} | given)
 
 
 def test_sub_folders_are_clips_and_numbers_count_as_numbers(tmp_path):
