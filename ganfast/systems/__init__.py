@@ -19,6 +19,7 @@ NAMES: dict[str, str] = {
     "cyclegan": "ganfast.systems.cyclegan",
     "pix2pix": "ganfast.systems.pix2pix",
     "portraits": "ganfast.systems.portraits",
+    "next-frame": "ganfast.systems.next_frame",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
