@@ -17,6 +17,7 @@ NAMES: dict[str, str] = {
     "text-to-image": "ganfast.systems.text_to_image",
     "inpainting": "ganfast.systems.inpainting",
     "cyclegan": "ganfast.systems.cyclegan",
+    "super-resolution": "ganfast.systems.super_resolution",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
