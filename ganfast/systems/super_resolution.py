@@ -34,7 +34,7 @@ SHOWN = 96  # pixels, of the crops in the picture
 class Options(form.Options):
     data: str | None = None
     """a folder of pictures of your own, a tenth of which is held out; none: two photographs"""
-    steps: int = 1000
+    steps: int = 800
     learn_from: Literal["china", "flower"] = "china"
     """of the two photographs; the other one is held out"""
     crop_size: int = 48
