@@ -58,7 +58,7 @@ class Options(form.Options):
     """of the discriminator"""
     l1: float = 1.0
     """weight of the mean absolute error"""
-    adversarial: float = 0.08
+    adversarial: float = 0.1
     """weight of the adversarial loss"""
     r1: float = 0.001
     """weight of the discriminator's gradient penalty"""

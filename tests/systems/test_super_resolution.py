@@ -13,7 +13,7 @@ from ganfast.systems.super_resolution import SYSTEM, Discriminator, Options, cro
 from ganfast.train.data import to_float, to_uint8
 
 SMALL = {"width": 16, "blocks": 2, "width_d": 8, "crops": 512, "crop_size": 32, "fused": False}
-SHORT = SMALL | {"steps": 100, "batch_size": 8, "learning_rate": 2e-3}
+SHORT = SMALL | {"steps": 100, "batch_size": 8, "learning_rate": 2e-3, "adversarial": 0.08}
 
 
 @pytest.fixture(scope="module")
