@@ -20,6 +20,7 @@ NAMES: dict[str, str] = {
     "pix2pix": "ganfast.systems.pix2pix",
     "portraits": "ganfast.systems.portraits",
     "next-frame": "ganfast.systems.next_frame",
+    "super-resolution": "ganfast.systems.super_resolution",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
