@@ -79,13 +79,12 @@ def matched(
     *,
     steps: int = 500,
     batch: int = 64,
-    noise: float = 0.3,
     seed: int = 0,
     fused: bool = True,
 ) -> Matcher:
     """A matcher that has learned which caption of a picture's own and all others is the picture's, held still: it is in eval mode and its
-    weights want no gradient. It learns under noise of a strength from 0 to `noise`, as generated pictures are less clean; what few pixels
-    say is lost under too much of it.
+    weights want no gradient. It learns under noise, as generated pictures are less clean: under less of it, small things are learned sooner,
+    and a generator learns to please it without drawing them.
 
     Shapes: images uint8 [N, 3, 32, 32], captions [N, ...], and if there near [N, K, ...], of data; library [K, ...].
     """
@@ -101,8 +100,8 @@ def matched(
         rows = torch.randint(len(data["images"]), (batch,), generator=draw)
         some = {name: part[rows] for name, part in data.items()}
         seen, own, others = as_networks_see(some["images"]), some["captions"], others_of(some, library)
-        rough = torch.randn(seen.shape, generator=draw) * noise * torch.rand(batch, 1, 1, 1, generator=draw)
-        logits = matcher(seen + rough, torch.cat([own, others]))
+        noise = torch.randn(seen.shape, generator=draw) * 0.3 * torch.rand(batch, 1, 1, 1, generator=draw)
+        logits = matcher(seen + noise, torch.cat([own, others]))
         loss = told(logits[:, :batch].diagonal(), logits[:, batch:], owners(own, others))
         optimizer.zero_grad()
         loss.backward()

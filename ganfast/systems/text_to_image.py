@@ -27,8 +27,7 @@ from ganfast.train.randomness import mixed
 LATENT, DIM = 16, 32  # numbers of a latent, of a caption's vector
 NEAR = 4  # captions like its own that each picture is told from
 MISMATCHED, TOLD, ALIKE, R1, R1_EVERY = 0.5, 0.5, 1.0, 0.1, 4
-SHAPES = {"library": 512, "matching": 500, "noise": 0.3}
-OTHERS = {"library": 256, "matching": 3000, "noise": 0.1}  # the noise under which the matcher learns: a mouth has few pixels
+SHAPES, OTHERS = {"library": 512, "matching": 500}, {"library": 256, "matching": 3000}
 TRUTHS = {"shapes": shapes, "portraits": portraits}  # sources that draw by attributes
 GOALS = {"right": (">=", 0.85), "right held out": (">=", 0.7)}
 
@@ -59,9 +58,9 @@ class Options(form.Options):
     def truth(self):
         return TRUTHS.get(self.data or "shapes")
 
-    def usual(self, name: str) -> float:
+    def usual(self, name: str) -> int:
         """The option, or what it is where it is not given."""
-        given, usual = getattr(self, name, None), SHAPES if self.truth is shapes else OTHERS
+        given, usual = getattr(self, name), SHAPES if self.truth is shapes else OTHERS
         return usual[name] if given is None else given
 
 
@@ -105,8 +104,7 @@ def _prepared(truth, data: str | None, pictures: int, name: str, most: int, seed
 @functools.lru_cache(maxsize=1)
 def matcher_of(options: Options) -> Matcher:
     """Learned before the GAN; the networks' own encoders begin as its."""
-    how = {"steps": options.usual("matching"), "noise": options.usual("noise")}
-    return matched(*prepared(options), **how, seed=options.seed, fused=options.fused)
+    return matched(*prepared(options), steps=options.usual("matching"), seed=options.seed, fused=options.fused)
 
 
 def build(options: Options) -> Trainer:
