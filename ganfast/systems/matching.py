@@ -83,7 +83,7 @@ def matched(
     fused: bool = True,
 ) -> Matcher:
     """A matcher that has learned which caption of a picture's own and all others is the picture's, held still: it is in eval mode and its
-    weights want no gradient. It learns under noise, as generated pictures are less clean: under less of it, small things are learned sooner,
+    weights want no gradient. It learns under noise, as generated pictures are less clean. Under less, small things are learned sooner,
     and a generator learns to please it without drawing them.
 
     Shapes: images uint8 [N, 3, 32, 32], captions [N, ...], and if there near [N, K, ...], of data; library [K, ...].
