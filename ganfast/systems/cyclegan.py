@@ -7,18 +7,17 @@ Source: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation usin
 
 import dataclasses
 import functools
-import pickle
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator, load_published
+from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator
 from ganfast.systems import form, readers
 from ganfast.systems.sources import blurred
+from ganfast.systems.sources.weights import load_folder
 from ganfast.train import ImagePool, Network, Phase, Trainer, adversarial
 from ganfast.train.data import folder, to_float, to_uint8, unpaired
 from ganfast.train.data.folders import existing
@@ -112,20 +111,6 @@ def sets(o: Options) -> dict[str, Tensor]:
     return {"train_a": images(f"train{a}"), "train_b": images(f"train{b}"), "test_a": images(f"test{a}"), "test_b": images(f"test{b}")}
 
 
-def load_weights(networks: dict[str, Network], path: Path) -> None:
-    """The generators' files must be there. Raises: ValueError for a file that is missing, no state dict, or another network's."""
-    for name, file in PUBLISHED.items():
-        if not (path / file).is_file():
-            if name in ("ab", "ba"):
-                raise ValueError(f"cyclegan: weights {str(path)!r} has no {file}.")
-            continue
-        try:
-            state = torch.load(path / file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"cyclegan: {path / file} cannot be read as a state dict: {error}.") from None
-        load_published(networks[name].module, state)
-
-
 def cycle(there: str, back: str, real: str):
     def term(networks, batch):
         return F.l1_loss(networks[back](batch.fake(networks[there])), batch.data[real])
@@ -149,7 +134,7 @@ def build(options: Options) -> Trainer:
         "d_a": Network(d(), learning_rate=o.lr_d, condition=None), "d_b": Network(d(), learning_rate=o.lr_d, condition=None),
     }  # fmt: skip
     if o.weights:
-        load_weights(networks, Path(o.weights))
+        load_folder("cyclegan", o.weights, PUBLISHED, {name: network.module for name, network in networks.items()}, ("ab", "ba"))
     epochs, larger = o.n_epochs + o.n_epochs_decay, max(len(data["train_a"]), len(data["train_b"]))
     length = {"steps": max(1, epochs * larger // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
     adam = {"learning_rate": o.lr, "betas": (o.beta1, o.beta2)}

@@ -8,20 +8,19 @@ Source: Isola, Zhu, Zhou & Efros 2017, "Image-to-image translation with conditio
 
 import dataclasses
 import functools
-import pickle
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ganfast.models.cyclegan import ResnetGenerator, load_published
+from ganfast.models.cyclegan import ResnetGenerator
 from ganfast.models.pix2pix import DOWNS, PairDiscriminator, UnetGenerator
 from ganfast.systems import form
 from ganfast.systems.sources import portraits
 from ganfast.systems.sources.paired import paired
+from ganfast.systems.sources.weights import load_folder
 from ganfast.train import Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.watch.grids import tile
@@ -109,20 +108,6 @@ def sets(o: Options) -> dict[str, Tensor]:
     return found
 
 
-def load_weights(networks: dict[str, nn.Module], folder: Path) -> None:
-    """The generator's file must be there. Raises: ValueError for a file that is missing, no state dict, or another network's."""
-    for name, file in PUBLISHED.items():
-        if not (folder / file).is_file():
-            if name == "generator":
-                raise ValueError(f"pix2pix: weights {str(folder)!r} has no {file}.")
-            continue
-        try:
-            state = torch.load(folder / file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"pix2pix: {folder / file} cannot be read as a state dict: {error}.") from None
-        load_published(networks[name], state, "pix2pix")
-
-
 def l1(networks, batch) -> Tensor:
     return F.l1_loss(batch.fake(networks.generator), batch.real)
 
@@ -137,7 +122,7 @@ def build(options: Options) -> Trainer:
         generator = ResnetGenerator(3, 3, o.ngf, blocks, o.norm, not o.no_dropout)
     networks = {"generator": generator, "discriminator": PairDiscriminator(6, o.ndf, o.n_layers_D, o.norm)}
     if o.weights:
-        load_weights(networks, Path(o.weights).expanduser())
+        load_folder("pix2pix", o.weights, PUBLISHED, networks, ("generator",))
     epochs, pairs = o.n_epochs + o.n_epochs_decay, len(data["train_a"])
     length = {"steps": max(1, epochs * pairs // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
     adam = {"learning_rate": o.lr, "discriminator_learning_rate": o.lr_d, "betas": (o.beta1, o.beta2)}

@@ -7,7 +7,6 @@ Source: Ledig et al. 2017, "Photo-realistic single image super-resolution" (cont
 """
 
 import functools
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfast import _checks
 from ganfast.models.super_resolution import RRDBNet, Upscaler, enlarged, rrdbnet
 from ganfast.systems import form
 from ganfast.systems.inpainting import slope
 from ganfast.systems.sources.photographs import photographs
 from ganfast.systems.sources.pictures import pictures
+from ganfast.systems.sources.weights import state_dict
 from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.watch.grids import tile
@@ -115,17 +114,6 @@ def sets(o: Options) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     return [own.pop(o.learn_from)], list(own.values())
 
 
-def load_weights(path: Path) -> RRDBNet:
-    """Raises: ValueError, TypeError for a file that is missing, is no state dict, or another network's."""
-    if not path.is_file():
-        _checks.fail("super-resolution", f"weights got {str(path)!r}, wants a file; there is none")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        _checks.fail("super-resolution", f"{path} cannot be read as a state dict: {error}")
-    return rrdbnet(state, signed=True)
-
-
 def l1(network: str):
     return lambda networks, batch: F.l1_loss(batch.fake(networks[network]), batch.data["high"])
 
@@ -134,7 +122,7 @@ def build(options: Options) -> Trainer:
     o = options
     train, _ = sets(o)
     if o.weights:
-        g = lambda: load_weights(Path(o.weights))
+        g = lambda: rrdbnet(state_dict("super-resolution", Path(o.weights)), signed=True)
     else:
         g = lambda: Upscaler(3, o.width, o.blocks) if o.network == "residual" else RRDBNet(3, o.width, o.blocks, o.width // 2, signed=True)
     networks = {"generator": Network(g()), "plain": Network(g()), "discriminator": Network(Discriminator(o.width_d), o.learning_rate_d)}
