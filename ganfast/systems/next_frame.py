@@ -20,7 +20,6 @@ from ganfast.systems.inpainting import slope
 from ganfast.systems.sources import digits, films, moving
 from ganfast.train import Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
-from ganfast.train.saving.disk import atomic
 from ganfast.train.watch import grids
 
 PAST, ROLLED = 4, 10  # frames that are given; that are made one after another, each from the four before it
@@ -210,18 +209,10 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     above, below = torch.cat([first, framed(made, 0.5)], 1), torch.cat([below, framed(true, 0.0)], 1)
     if trainer.run_dir:
         both = [torch.cat([above[:, t], first[:, t] if t < PAST else below[:, t]]) for t in range(clips.shape[1])]
-        write_clip(trainer, options, [grids.picture(grids.tile(images, len(clips)), 3) for images in both])
+        fields = grids.about(f"next-frame: {trainer.name}", options.seed) | ({"Credit": credit} if (credit := credit_of(options)) else {})
+        grids.write_clip(trainer.run_dir / "clip.gif", [grids.tile(images, len(clips)) for images in both], fields, 3)
     rows = torch.stack([above, below], 1)[:3].flatten(0, 2)
     return to_uint8(grids.tile(rows, clips.shape[1])).expand(3, -1, -1)
-
-
-def write_clip(trainer: Trainer, options: Options, pictures: list) -> None:
-    """Made frames above, true ones below; the file's comment says that it is synthetic, and whose data it shows."""
-    fields = grids.about(f"next-frame: {trainer.name}", options.seed) | ({"Credit": credit} if (credit := credit_of(options)) else {})
-    comment = "; ".join(f"{key}: {value}" for key, value in fields.items()).encode()
-    with atomic(trainer.run_dir / "clip.gif") as file:
-        how = {"duration": 150, "loop": 0, "comment": comment}
-        pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], **how)
 
 
 def sample(trainer: Trainer, options: Options, *, count: int, seed: int) -> Tensor:

@@ -100,7 +100,7 @@ def sets(o: Options) -> dict[str, Tensor]:
         found = paired(o.data, o.crop_size)
         a, b = ("b", "a") if o.direction == "BtoA" else ("a", "b")
         return {f"{part}_{new}": found[f"{part}_{old}"] for part in PEOPLE for new, old in (("a", a), ("b", b))}
-    every = torch.cartesian_prod(*(torch.arange(len(names)) for names in portraits.parts().values()))
+    every = portraits.everyone()
     drawn = every[torch.randperm(len(every), generator=torch.Generator().manual_seed(0))]
     found, colours = {}, torch.tensor(COLOURS, dtype=torch.uint8)[:, None, None]
     for part, people in zip(PEOPLE, drawn.split([*PEOPLE.values(), len(every) - sum(PEOPLE.values())])):

@@ -67,6 +67,11 @@ def attributes(n: int, seed: int = 0) -> Tensor:
     return (drawn * torch.tensor([len(names) for names in NAMES.values()])).long()
 
 
+def everyone() -> Tensor:
+    """int64 [19440, parts]: all people that can be drawn."""
+    return torch.cartesian_prod(*(torch.arange(len(names)) for names in NAMES.values()))
+
+
 def pictures(n: int, seed: int = 0, size: int = 32) -> tuple[Tensor, Tensor]:
     """(uint8 [n, 3, size, size], their attributes int64 [n, parts]): the same for the same seed."""
     drawn = attributes(n, seed)
@@ -89,8 +94,8 @@ def changed(given: Tensor, **values: str) -> Tensor:
 def render(given: Tensor, size: int = 32) -> Tensor:
     """uint8 [n, 3, size, size] of the people with these attributes, int64 [n, parts]. Layers are laid over each other at twice the size, in
     the order of the package's folders, then averaged."""
-    sheet, out = _layers(size), []
-    for chunk in _stacks(given, sheet).split(64):
+    sheet, out = layers(size), []
+    for chunk in stacks(given, sheet).split(64):
         canvas = torch.tensor(BACKGROUND, dtype=torch.float32)[:, None, None].expand(len(chunk), 3, 2 * size, 2 * size)
         for layer in chunk.unbind(1):
             over = sheet["layers"][layer].float()  # premultiplied by its alpha, the last channel
@@ -103,14 +108,14 @@ def maps(given: Tensor, size: int = 32) -> Tensor:
     """uint8 [n, 3, size, size] of what lies where in the pictures of these people, as numbers. First channel: the layer that is on top, 0
     the background, 1 body, 2 eyes, 3 eyebrows, 4 mouth, 5 clothes, 6 beard, 7 hair, 8 glasses. Second: its colour's number in the
     attributes. Third: its form's. A layer is on top where, of those that cover a quarter of the pixel or more, it is the highest."""
-    given, sheet = _checked(given), _layers(size)
-    stacks = _stacks(given, sheet)
+    given, sheet = _checked(given), layers(size)
+    below = stacks(given, sheet)
     folders = torch.tensor([int(file[:3] or -1) + 1 for file in sheet["index"]])
     covers = torch.nn.functional.avg_pool2d(sheet["layers"][:, 3].float(), 2) >= 255 / 4
     column = lambda part: given[:, list(NAMES).index(part)] if part else torch.zeros(len(given), dtype=torch.int64)
     told = [torch.stack([column(SEEN.get(layer, ("", ""))[i]) for layer in range(9)], 1) for i in range(2)]
     top = torch.zeros(len(given), size, size, dtype=torch.int64)
-    for row in stacks.unbind(1):
+    for row in below.unbind(1):
         top = torch.where(covers[row], folders[row][:, None, None], top)
     numbers = [top, *(of.gather(1, top.flatten(1)).view_as(top) for of in told)]
     return torch.stack(numbers, 1).to(torch.uint8)
@@ -121,9 +126,8 @@ def read(images: Tensor) -> Tensor:
     error, of all 19,440 people that can be drawn. It works on the CPU. It learns nothing, so no
     generator can have learned to please it."""
     x = (images.float() if images.dtype == torch.uint8 else (images.float() + 1) * 127.5).flatten(1).cpu()
-    every = torch.cartesian_prod(*(torch.arange(len(names)) for names in NAMES.values()))
     best, found = torch.full((len(x),), float("inf")), torch.zeros(len(x), len(NAMES), dtype=torch.int64)
-    for chunk in every.split(2048):
+    for chunk in everyone().split(2048):
         drawn = render(chunk, images.shape[2]).float().flatten(1)
         away, row = (drawn.square().sum(1) - 2 * x @ drawn.T).min(1)  # the picture's own square is the same for all
         nearer = away < best
@@ -142,8 +146,9 @@ def _checked(given: Tensor) -> Tensor:
     return given.cpu()
 
 
-def _stacks(given: Tensor, sheet: dict) -> Tensor:
-    """int64 [n, layers]: of each person the rows of the sheet, from the lowest layer to the highest."""
+def stacks(given: Tensor, sheet: dict) -> Tensor:
+    """int64 [n, 8]: of each person the rows of the sheet (`layers`): body, eyes, eyebrows, mouth, clothes, beard, hair, glasses, from the
+    lowest to the highest."""
     order, index = [], sheet["index"]
     for row in _checked(given).tolist():
         files = _files({part: list(PARTS[part].values())[value] for part, value in zip(NAMES, row)})
@@ -153,12 +158,12 @@ def _stacks(given: Tensor, sheet: dict) -> Tensor:
 
 def _files(of: dict[str, str]) -> list[str]:
     """Of one person, from the lowest layer to the highest; "" where a part is none."""
-    layers = [of[part] for part in ("skin", "hair", "beard", "glasses", "clothes", "mouth")] + list(ALWAYS)
-    return sorted(layer.format(hair=of["hair colour"], cloth=of["clothes colour"]) for layer in layers)
+    layers = [of["skin"], *ALWAYS, *(of[part] for part in ("mouth", "clothes", "beard", "hair", "glasses"))]
+    return [layer.format(hair=of["hair colour"], cloth=of["clothes colour"]) for layer in layers]
 
 
 @functools.lru_cache(maxsize=2)
-def _layers(size: int) -> dict:
+def layers(size: int) -> dict:
     """`layers`: uint8 [files, 4, 2 size, 2 size], colours times alpha, and alpha; `index`: file -> its row, an empty one for ""."""
     if isinstance(size, bool) or not isinstance(size, int) or not 8 <= size <= 448:
         _checks.fail("portraits", f"size got {size!r}, wants a whole number from 8 to 448")
@@ -173,13 +178,13 @@ def _layers(size: int) -> dict:
                 files |= dict.fromkeys(layer.format(**{key: name}) for name in names)
         if "{" not in layer:
             files[layer] = None
-    layers = torch.zeros(len(files), 4, 2 * size, 2 * size, dtype=torch.uint8)
+    drawn = torch.zeros(len(files), 4, 2 * size, 2 * size, dtype=torch.uint8)
     for i, file in enumerate(files):
         if file:
             with Image.open(folder / f"{file}.png") as image:
                 small = image.convert("RGBA").convert("RGBa").resize((2 * size, 2 * size), Image.Resampling.BOX, CROP)
-            layers[i] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
-    return {"layers": layers, "index": {file: i for i, file in enumerate(files)}}
+            drawn[i] = torch.from_numpy(np.array(small)).permute(2, 0, 1)
+    return {"layers": drawn, "index": {file: i for i, file in enumerate(files)}}
 
 
 def captions(given: Tensor) -> list[str]:

@@ -1,7 +1,8 @@
 """Pictures of samples: grids, clips, scatter plots. Every file's text fields say that it is synthetic, by which model and seed."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.train.parts import to_uint8
 from ganfast.train.sampling import Sampler
+from ganfast.train.saving.disk import atomic
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,9 +58,15 @@ def _small(image: "Image.Image") -> "Image.Image":
     return image.reduce(max(1, image.width // 300)).quantize(32, dither=Image.Dither.NONE)
 
 
-def _save_gif(path: Path, pictures: list["Image.Image"], milliseconds: list[int], fields: dict[str, str]) -> None:
+def _save_gif(path: "Path | IO[bytes]", pictures: list["Image.Image"], milliseconds: list[int], fields: dict[str, str]) -> None:
     comment = "; ".join(f"{key}: {value}" for key, value in fields.items()).encode()
     pictures[0].save(path, format="GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0, comment=comment)
+
+
+def write_clip(path: Path, frames: Sequence[Tensor], fields: dict[str, str], scale: int = 1, milliseconds: int = 150) -> None:
+    """A film of frames [C, H, W] in [-1, 1], each shown so long, that begins anew; `fields` become the comment."""
+    with atomic(path) as file:
+        _save_gif(file, [picture(frame, scale) for frame in frames], [milliseconds] * len(frames), fields)
 
 
 def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: float = 8.0) -> None:
