@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import torch
 from PIL import Image
@@ -103,6 +105,52 @@ def test_animations_are_clips(tmp_path):
     assert greys(films.films(tmp_path / "other.gif", 16, 5)["other.gif"]) == GREYS[::-1]
 
 
+def test_a_still_gif_is_a_clip_of_its_own_and_no_frame_of_its_neighbours(tmp_path):
+    write(tmp_path / "stills", GREYS[:6], name="{}.gif")
+    assert {name: greys(clip) for name, clip in films.films(tmp_path, 16, 1).items()} == {
+        f"stills/{i}.gif": [grey] for i, grey in enumerate(GREYS[:6])
+    }
+    with pytest.raises(ValueError, match=r"6 clips of fewer than 5 frames: stills/0.gif \(1\), stills/1.gif \(1\)"):
+        films.films(tmp_path, 16, 5)
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_sizes_are_those_of_the_upright_picture(tmp_path, ending):
+    """6 of EXIF: turned by a quarter. A JPEG is decoded smaller, down to 96 pixels where 32 are wanted."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for clip, (sides, exif) in {"large": ((400, 200), None), "small": ((200, 100), None), "turned": ((200, 400), turned)}.items():
+        (tmp_path / clip).mkdir()
+        for t in range(5):
+            frame(GREYS[t], sides).save(tmp_path / clip / f"{t}.{ending}", **({"exif": exif} if exif else {}))
+    found = {name: clip.pixels for name, clip in films.clips(tmp_path, 32, 5).items()}
+    assert found == {"large": (400, 200), "small": (200, 100), "turned": (400, 200)}
+    for there, words in (("small", "200x100"), ("turned", "200x400")):
+        mixed = tmp_path.with_name(f"{tmp_path.name}-{there}")
+        shutil.copytree(tmp_path / "large", mixed)
+        frame(1, tuple(map(int, words.split("x")))).save(mixed / f"7.{ending}")
+        with pytest.raises(ValueError, match=rf"clips whose frames have unequal sizes: {mixed.name}: 7.{ending} {words}, most 400x200"):
+            films.films(mixed, 32, 5)
+
+
+def test_links_are_followed_and_one_that_leads_nowhere_is_named(tmp_path):
+    write(tmp_path / "elsewhere", GREYS[:5])
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "clip").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "films" / "round").symlink_to(tmp_path / "films")
+    assert {name: greys(clip) for name, clip in films.films(tmp_path / "films", 16, 5).items()} == {"clip": GREYS[:5]}
+    (tmp_path / "elsewhere" / "9.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(ValueError, match=r"1 pictures that cannot be read: clip/9.png \(.*No such file"):
+        films.films(tmp_path / "films", 16, 5)
+
+
+def test_of_a_video_it_is_said_how_to_get_its_frames(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"\0\0\0 ftypisom")
+    for path in (tmp_path / "a.mp4", tmp_path):
+        with pytest.raises(ValueError, match=r"wants a folder of clips or an animated GIF. Videos are not read; .* ffmpeg -i film.mp4 "):
+            films.films(path, 16, 5)
+
+
 def test_a_folder_that_holds_frames_is_a_clip(tmp_path):
     write(tmp_path, GREYS[:5])
     assert [greys(clip) for clip in films.films(str(tmp_path), 16, 5).values()] == [GREYS[:5]]
@@ -142,6 +190,8 @@ def test_what_is_held_out():
     assert (len(train[0]), held[0].tolist()) == (7, [7, 8, 9, 10, 11])
     with pytest.raises(ValueError, match="data have 2 clips, the longest of 9 frames, wants five clips, or one of 10 frames"):
         films.parted([film[:9], film[:5]], 5)
+    with pytest.raises(ValueError, match="data have one clip of 9 frames, wants"):
+        films.parted([film[:9]], 5)
 
 
 def test_windows():

@@ -1,5 +1,6 @@
 """Films of your own: folders whose pictures are the frames of a clip each, and animated GIFs (or other animations that Pillow reads)."""
 
+import contextlib
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -10,10 +11,13 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train.data.decode import endings, square
+from ganfast.train.data.decode import square
+from ganfast.train.data.folders import image_files
 
 _SHOWN = 5  # names in an error
-_ORIENTATION = 0x0112  # in EXIF
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # in EXIF
+_VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
+_OF_A_VIDEO = "Videos are not read; a program such as ffmpeg writes their frames: ffmpeg -i film.mp4 frames/%06d.png"
 
 
 class Clip(NamedTuple):
@@ -32,8 +36,9 @@ def films(path: str | Path, size: int, least: int) -> dict[str, Tensor]:
 
 def clips(path: str | Path, size: int, least: int, system: str = "next-frame", option: str = "data") -> dict[str, Clip]:
     """Each clip at or below `path` by its name, in the order of their names, in which numbers count as numbers: 10 comes after 9. An
-    animation is a clip, however long its frames are shown; other pictures of one folder are a clip together, in that order, and a single
-    picture at `path` is one of a single frame. `decode.square` says how a frame becomes a square. system, option: whose errors they are.
+    animation is a clip, its frames taken as equally long, and so is each GIF, with a single frame too; other pictures of one folder are a
+    clip together, in that order, and a single picture at `path` is one of a single frame. Files are found as `folders.image_files` does,
+    `decode.square` says how a frame becomes a square. system, option: whose errors they are.
 
     Raises: ValueError where nothing is at `path`, for clips of fewer than `least` frames or of frames of unequal sizes, and for pictures
         that cannot be read, as a clip without one would jump; all listed.
@@ -44,12 +49,11 @@ def clips(path: str | Path, size: int, least: int, system: str = "next-frame", o
         cause = _checks.meant(root.name, beside, 0.6)
         wants = "a folder of clips or an animated GIF; there is no such thing"
         raise ValueError(f"{system}: {option} got {str(root)!r}, wants {wants}.{cause}")
-    known = endings()
-    below = [] if root.is_file() else [file for file in root.rglob("*") if file.is_file() and file.suffix.lower() in known]
-    files = [root] if root.is_file() else [file for file in below if not any(p.startswith(".") for p in file.relative_to(root).parts)]
-    frames, sizes, points, broken = {}, {}, {}, []
-    for file in sorted(files, key=lambda file: ([_natural(part) for part in file.parts], file)):
-        name = lambda place: str(place.relative_to(root)) if place != root else root.resolve().name
+    paths, broken, others = ([()], [], {}) if root.is_file() else image_files(root)
+    is_video = {root.suffix.lower(), *others} & _VIDEOS
+    frames, sizes, points = {}, {}, {}
+    name = lambda place: str(place.relative_to(root)) if place != root else root.resolve().name
+    for file in sorted((root.joinpath(*parts) for parts in paths), key=lambda file: ([_natural(part) for part in file.parts], file)):
         try:
             found, pixels, animated = _frames(file, size)
         except Exception as error:  # Pillow raises anything
@@ -61,6 +65,8 @@ def clips(path: str | Path, size: int, least: int, system: str = "next-frame", o
         sizes.setdefault(clip, []).append((file.name, pixels))
         points[clip] = file.with_suffix(".json") if alone else file.parent / "points.json"
     none = lambda what, found: _none(system, option, what, found)
+    if is_video and not frames:
+        _checks.fail(system, f"{option} got {str(root)!r}, wants a folder of clips or an animated GIF", _OF_A_VIDEO)
     none("pictures that cannot be read", broken)
     if not frames:
         _checks.fail(system, f"{option} {str(root)!r} holds no pictures, wants folders of frames, or animated GIFs")
@@ -90,28 +96,34 @@ def parted(clips: Sequence[Tensor], least: int, system: str = "next-frame") -> t
             held.append(clip[end:])
         train.append(clip[: end if end >= least else len(clip)])
     if not held:
-        got = f"data have {len(clips)} clips, the longest of {max(map(len, clips))} frames"
+        longest = max(map(len, clips))
+        got = f"data have {'one clip' if len(clips) == 1 else f'{len(clips)} clips, the longest'} of {longest} frames"
         cause = "Some are held out, to measure what is made"
         _checks.fail(system, f"{got}, wants five clips, or one of {2 * least} frames", cause)
     return train, held
 
 
 def _frames(file: Path, size: int) -> tuple[list[Tensor], tuple[int, int], bool]:
-    """Squares, the size of what they were made from, and whether the file is an animation."""
+    """Squares, the size of what they were made from, upright, and whether the file is a clip of its own."""
     from PIL import Image
 
     with Image.open(file) as image:
-        pixels = image.size  # before a JPEG is decoded smaller
-        if image.getexif().get(_ORIENTATION, 1) >= 5:  # lies on its side
-            pixels = pixels[::-1]
-        # A camera's MPO has previews beside its photograph.
+        pixels, found = _upright(image), []  # before a JPEG is decoded smaller
+        # A camera's MPO has previews beside its photograph. A GIF of one frame is still no frame of its neighbours.
         animated = getattr(image, "is_animated", False) and image.format != "MPO"
-        found = []
         for i in range(image.n_frames if animated else 1):
             if animated:
                 image.seek(i)
             found.append(square(image, size, 3))
-        return found, pixels, animated
+        return found, pixels, animated or image.format == "GIF"
+
+
+def _upright(image) -> tuple[int, int]:
+    """Width and height of a PIL image that was opened, not decoded, as they are after the turn that EXIF asks for."""
+    on_its_side = False
+    with contextlib.suppress(Exception):  # damaged EXIF, by which `square` does not turn either
+        on_its_side = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _ON_ITS_SIDE  # Pillow turns TIFFs itself
+    return image.size[::-1] if on_its_side else image.size
 
 
 def _natural(name: str) -> list[int | str]:

@@ -41,18 +41,25 @@ def digits(image_size: int = 32) -> ImageData:
 
 
 def folder(
-    path: str | os.PathLike, image_size: int = 64, channels: int = 3, *, workers: int | None = None, memory: int | None = None
+    path: str | os.PathLike,
+    image_size: int = 64,
+    channels: int = 3,
+    *,
+    classes: bool = True,
+    workers: int | None = None,
+    memory: int | None = None,
 ) -> ImageData:
-    """Images below `path`, in the order of their paths; if they lie in sub-folders, the first level names the classes. Decoded by `workers`
-    processes (None: as many as pay), into `memory` bytes at most (None: most of what is free).
+    """Images below `path`, in the order of their paths; if they lie in sub-folders, the first level names the classes, unless `classes` is
+    False. Decoded by `workers` processes (None: as many as pay), into `memory` bytes at most (None: most of what is free).
 
     Files are told by their endings (`decode.endings`), and those without one by their first bytes. Links are followed, hidden files are
     not looked at. Files that cannot be read are left out and listed; `decode.square` says how an image becomes a square.
-    Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders, or if they do not fit into memory.
+    Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders that name classes, or if they do not fit
+        into memory.
     """
     root = existing(path)
-    found, broken, others = _files(root)
-    names = [parts[0] if len(parts) > 1 else "" for parts in found]
+    found, broken, others = image_files(root)
+    names = [parts[0] if classes and len(parts) > 1 else "" for parts in found]
     if len(set(names)) > 1 and "" in names:
         loose = found[names.index("")][-1]
         raise ValueError(
@@ -72,23 +79,23 @@ def folder(
         none = f"no file with {', '.join(sorted(SUFFIXES))} or another ending that Pillow decodes here, its files are: {there}"
         what = f"{len(broken)} files, none readable, the first: {broken[0]}" if broken else none
         raise ValueError(f"data: {str(root)!r} got {what}; wants at least one image.")
-    classes = sorted({names[i] for i in kept})
-    return ImageData(images, torch.tensor([classes.index(names[i]) for i in kept]), classes, [_printable(line) for line in broken])
+    named = sorted({names[i] for i in kept})
+    return ImageData(images, torch.tensor([named.index(names[i]) for i in kept]), named, [_printable(line) for line in broken])
 
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
 ARRAYS = (".npy", ".npz", ".pt", ".pth", ".csv", ".parquet", ".arrow", ".h5", ".hdf5", ".mat", ".pkl", ".safetensors", ".tfrecord")
 
 
-def existing(path: str | os.PathLike, names: Iterable[str] = ("digits",)) -> Path:
-    """The folder at `path`. names: of data, which may be meant.
+def existing(path: str | os.PathLike, names: Iterable[str] = ()) -> Path:
+    """The folder at `path`. names: of data that are no folder, which may be meant.
 
     Raises: ValueError where there is none, with what may be meant.
     """
     root, names = Path(path).expanduser(), list(names)
     if root.is_dir():
         return root
-    wants = f"wants {', '.join(map(repr, names))} or a folder of images"
+    wants = f"wants {', '.join(map(repr, names))}{' or ' if names else ''}a folder of images"
     if root.is_file():
         ending = root.suffix.lower()
         how = "give the folder that the images lie in"
@@ -104,7 +111,7 @@ def existing(path: str | os.PathLike, names: Iterable[str] = ("digits",)) -> Pat
     raise ValueError(f"data: path got {str(root)!r}, {wants}; there is no such folder.{meant}")
 
 
-def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:
+def image_files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:
     """Image files below root as parts of their paths, sorted; folders that cannot be read; how many other files have which ending."""
     found, broken, others, above, known = [], [], Counter(), {}, endings()
     note = lambda error: broken.append(f"{error.filename}: {type(error).__name__}: {error}")
@@ -131,7 +138,7 @@ def _printable(line: str) -> str:
 def images_of(data: str, image_size: int, channels: int) -> ImageData:
     """`data` is "digits" or a folder's path ("./digits" for one of that name)."""
     if data != "digits":
-        return folder(data, image_size, channels)
+        return folder(existing(data, ("digits",)), image_size, channels)
     if channels != 1:
         raise ValueError(f"data: channels got {channels}, wants 1; the digits are grey.")
     return digits(image_size)

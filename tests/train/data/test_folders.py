@@ -74,6 +74,8 @@ def test_nothing_to_learn_from_is_an_error(tmp_path, rgb_folder):
     (rgb_folder / "loose.png").write_bytes((rgb_folder / "ants" / "0.png").read_bytes())
     with pytest.raises(ValueError, match=r"beside them \(loose\.png\)"):
         folders.folder(rgb_folder, 16)
+    together = folders.folder(rgb_folder, 16, classes=False)
+    assert together.classes == [""] and len(together.images) == 11 and not together.labels.any()
     with pytest.raises(ValueError, match="channels got 3, wants 1; the digits are grey"):
         folders.images_of("digits", 32, 3)
 
@@ -97,7 +99,9 @@ def test_what_is_no_folder_is_told_with_what_may_be_meant(tmp_path, rgb_folder, 
     for other in ("notes.txt", "all.zip", "all.NPZ"):
         (tmp_path / other).write_text("text")
     with pytest.raises(ValueError, match=NO_FOLDER[name]):
-        folders.folder(tmp_path / name, 16)
+        folders.images_of(str(tmp_path / name), 16, 3)
+    with pytest.raises(ValueError, match=r"got .*, wants a folder of images; "):  # which the name "digits" is not
+        folders.folder(name, 16)
     with pytest.raises(ValueError, match=f"wants 'digits', 'ring8', 'grid25' or a folder of images; .*{NO_FOLDER[name]}"):
         recipes.trainer(recipes.preset(name))
     assert not (tmp_path / "runs").exists()
