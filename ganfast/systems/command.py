@@ -30,6 +30,8 @@ systems; `ganfast run NAME --help` lists one's options. Of all systems:
 
 ASKS = {"text": ' --text "..."', "pick": " --pick 3,7,12"}
 """What of the options of `ganfast sample` a system's `sample` may take, as its run is told of it."""
+NOT_PICKED = {"seed": "The contact sheet is of the run's seed", "count": "Each number that is picked gives one picture"}
+"""What says nothing of pictures that are picked, and why."""
 
 
 def run(args: list[str]) -> None:
@@ -66,6 +68,7 @@ def _run(args: list[str], world: World) -> None:
     for package in system.needs if options.data is None else ():
         packages.folder(package, f"the system {system.name}")
     trainer = (running.resumed if resume else running.made)(system, options)
+    commands.say_left_out(trainer)
     if words := finished(trainer, lambda setting, value: f"--{setting.replace('_', '-')} {value}", planned):
         print(words)
     else:
@@ -112,7 +115,7 @@ def sample(args: list[str]) -> None:
     system, options = running.saved(folder)
     asked = {key: getattr(wanted, key) for key in ("text", "label", "pick") if getattr(wanted, key) is not None}
     _check_asked(system, asked)
-    picked, seed = _picked(asked.get("pick"), commands.option(args, "seed")), wanted.seed
+    picked, seed = _picked(asked.get("pick"), {name: commands.option(args, name) for name in NOT_PICKED}), wanted.seed
     given = asked
     if picked:
         given, seed = asked | {"pick": picked}, options.seed
@@ -127,16 +130,16 @@ def sample(args: list[str]) -> None:
     print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked), picked))
 
 
-def _picked(text: str | None, seed: str | None) -> tuple[int, ...]:
-    """The numbers that --pick names, each once. Raises: ValueError for what are none, and for a --seed, as the contact sheet is of the
-    run's."""
+def _picked(text: str | None, others: dict[str, str | None]) -> tuple[int, ...]:
+    """The numbers that --pick names, each once. Raises: ValueError for what are none, and for options that NOT_PICKED names."""
     if text is None:
         return ()
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words):
         _checks.fail("sample", f"pick got {text!r}, wants numbers of the contact sheet, such as 3,7,12")
-    if seed is not None:
-        _checks.fail("sample", f"seed got {seed!r}, wants none with pick", "The contact sheet is of the run's seed")
+    for name, value in others.items():
+        if value is not None:
+            _checks.fail("sample", f"{name} got {value!r}, wants none with pick", NOT_PICKED[name])
     return tuple(dict.fromkeys(map(int, words)))
 
 

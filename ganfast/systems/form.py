@@ -70,6 +70,12 @@ class Options:
         self.want("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63")
         self.want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
 
+    def of_own_data(self, *names: str) -> None:
+        """Raises: ValueError where one of these options, which are of the system's own data alone, was changed and `data` is given too."""
+        for name in names:
+            unchanged = getattr(self, name) == getattr(type(self), name)
+            self.want(name, self.data is None or unchanged, "no value beside data: it is of the system's own data alone")
+
     def want(self, name: str, good: bool, wanted: str) -> None:
         """Raises: ValueError unless `good`."""
         if not good:

@@ -19,6 +19,7 @@ from ganfast.train import config as configs
 from ganfast.train.command_line import recipes
 from ganfast.train.command_line.recipes import Recipe
 from ganfast.train.distributed.world import World
+from ganfast.train.loop import Trainer
 from ganfast.train.sampling import Sampler
 from ganfast.train.saving import checkpoint
 from ganfast.train.saving.resume import finished
@@ -110,9 +111,7 @@ def _train(args: list[str], world: World) -> None:
     if wanted.recipe.model == "mlp":
         torch.set_num_threads(1)  # products so small wait for a second thread longer than it helps
     trainer = recipes.trainer(wanted.recipe, resume=wanted.resume)
-    if trainer.source.broken:
-        where = trainer.run_dir / checkpoint.BROKEN
-        print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
+    say_left_out(trainer)
     if words := finished(trainer, lambda name, value: f"--{name.replace('_', '-')} {value}", planned):
         print(f"{words}. `ganfast sample {trainer.run_dir}` makes samples")
         return
@@ -122,6 +121,13 @@ def _train(args: list[str], world: World) -> None:
         print(how)
     else:
         print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
+
+
+def say_left_out(trainer: Trainer) -> None:
+    """On stderr, where images could not be read."""
+    if trainer.source.broken:
+        where = trainer.run_dir / checkpoint.BROKEN
+        print(f"{len(trainer.source.broken)} images cannot be read and are left out, listed in {where}", file=sys.stderr)
 
 
 def _settings(folder: Path) -> Recipe:
