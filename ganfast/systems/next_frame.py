@@ -30,34 +30,35 @@ TEST = 1000  # clips that are held out, and digits, which move in these alone
 @dataclass(frozen=True)
 class Options(form.Options):
     data: str | None = None
-    """a folder whose sub-folders are clips, their frames in the order of the names, or of animated GIFs; or one GIF; none: the digits"""
+    """a folder whose sub-folders are clips, their frames in the order of the names, or a folder of GIFs, each of them a clip; or one GIF.
+    How long a GIF shows its frames is not looked at. None: two moving digits"""
     steps: int = 1200
     image_size: int = 32
     """a power of two; frames of your own are cut and resized to it"""
     clips: int = 20000
-    """of moving digits, six frames each, that are made for the training"""
+    """how many clips of moving digits, of six frames each, are made for the training, where there are no data of your own"""
     count: int = 2
-    """digits in a clip"""
+    """how many digits move in a clip"""
     fastest: int = 4
-    """of the digits, in half pixels a frame, of each direction"""
+    """the highest speed of a digit, in half pixels a frame, both to the side and up or down"""
     reach: int = 2
-    """pixels that the generator moves a pixel at most, of each direction, from a frame to the next"""
+    """how many pixels to the side, and up or down, the generator can move a pixel from a frame to the next"""
     batch_size: int = 32
     width: int = 24
-    """of the networks at the second highest resolution"""
+    """channels of both networks at the second highest resolution"""
     learning_rate: float = 1.5e-3
     l1: float = 1.0
     """weight of the mean absolute error"""
     after: float = 1.0
-    """weight of the mean absolute error of the frame after the next, which is made from the one that was made; 0: it is left out"""
+    """weight of the mean absolute error of the frame after the next, which is made from the generated next one"""
     slope: float = 1.0
-    """weight of the gradient difference: how far slopes of brightness are from the true ones"""
+    """weight of the gradient difference loss: how far the differences of neighbouring pixels are from the true ones"""
     adversarial: float = 0.4
     """weight of the adversarial loss"""
     r1: float = 0.1
     """weight of the discriminator's gradient penalty"""
     noise: float = 0.1
-    """on the next frame, as the discriminator sees it"""
+    """standard deviation of the noise on the next frame, as the discriminator sees it"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +68,12 @@ class Options(form.Options):
         for name in ("clips", "count", "fastest", "reach", "batch_size"):
             self.want(name, getattr(self, name) >= 1, "at least 1")
         self.want("width", self.width >= 2, "at least 2")
+        self.want("learning_rate", self.learning_rate > 0, "a number above 0")
+        for name in ("l1", "after", "slope", "adversarial", "r1", "noise"):
+            self.want(name, getattr(self, name) >= 0, "0, which leaves it out, or more")
+        learns = self.l1 + self.after + self.slope + self.adversarial > 0
+        self.want("l1", learns, "a weight above 0 where after, slope and adversarial are 0 too")
+        self.of_own_data("clips", "count", "fastest")
 
 
 def _conv(c_in: int, c_out: int, size: int = 3, stride: int = 1) -> nn.Module:
@@ -135,18 +142,22 @@ def gradient_difference(networks, batch) -> Tensor:
     return sum(F.l1_loss(made.diff(dim=axis).abs(), real.diff(dim=axis).abs()) for axis in (2, 3))
 
 
-@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
 def sets(o: Options) -> dict[str, Tensor]:
-    """For training past [N, 4 C, S, S], next and after [N, C, S, S]; test [N, T, C, S, S], held-out stretches of 14 frames, of shorter
-    films as many as they have; all uint8."""
-    if o.data is None:
+    """For training past [N, 4 C, S, S], next and after [N, C, S, S]; test [N, T, C, S, S], held-out stretches of 14 frames, or of as many
+    as the shortest held-out film has; all uint8."""
+    return _sets(o.data, o.image_size, o.clips, o.count, o.fastest, o.seed)
+
+
+@functools.lru_cache(maxsize=1)  # training, measure and picture read the same, whatever else the options say
+def _sets(data: str | None, size: int, clips: int, count: int, fastest: int, seed: int) -> dict[str, Tensor]:
+    if data is None:
         images = digits.mnist(44).images[:, :, 5:-5, 5:-5]  # on the fine grid: 17 pixels, 13 of them the digit
         shuffle = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        how = {"field": o.image_size, "count": o.count, "fastest": o.fastest}
-        train = moving.clips(o.clips, images[shuffle[:-TEST]], LEAST, seed=o.seed + 1, **how).frames
+        how = {"field": size, "count": count, "fastest": fastest}
+        train = moving.clips(clips, images[shuffle[:-TEST]], LEAST, seed=seed + 1, **how).frames
         test = moving.clips(TEST, images[shuffle[-TEST:]], PAST + ROLLED, **how).frames
     else:
-        kept, held = films.parted(list(films.films(o.data, o.image_size, LEAST).values()), LEAST)
+        kept, held = films.parted(list(films.films(data, size, LEAST).values()), LEAST)
         train = torch.cat([films.windows(clip, LEAST) for clip in kept])
         test = torch.cat([films.windows(clip, min(PAST + ROLLED, *map(len, held))) for clip in held])
         test = test[torch.linspace(0, len(test) - 1, min(TEST, len(test))).long()]
@@ -159,10 +170,11 @@ def build(options: Options) -> Trainer:
     data = {name: images for name, images in sets(o).items() if name != "test"}
     channels = data["next"].shape[1]
     config = o.config(batch_size=o.batch_size, latent_dim=0, learning_rate=o.learning_rate, noise=o.noise, r1=o.r1, decay_from=0.4)
-    learned = {"l1": (l1, o.l1), "slope": (gradient_difference, o.slope), "adversarial": o.adversarial}
-    if o.after:
-        learned["after"] = after, o.after
-    phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", "generator", learned, average=True)]
+    weights = {"l1": o.l1, "slope": o.slope, "adversarial": o.adversarial, "after": o.after}
+    own = {"l1": l1, "slope": gradient_difference, "after": after}
+    learned = {name: (own[name], weight) if name in own else weight for name, weight in weights.items() if weight}
+    told = {"adversarial": 1, "r1": 1} if o.r1 else {"adversarial": 1}
+    phases = [Phase("d", "discriminator", told), Phase("g", "generator", learned, average=True)]
     networks = Generator(channels, o.image_size, o.width, o.reach), Discriminator(channels, o.image_size, o.width)
     return Trainer(*networks, data, config, phases=phases, condition="past", real="next")
 
@@ -183,7 +195,8 @@ def decibels(made: Tensor, true: Tensor) -> float:
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     """On held-out clips, images in [-1, 1]. Of the next frame l1, the mean absolute error; db, the peak signal to noise ratio; sharpness,
     mean slope over that of the true frame, sharpness_off, how far that is from 1. copied: of the last frame that was given, in its place.
-    rolled: of the last of ten frames (on films that are shorter fewer) each of which was made from those before it."""
+    rolled: of the last of rolled_frames frames, each of which was made from those before it: ten, or where the shortest held-out film has
+    fewer, as many as it has."""
     clips = to_float(sets(options)["test"])
     past, true = clips[:, :PAST], clips[:, PAST:]
     made = rolled_on(trainer, past, true.shape[1])
@@ -192,7 +205,8 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     figures |= {"sharpness": steep(0), "sharpness_off": abs(steep(0) - 1)}
     figures |= {"copied_l1": F.l1_loss(past[:, -1], true[:, 0]).item(), "copied_db": decibels(past[:, -1], true[:, 0])}
     figures |= {"rolled_l1": F.l1_loss(made[:, -1], true[:, -1]).item(), "rolled_db": decibels(made[:, -1], true[:, -1])}
-    return figures | {"rolled_sharpness": steep(-1), "rolled_copied_l1": F.l1_loss(past[:, -1], true[:, -1]).item()}
+    figures |= {"rolled_sharpness": steep(-1), "rolled_copied_l1": F.l1_loss(past[:, -1], true[:, -1]).item()}
+    return figures | {"rolled_frames": float(true.shape[1])}
 
 
 def framed(images: Tensor, value: float) -> Tensor:

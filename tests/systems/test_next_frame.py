@@ -1,11 +1,15 @@
+import dataclasses
+import json
 import types
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ganfast.systems import next_frame
+from ganfast import cli
+from ganfast.systems import next_frame, running
 from ganfast.systems.next_frame import PAST, SYSTEM, Discriminator, Generator, Options, rolled_on, sets
 from ganfast.systems.sources import moving
 from ganfast.train.data import to_float, to_uint8
@@ -149,7 +153,7 @@ def test_digits_that_are_held_out_move_in_no_training_clip(monkeypatch):
         return real(5, digits, *given, **options)
 
     monkeypatch.setattr(moving, "clips", few)
-    data = sets.__wrapped__(Options(seed=3))
+    data = next_frame._sets.__wrapped__(None, 32, 20000, 2, 4, 3)
     train, test = ({one.numpy().tobytes() for one in digits} for digits in asked)
     assert (len(asked[0]), len(asked[1])) == (4000, 1000) and not train & test
     assert data["past"].unflatten(1, (PAST, 1)).equal(made[0][:, :PAST]) and data["test"].equal(made[1])
@@ -169,9 +173,48 @@ def test_a_folder_of_films(tmp_path, monkeypatch):
     trainer = SYSTEM.trainer(options)
     trainer.fit(progress_bar=False)
     assert [len(sets(options)[name]) for name in ("past", "next", "after", "test")] == [8, 8, 8, 1]
+    assert sets(options) is sets(dataclasses.replace(options, run_dir=str(tmp_path / "run"), steps=3, width=4))  # read once
     figures = SYSTEM.figures(trainer, options)
-    assert 0 < figures["rolled_l1"] < 2 and trainer.sample(2).shape == (2, 3, 16, 16)
+    assert figures["rolled_frames"] == 3 and 0 < figures["rolled_l1"] < 2 and trainer.sample(2).shape == (2, 3, 16, 16)
     assert SYSTEM.drawn(trainer, options).shape == (3, 2 + 2 * 20, 2 + 7 * 20) and SYSTEM.credit_of(options) == ""
+
+
+def test_a_run_is_gone_on_with_and_its_samples_go_on_with_a_held_out_clip(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(next_frame, "sets", sets)
+    folder, out = tmp_path / "run", tmp_path / "out"
+    for clip in range(5):
+        (tmp_path / "films" / f"clip{clip}").mkdir(parents=True)
+        for t in range(7):
+            Image.effect_noise((16, 16), 20 + t).save(tmp_path / "films" / f"clip{clip}" / f"{t}.png")
+    small = ["--image-size=16", "--width=4", "--batch-size=4", "--steps=2", "--no-fused", "--precision=fp32", "--device=cpu"]
+    cli.main(["run", "next-frame", "--data", str(tmp_path / "films"), "--run-dir", str(folder), *small])
+    monkeypatch.chdir(tmp_path / "films")  # the run knows its data wherever it is asked
+    cli.main(["run", "next-frame", "--resume", "--run-dir", str(folder), "--steps=3"])
+    result = json.loads((folder / "result.json").read_text())
+    assert result["steps"] == 3 and result["figures"]["rolled_frames"] == 3 and (folder / "clip.gif").exists()
+    assert "3 steps" in capsys.readouterr().out
+    cli.main(["sample", str(folder), "--count", "2", "--seed", "1", "--out", str(out)])
+    assert {path.name for path in out.iterdir()} == {"grid.png", "image-000.png", "image-001.png"}
+    system, options = running.saved(folder)
+    trainer = running.put_back(system, options, folder)
+    clip = to_float(sets(options)["test"])
+    images = torch.stack([pixels(out / f"image-{i:03d}.png") for i in range(2)])
+    assert images.equal(to_uint8(rolled_on(trainer, clip[:1, :PAST], 2)[0]))
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def test_a_weight_of_0_leaves_a_term_out(trained):
+    _, options = trained
+    terms = lambda **changes: [list(phase.terms) for phase in SYSTEM.trainer(dataclasses.replace(options, **changes)).phases]
+    assert terms(after=1.0) == [["adversarial", "r1"], ["l1", "slope", "adversarial", "after"]]
+    assert terms(r1=0.0, slope=0.0, l1=0.0) == [["adversarial"], ["adversarial"]]
+    trainer = SYSTEM.trainer(dataclasses.replace(options, r1=0.0, adversarial=0.0, steps=1))
+    trainer.fit(progress_bar=False)
+    assert trainer.steps == 1
 
 
 def test_bad_films_stop_a_run_before_its_folder_is_made(tmp_path, monkeypatch):
@@ -191,6 +234,13 @@ def test_bad_films_stop_a_run_before_its_folder_is_made(tmp_path, monkeypatch):
         ({"image_size": 16}, "image_size got 16, wants at least 32 for the digits"),
         ({"count": 0}, "count got 0, wants at least 1"),
         ({"reach": 0}, "reach got 0, wants at least 1"),
+        ({"l1": -1.0}, "l1 got -1.0, wants 0, which leaves it out, or more"),
+        ({"r1": -0.1}, "r1 got -0.1, wants 0"),
+        ({"learning_rate": 0.0}, "learning_rate got 0.0, wants a number above 0"),
+        ({"l1": 0.0, "after": 0.0, "slope": 0.0, "adversarial": 0.0}, "l1 got 0.0, wants a weight above 0 where after, slope and"),
+        ({"data": "films", "clips": 5}, "clips got 5, wants no value beside data: it is of the system's own data alone"),
+        ({"data": "films", "count": 3}, "count got 3, wants no value beside data"),
+        ({"data": "films", "fastest": 3}, "fastest got 3, wants no value beside data"),
     ],
 )
 def test_what_cannot_be_is_refused(given, words):
