@@ -5,7 +5,7 @@ that measures pictures, believe that; and look at the reader's own accuracy, whi
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ganfast
 from ganfast import _checks
 from ganfast.augment import diff_augment
+from ganfast.models import MLPGenerator
 from ganfast.train.parts import as_networks_see
 
 _CHUNK = 256  # pictures in one forward
@@ -22,12 +23,18 @@ _CHUNK = 256  # pictures in one forward
 class Reader(nn.Module):
     """Pictures to logits of one or several questions, such as {"digit": 10} or {"size": 2, "colour": 6}.
 
+    pixels: H * W, where neighbouring pixels have nothing in common: fully connected layers read them then, in place of convolutions.
+
     Shapes: images [N, channels, H, W] in [-1, 1], sides of 16 to 64 pixels -> a list of logits [N, answers], one for each question.
     """
 
-    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16) -> None:
+    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16, *, pixels: int | None = None) -> None:
         super().__init__()
         self.heads = dict(heads)
+        if pixels is not None:
+            self.blocks = nn.Sequential(nn.Flatten(), MLPGenerator(channels * pixels, 16 * width, 16 * width, depth=1), nn.ReLU())
+            self.answers = nn.Linear(16 * width, sum(self.heads.values()))
+            return
         c = [channels, width, 2 * width, 4 * width]
         blocks = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(c)]
         self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten())
@@ -54,6 +61,20 @@ def agreement(read: Tensor, wanted: Tensor, names: Mapping[str, object] | list[s
     return {name: right[:, i].float().mean().item() for i, name in enumerate(names)} | {"all": right.all(1).float().mean().item()}
 
 
+def learn(reader: Reader, batch: Callable[[], tuple[Tensor, Sequence[Tensor]]], steps: int) -> None:
+    """Trains a reader in place. batch() gives images in [-1, 1] and, question by question, answers int64 [B] or how much of each,
+    floats [B, answers]."""
+    optimizer = torch.optim.Adam(reader.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    for _ in range(steps):
+        images, answers = batch()
+        loss = sum(F.cross_entropy(logits, wanted) for logits, wanted in zip(reader(images), answers, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+
+
 def trained(
     pictures: Tensor,
     answers: Tensor,
@@ -77,23 +98,19 @@ def trained(
             span = f"{int(answers[:, i].min())} to {int(answers[:, i].max())}"
             _checks.fail("readers", f"answers to {name!r} go from {span}, wants 0 to {count - 1}")
     draw = torch.Generator().manual_seed(seed)
-    uniform = lambda *shape: torch.rand(*shape, generator=draw)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         reader = Reader(pictures.shape[1], heads)
     ganfast.accelerate(reader)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    for _ in range(steps):
+
+    def seen() -> tuple[Tensor, Sequence[Tensor]]:
         rows = torch.randint(len(pictures), (batch,), generator=draw)
+        uniform = lambda *shape: torch.rand(*shape, generator=draw)
         images = diff_augment(as_networks_see(pictures[rows]), "translation", uniform=uniform)
         strength = 0.3 * uniform(batch, 1, 1, 1)
-        images = images + strength * torch.randn(images.shape, generator=draw)
-        loss = sum(F.cross_entropy(logits, answers[rows, i]) for i, logits in enumerate(reader(images)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return images + strength * torch.randn(images.shape, generator=draw), answers[rows].unbind(1)
+
+    learn(reader, seen, steps)
     return reader.eval(), agreement(reader.read(tested[0]), wanted, list(heads))
 
 
