@@ -19,20 +19,20 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.models import DCGANDiscriminator, DCGANGenerator
 from ganfast.systems import classical, form
-from ganfast.systems.readers import Reader, learn
+from ganfast.systems.readers import Reader, balanced_accuracy, learn, surest
 from ganfast.systems.sources import digits, scarce
 from ganfast.systems.sources.scarce import ByClass, Task
-from ganfast.systems.varied import FlatDiscriminator, FlatGenerator, PairDiscriminator, Warp
-from ganfast.train import Trainer
+from ganfast.systems.varied import Difference, FlatDiscriminator, FlatGenerator, FlatWarp, PairDiscriminator, Warp
+from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.data.folders import ImageData
 from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.watch.grids import tile
 
 PAIRS, BATCH = 20_000, 64  # pairs drawn before the training; images of a step of a classifier's training
-ARMS = {  # share of the images in a batch that the GAN made, and whether there is classical augmentation
-    "real": (0.0, False), "real + classical": (0.0, True), "real + GAN": (0.5, False), "real + classical + GAN": (0.5, True),
-    "GAN alone": (1.0, False),
+ARMS = {  # whether the GAN's images are added, whether there is classical augmentation, whether real images are left out
+    "real": (False, False, False), "real + classical": (False, True, False), "real + GAN": (True, False, False),
+    "real + classical + GAN": (True, True, False), "GAN alone": (True, False, True),
 }  # fmt: skip
 GAINS = {"gain": ("real + GAN", "real"), "gain of classical": ("real + classical", "real"),
          "gain over classical": ("real + classical + GAN", "real + classical")}  # fmt: skip
@@ -42,7 +42,7 @@ GAINS = {"gain": ("real + GAN", "real"), "gain of classical": ("real + classical
 class Options(form.Options):
     data: str | None = None
     """a folder whose sub-folders are classes; none: digits of MNIST"""
-    steps: int = 1500
+    steps: int = 600
     per_class: int = 20
     """real images of a class; all others are what classifiers are tested on"""
     transfer: bool = False
@@ -51,25 +51,36 @@ class Options(form.Options):
     """pixels change places, the same in all images: shifts and turns mean nothing, networks are fully connected"""
     generator: Literal["pair", "label"] = "pair"
     """pair: of a real image and noise it makes another of that class; label: of a class and noise"""
-    few: float = 1.0
-    """with transfer: how often the generator's training sees a class that has few images, one that has many being 1"""
+    few: float | None = None
+    """with transfer: how often the generator's training sees a class that has few images, where one that has many is 1; none: never, by
+    labels as often"""
     classical: str | None = None
     """shift, affine, noise, mixup, or some joined by commas; none: affine,noise, of permuted pixels noise,mixup"""
+    classical_noise: float | None = None
+    """largest deviation of that noise, of images in [-1, 1]: 0.5, of permuted pixels 1.5"""
     image_size: int = 16
     """a power of two; images of your own are cut and resized to it"""
     made: int = 500
     """images of a class that has few, made by the GAN for the classifiers"""
-    keep: float = 1.0
+    share: float = 0.5
+    """of the images in a batch of a class that has few: so many are the GAN's where they are added"""
+    spread: float = 0.7
+    """deviation of the latents that images are made from, 1 in the training: less keeps closer to the image that is given"""
+    keep: float = 0.5
     """share of the made images that are used: those whose class a classifier of real images is surest of"""
-    readers: int = 2
+    readers: int = 1
     """classifiers of each kind, whose mean accuracy is measured"""
-    reader_steps: int = 400
+    reader_steps: int = 600
     """of a classifier's training, 64 images each"""
     batch_size: int = 32
     width: int = 16
     """of convolutions next to the image; fully connected layers have 16 times as much"""
-    latent_dim: int = 16
+    latent_dim: int = 8
     learning_rate: float = 1e-3
+    adversarial: float = 0.3
+    """weight of the adversarial loss"""
+    again: float = 10.0
+    """weight of the mean squared error of a pair's second image, made from the first by a code of their difference"""
     r1: float = 0.1
     """weight of the discriminator's gradient penalty"""
     noise: float = 0.2
@@ -84,9 +95,12 @@ class Options(form.Options):
         self.want("per_class", self.per_class >= 2, "at least 2")
         for name in ("made", "readers", "reader_steps", "width", "latent_dim"):
             self.want(name, getattr(self, name) >= 1, "at least 1")
-        self.want("keep", 0 < self.keep <= 1, "a share above 0, up to 1")
-        self.want("few", self.few >= 0, "no negative number")
-        self.want("few", self.few > 0 or self.generator == "pair", "more than 0 for a generator of labels")
+        for name in ("share", "keep"):
+            self.want(name, 0 < getattr(self, name) <= 1, "a share above 0, up to 1")
+        self.want("spread", self.spread >= 0, "no negative number")
+        self.want("few", (self.few or 0) >= 0, "no negative number")
+        self.want("few", self.few != 0 or self.generator == "pair", "more than 0 for a generator of labels")
+        self.want("classical_noise", self.classical_noise is None or self.classical_noise >= 0, "no negative number")
         classical.names(self.policy)
 
     @property
@@ -106,22 +120,33 @@ def build(options: Options) -> Trainer:
         batch_size=o.batch_size, latent_dim=o.latent_dim, learning_rate=o.learning_rate, r1=o.r1, noise=o.noise,
         augment="" if o.permuted else o.augment,
     )  # fmt: skip
-    given = classes if o.generator == "label" else None
-    if o.permuted:
-        networks = FlatGenerator(shape, o.latent_dim, 16 * o.width, given), FlatDiscriminator(shape, 16 * o.width, given)
-    elif given:
-        networks = (
-            DCGANGenerator(o.image_size, o.latent_dim, o.width, shape[0], num_classes=classes),
-            DCGANDiscriminator(o.image_size, o.width, shape[0], norm=False, num_classes=classes),
-        )
-    else:
-        networks = Warp(o.image_size, shape[0], o.latent_dim, o.width), PairDiscriminator(o.image_size, o.width, shape[0])
-    often = torch.where(t.scarce & ~t.scarce.all(), o.few, 1.0)
+    few = float(o.generator == "label") if o.few is None else o.few
+    often = torch.where(t.scarce & ~t.scarce.all(), few, 1.0)
     labels = torch.multinomial(often, PAIRS, replacement=True, generator=draw)
     rows, others = ByClass(t.labels, classes).rows(labels, draw)
-    if given:
+    width, size = 16 * o.width if o.permuted else o.width, o.image_size
+    if o.generator == "label":
+        if o.permuted:
+            networks = FlatGenerator(shape, o.latent_dim, width, classes), FlatDiscriminator(shape, width, classes)
+        else:
+            generator = DCGANGenerator(size, o.latent_dim, width, shape[0], num_classes=classes)
+            networks = generator, DCGANDiscriminator(size, width, shape[0], norm=False, num_classes=classes)
         return Trainer(*networks, ImageData(t.images[rows], labels, t.names), config, condition=True)
-    return Trainer(*networks, {"real": t.images[rows], "given": t.images[others]}, config, condition="given", real="real")
+    if o.permuted:
+        networks = {"generator": FlatWarp(shape, o.latent_dim), "discriminator": FlatDiscriminator(shape, width)}
+    else:
+        networks = {"generator": Warp(size, shape[0], o.latent_dim, width), "discriminator": PairDiscriminator(size, width, shape[0])}
+    networks["encoder"] = Network(Difference(shape, o.latent_dim, 16 * o.width), average=False, sampled=False)
+    learned = {"adversarial": o.adversarial, "again": (again, o.again)}
+    phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", ("generator", "encoder"), learned, average=True)]
+    data = {"real": t.images[rows], "given": t.images[others]}
+    return Trainer(networks=networks, data=data, config=config, phases=phases, condition="given", real="real")
+
+
+def again(networks, batch) -> Tensor:
+    """The other image of the pair, made from the given one by what the encoder says of both: mean squared error."""
+    given = batch.data["given"]
+    return F.mse_loss(networks.generator(networks.encoder(given, batch.real), given), batch.real)
 
 
 def made(trainer: Trainer, o: Options, labels: Tensor, seed: int) -> Tensor:
@@ -131,7 +156,8 @@ def made(trainer: Trainer, o: Options, labels: Tensor, seed: int) -> Tensor:
     if o.generator == "pair":
         draw = torch.Generator().manual_seed(mixed(seed, "given"))
         condition = t.images[ByClass(t.labels, len(t.names)).rows(labels, draw)[0]]
-    return trainer.sample(len(labels), condition, seed=seed).cpu()
+    latents = o.spread * torch.randn(len(labels), o.latent_dim, generator=torch.Generator().manual_seed(mixed(seed, "latents")))
+    return trainer.sample(len(labels), condition, seed=seed, latents=latents).cpu()
 
 
 def classifier(o: Options, seed: int, fakes: tuple[Tensor, Tensor] | None, share: float, augmented: bool) -> Reader:
@@ -139,6 +165,7 @@ def classifier(o: Options, seed: int, fakes: tuple[Tensor, Tensor] | None, share
     come alike often. Weights and draws follow from the seed: which real images come when is the same for all classifiers of a seed."""
     t, classes = task(o), len(task(o).names)
     draw, of_fakes, changes = (torch.Generator().manual_seed(mixed(seed, what)) for what in ("real", "fakes", "changes"))
+    deviation = (1.5 if o.permuted else 0.5) if o.classical_noise is None else o.classical_noise
     pictures, real, other = to_float(t.images), ByClass(t.labels, classes), fakes and ByClass(fakes[1], classes)
     with own_randomness(seed):
         reader = Reader(pictures.shape[1], {"class": classes}, pixels=o.image_size**2 if o.permuted else None)
@@ -149,17 +176,11 @@ def classifier(o: Options, seed: int, fakes: tuple[Tensor, Tensor] | None, share
         if fakes:
             chosen = (torch.rand(BATCH, generator=of_fakes) < share) & t.scarce[wanted]
             seen = torch.where(chosen[:, None, None, None], fakes[0][other.rows(wanted, of_fakes)[0]], seen)
-        seen, answers = classical.augmented(seen, F.one_hot(wanted, classes).float(), o.policy if augmented else "", changes)
+        seen, answers = classical.augmented(seen, F.one_hot(wanted, classes).float(), o.policy if augmented else "", deviation, changes)
         return seen, [answers]
 
     learn(reader, batch, o.reader_steps)
     return reader.eval()
-
-
-def accuracy(reader: Reader, t: Task) -> float:
-    """On the images that were held out, each class weighing alike."""
-    right = (reader.read(t.tested)[:, 0] == t.tested_labels).float()
-    return torch.stack([right[t.tested_labels == label].mean() for label in range(len(t.names))]).mean().item()
 
 
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
@@ -168,12 +189,14 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     to real ones; gain over classical: what they add to classical augmentation."""
     o, t = options, task(options)
     readers, fakes = {}, None
-    for name, (share, augmented) in ARMS.items():
-        if share and fakes is None:
+    for name, (added, augmented, alone) in ARMS.items():
+        if added and fakes is None:
             fakes = surest(readers["real + classical"][0], *for_classifiers(trainer, o), o.keep)
-        how = fakes if share else None, share, augmented
+        how = fakes if added else None, 1.0 if alone else o.share, augmented
         readers[name] = [classifier(o, mixed(o.seed, "reader", number), *how) for number in range(o.readers)]
-    figures = {name: statistics.fmean(accuracy(reader, t) for reader in those) for name, those in readers.items()}
+    figures = {
+        name: statistics.fmean(balanced_accuracy(reader, t.tested, t.tested_labels) for reader in those) for name, those in readers.items()
+    }
     return figures | {name: figures[one] - figures[other] for name, (one, other) in GAINS.items()}
 
 
@@ -181,17 +204,6 @@ def for_classifiers(trainer: Trainer, o: Options) -> tuple[Tensor, Tensor]:
     """Images that the GAN makes of each class that has few, and their labels; more than `made` of each, where only some are kept."""
     labels = task(o).scarce.nonzero()[:, 0].repeat_interleave(round(o.made / o.keep))
     return made(trainer, o, labels, mixed(o.seed, "made")), labels
-
-
-@torch.no_grad()
-def surest(reader: Reader, images: Tensor, labels: Tensor, keep: float) -> tuple[Tensor, Tensor]:
-    """Of each class the share of its images whose class the reader is surest of."""
-    sure = torch.cat([reader(some)[0].log_softmax(1) for some in images.split(256)]).gather(1, labels[:, None])[:, 0]
-    kept = []
-    for rows in ((labels == label).nonzero()[:, 0] for label in labels.unique()):
-        kept.append(rows[sure[rows].argsort(descending=True)[: max(1, round(keep * len(rows)))]])
-    kept = torch.cat(kept)
-    return images[kept], labels[kept]
 
 
 def picture(trainer: Trainer, options: Options) -> Tensor:

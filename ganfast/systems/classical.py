@@ -9,8 +9,7 @@ from torch import Tensor
 
 from ganfast import _checks
 
-TURN, STRETCH, SLANT, MOVE = 0.25, 0.12, 0.25, 0.06  # radians; shares of the size; MOVE of the picture's side
-NOISE = 0.5  # the largest deviation, of pictures in [-1, 1]
+TURN, STRETCH, SLANT, MOVE = 0.35, 0.2, 0.4, 0.08  # radians; shares of the size; MOVE of the picture's side
 
 
 def names(policy: str) -> list[str]:
@@ -22,13 +21,14 @@ def names(policy: str) -> list[str]:
     return found
 
 
-def augmented(images: Tensor, answers: Tensor, policy: str, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def augmented(images: Tensor, answers: Tensor, policy: str, noise: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Pictures [B, C, H, W] in [-1, 1] and how much of each answer they show, floats [B, answers], after the policy, names of POLICIES
-    joined by commas, in their order there. Each picture has draws of its own."""
+    joined by commas, in their order there. Each picture has draws of its own. noise: its largest
+    deviation."""
     asked = names(policy)
     for name, change in POLICIES.items():
         if name in asked:
-            images, answers = change(images, answers, draw)
+            images, answers = change(images, answers, noise, draw)
     return images, answers
 
 
@@ -38,7 +38,7 @@ def _placed(images: Tensor, maps: Tensor) -> Tensor:
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _shift(images: Tensor, answers: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _shift(images: Tensor, answers: Tensor, noise: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """By -1, 0 or 1 pixels, of each direction."""
     maps = torch.eye(2, 3).repeat(len(images), 1, 1)
     size = torch.tensor(images.shape[:1:-1])
@@ -46,19 +46,19 @@ def _shift(images: Tensor, answers: Tensor, draw: torch.Generator) -> tuple[Tens
     return _placed(images, maps), answers
 
 
-def _affine(images: Tensor, answers: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _affine(images: Tensor, answers: Tensor, noise: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     turn, slant, wide, high, right, down = (2 * torch.rand(6, len(images), generator=draw) - 1).unbind(0)
     turn, slant, wide, high = TURN * turn, SLANT * slant, 1 + STRETCH * wide, 1 + STRETCH * high
     rows = [wide * turn.cos(), slant - turn.sin(), 2 * MOVE * right, turn.sin(), high * turn.cos(), 2 * MOVE * down]
     return _placed(images, torch.stack(rows, 1).view(-1, 2, 3)), answers
 
 
-def _noise(images: Tensor, answers: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    strength = NOISE * torch.rand(len(images), 1, 1, 1, generator=draw)
+def _noise(images: Tensor, answers: Tensor, noise: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+    strength = noise * torch.rand(len(images), 1, 1, 1, generator=draw)
     return images + strength * torch.randn(images.shape, generator=draw), answers
 
 
-def _mixup(images: Tensor, answers: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
+def _mixup(images: Tensor, answers: Tensor, noise: float, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     share, other = torch.rand(len(images), generator=draw), torch.randperm(len(images), generator=draw)
     mix = lambda values, share: share * values + (1 - share) * values[other]
     return mix(images, share[:, None, None, None]), mix(answers, share[:, None])

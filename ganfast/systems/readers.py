@@ -61,6 +61,22 @@ def agreement(read: Tensor, wanted: Tensor, names: Mapping[str, object] | list[s
     return {name: right[:, i].float().mean().item() for i, name in enumerate(names)} | {"all": right.all(1).float().mean().item()}
 
 
+def balanced_accuracy(reader: Reader, pictures: Tensor, labels: Tensor) -> float:
+    """Of a reader of one question on pictures with labels int64 [N]: the mean of its accuracy in each class that is there."""
+    right = (reader.read(pictures)[:, 0] == labels).float()
+    return torch.stack([right[labels == label].mean() for label in labels.unique()]).mean().item()
+
+
+@torch.no_grad()
+def surest(reader: Reader, images: Tensor, labels: Tensor, keep: float) -> tuple[Tensor, Tensor]:
+    """Of images [N, C, H, W] in [-1, 1] and their labels int64 [N] those, `keep` of each class, in which a reader of one question
+    sees their class most surely."""
+    sure = torch.cat([reader(some)[0].log_softmax(1) for some in images.split(_CHUNK)]).gather(1, labels[:, None])[:, 0]
+    classes = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    kept = torch.cat([rows[sure[rows].argsort(descending=True)[: max(1, round(keep * len(rows)))]] for rows in classes])
+    return images[kept], labels[kept]
+
+
 def learn(reader: Reader, batch: Callable[[], tuple[Tensor, Sequence[Tensor]]], steps: int) -> None:
     """Trains a reader in place. batch() gives images in [-1, 1] and, question by question, answers int64 [B] or how much of each,
     floats [B, answers]."""

@@ -16,30 +16,27 @@ from ganfast.models import DCGANDiscriminator, MLPDiscriminator, MLPGenerator
 
 
 class Warp(nn.Module):
-    """latent [N, Z], given [N, C, S, S] -> [N, C, S, S]: the given image bent by a smooth field, with something drawn where a mask says."""
+    """latent [N, Z], given [N, C, S, S] -> [N, C, S, S]: the given image under an affine map, bent by a smooth field, with strokes made
+    wider or narrower. It can do nothing else, so that it does with classes it knows little of what it learned of others."""
 
-    def __init__(self, size: int, channels: int, latent_dim: int, width: int, reach: float = 0.4) -> None:
+    def __init__(self, size: int, channels: int, latent_dim: int, width: int, turn: float = 0.5, bend: float = 0.15) -> None:
         super().__init__()
-        self.reach = reach
+        self.turn, self.bend = turn, bend
         c = [channels] + [width << i for i in range((size // 4).bit_length() - 1)]
         norm = lambda conv, channels, act: nn.Sequential(conv, nn.BatchNorm2d(channels), act)
         down = [norm(nn.Conv2d(a, b, 4, 2, 1, bias=False), b, nn.LeakyReLU(0.2)) for a, b in itertools.pairwise(c)]
-        self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(16 * c[-1], 4 * width))
-        self.joined = MLPGenerator(4 * width + latent_dim, 16 * c[-1], 8 * width, depth=2)
-        self.bent = nn.Conv2d(c[-1], 2, 3, 1, 1)
-        up = [norm(nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False), b, nn.ReLU()) for a, b in itertools.pairwise(c[:0:-1])]
-        self.drawn = nn.Sequential(*up, nn.ConvTranspose2d(c[1], channels + 1, 4, 2, 1))
-        nn.init.normal_(self.bent.weight, 0, 0.02)
-        nn.init.zeros_(self.bent.bias)
+        self.down = nn.Sequential(*down, nn.Flatten(), nn.Linear(16 * c[-1], 2 * width))
+        self.joined = MLPGenerator(2 * width + latent_dim, 6 + 2 * 16 + 2, 8 * width, depth=2)
 
     def forward(self, latent: Tensor, given: Tensor) -> Tensor:
-        x = self.joined(torch.cat([self.down(given), latent], 1)).view(len(given), -1, 4, 4)
-        field = F.interpolate(self.reach * self.bent(x).tanh(), size=given.shape[2:], mode="bicubic", align_corners=False)
-        still = F.affine_grid(torch.eye(2, 3, device=given.device).expand(len(given), -1, -1), list(given.shape), align_corners=False)
-        moved = F.grid_sample(given, still + field.permute(0, 2, 3, 1), padding_mode="border", align_corners=False)
-        drawn = self.drawn(F.relu(x))
-        mask = (drawn[:, :1] - 2).sigmoid()
-        return (1 - mask) * moved + mask * drawn[:, 1:].tanh()
+        affine, field, stroke = self.joined(torch.cat([self.down(given), latent], 1)).split([6, 32, 2], 1)
+        maps = torch.eye(2, 3, device=given.device) + self.turn * affine.tanh().view(-1, 2, 3)
+        field = F.interpolate(self.bend * field.tanh().view(-1, 2, 4, 4), size=given.shape[2:], mode="bicubic", align_corners=False)
+        places = F.affine_grid(maps, list(given.shape), align_corners=False) + field.permute(0, 2, 3, 1)
+        moved = F.grid_sample(given, places, padding_mode="border", align_corners=False)
+        wide = F.avg_pool2d(F.pad(moved, (1,) * 4, mode="replicate"), 3, 1)
+        share, bright = stroke.tanh()[:, :, None, None, None].unbind(1)
+        return ((1 - share) * moved + share * wide + 0.5 * bright * (1 - wide.square())).clamp(-1, 1)
 
 
 class PairDiscriminator(DCGANDiscriminator):
@@ -57,16 +54,49 @@ def _vector(condition: Tensor, classes: int | None) -> Tensor:
 
 
 class FlatGenerator(nn.Module):
-    """latent [N, Z], and labels int64 [N], or without classes given images -> [N, C, S, S]."""
+    """latent [N, Z], labels int64 [N] -> [N, C, S, S]."""
 
-    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, classes: int | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int, classes: int) -> None:
         super().__init__()
-        self.shape, self.classes, pixels = tuple(shape), classes, math.prod(shape)
-        self.layers = MLPGenerator(latent_dim + (classes or pixels), pixels, width, depth=2)
+        self.shape, self.classes = tuple(shape), classes
+        self.layers = MLPGenerator(latent_dim + classes, math.prod(shape), width, depth=2)
 
-    def forward(self, latent: Tensor, condition: Tensor) -> Tensor:
-        made = self.layers(torch.cat([latent, _vector(condition, self.classes)], 1)).view(-1, *self.shape)
-        return (made if self.classes else made + 2 * condition).tanh()
+    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        return self.layers(torch.cat([latent, _vector(labels, self.classes)], 1)).tanh().view(-1, *self.shape)
+
+
+class FlatWarp(nn.Module):
+    """latent [N, Z], given [N, C, S, S] -> [N, C, S, S]: as Warp, where nobody knows which pixels are neighbours. Z linear maps of all
+    pixels, which are learned, change the given image step by step, as much of each as the latent says.
+
+    Source: Rao & Ruderman 1999, "Learning Lie groups for invariant visual perception" (changes of images as sums of learned linear maps).
+    """
+
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, times: int = 2) -> None:
+        super().__init__()
+        self.times, pixels = times, math.prod(shape)
+        self.maps = nn.Linear(pixels, latent_dim * pixels)
+        nn.init.normal_(self.maps.weight, 0, 0.01)
+
+    def forward(self, latent: Tensor, given: Tensor) -> Tensor:
+        bright = (given.flatten(1) + 1) / 2
+        for _ in range(self.times):
+            bright = bright + (latent[:, :, None] * self.maps(bright).unflatten(1, (latent.shape[1], -1))).sum(1)
+        return (2 * bright - 1).clamp(-1, 1).view_as(given)
+
+
+class Difference(nn.Module):
+    """Two images of a class [N, C, S, S] -> [N, Z]: what has to be done to the first to have the second, each number with mean 0 and
+    deviation 1 over the batch, as a latent has."""
+
+    def __init__(self, shape: tuple[int, ...], latent_dim: int, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            MLPGenerator(2 * math.prod(shape), latent_dim, width, depth=2), nn.BatchNorm1d(latent_dim, affine=False)
+        )
+
+    def forward(self, given: Tensor, other: Tensor) -> Tensor:
+        return self.layers(torch.cat([given.flatten(1), other.flatten(1)], 1))
 
 
 class FlatDiscriminator(nn.Module):

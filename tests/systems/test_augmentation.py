@@ -1,6 +1,7 @@
 """augmentation: what is drawn, held out and paired; what classifiers see; figures of generators that are known to be good or bad."""
 
 import math
+import types
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from ganfast.systems import augmentation, classical, readers
 from ganfast.systems.augmentation import ARMS, SYSTEM, Options, task
 from ganfast.systems.sources import digits, scarce
 from ganfast.systems.sources.scarce import ByClass
-from ganfast.systems.varied import Warp
+from ganfast.systems.varied import Difference, FlatWarp, Warp
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.data.folders import ImageData
 
@@ -113,7 +114,7 @@ def test_classifiers_of_a_seed_differ_in_what_the_gan_adds_alone(seen):
 def test_the_same_images_in_the_same_order_under_classical_augmentation(seen, monkeypatch):
     given = []
 
-    def changed(images, answers, policy, draw):
+    def changed(images, answers, policy, noise, draw):
         given.append((images, policy))
         torch.rand(3, generator=draw)
         return images, answers
@@ -131,13 +132,13 @@ class Told:
     def __init__(self, function):
         self.function = function
 
-    def sample(self, n, labels, seed):
-        assert len(labels) == n
+    def sample(self, n, labels, seed, latents):
+        assert len(labels) == len(latents) == n
         return self.function(labels, seed)
 
 
 def test_figures_of_generators_that_are_known(mnist):
-    o = small(generator="label", per_class=2, reader_steps=70, made=95)
+    o = small(generator="label", per_class=2, reader_steps=70, made=95, keep=1.0)
     more, labels = bars(600, 9)
     of_class = ByClass(labels, CLASSES)
     good = SYSTEM.figures(Told(lambda wanted, seed: to_float(more[of_class.rows(wanted, torch.Generator().manual_seed(seed))[0]])), o)
@@ -153,11 +154,10 @@ def test_figures_of_generators_that_are_known(mnist):
 def test_each_class_weighs_alike():
     t = task(small())
     few = torch.cat([(t.tested_labels == 0).nonzero()[:, 0], (t.tested_labels != 0).nonzero()[::7, 0]])
-    t = t._replace(tested=t.tested[few], tested_labels=t.tested_labels[few])
     reader = readers.Reader(1, {"class": CLASSES}, 2)
     torch.nn.init.zeros_(reader.answers.weight)
     torch.nn.init.zeros_(reader.answers.bias)  # the first class, whatever it sees
-    assert augmentation.accuracy(reader, t) == pytest.approx(1 / CLASSES)
+    assert readers.balanced_accuracy(reader, t.tested[few], t.tested_labels[few]) == pytest.approx(1 / CLASSES)
 
 
 def test_only_those_are_kept_whose_class_is_sure():
@@ -168,13 +168,13 @@ def test_only_those_are_kept_whose_class_is_sure():
 
     images = torch.linspace(-1, 1, 8)[:, None, None, None].expand(-1, 1, 4, 4)
     labels = torch.tensor([0, 1] * 4)
-    kept, of = augmentation.surest(Brightness(), images, labels, 0.5)
+    kept, of = readers.surest(Brightness(), images, labels, 0.5)
     assert of.tolist() == [0, 0, 1, 1]
     assert kept[:2].mean((1, 2, 3)).tolist() == pytest.approx([5 / 7, 1 / 7]) and (kept[2:].mean((1, 2, 3)) < 0).all()
     asked = []
     made = Told(lambda wanted, seed: asked.append(len(wanted)) or torch.zeros(len(wanted), 1, 16, 16))
     SYSTEM.figures(made, small(generator="label", keep=0.5, reader_steps=1))
-    assert asked == [2 * 30 * CLASSES]
+    assert asked == [2 * 30 * CLASSES]  # half of them are kept
 
 
 @pytest.mark.parametrize("given", [{}, {"permuted": True}, {"generator": "label"}, {"generator": "label", "permuted": True}])
@@ -210,39 +210,66 @@ def test_a_class_that_has_few_is_shown_as_often_as_asked():
 
 
 def test_a_generator_that_bends_nothing_copies():
-    network, given = Warp(16, 1, 4, 4).eval(), to_float(bars(6, 1)[0])
-    for name, parameter in network.named_parameters():
-        if name.startswith(("bent", "drawn.1")):
-            torch.nn.init.zeros_(parameter)
-    torch.nn.init.constant_(network.drawn[-1].bias, -100.0)
-    latent = torch.randn(6, 4)
+    network, given, latent = Warp(16, 1, 4, 4).eval(), to_float(bars(6, 1)[0]), torch.randn(6, 4)
+    last = network.joined.layers[-1]
+    torch.nn.init.zeros_(last.weight)
+    torch.nn.init.zeros_(last.bias)
     assert torch.allclose(network(latent, given), given, atol=1e-4)
-    network.bent.bias.data[0] = math.atanh(2 / 16 / network.reach)  # all places of a row lie one pixel further
+    last.bias.data[2] = math.atanh(2 / 16 / network.turn)  # all places of a row lie one pixel further
     assert torch.allclose(network(latent, given)[..., :-1], given[..., 1:], atol=1e-3)
+    last.bias.data[2] = 0
+    last.bias.data[6:22] = math.atanh(2 / 16 / network.bend)  # the same by the field
+    assert torch.allclose(network(latent, given)[..., :-1], given[..., 1:], atol=1e-3)
+    last.bias.data[6:22] = 0
+    last.bias.data[-1] = 1.0
+    wider = network(latent, given)
+    assert (wider >= given).all() and wider.mean() > given.mean() + 0.02
+
+
+def test_where_nobody_knows_the_neighbours_the_latent_says_how_much_of_each_map():
+    network, given = FlatWarp((1, 4, 4), 2, times=1), torch.rand(3, 1, 4, 4) - 1
+    assert network(torch.zeros(3, 2), given).allclose(given, atol=1e-6)
+    torch.nn.init.zeros_(network.maps.weight)
+    torch.nn.init.zeros_(network.maps.bias)
+    network.maps.weight.data[16 + 5, 3] = 0.5  # the second map: half of the fourth pixel's brightness to the sixth
+    made = network(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]), given).flatten(1)
+    more = (given.flatten(1)[:, 3] + 1) / 2
+    changed = given.flatten(1) + torch.tensor([0.0, 1.0, -1.0])[:, None] * more[:, None] * (torch.arange(16) == 5)
+    assert made.allclose(changed.clamp(-1, 1), atol=1e-6)
+
+
+def test_the_code_of_a_difference_is_as_a_latent_and_makes_the_other_image():
+    network = Difference((1, 4, 4), 3, 8)
+    code = network(torch.rand(200, 1, 4, 4), torch.rand(200, 1, 4, 4))
+    assert code.mean(0).abs().max() < 1e-4 and code.std(0).sub(1).abs().max() < 0.05
+    given, other = torch.rand(2, 5, 1, 4, 4)
+    told = types.SimpleNamespace(encoder=lambda one, two: (one, two), generator=lambda code, one: code[1] - code[0] + one + 0.5)
+    batch = types.SimpleNamespace(data={"given": given}, real=other)
+    assert augmentation.again(told, batch).item() == pytest.approx(0.25)
 
 
 def test_classical_augmentation():
     draw = lambda: torch.Generator().manual_seed(0)
     images, labels = bars(300, 2)
     images, answers = to_float(images), torch.nn.functional.one_hot(labels, CLASSES).float()
-    same, _ = classical.augmented(images, answers, "", draw())
+    same, _ = classical.augmented(images, answers, "", 0.5, draw())
     assert same.equal(images)
-    shifted, kept = classical.augmented(images, answers, "shift", draw())
+    shifted, kept = classical.augmented(images, answers, "shift", 0.5, draw())
     padded, places = torch.nn.functional.pad(images, (1,) * 4, value=-1.0), set()
     for one, image in zip(shifted, padded):
         away = {(i, j): (image[:, i : i + 16, j : j + 16] - one)[:, 1:-1, 1:-1].abs().max() for i in range(3) for j in range(3)}
         assert min(away.values()) < 1e-3
         places.add(min(away, key=away.get))
     assert len(places) == 9 and kept.equal(answers)
-    turned, _ = classical.augmented(images, answers, "affine", draw())
+    turned, _ = classical.augmented(images, answers, "affine", 0.5, draw())
     assert 0.05 < (turned - images).abs().mean() < 0.5 and turned.mean() == pytest.approx(images.mean().item(), abs=0.02)
-    noisy, _ = classical.augmented(images, answers, "noise", draw())
+    noisy, _ = classical.augmented(images, answers, "noise", 0.5, draw())
     deviation = (noisy - images).std((1, 2, 3))
-    assert deviation.max() <= 1.1 * classical.NOISE and 0.4 < deviation.mean() / classical.NOISE < 0.6
-    mixed, shares = classical.augmented(images, answers, " mixup , noise", draw())
+    assert deviation.max() <= 1.1 * 0.5 and 0.2 < deviation.mean() < 0.3
+    mixed, shares = classical.augmented(images, answers, " mixup , noise", 0.5, draw())
     assert shares.sum(1).allclose(torch.ones(300)) and ((shares > 0).sum(1) == 2).float().mean() > 0.7 and mixed.shape == images.shape
     two = torch.stack([torch.ones(1, 4, 4), torch.zeros(1, 4, 4)]).repeat(50, 1, 1, 1)
-    mixed, shares = classical.augmented(two, torch.eye(2).repeat(50, 1), "mixup", draw())
+    mixed, shares = classical.augmented(two, torch.eye(2).repeat(50, 1), "mixup", 0.5, draw())
     assert mixed.mean((1, 2, 3)).allclose(shares[:, 0]) and 10 < ((shares[:, 0] > 0.2) & (shares[:, 0] < 0.8)).sum() < 60
 
 
@@ -284,6 +311,7 @@ def test_a_folder_that_cannot_serve_stops_a_run_before_its_folder_is_made(tmp_pa
         ({"per_class": 1}, "per_class got 1, wants at least 2"),
         ({"image_size": 20}, "image_size got 20, wants 16, 32 or 64"),
         ({"keep": 0.0}, "keep got 0.0, wants a share above 0, up to 1"),
+        ({"share": 1.5}, "share got 1.5, wants a share above 0, up to 1"),
         ({"few": -1.0}, "few got -1.0, wants no negative number"),
         ({"few": 0.0, "generator": "label"}, "few got 0.0, wants more than 0 for a generator of labels"),
         ({"classical": "shift,turn"}, "'turn'"),
