@@ -48,12 +48,16 @@ def verdict(cells: list[dict], gain: str) -> str:
 def section(results: dict, link: str) -> str:
     """Markdown of a results file."""
     cells, seeds = results["cells"], len(results["cells"][0]["runs"])
-    added = {"classical added to real": "gain of classical", "GAN added to real": "gain", "GAN added to classical": "gain over classical"}
+    added = {
+        "classical added to real": "gain of classical", "GAN added to real": "gain", "GAN in place of classical": "gain against classical",
+        "GAN added to classical": "gain over classical",
+    }  # fmt: skip
     lines = [
         f"{results['device']}, {results['processes']} runs at a time, {results['seconds'] / 60:.0f} minutes in all, commit",
         f"{results['commit'][:12]}, {results['date']}: {link}. Accuracy in %, means over {seeds} fresh seeds; what was added",
         "in points, with its 95 % interval (Student's t, of the seeds' paired differences).", "",
         f"- **The GAN's images, added to real ones: {verdict(cells, 'gain')}.**",
+        f"- **In place of classical augmentation: {verdict(cells, 'gain against classical')}.**",
         f"- **Added to classical augmentation: {verdict(cells, 'gain over classical')}.**", "",
         f"| setting | real images a class | {' | '.join([*ARMS, *added])} |", f"|---|---:|{'---:|' * len(ARMS)}{'---|' * len(added)}",
     ]  # fmt: skip

@@ -34,8 +34,10 @@ ARMS = {  # whether the GAN's images are added, whether there is classical augme
     "real": (False, False, False), "real + classical": (False, True, False), "real + GAN": (True, False, False),
     "real + classical + GAN": (True, True, False), "GAN alone": (True, False, True),
 }  # fmt: skip
-GAINS = {"gain": ("real + GAN", "real"), "gain of classical": ("real + classical", "real"),
-         "gain over classical": ("real + classical + GAN", "real + classical")}  # fmt: skip
+GAINS = {
+    "gain": ("real + GAN", "real"), "gain of classical": ("real + classical", "real"),
+    "gain against classical": ("real + GAN", "real + classical"), "gain over classical": ("real + classical + GAN", "real + classical"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,10 @@ class Options(form.Options):
     """images of a class that has few, made by the GAN for the classifiers"""
     share: float = 0.5
     """of the images in a batch of a class that has few: so many are the GAN's where they are added"""
-    spread: float = 0.7
+    spread: float = 1.0
     """deviation of the latents that images are made from, 1 in the training: less keeps closer to the image that is given"""
-    keep: float = 0.5
-    """share of the made images that are used: those whose class a classifier of real images is surest of"""
+    keep: float | None = None
+    """share of the made images that are used, those whose class a classifier of real images is surest of: 1, of permuted pixels 0.5"""
     readers: int = 1
     """classifiers of each kind, whose mean accuracy is measured"""
     reader_steps: int = 600
@@ -96,12 +98,16 @@ class Options(form.Options):
         for name in ("made", "readers", "reader_steps", "width", "latent_dim"):
             self.want(name, getattr(self, name) >= 1, "at least 1")
         for name in ("share", "keep"):
-            self.want(name, 0 < getattr(self, name) <= 1, "a share above 0, up to 1")
+            self.want(name, getattr(self, name) is None or 0 < getattr(self, name) <= 1, "a share above 0, up to 1")
         self.want("spread", self.spread >= 0, "no negative number")
         self.want("few", (self.few or 0) >= 0, "no negative number")
         self.want("few", self.few != 0 or self.generator == "pair", "more than 0 for a generator of labels")
         self.want("classical_noise", self.classical_noise is None or self.classical_noise >= 0, "no negative number")
         classical.names(self.policy)
+
+    @property
+    def kept(self) -> float:
+        return self.keep or (0.5 if self.permuted else 1.0)
 
     @property
     def policy(self) -> str:
@@ -186,12 +192,12 @@ def classifier(o: Options, seed: int, fakes: tuple[Tensor, Tensor] | None, share
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     """Mean accuracy over the classes, on held-out images, of classifiers that learned from real images, with classical augmentation, with
     images that the GAN made, with both, from the GAN's alone (of classes that have many from real ones). gain: what the GAN's images add
-    to real ones; gain over classical: what they add to classical augmentation."""
+    to real ones; against classical: what they add more than classical augmentation does; over classical: what they add to it."""
     o, t = options, task(options)
     readers, fakes = {}, None
     for name, (added, augmented, alone) in ARMS.items():
         if added and fakes is None:
-            fakes = surest(readers["real + classical"][0], *for_classifiers(trainer, o), o.keep)
+            fakes = surest(readers["real + classical"][0], *for_classifiers(trainer, o), o.kept)
         how = fakes if added else None, 1.0 if alone else o.share, augmented
         readers[name] = [classifier(o, mixed(o.seed, "reader", number), *how) for number in range(o.readers)]
     figures = {
@@ -202,7 +208,7 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
 
 def for_classifiers(trainer: Trainer, o: Options) -> tuple[Tensor, Tensor]:
     """Images that the GAN makes of each class that has few, and their labels; more than `made` of each, where only some are kept."""
-    labels = task(o).scarce.nonzero()[:, 0].repeat_interleave(round(o.made / o.keep))
+    labels = task(o).scarce.nonzero()[:, 0].repeat_interleave(round(o.made / o.kept))
     return made(trainer, o, labels, mixed(o.seed, "made")), labels
 
 

@@ -148,6 +148,7 @@ def test_figures_of_generators_that_are_known(mnist):
     assert good["GAN alone"] > 0.6 > 0.4 > bad["GAN alone"] and good["gain"] > 0.1
     assert good["gain"] == pytest.approx(good["real + GAN"] - good["real"])
     assert good["gain over classical"] == pytest.approx(good["real + classical + GAN"] - good["real + classical"])
+    assert good["gain against classical"] == pytest.approx(good["real + GAN"] - good["real + classical"])
     assert good["gain of classical"] == pytest.approx(good["real + classical"] - good["real"])
 
 
@@ -200,6 +201,35 @@ def test_every_kind_of_generator(given):
         SYSTEM.sample(trainer, o, count=3, seed=1, label="bb")
 
 
+def test_images_are_made_of_real_ones_of_their_class_by_latents_of_the_spread_that_was_asked():
+    asked = []
+
+    class Asked:
+        def sample(self, n, given, seed, latents):
+            asked.append((given, latents))
+            return to_float(given)
+
+    o = small(spread=0.25, latent_dim=64)
+    labels = torch.arange(CLASSES).repeat_interleave(20)
+    images = augmentation.made(Asked(), o, labels, 3)
+    known = dict(zip(numbers(task(o).images), task(o).labels.tolist()))
+    ((given, latents),) = asked
+    assert [known[image] for image in numbers(given)] == labels.tolist() and images.equal(to_float(given))
+    assert latents.shape == (len(labels), 64) and 0.24 < latents.std() < 0.26
+
+
+def test_the_picture_shows_real_images_and_puts_pixels_back(mnist):
+    class Copies:
+        def sample(self, n, given, seed, latents):
+            return to_float(given)
+
+    image = SYSTEM.drawn(Copies(), small(permuted=True))
+    places = [(2 + i * 18, 2 + j * 18) for i in range(CLASSES) for j in range(17) if j != 4]
+    shown = [image[:1, 2 * top : 2 * top + 32 : 2, 2 * left : 2 * left + 32 : 2] for top, left in places]
+    known = dict(zip(numbers(mnist.images), mnist.labels.tolist()))
+    assert [known[one] for one in numbers(torch.stack(shown))] == torch.arange(CLASSES).repeat_interleave(16).tolist()
+
+
 def test_a_class_that_has_few_is_shown_as_often_as_asked():
     o = small(transfer=True, few=0.25)
     shown = task(o).labels
@@ -240,7 +270,7 @@ def test_where_nobody_knows_the_neighbours_the_latent_says_how_much_of_each_map(
 
 def test_the_code_of_a_difference_is_as_a_latent_and_makes_the_other_image():
     network = Difference((1, 4, 4), 3, 8)
-    code = network(torch.rand(200, 1, 4, 4), torch.rand(200, 1, 4, 4))
+    code = network(10 * torch.rand(200, 1, 4, 4), 10 * torch.rand(200, 1, 4, 4))
     assert code.mean(0).abs().max() < 1e-4 and code.std(0).sub(1).abs().max() < 0.05
     given, other = torch.rand(2, 5, 1, 4, 4)
     told = types.SimpleNamespace(encoder=lambda one, two: (one, two), generator=lambda code, one: code[1] - code[0] + one + 0.5)
