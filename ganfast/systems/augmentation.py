@@ -44,7 +44,7 @@ GAINS = {
 class Options(form.Options):
     data: str | None = None
     """a folder whose sub-folders are classes; none: digits of MNIST"""
-    steps: int = 600
+    steps: int = 500
     per_class: int = 20
     """real images of a class; all others are what classifiers are tested on"""
     transfer: bool = False
@@ -72,7 +72,7 @@ class Options(form.Options):
     """share of the made images that are used, those whose class a classifier of real images is surest of: 1, of permuted pixels 0.5"""
     readers: int = 1
     """classifiers of each kind, whose mean accuracy is measured"""
-    reader_steps: int = 600
+    reader_steps: int = 400
     """of a classifier's training, 64 images each"""
     batch_size: int = 32
     width: int = 16
@@ -174,7 +174,7 @@ def classifier(o: Options, seed: int, fakes: tuple[Tensor, Tensor] | None, share
     deviation = (1.5 if o.permuted else 0.5) if o.classical_noise is None else o.classical_noise
     pictures, real, other = to_float(t.images), ByClass(t.labels, classes), fakes and ByClass(fakes[1], classes)
     with own_randomness(seed):
-        reader = Reader(pictures.shape[1], {"class": classes}, pixels=o.image_size**2 if o.permuted else None)
+        reader = Reader(pictures.shape[1], {"class": classes}, *(16, False, o.image_size**2) if o.permuted else (8, True))
 
     def batch() -> tuple[Tensor, list[Tensor]]:
         wanted = torch.randint(classes, (BATCH,), generator=draw)

@@ -23,12 +23,13 @@ _CHUNK = 256  # pictures in one forward
 class Reader(nn.Module):
     """Pictures to logits of one or several questions, such as {"digit": 10} or {"size": 2, "colour": 6}.
 
+    pooled: maxima over 2x2 pixels in place of strides, which is slower, and reads better what was learned from few pictures.
     pixels: H * W, where neighbouring pixels have nothing in common: fully connected layers read them then, in place of convolutions.
 
     Shapes: images [N, channels, H, W] in [-1, 1], sides of 16 to 64 pixels -> a list of logits [N, answers], one for each question.
     """
 
-    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16, *, pixels: int | None = None) -> None:
+    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16, pooled: bool = False, pixels: int | None = None) -> None:
         super().__init__()
         self.heads = dict(heads)
         if pixels is not None:
@@ -36,7 +37,11 @@ class Reader(nn.Module):
             self.answers = nn.Linear(16 * width, sum(self.heads.values()))
             return
         c = [channels, width, 2 * width, 4 * width]
-        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(c)]
+        stride = 1 if pooled else 2
+        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(c)]
+        if pooled:
+            for block in blocks[1:]:
+                block.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.answers = nn.Linear(16 * c[-1], sum(self.heads.values()))
 
