@@ -11,7 +11,7 @@ PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 PART ?= only
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*/*.h csrc/*/*.cu)
 
-.PHONY: help venv wheel demo test prove prove-tests lint check bench gallery pages reference gate cuda-check clean gpu gpu-build gpu-test gpu-tuned \
+.PHONY: help venv wheel demo test prove prove-tests lint check bench gallery augmentation pages reference gate cuda-check clean gpu gpu-build gpu-test gpu-tuned \
 	gpu-sanitize gpu-memcheck gpu-racecheck gpu-bench gpu-bench-fp32 gpu-bench-bf16 gpu-bench-steps
 , := ,
 
@@ -49,11 +49,12 @@ test: venv  ## every test that needs no GPU: 10 minutes on 2 cores, 25 on slow o
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
-# heap checking; every system over three seeds. About half an hour each on 2 cores.
-prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 4 times 30 minutes on 2 cores
+# heap checking; every system over three seeds. About half an hour each on 2 cores. Augmentation over five seeds: 20 minutes.
+prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 2.5 hours on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
 	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds 3
+	$(RUN) -m benchmarks.augmentation --results $(RESULTS)
 	$(RENEW)
 
 # PART=3/8 is the third of eight parts.
@@ -105,9 +106,12 @@ gallery: venv  ## every system of ganfast.systems trained and drawn, two at a ti
 	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds $(SEEDS) $(if $(ONLY),--only $(ONLY)); \
 		status=$$?; $(RENEW) && exit $$status
 
-# The measured numbers of README.md, docs/benchmarks.md and the gallery, from the results files that are committed, wherever RESULTS is.
+augmentation: venv  ## where a GAN's images help a classifier, each setting over five seeds: 20 minutes on 2 cores
+	$(RUN) -m benchmarks.augmentation --results $(RESULTS) && $(RENEW)
+
+# The measured numbers of README.md, of docs and of the gallery, from the results files that are committed, wherever RESULTS is.
 RENEW = $(RUN) benchmarks/report.py --results benchmarks/results --pages .
-pages: venv  ## the measured numbers of README, docs/benchmarks.md and the gallery, from benchmarks/results
+pages: venv  ## the measured numbers of README, docs and the gallery, from benchmarks/results
 	$(RENEW)
 
 reference: venv  ## docs/reference.md, from the docstrings

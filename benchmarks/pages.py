@@ -1,4 +1,4 @@
-"""The measured numbers of README.md, docs/benchmarks.md and the systems' gallery: all of them stand between markers, and come from the
+"""The measured numbers of README.md, of pages in docs and of the systems' gallery: all of them stand between markers, and come from the
 results files, as does ganfast/systems/reached.json, which `ganfast run` shows.
 
     python benchmarks/report.py --results benchmarks/results --pages .
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import family_table, first_speedup, gallery_table, tables
+from benchmarks import augmentation, family_table, first_speedup, gallery_table, tables
 from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
@@ -52,6 +52,7 @@ _KINDS = {
     "prove": {"ring8", "grid25", "line"},
     "heap": {"cases", "found", "counts"},
     "gallery": {"systems", "processes"},
+    "augmentation": {"arms", "cells"},
 }
 
 
@@ -222,6 +223,7 @@ def _gains(found: list[Kept]) -> str:
 PAGES: dict[str, dict[str, Callable[[list[Kept]], str]]] = {
     "docs/first-speedup.md": {"first-speedup": _first_speedup},
     "README.md": {"gains": _gains},
+    "docs/augmentation.md": {"augmentation": _of_newest("augmentation", lambda one: augmentation.section(one.content, one.link))},
     "docs/benchmarks.md": {
         "families": _families,
         "benchmarks": _suites,

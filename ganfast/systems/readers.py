@@ -5,7 +5,7 @@ that measures pictures, believe that; and look at the reader's own accuracy, whi
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import ganfast
 from ganfast import _checks
 from ganfast.augment import diff_augment
+from ganfast.models import MLPGenerator
 from ganfast.train.parts import as_networks_see
 
 _CHUNK = 256  # pictures in one forward
@@ -22,14 +23,25 @@ _CHUNK = 256  # pictures in one forward
 class Reader(nn.Module):
     """Pictures to logits of one or several questions, such as {"digit": 10} or {"size": 2, "colour": 6}.
 
+    pooled: maxima over 2x2 pixels in place of strides, which is slower, and reads better what was learned from few pictures.
+    pixels: H * W, where neighbouring pixels have nothing in common: fully connected layers read them then, in place of convolutions.
+
     Shapes: images [N, channels, H, W] in [-1, 1], sides of 16 to 64 pixels -> a list of logits [N, answers], one for each question.
     """
 
-    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16) -> None:
+    def __init__(self, channels: int, heads: Mapping[str, int], width: int = 16, pooled: bool = False, pixels: int | None = None) -> None:
         super().__init__()
         self.heads = dict(heads)
+        if pixels is not None:
+            self.blocks = nn.Sequential(nn.Flatten(), MLPGenerator(channels * pixels, 16 * width, 16 * width, depth=1), nn.ReLU())
+            self.answers = nn.Linear(16 * width, sum(self.heads.values()))
+            return
         c = [channels, width, 2 * width, 4 * width]
-        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(c)]
+        stride = 1 if pooled else 2
+        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, stride, 1, bias=False), nn.BatchNorm2d(b), nn.ReLU()) for a, b in itertools.pairwise(c)]
+        if pooled:
+            for block in blocks[1:]:
+                block.append(nn.MaxPool2d(2))
         self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.answers = nn.Linear(16 * c[-1], sum(self.heads.values()))
 
@@ -52,6 +64,36 @@ def agreement(read: Tensor, wanted: Tensor, names: Mapping[str, object] | list[s
     """Share of the pictures read as wanted, by question, and in all of them at once; read and wanted int64 [N, questions]."""
     right = read == wanted
     return {name: right[:, i].float().mean().item() for i, name in enumerate(names)} | {"all": right.all(1).float().mean().item()}
+
+
+def balanced_accuracy(reader: Reader, pictures: Tensor, labels: Tensor) -> float:
+    """Of a reader of one question on pictures with labels int64 [N]: the mean of its accuracy in each class that is there."""
+    right = (reader.read(pictures)[:, 0] == labels).float()
+    return torch.stack([right[labels == label].mean() for label in labels.unique()]).mean().item()
+
+
+@torch.no_grad()
+def surest(reader: Reader, images: Tensor, labels: Tensor, keep: float) -> tuple[Tensor, Tensor]:
+    """Of images [N, C, H, W] in [-1, 1] and their labels int64 [N] those, `keep` of each class, in which a reader of one question
+    sees their class most surely."""
+    sure = torch.cat([reader(some)[0].log_softmax(1) for some in images.split(_CHUNK)]).gather(1, labels[:, None])[:, 0]
+    classes = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    kept = torch.cat([rows[sure[rows].argsort(descending=True)[: max(1, round(keep * len(rows)))]] for rows in classes])
+    return images[kept], labels[kept]
+
+
+def learn(reader: Reader, batch: Callable[[], tuple[Tensor, Sequence[Tensor]]], steps: int) -> None:
+    """Trains a reader in place. batch() gives images in [-1, 1] and, question by question, answers int64 [B] or how much of each,
+    floats [B, answers]."""
+    optimizer = torch.optim.Adam(reader.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
+    for _ in range(steps):
+        images, answers = batch()
+        loss = sum(F.cross_entropy(logits, wanted) for logits, wanted in zip(reader(images), answers, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
 
 
 def trained(
@@ -77,23 +119,19 @@ def trained(
             span = f"{int(answers[:, i].min())} to {int(answers[:, i].max())}"
             _checks.fail("readers", f"answers to {name!r} go from {span}, wants 0 to {count - 1}")
     draw = torch.Generator().manual_seed(seed)
-    uniform = lambda *shape: torch.rand(*shape, generator=draw)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         reader = Reader(pictures.shape[1], heads)
     ganfast.accelerate(reader)
-    optimizer = torch.optim.Adam(reader.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, steps)
-    for _ in range(steps):
+
+    def seen() -> tuple[Tensor, Sequence[Tensor]]:
         rows = torch.randint(len(pictures), (batch,), generator=draw)
+        uniform = lambda *shape: torch.rand(*shape, generator=draw)
         images = diff_augment(as_networks_see(pictures[rows]), "translation", uniform=uniform)
         strength = 0.3 * uniform(batch, 1, 1, 1)
-        images = images + strength * torch.randn(images.shape, generator=draw)
-        loss = sum(F.cross_entropy(logits, answers[rows, i]) for i, logits in enumerate(reader(images)))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
+        return images + strength * torch.randn(images.shape, generator=draw), answers[rows].unbind(1)
+
+    learn(reader, seen, steps)
     return reader.eval(), agreement(reader.read(tested[0]), wanted, list(heads))
 
 
