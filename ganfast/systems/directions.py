@@ -142,7 +142,7 @@ def _limited(vectors: Tensor) -> Tensor:
 
 
 def tried(
-    found: Directions, latents: Tensor, measured: Callable[[Tensor], Mapping[str, Tensor]], *, rounds: int = 1, reach: float = 2.0
+    found: Directions, latents: Tensor, measured: Callable[[Tensor], Mapping[str, Tensor]], *, rounds: int = 3, reach: float = 2.0
 ) -> Directions:
     """The same with `moved`: how far all measures move between the ends of each direction, by `measured`, latents [N, ...] -> a number for
     each name and picture. Before that, so many `rounds` correct the directions by what they moved: far from the middle a measure is not
@@ -158,9 +158,12 @@ def tried(
 
 
 def corrected(vectors: Tensor, moved: Tensor) -> Tensor:
-    """Vectors [K, D] that move their own measure as before and no other, if what they move, [K, K], adds up as they do."""
-    share = moved / moved.diagonal().clamp_min(0.1)
-    return torch.linalg.solve(share + ALIKE * torch.eye(len(share), dtype=share.dtype), vectors)
+    """Vectors [K, D] that move their own measure by 1 and no other, if what they move, [K, K], adds up as they do. One grows or shrinks by
+    a half at most; those that move their own by less than a half have no part in correcting others, as that would take them far."""
+    own = moved.diagonal()
+    share = torch.where(own > 0.5, moved / own.clamp_min(0.5), 0.0)
+    share.fill_diagonal_(1.0)
+    return (1 / own.clamp_min(1e-3)).clamp(2 / 3, 1.5)[:, None] * torch.linalg.solve(share, vectors)
 
 
 def joined(found: Sequence[Directions]) -> Directions:

@@ -1,10 +1,11 @@
 """Latent editing: a generator of handwritten digits, and directions of its latent space along which slant, thickness and the like move,
 found after the training.
 
-The training knows no measure. What it has beside a class-conditional GAN is a reader that tells the latent from the picture, and a
-generator that helps it: few numbers, each of which shows.
-Source: Guan 2018 (TL-GAN: directions by regression, made independent of each other); Chen, Duan, Houthooft, Schulman, Sutskever & Abbeel
-2016, "InfoGAN" (latents that can be read from pictures).
+The training knows no measure. It is a class-conditional GAN whose generator also learns to give real pictures back, from the latents that
+an encoder finds for them: so each way in which real digits of a class differ has its place among few numbers.
+Source: Guan 2018 (TL-GAN: directions by regression, made independent of each other); Larsen, Sønderby, Larochelle & Winther 2016,
+"Autoencoding beyond pixels using a learned similarity metric" (a GAN and a variational autoencoder that share a generator; here the error
+is of pixels); Karras, Aila, Laine & Lehtinen 2018, "Progressive growing of GANs" (latents of one length).
 """
 
 import functools
@@ -32,19 +33,21 @@ SHOWN = ("slant", "thickness")
 
 @dataclass(frozen=True)
 class Options(form.Options):
-    steps: int = 2500
+    steps: int = 2400
     image_size: int = 32
     """a power of two; pictures of your own are cut and resized to it"""
-    latent_dim: int = 8
+    latent_dim: int = 10
     """numbers that a picture is made from, beside its class"""
-    width: int = 24
-    """channels of both networks next to the picture"""
+    width: int = 16
+    """channels of the networks next to the picture"""
     batch_size: int = 64
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     noise: float = 0.3
-    """on all that discriminator and reader see"""
-    readable: float = 1.0
-    """weight of how well the latent can be read from the picture"""
+    """on all that the discriminator sees"""
+    given_back: float = 4.0
+    """weight of the error of real pictures that are encoded and drawn again"""
+    normal: float = 2.0
+    """weight, beside that error, of how far codes are from what samples are drawn from; more makes better samples, less better copies"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,25 +56,45 @@ class Options(form.Options):
         self.want("image_size", self.data is not None or size == 32, "32 for the digits")
         for name in ("latent_dim", "width", "batch_size"):
             self.want(name, getattr(self, name) >= 2, "at least 2")
-        self.want("readable", self.readable >= 0, "0 or more")
+        for name in ("given_back", "normal"):
+            self.want(name, getattr(self, name) >= 0, "0 or more")
 
 
-class LatentReader(nn.Module):
-    """Pictures [N, C, S, S] to what the latent was, [N, latent_dim], of whichever class."""
+class Generator(DCGANGenerator):
+    """Its latents all have the same length: what is added to one turns it, and does not leave the region that was trained."""
 
-    def __init__(self, size: int, latent_dim: int, width: int, channels: int) -> None:
+    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+        return super().forward(F.normalize(latent, dim=1) * latent.shape[1] ** 0.5, condition)
+
+
+class Encoder(nn.Module):
+    """Pictures [N, C, S, S], with labels [N] where there are classes, to the mean and the log-variance of their latents, [N, latent_dim]
+    each."""
+
+    def __init__(self, size: int, latent_dim: int, width: int, channels: int, classes: int | None) -> None:
         super().__init__()
         c = [channels] + [width << i for i in range(size.bit_length() - 3)]
         down = [layer for a, b in itertools.pairwise(c) for layer in (nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2))]
-        self.layers = nn.Sequential(*down, nn.Flatten(), nn.Linear(16 * c[-1], latent_dim))
+        self.layers = nn.Sequential(*down, nn.Flatten())
+        self.codes = nn.Linear(16 * c[-1], 2 * latent_dim)
+        self.of_class = nn.Embedding(classes, 16 * c[-1]) if classes else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        features = self.layers(images)
+        if self.of_class is not None:
+            features = features + self.of_class(labels)
+        mean, log_variance = self.codes(features).chunk(2, 1)
+        return mean, log_variance.clamp(-8, 4)
 
 
-def read_back(networks, batch) -> Tensor:
-    """How far what is read of the generator's picture is from its latent; a Gaussian's negative log-likelihood, up to constants."""
-    return F.mse_loss(networks.reader(batch.view(batch.samples(networks.generator))), batch.latent)
+def given_back(networks, batch, normal: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Kingma & Welling's bound, for pixels with normal noise of variance normal / 2: the mean squared error of the reals drawn again, and
+    the codes' Kullback-Leibler divergence from normal ones."""
+    mean, log_variance = networks.encoder(batch.real, *batch.given)
+    codes = mean + (log_variance / 2).exp() * batch.draws.normal(*mean.shape)
+    error = F.mse_loss(networks.generator(codes, *batch.given), batch.real)
+    kl = (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+    return error + normal * kl / batch.real[0].numel(), {"error": error, "kl": kl}
 
 
 @functools.lru_cache(maxsize=1)  # training, measure and picture read the same
@@ -97,14 +120,12 @@ def build(options: Options) -> Trainer:
     channels = images.shape[1]
     config = o.config(latent_dim=o.latent_dim, batch_size=o.batch_size, learning_rate=o.learning_rate, noise=o.noise)
     networks = {
-        "generator": DCGANGenerator(o.image_size, o.latent_dim, o.width, channels, num_classes=classes),
+        "generator": Generator(o.image_size, o.latent_dim, o.width, channels, num_classes=classes),
         "discriminator": DCGANDiscriminator(o.image_size, o.width, channels, num_classes=classes),
+        "encoder": Network(Encoder(o.image_size, o.latent_dim, o.width, channels, classes), average=False, sampled=False),
     }
-    phases = [Phase("d", "discriminator", {"adversarial": 1}), Phase("g", "generator", {"adversarial": 1}, average=True)]
-    if o.readable:
-        networks["reader"] = Network(LatentReader(o.image_size, o.latent_dim, 16, channels), condition=None)
-        learned = {"adversarial": 1, "read_back": (read_back, o.readable)}
-        phases[1:] = [Phase("r", "reader", {"read_back": (read_back, 1)}), Phase("g", "generator", learned, average=True)]
+    learned = {"adversarial": 1, "given_back": (functools.partial(given_back, normal=o.normal), o.given_back)}
+    phases = [Phase("d", "discriminator", {"adversarial": 1}), Phase("g", ("generator", "encoder"), learned, average=True)]
     items = ImageData(images, data["train_labels"], data["classes"]) if classes else images
     return Trainer(networks=networks, data=items, config=config, phases=phases, condition=True if classes else None)
 
@@ -146,7 +167,7 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     figures["random"] = at_random(found, latents, pictures)
     if options.data is None:
         data = sets(None, options.image_size)
-        reader, own = readers.of_digits(data["train"], data["train_labels"], data["held"], data["held_labels"])
+        reader, own = readers.of_digits(data["train"], data["train_labels"], data["held"], data["held_labels"], steps=2500)
         labels = pictures.labels(len(latents))
         read = lambda by: readers.agreement(
             reader.read(editing.edited(pictures.sampler, found, latents, by, labels)), labels[:, None], ["digit"]

@@ -74,7 +74,7 @@ def curved(z):
 def test_a_trial_corrects_what_is_not_linear_and_says_what_moves():
     z, others = normal(4000, 3), normal(500, 3, seed=1)
     found = learned(z, curved(z))
-    as_learned, corrected = (tried(found, others, curved, rounds=rounds) for rounds in (0, 1))
+    as_learned, corrected = (tried(found, others, curved, rounds=rounds) for rounds in (0, 2))
     assert found.moved is None and as_learned.vectors.equal(found.vectors)
     along = lambda one: one.moved[0, 1].abs().item()
     assert along(as_learned) > 0.2 and along(corrected) < 0.25 * along(as_learned)
@@ -84,11 +84,24 @@ def test_a_trial_corrects_what_is_not_linear_and_says_what_moves():
     assert corrected.others("a") == {"b": pytest.approx(along(corrected))}
 
 
-def test_a_correction_keeps_each_own_move():
-    moved = torch.tensor([[1.0, 0.3, -0.2], [0.1, 0.5, 0.2], [0.0, -0.1, 0.8]], dtype=torch.float64)
-    vectors = torch.eye(3, dtype=torch.float64)
-    after = directions.corrected(vectors, moved) @ moved
-    assert torch.allclose(after, torch.diag(moved.diagonal()), atol=5e-3)
+def test_a_correction_is_exact_where_moves_add_up():
+    moved = torch.tensor([[1.2, 0.3, -0.2], [0.1, 0.8, 0.2], [0.0, -0.1, 0.9]], dtype=torch.float64)
+    after = directions.corrected(torch.eye(3, dtype=torch.float64), moved) @ moved
+    assert torch.allclose(after, torch.eye(3, dtype=torch.float64), atol=1e-6)
+
+
+def test_what_hardly_moves_its_own_measure_corrects_no_other():
+    moved = torch.tensor([[1.0, 0.3], [0.2, 0.1]], dtype=torch.float64)
+    vectors = directions.corrected(torch.eye(2, dtype=torch.float64), moved)
+    assert vectors.tolist() == [[1, 0], pytest.approx([-0.3, 1.5])]  # and grows by a half
+
+
+def test_by_counts_what_is_reached_where_a_measure_saturates():
+    z, others = normal(4000, 3), normal(500, 3, seed=1)
+    saturated = lambda z: {"a": (z[:, 0] / 2).tanh()}
+    found = learned(z, saturated(z))
+    moved = [tried(found, others, saturated, rounds=rounds).moved.item() for rounds in (0, 2)]
+    assert moved[0] < 3.5 and 4.05 > moved[1] > moved[0] + 0.2
 
 
 def test_they_are_kept_in_a_file(tmp_path):

@@ -53,7 +53,7 @@ class Says:
 
 
 def test_figures_of_a_generator_that_is_known(few, monkeypatch):
-    monkeypatch.setattr(readers, "of_digits", lambda *_: (Says(), 0.99))
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
     figures = SYSTEM.figures(known(), Options())
     for name in ("slant", "thickness"):
         assert figures[name] == pytest.approx(4, abs=0.15) and figures[f"{name}_r2"] > 0.95
@@ -66,7 +66,7 @@ def test_figures_of_a_generator_that_is_known(few, monkeypatch):
 
 def test_other_measures_that_move_are_told(few, monkeypatch):
     """Directions that nobody made independent: slant's carries height with it."""
-    monkeypatch.setattr(readers, "of_digits", lambda *_: (Says(), 0.99))
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
     found = editing.of_sampler(latent_editing.pictures_of(known(), Options()))
     height = found.vectors[found.names.index("height")]
     found.vectors[0] += 0.5 * height
@@ -93,7 +93,7 @@ def test_directions_are_learned_once_and_the_picture_shows_them(few, tmp_path, m
 
 
 def test_a_measure_that_is_the_same_for_all_pictures_has_no_figure(few, monkeypatch):
-    monkeypatch.setattr(readers, "of_digits", lambda *_: (Says(), 0.99))
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
     flat = lambda self, latent, labels: torch.full((len(latent), 1, 32, 32), -1.0).index_fill(2, torch.arange(8, 24), 0.5)
     tall = lambda self, latent, labels: flat(self, latent, labels) * (0.5 + 0.1 * latent[:, :1, None, None].tanh())
     monkeypatch.setattr(Bars, "forward", tall)
@@ -102,23 +102,42 @@ def test_a_measure_that_is_the_same_for_all_pictures_has_no_figure(few, monkeypa
 
 
 def small(**more):
-    return Options(**{"steps": 100, "width": 4, "latent_dim": 2, "batch_size": 16, "learning_rate": 4e-3, "fused": False} | more)
+    return Options(**{"steps": 100, "width": 4, "latent_dim": 4, "batch_size": 16, "learning_rate": 4e-3, "fused": False} | more)
 
 
-def test_the_training_makes_latents_that_can_be_read(monkeypatch):
+def test_the_training_gives_real_pictures_back(monkeypatch):
     draw = torch.Generator().manual_seed(0)
-    slope, thick = 0.3 * torch.randn(200, generator=draw), 4 + torch.randn(200, generator=draw)
-    images = to_uint8(bars(slope, thick / 2, torch.full((200,), 9.0), torch.full((200,), 5.0), torch.zeros(200), side=16))
+    slope, thick = 0.4 * torch.randn(200, generator=draw), 2.5 + 0.8 * torch.randn(200, generator=draw)
+    images = to_uint8(bars(slope, thick, torch.full((200,), 11.0), torch.full((200,), 6.0), torch.zeros(200), side=16))
     data = {"train": images, "train_labels": torch.arange(200) % 2, "classes": ["a", "b"]}
     monkeypatch.setattr(latent_editing, "sets", lambda *_: data)
-
-    trainer = SYSTEM.trainer(small(data="bars", image_size=16))
+    trainer = SYSTEM.trainer(small(data="bars", image_size=16, width=8, given_back=20.0, normal=0.2))
     trainer.fit(progress_bar=False)
-    latents = trainer.sampler().latents(200, seed=5)
-    made = trainer.sample(200, torch.arange(200) % 2, latents=latents)
-    read = trainer.networks.reader.eval()(made + 0.3 * torch.randn(made.shape))
-    assert trainer.classes == ["a", "b"] and (read - latents).square().mean() < 0.6  # 1 where nothing can be read
-    assert "reader" not in SYSTEM.trainer(small(data="bars", image_size=16, readable=0.0)).networks
+    real, labels = to_float(images), data["train_labels"]
+    codes = trainer.networks.encoder(real, labels)[0]
+    error = lambda made: (made - real).square().mean().item()
+    back = error(trainer.sample(200, labels, latents=codes))
+    assert trainer.classes == ["a", "b"] and back < 0.5 * error(real.mean(0)) and back < 0.3 * error(trainer.sample(200, labels))
+
+
+def test_what_is_minimised_is_the_error_and_the_codes_distance_from_normal_ones():
+    mean, log_variance = torch.tensor([[1.0, -2.0]]), torch.tensor([[0.0, math.log(4)]])
+    drawn = torch.tensor([[0.5, 0.25]])
+    real = torch.zeros(1, 1, 2, 5)
+    generator = lambda codes, labels: codes.sum() + labels + real
+    networks = types.SimpleNamespace(encoder=lambda images, labels: (mean, log_variance), generator=generator)
+    batch = types.SimpleNamespace(real=real, given=(3.0,), draws=types.SimpleNamespace(normal=lambda *shape: drawn.view(shape)))
+    loss, said = latent_editing.given_back(networks, batch, 2.0)
+    kl = (1 + 4 + 1 + 4 - 2 - math.log(4)) / 2
+    assert said["error"] == pytest.approx((1 + 0.5 - 2 + 0.5 + 3) ** 2) and said["kl"] == pytest.approx(kl)
+    assert loss.item() == pytest.approx(9 + 2 * kl / 10)
+
+
+def test_only_where_a_latent_points_matters():
+    network, latent = latent_editing.Generator(16, 3, 4, 1, num_classes=2).eval(), torch.randn(4, 3)
+    labels = torch.tensor([0, 1, 0, 1])
+    assert torch.allclose(network(latent, labels), network(5 * latent, labels), atol=1e-5)
+    assert not torch.allclose(network(latent, labels), network(-latent, labels), atol=1e-3)
 
 
 def test_digits_that_are_held_out_are_not_trained_on():
@@ -140,7 +159,8 @@ def test_a_folder_of_pictures_with_or_without_classes(tmp_path, classes, few, mo
     trainer.fit(progress_bar=False)
     assert trainer.classes == list(classes) and trainer.sample(2).shape == (2, 3, 16, 16)
     figures = SYSTEM.figures(trainer, options)
-    assert {"contrast", "contrast_others", "contrast_worst", "contrast_r2", "random"} <= figures.keys()
+    names = {name.removesuffix("_r2") for name in figures if name.endswith("_r2")}
+    assert names and {"random", *(f"{name}{what}" for name in names for what in ("", "_others", "_worst"))} <= figures.keys()
     assert SYSTEM.goals_of(options) == {} and SYSTEM.credit_of(options) == "" and "read" not in figures
     assert len(SYSTEM.drawn(trainer, options)) == 3
 
@@ -150,7 +170,7 @@ def test_bad_options_are_a_sentence(tmp_path):
         "size": ({"image_size": 64}, "image_size got 64, wants 32 for the digits"),
         "power": ({"image_size": 24, "data": "x"}, "image_size got 24, wants a power of two"),
         "latent": ({"latent_dim": 1}, "latent_dim got 1, wants at least 2"),
-        "readable": ({"readable": -1.0}, "readable got -1.0, wants 0 or more"),
+        "normal": ({"normal": -1.0}, "normal got -1.0, wants 0 or more"),
     }.values():
         with pytest.raises(ValueError, match=words):
             Options(**given)
