@@ -142,19 +142,33 @@ def _limited(vectors: Tensor) -> Tensor:
 
 
 def tried(
-    found: Directions, latents: Tensor, measured: Callable[[Tensor], Mapping[str, Tensor]], *, rounds: int = 3, reach: float = 2.0
+    found: Directions, latents: Tensor, measured: Callable[[Tensor], Mapping[str, Tensor]], *, rounds: int = 5, reach: float = 2.0
 ) -> Directions:
     """The same with `moved`: how far all measures move between the ends of each direction, by `measured`, latents [N, ...] -> a number for
     each name and picture. Before that, so many `rounds` correct the directions by what they moved: far from the middle a measure is not
-    linear, and what cancels there to first order does not stay cancelled. Take latents that `learned` did not see."""
-    for left in range(rounds, -1, -1):
-        ends = [[measured(found.along(latents, {name: sign * reach})) for sign in (-1, 1)] for name in found.names]
+    linear, and what cancels there to first order does not stay cancelled. A correction that makes a direction worse is taken back, and the
+    next one goes half as far. Take latents that `learned` did not see."""
+
+    def moves(vectors: Tensor) -> Tensor:
+        """[K, K] for by=1: how far each vector, a row, moves each measure."""
+        there = replace(found, vectors=vectors.float().view_as(found.vectors))
+        ends = [[measured(there.along(latents, {name: sign * reach})) for sign in (-1, 1)] for name in found.names]
         rows = [[(high[name] - low[name]).double().mean().cpu() for name in found.names] for low, high in ends]
-        moved = torch.tensor(rows, dtype=torch.float64) / found.sd.double()
-        if left:
-            vectors = corrected(found.vectors.flatten(1).double(), moved / (2 * reach))
-            found = replace(found, vectors=_limited(vectors).float().view_as(found.vectors))
-    return replace(found, moved=moved.float(), reach=reach)
+        return torch.tensor(rows, dtype=torch.float64) / found.sd.double() / (2 * reach)
+
+    wrong = lambda moved: (moved - torch.eye(len(moved), dtype=moved.dtype)).square().sum(1, keepdim=True)
+    vectors = found.vectors.flatten(1).double()
+    moved, share = moves(vectors), torch.ones(len(vectors), 1, dtype=torch.float64)
+    for _ in range(rounds):
+        others = _limited(vectors + share * (corrected(vectors, moved) - vectors))
+        by_others = moves(others)
+        better = wrong(by_others) < wrong(moved)
+        vectors, moved, share = (
+            torch.where(better, others, vectors),
+            torch.where(better, by_others, moved),
+            torch.where(better, share, share / 2),
+        )
+    return replace(found, vectors=vectors.float().view_as(found.vectors), moved=(moved * 2 * reach).float(), reach=reach)
 
 
 def corrected(vectors: Tensor, moved: Tensor) -> Tensor:

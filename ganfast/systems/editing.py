@@ -121,11 +121,11 @@ def sliders(
 
 def strip(images: Tensor, words: list[str], title: str) -> Tensor:
     """uint8 [3, H, W] of images [R, K, C, S, S] in [-1, 1]: a title, below it rows whose columns stand under `words`; around the middle
-    column, which is not edited, a frame. Small pictures are enlarged to 48 pixels about."""
+    column, which is not edited, a frame. Small pictures are enlarged to 64 pixels about."""
     from PIL import Image, ImageDraw, ImageFont
 
     rows, columns, _, side, _ = images.shape
-    scale = max(1, 48 // side)
+    scale = max(1, 64 // side)
     step, top = side * scale + 4, 2 * LINE + 4
     whole = Image.new("RGB", (columns * step + 4, top + rows * step + 2), "white")
     draw, font = ImageDraw.Draw(whole), ImageFont.load_default()

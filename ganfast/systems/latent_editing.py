@@ -107,7 +107,8 @@ def sets(data: str | None, size: int) -> dict[str, Tensor | list[str]]:
     if len(found.images) < 16:
         _checks.fail("latent-editing", f"data {data!r} has {len(found.images)} pictures that can be read, wants at least 16")
     order = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(0))
-    held, train = order[: len(order) // 5], order[len(order) // 5 :]
+    held = 0 if data else len(order) // 5  # nothing of other pictures is measured on held-out ones
+    held, train = order[:held], order[held:]
     classes = found.classes if len(found.classes) > 1 else []
     pictures = {"train": found.images[train], "held": found.images[held], "classes": classes}
     return pictures | {"train_labels": found.labels[train], "held_labels": found.labels[held]}

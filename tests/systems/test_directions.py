@@ -104,6 +104,16 @@ def test_by_counts_what_is_reached_where_a_measure_saturates():
     assert moved[0] < 3.5 and 4.05 > moved[1] > moved[0] + 0.2
 
 
+def test_a_correction_that_makes_it_worse_is_taken_back():
+    z, others = normal(4000, 3), normal(500, 3, seed=1)
+    waves = lambda z: {"a": (1.3 * z[:, 0]).sin()}  # further is not more
+    found = learned(z, waves(z))
+    moved = [tried(found, others, waves, rounds=rounds).moved.item() for rounds in (0, 1, 4)]
+    longer = directions.replace(found, vectors=1.5 * found.vectors)
+    assert tried(longer, others, waves, rounds=0).moved.item() < moved[0]  # what was proposed first
+    assert moved[0] <= moved[1] <= moved[2]
+
+
 def test_they_are_kept_in_a_file(tmp_path):
     z = normal(500, 4)
     found = tried(learned(z, linear(z)), z, linear, reach=1.0)

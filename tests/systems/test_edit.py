@@ -49,9 +49,9 @@ def test_the_strip_and_the_pictures_show_what_was_asked(run, tmp_path, capsys):
     strip, text = read(tmp_path / "strip.png")
     assert text["Synthetic"].startswith("yes") and text["Seed"] == "4" and text["Credit"] == "drawn here"
     assert "knobs: Generator" in text["Model"] and text["Edited"] == "from the opposite to brightness by 1.5 (standard deviations)"
-    side, top = 48 + 4, 2 * editing.LINE + 6
+    side, top = 64 + 4, 2 * editing.LINE + 6
     assert strip.shape == (3, top + 3 * side, 4 + 5 * side)
-    cells = torch.stack([strip[:, top : top + 3 * side, 4 + k * side : 52 + k * side].unflatten(1, (3, side))[:, :, :48] for k in range(5)])
+    cells = torch.stack([strip[:, top : top + 3 * side, 4 + k * side : 68 + k * side].unflatten(1, (3, side))[:, :, :64] for k in range(5)])
     cells = cells.permute(2, 0, 1, 3, 4).flatten(0, 1)
     found, _ = Directions.load(run / "directions.json")
     sd = dict(zip(found.names, found.sd.tolist()))

@@ -81,10 +81,10 @@ def test_directions_are_learned_once_and_the_picture_shows_them(few, tmp_path, m
     image = SYSTEM.drawn(trainer, options)
     monkeypatch.setattr(editing, "of_sampler", lambda *_: pytest.fail("learned anew"))
     assert SYSTEM.drawn(trainer, options).equal(image) and (tmp_path / editing.KEPT).is_file()
-    side, head = 48 + 4 - 16, 2 * editing.LINE + 6  # pictures of 32 pixels are not enlarged
+    side, head = 64 + 4, 2 * editing.LINE + 6  # pictures of 32 pixels are enlarged to 64
     half = image.shape[1] // 2
     assert image.shape == (3, 2 * (head + 6 * side), 4 + 7 * side)
-    cell = lambda top, row, column: to_float(image[None, :1, top + head + row * side :, 4 + column * side :][:, :, :32, :32])
+    cell = lambda top, row, column: to_float(image[None, :1, top + head + row * side :, 4 + column * side :][:, :, :64:2, :64:2])
     for top, measure, other in ((0, measures.slant, measures.thickness), (half, measures.thickness, measures.slant)):
         for row in range(6):
             values = torch.cat([measure(cell(top, row, column)) for column in range(7)])
