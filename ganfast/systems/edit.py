@@ -67,18 +67,20 @@ def edit(args: list[str]) -> None:
     label = None if wanted.label is None else [wanted.label] * wanted.count
     latents = sampler.latents(wanted.count, wanted.seed)
     images, words = editing.sliders(sampler, found, latents, by, wanted.columns, label)
-    far = editing.edited(sampler, found, latents, by, label)
-    said = ", ".join(f"{name} by {amount:g}" for name, amount in by.items())
     named = "-".join(f"{commands.file_name(name)}{amount:g}" for name, amount in by.items())
     which = "" if wanted.label is None else f"-{commands.file_name(wanted.label)}"
     out = wanted.out or folder / f"edit-step{sampler.step}-{named}{which}-seed{wanted.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    about = grids.about(title, wanted.seed) | fields | {"Edited": f"{said} (standard deviations)"}
-    strip = editing.strip(images, words, said)
-    grids.write_png(out / "strip.png", to_float(strip), about | {"Edited": f"from the opposite to {said} (standard deviations)"})
-    for i, image in enumerate(far):
+    far, back = (", ".join(f"{sign * amount:g}" for amount in by.values()) for sign in (1, -1))
+    about = grids.about(title, wanted.seed) | fields | {"Direction": ", ".join(by), "By": f"{far} standard deviations"}
+    if wanted.label is not None:
+        about["Label"] = wanted.label
+    said = ", ".join(f"{name} by {amount:g}" for name, amount in by.items())
+    strip = to_float(editing.strip(images, words, said))
+    grids.write_png(out / "strip.png", strip, about | {"By": f"{back} to {far} standard deviations"})
+    for i, image in enumerate(images[:, -1]):
         grids.write_png(out / f"image-{i:03d}.png", image, about)
-    print(f"{len(far)} images and {out / 'strip.png'}: {said}")
+    print(f"{wanted.count} images and {out / 'strip.png'}: {said}")
 
 
 def _joined(args: list[str]) -> list[str]:

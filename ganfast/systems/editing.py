@@ -99,12 +99,13 @@ def check(sampler: Sampler) -> None:
         _checks.fail("edit", f"{sampler.name} gives shape {shape}, wants pictures [N, C, H, W]")
 
 
-def edited(sampler: Sampler, found: Directions, latents: Tensor, by: Mapping[str, float], labels: Tensor | None = None) -> Tensor:
+def edited(sampler: Sampler, found: Directions, latents: Tensor, by: Mapping[str, float], labels: object = None) -> Tensor:
+    """[N, C, H, W] on the CPU: pictures of the latents, moved; labels as `Sampler.generate` takes them."""
     return sampler.generate(found.along(latents, by), labels).cpu()
 
 
 def sliders(
-    sampler: Sampler, found: Directions, latents: Tensor, by: Mapping[str, float], columns: int, labels: Tensor | None = None
+    sampler: Sampler, found: Directions, latents: Tensor, by: Mapping[str, float], columns: int, labels: object = None
 ) -> tuple[Tensor, list[str]]:
     """[N, columns, C, H, W], a row for each latent, from -by over 0 to +by, and what each column is, in words.
 

@@ -48,7 +48,7 @@ def test_the_strip_and_the_pictures_show_what_was_asked(run, tmp_path, capsys):
     assert "3 images" in said and "learning" not in said
     strip, text = read(tmp_path / "strip.png")
     assert text["Synthetic"].startswith("yes") and text["Seed"] == "4" and text["Credit"] == "drawn here"
-    assert "knobs: Generator" in text["Model"] and text["Edited"] == "from the opposite to brightness by 1.5 (standard deviations)"
+    assert "knobs: Generator" in text["Model"] and text["Direction"] == "brightness" and text["By"] == "-1.5 to 1.5 standard deviations"
     side, top = 64 + 4, 2 * editing.LINE + 6
     assert strip.shape == (3, top + 3 * side, 4 + 5 * side)
     cells = torch.stack([strip[:, top : top + 3 * side, 4 + k * side : 68 + k * side].unflatten(1, (3, side))[:, :, :64] for k in range(5)])
@@ -60,7 +60,7 @@ def test_the_strip_and_the_pictures_show_what_was_asked(run, tmp_path, capsys):
     assert (bright - bright[:, :1] - expected).abs().max() < 0.015 and (warm - warm[:, :1]).abs().max() < 0.015
     ends = torch.stack([read(tmp_path / f"image-{i:03d}.png")[0] for i in range(3)])
     assert (measures.brightness(ends) - bright[:, -1]).abs().max() < 0.01
-    assert read(tmp_path / "image-002.png")[1]["Edited"] == "brightness by 1.5 (standard deviations)"
+    assert read(tmp_path / "image-002.png")[1]["By"] == "1.5 standard deviations"
     frame = strip[:, top - 2, 2 + 2 * side + side // 2]  # around the middle column, which is as it was
     assert frame[0] > 0.9 and frame[2] < 0
 
