@@ -8,6 +8,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ NAMES: dict[str, str] = {
     "next-frame": "ganfast.systems.next_frame",
     "super-resolution": "ganfast.systems.super_resolution",
     "augmentation": "ganfast.systems.augmentation",
+    "latent-editing": "ganfast.systems.latent_editing",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
@@ -45,15 +47,23 @@ def _of_file(path: Path) -> "System":
     from ganfast import _checks
     from ganfast.systems.form import System
 
-    if not path.is_file():
-        _checks.fail("run", f"there is no file {path}", f"Systems by name: {', '.join(NAMES)}" if NAMES else "")
-    spec = importlib.util.spec_from_file_location(f"_system_{path.stem}", path)  # no name that a package may have
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    sys.path.insert(0, str(path.resolve().parent))  # its neighbours
-    spec.loader.exec_module(module)
-    if not isinstance(found := getattr(module, "SYSTEM", None), System):
+    if not isinstance(found := getattr(module_of(path, "run"), "SYSTEM", None), System):
         _checks.fail("run", f"{path} has no SYSTEM, wants SYSTEM = ganfast.systems.form.System(...)")
     return found
+
+
+def module_of(path: Path, command: str) -> ModuleType:
+    """What a user's file holds; it finds its neighbours. Raises: ValueError where there is none, as the command's."""
+    from ganfast import _checks
+
+    if not path.is_file():
+        known = f"Systems by name: {', '.join(NAMES)}" if command == "run" else ""
+        _checks.fail(command, f"there is no file {path}", known)
+    spec = importlib.util.spec_from_file_location(f"_{command}_{path.stem}", path)  # no name that a package may have
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    sys.path.insert(0, str(path.resolve().parent))
+    spec.loader.exec_module(module)
+    return module
 
 
 def file_of(system: "System") -> str | None:

@@ -135,7 +135,7 @@ def trained(
     return reader.eval(), agreement(reader.read(tested[0]), wanted, list(heads))
 
 
-def of_digits(images: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor) -> tuple[Reader, float]:
+def of_digits(images: Tensor, labels: Tensor, others: Tensor, other_labels: Tensor, *, steps: int = 1200) -> tuple[Reader, float]:
     """A reader of uint8 digits, and its own accuracy on others."""
-    reader, own = trained(images, labels, {"digit": 10}, tested=(others, other_labels), steps=1200)
+    reader, own = trained(images, labels, {"digit": 10}, tested=(others, other_labels), steps=steps)
     return reader, own["all"]

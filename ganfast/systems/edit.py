@@ -1,0 +1,174 @@
+"""`ganfast edit`: pictures of a run, moved along directions of its latent space, which are learned once and kept in its folder."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from ganfast import _checks, systems
+from ganfast.systems import editing, measures, readers, running
+from ganfast.systems.directions import Directions
+from ganfast.systems.editing import Pictures
+from ganfast.systems.measures import Measure
+from ganfast.train.command_line import commands, recipes
+from ganfast.train.data import to_float
+from ganfast.train.data.folders import images_of
+from ganfast.train.randomness import mixed
+from ganfast.train.sampling import Sampler
+from ganfast.train.watch import grids
+
+
+@dataclass
+class Edit:
+    """Pictures of a run, moved along directions of its latent space that were learned from the run's own pictures. Without a direction:
+    which there are."""
+
+    run: tyro.conf.Positional[Path]
+    """a run's folder, or a checkpoint"""
+    direction: str | None = None
+    """a measure's name, or several: slant,thickness"""
+    by: str = "2"
+    """how far, in standard deviations of the measure; a number for each direction, or one for all: 2,-1"""
+    count: int = 6
+    """pictures, a row of the strip each"""
+    columns: int = 7
+    """of the strip, from -by to +by, an odd number: the one in the middle is not edited"""
+    seed: int = 0
+    label: str | None = None
+    """a class by name, where the generator is told one; none: all of them in turn"""
+    measure: str | None = None
+    """mine.py:function, a measure of your own: float [N] of images [N, C, H, W] in [-1, 1]; its name becomes a direction"""
+    labels: str | None = None
+    """pictures in sub-folders, or digits: a small reader learns the classes, whose names become directions"""
+    samples: int | None = None
+    """pictures that directions are learned from; none: 4000, or whichever the kept ones were"""
+    out: Path | None = None
+    """folder to write to; none: one in the run's folder, named by step, direction, by, label and seed"""
+
+
+def edit(args: list[str]) -> None:
+    wanted = commands.parse(Edit, "edit", _joined(args))
+    for name in ("count", "samples"):
+        if (value := getattr(wanted, name)) is not None and value < 1:
+            _checks.fail("edit", f"{name} got {value}, wants at least 1")
+    folder = wanted.run if wanted.run.is_dir() else wanted.run.parent
+    sampler, title, fields = opened(wanted.run, folder)
+    editing.check(sampler)
+    found = directions(sampler, folder, wanted)
+    if wanted.direction is None:
+        print(listed(found, wanted.run))
+        return
+    by = amounts(wanted.direction, wanted.by, found.names)
+    if wanted.label is not None and not sampler.classes:
+        _checks.fail("edit", f"label got {wanted.label!r}, wants none", "The generator is not told a class")
+    label = None if wanted.label is None else [wanted.label] * wanted.count
+    latents = sampler.latents(wanted.count, wanted.seed)
+    images, words = editing.sliders(sampler, found, latents, by, wanted.columns, label)
+    named = "-".join(f"{commands.file_name(name)}{amount:g}" for name, amount in by.items())
+    which = "" if wanted.label is None else f"-{commands.file_name(wanted.label)}"
+    out = wanted.out or folder / f"edit-step{sampler.step}-{named}{which}-seed{wanted.seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    far, back = (", ".join(f"{sign * amount:g}" for amount in by.values()) for sign in (1, -1))
+    about = grids.about(title, wanted.seed) | fields | {"Direction": ", ".join(by), "By": f"{far} standard deviations"}
+    if wanted.label is not None:
+        about["Label"] = wanted.label
+    said = ", ".join(f"{name} by {amount:g}" for name, amount in by.items())
+    strip = to_float(editing.strip(images, words, said))
+    grids.write_png(out / "strip.png", strip, about | {"By": f"{back} to {far} standard deviations"})
+    for i, image in enumerate(images[:, -1]):
+        grids.write_png(out / f"image-{i:03d}.png", image, about)
+    print(f"{wanted.count} images and {out / 'strip.png'}: {said}")
+
+
+def _joined(args: list[str]) -> list[str]:
+    """`--by -2,1` as `--by=-2,1`, which no parser takes for an option."""
+    found = []
+    for arg in args:
+        if found and found[-1] == "--by" and re.match(r"-[\d.]", arg):
+            found[-1] = f"--by={arg}"
+        else:
+            found.append(arg)
+    return found
+
+
+def opened(path: Path, folder: Path) -> tuple[Sampler, str, dict[str, str]]:
+    """A run's generator; what it is, and further text fields of its pictures."""
+    if not (folder / running.ABOUT).is_file():
+        sampler = recipes.load_sampler(path)
+        return sampler, sampler.name, {}
+    system, options = running.saved(folder)
+    trainer = running.put_back(system, options, path)
+    credit = system.credit_of(options)
+    return trainer.sampler(), f"{system.name}: {trainer.name}", {"Credit": credit} if credit else {}
+
+
+def directions(sampler: Sampler, folder: Path, wanted: Edit) -> Directions:
+    """Those that are kept in the folder, unless others are asked for: then they are learned, and kept."""
+    asked = wanted.measure, wanted.labels, wanted.samples
+    if asked == (None, None, None) and (found := editing.kept(folder, sampler)):
+        return found
+    functions = dict(measures.suited(sampler.sample(64)))
+    if wanted.measure is not None:
+        functions |= own_measure(wanted.measure)
+    reader, classes = (None, ()) if wanted.labels is None else reader_of(sampler, wanted.labels, functions)
+    print("learning directions, which are kept for the next time", flush=True)
+    found = editing.of_sampler(Pictures(sampler, functions, reader, classes), samples=wanted.samples or editing.SAMPLES)
+    editing.keep(found, folder, sampler)
+    return found
+
+
+def own_measure(target: str) -> dict[str, Measure]:
+    """The function of "mine.py:function". Raises: ValueError for a text of another form, a missing file or function."""
+    where, _, name = target.rpartition(":")
+    if not where.endswith(".py") or not name:
+        _checks.fail("edit", f"measure is {target!r}, wants mine.py:function")
+    module = systems.module_of(Path(where), "edit")
+    if not callable(getattr(module, name, None)):
+        _checks.nearest("edit", f"a function in {where}", name, [n for n, value in vars(module).items() if callable(value) and n[0] != "_"])
+    return {name: getattr(module, name)}
+
+
+def reader_of(sampler: Sampler, data: str, functions: Mapping[str, Measure]) -> tuple[readers.Reader, tuple[str, ...]]:
+    """A reader of the classes of labelled pictures, and their names. Raises: ValueError for pictures of one class."""
+    channels, side = sampler.sample(1).shape[1:3]
+    found = images_of(data, side, channels)
+    if len(found.classes) < 2:
+        _checks.fail("edit", f"labels {data!r} has one class, wants two sub-folders of pictures at least")
+    order = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(0))
+    held, rest = order[: max(1, len(order) // 10)], order[max(1, len(order) // 10) :]
+    pairs = [(found.images[rows], found.labels[rows]) for rows in (rest, held)]
+    reader, own = readers.trained(*pairs[0], {"class": len(found.classes)}, tested=pairs[1], seed=mixed("labels"))
+    told = f"a reader of {len(found.classes)} classes is right about {own['all']:.3f} of {len(held)} pictures that it was not shown"
+    print(told, flush=True)
+    return reader, tuple(f"class {name}" if name in functions else name for name in found.classes)
+
+
+def amounts(named: str, by: str, known: tuple[str, ...]) -> dict[str, float]:
+    """Direction -> how far. Raises: ValueError for a direction that is unknown, with the nearest one, and for what are no numbers."""
+    names, numbers = ([word.strip() for word in text.split(",")] for text in (named, by))
+    for name in names:
+        if name not in known:
+            _checks.nearest("edit", "direction", name, known)
+    try:
+        far = [float(number) for number in numbers]
+    except ValueError:
+        far = []
+    if len(far) not in (1, len(names)) or not all(0 < abs(number) < 100 for number in far):
+        _checks.fail("edit", f"by got {by!r}, wants a number other than 0, or one for each of {', '.join(names)}, such as 2 or 2,-1")
+    return dict(zip(names, far * (len(names) if len(far) == 1 else 1)))
+
+
+def listed(found: Directions, run: Path) -> str:
+    """A line for each direction: what it moves, and how linear it is."""
+    reach = f"{found.reach:g}"
+    width = max(map(len, found.names))
+    lines = [f"directions of {run}, tried from by={-found.reach:g} to by={reach}; moves in standard deviations of each measure"]
+    for name, r2, row in zip(found.names, found.r2.tolist(), range(len(found.names))):
+        others = found.others(name)
+        most = max(others, key=others.get, default=None)
+        beside = f", of the others {most} most, {others[most]:.2f}" if most else ""
+        lines.append(f"  {name:<{width}}  moves {found.moved[row, row].item():+.2f}{beside}; R2 {r2:.2f}")
+    return "\n".join([*lines, f"`ganfast edit {run} --direction {found.names[0]} --by {reach}` draws a strip"])
