@@ -21,6 +21,7 @@ NAMES: dict[str, str] = {
     "portraits": "ganfast.systems.portraits",
     "next-frame": "ganfast.systems.next_frame",
     "super-resolution": "ganfast.systems.super_resolution",
+    "puppet": "ganfast.systems.puppet",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")
