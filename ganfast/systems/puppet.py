@@ -152,8 +152,9 @@ def made(trainer: Trainer, item: Items, **other: Tensor) -> Tensor:
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     """Held-out people, each moved by the points of another; of --data: each held-out clip from its first frame on, by its own points. All
     above the mark, images in [-1, 1]. l1: mean absolute error; l1_ratio: over `copied`, that of the still itself; warped: of the still,
-    moved by the flow alone, which learns nothing; other_points: of what is made by the points of another frame. sharpness: mean slope over
-    that of the true frames, sharpness_off: how far that is from 1. Of drawn people also what `faces` says."""
+    moved by the flow alone, which learns nothing; other_points: of what is made by the points of another frame. near, near_copied,
+    near_warped: errors around the points that were asked for. sharpness: mean slope over that of the true frames, sharpness_off: how far it
+    is from 1. Of drawn people also what `faces` says."""
     test = acted.sets(source(options))[1]
     test = {name: to_float(value) if value.dtype == torch.uint8 else value for name, value in test.items()}
     found, warped, true = made(trainer, test), moved(test["still"], asked(test)[1]), provenance.above(test["frame"])
@@ -161,6 +162,9 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     figures = {"l1": error(found), "copied": error(test["still"]), "warped": error(warped)}
     figures["l1_ratio"] = figures["l1"] / figures["copied"] if figures["copied"] else float("inf")
     figures["other_points"] = error(made(trainer, test, to=test["to"].roll(1, 0)))
+    there = provenance.above(spots(test["to"], true.shape[-1]).amax(1, keepdim=True)).expand_as(true)
+    near = lambda images: ((provenance.above(images) - true).abs() * there).sum().item() / there.sum().item()
+    figures |= {"near": near(found), "near_copied": near(test["still"]), "near_warped": near(warped)}
     figures["sharpness"] = (slope(provenance.above(found)).mean() / slope(true).mean()).item()
     figures["sharpness_off"] = abs(figures["sharpness"] - 1)
     return figures | (faces(found, warped, test) if options.data is None else {})

@@ -26,7 +26,7 @@ def ran(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "puppet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(acted, "TEST", 24)
-        patch.setattr(puppet, "FACES", 4)
+        patch.setattr(puppet, "FACES", 3)
         acted.sets.cache_clear()
         cli.main(["run", "puppet", "--run-dir", str(folder), *SMALL, *PLAIN])
         yield folder
@@ -85,15 +85,21 @@ class Told:
         return self.function(item)
 
 
-def test_figures_of_what_is_known(put_back):
+def test_figures_of_what_is_known(put_back, monkeypatch):
     _, options = put_back
     test = held_out(options)
     true = SYSTEM.measure(Told(lambda item: provenance.marked(test["frame"])), options)
     assert (true["l1"], true["l1_ratio"], true["sharpness"], true["who"]) == (0, 0, 1, 1)
+    assert true["near"] == 0 < true["near_warped"] < true["near_copied"]
     assert true["points"] == true["points_rule"] < 0.5 * true["points_still"] and true["sharpness_off"] == 0
     still = SYSTEM.measure(Told(lambda item: item["still"]), options)
-    assert still["l1"] == still["copied"] and still["l1_ratio"] == 1 and still["who"] == still["who_still"] < 1
-    assert still["nearest"] < 0.2 * still["copied"] and still["who_warped"] <= 1
+    assert (still["l1"], still["near"], still["l1_ratio"]) == (still["copied"], still["near_copied"], 1)
+    assert still["who"] == still["who_still"] < 1 and still["nearest"] < 0.2 * still["copied"]
+    warped = SYSTEM.measure(Told(lambda item: moved(item["still"], asked(item)[1])), options)
+    for name in ("near", "points", "who"):
+        assert warped[name] == warped[f"{name}_warped"] == still[f"{name}_warped"]
+    assert warped["l1"] == warped["warped"] < warped["copied"]
+    monkeypatch.setattr(puppet, "faces", lambda *given: {})  # the same again
     darker = SYSTEM.measure(Told(lambda item: test["frame"] / 2 - 0.5), options)
     assert darker["sharpness"] == pytest.approx(0.5, abs=0.01) and darker["sharpness_off"] == pytest.approx(0.5, abs=0.01)
     by = lambda item: torch.where((item["to"] == test["to"]).all(), test["frame"], -test["frame"])
