@@ -22,6 +22,7 @@ NAMES: dict[str, str] = {
     "portraits": "ganfast.systems.portraits",
     "next-frame": "ganfast.systems.next_frame",
     "super-resolution": "ganfast.systems.super_resolution",
+    "puppet": "ganfast.systems.puppet",
     "augmentation": "ganfast.systems.augmentation",
     "latent-editing": "ganfast.systems.latent_editing",
 }

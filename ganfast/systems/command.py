@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganfast import _checks, systems
 from ganfast.systems import packages, running
-from ganfast.systems.form import Options, System
+from ganfast.systems.form import Film, Options, System
 from ganfast.train.command_line import commands
 from ganfast.train.distributed.world import World
 from ganfast.train.randomness import mixed
@@ -28,7 +28,7 @@ systems; `ganfast run NAME --help` lists one's options. Of all systems:
   --resume           go on with the run that lies there
   --steps N, --max-seconds S, --seed N, --precision P, --device D, --no-fused, --log-every N"""
 
-ASKS = {"text": ' --text "..."', "pick": " --pick 3,7,12"}
+ASKS = {"text": ' --text "..."', "pick": " --pick 3,7,12", "face": " [--face PICTURE]", "driver": " [--driver FILM]"}
 """What of the options of `ganfast sample` a system's `sample` may take, as its run is told of it."""
 NOT_PICKED = {"seed": "The contact sheet is of the run's seed", "count": "Each number that is picked gives one picture"}
 """What says nothing of pictures that are picked, and why."""
@@ -113,7 +113,7 @@ def sample(args: list[str]) -> None:
         commands.sample(wanted)
         return
     system, options = running.saved(folder)
-    asked = {key: getattr(wanted, key) for key in ("text", "label", "pick") if getattr(wanted, key) is not None}
+    asked = {key: getattr(wanted, key) for key in ("text", "label", "pick", "face", "driver") if getattr(wanted, key) is not None}
     _check_asked(system, asked)
     picked, seed = _picked(asked.get("pick"), {name: commands.option(args, name) for name in NOT_PICKED}), wanted.seed
     given = asked
@@ -124,10 +124,15 @@ def sample(args: list[str]) -> None:
         images = system.sample(trainer, options, count=wanted.count, seed=seed, **given)
     else:
         images = trainer.sample(wanted.count, asked.get("label"), seed)
+    fields = grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked)
+    if film := isinstance(images, Film):
+        images, fields = images.frames, fields | images.fields
     which = "-".join(map(_short, asked.values())) or "all"
     out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
-    print(_written(out, images, grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked), picked))
+    if film:
+        grids.write_clip(out / "clip.gif", images, fields, max(1, 192 // images.shape[-1]))
+    print(_written(out, images, fields, picked))
 
 
 def _picked(text: str | None, others: dict[str, str | None]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 
-__all__ = ["Options", "System", "reached"]
+__all__ = ["Film", "Options", "System", "reached"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
@@ -89,6 +89,14 @@ class Options:
         return TrainConfig(**{name: getattr(self, name) for name in shared} | pictures | settings)
 
 
+class Film(NamedTuple):
+    """Samples that are frames one after another, which `ganfast sample` also writes as clip.gif: frames [T, C, H, W] in [-1, 1]; fields:
+    text of each file beside what all files of samples say, such as whose face it is."""
+
+    frames: Tensor
+    fields: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class System:
     """One application.
@@ -101,9 +109,10 @@ class System:
         goals: figure -> ("<=" or ">=", number), on the system's own data; of --data none is known.
         needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
-        sample: (trainer, options, *, count, seed, text, label, pick) -> [count, C, H, W] in [-1, 1], for `ganfast sample`; text and label
-            only where it draws by them, with a default where they may be left out; pick, by default (), where its picture is a contact
-            sheet: these numbers of it, large. None: trainer.sample, by a label of the data's classes.
+        sample: (trainer, options, *, count, seed, text, label, pick, face, driver) -> [count, C, H, W] in [-1, 1], or a Film, for
+            `ganfast sample`; text and label only where it draws by them, with a default where they may be left out; pick, by default (),
+            where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where it moves a face:
+            paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.
         sources: what `data` may name beside a folder.
         restored: options that `build` gets where a run is put back: what would be learned before the training lies in the checkpoint.
     Raises: ValueError for a name or goals of another form.

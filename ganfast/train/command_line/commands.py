@@ -49,6 +49,10 @@ class Sample:
     """a caption, for a run of a system that draws by text (`ganfast run`)"""
     pick: str | None = None
     """3,7,12: these of a contact sheet's numbers, large, for a run of a system that draws one (`ganfast run`)"""
+    face: str | None = None
+    """a picture of whom to move, with key points beside it, for a run of a system that moves faces (`ganfast run`)"""
+    driver: str | None = None
+    """a folder of frames or an animated GIF, with key points beside: how to move"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
@@ -164,10 +168,10 @@ def asked_samples(args: list[str]) -> Sample:
 
 def sample(wanted: Sample) -> None:
     """Of a run of `ganfast train`."""
-    if wanted.text is not None:
-        _checks.fail("sample", f"text got {wanted.text!r}, wants none", "The run is not of a system that draws by text")
-    if wanted.pick is not None:
-        _checks.fail("sample", f"pick got {wanted.pick!r}, wants none", "The run is not of a system that draws a contact sheet")
+    kinds = {"text": "draws by text", "pick": "draws a contact sheet", "face": "moves a face", "driver": "moves a face"}
+    for name, does in kinds.items():
+        if (got := getattr(wanted, name)) is not None:
+            _checks.fail("sample", f"{name} got {got!r}, wants none", f"The run is not of a system that {does}")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
