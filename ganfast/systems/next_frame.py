@@ -32,7 +32,7 @@ class Options(form.Options):
     data: str | None = None
     """a folder whose sub-folders are clips, their frames in the order of the names, or a folder of GIFs, each of them a clip; or one GIF.
     How long a GIF shows its frames is not looked at. None: two moving digits"""
-    steps: int = 1200
+    steps: int = 900
     image_size: int = 32
     """a power of two; frames of your own are cut and resized to it"""
     clips: int = 20000

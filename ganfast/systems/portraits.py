@@ -36,7 +36,7 @@ class Options(form.Options):
     width: int = 16
     """channels of both networks next to the picture"""
     batch_size: int = 32
-    noise: float = 0.2
+    noise: float = 0.4
     """on all that the discriminator sees, without which it soon knows the pictures by heart"""
     r1: float = 0.0
     """weight of the gradient penalty on real pictures, in whose place the discriminator otherwise has batch norm"""
