@@ -48,6 +48,8 @@ class Sample:
     """a caption, for a run of a system that draws by text (`ganfast run`)"""
     pick: str | None = None
     """3,7,12: these of a contact sheet's numbers, large, for a run of a system that draws one (`ganfast run`)"""
+    input: Path | None = None
+    """a picture of your own, or a folder of pictures, that a run of a system enlarges or translates (`ganfast run`)"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
@@ -162,6 +164,8 @@ def sample(wanted: Sample) -> None:
         _checks.fail("sample", f"text got {wanted.text!r}, wants none", "The run is not of a system that draws by text")
     if wanted.pick is not None:
         _checks.fail("sample", f"pick got {wanted.pick!r}, wants none", "The run is not of a system that draws a contact sheet")
+    if wanted.input is not None:
+        _checks.fail("sample", f"input got {str(wanted.input)!r}, wants none", "The run is not of a system that enlarges or translates")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)

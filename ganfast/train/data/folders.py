@@ -51,7 +51,7 @@ def folder(
     Raises: ValueError if there is no readable image, if images lie both beside and in sub-folders, or if they do not fit into memory.
     """
     root = existing(path)
-    found, broken, others = _files(root)
+    found, broken, others = image_files(root)
     names = [parts[0] if len(parts) > 1 else "" for parts in found]
     if len(set(names)) > 1 and "" in names:
         loose = found[names.index("")][-1]
@@ -104,7 +104,7 @@ def existing(path: str | os.PathLike, names: Iterable[str] = ("digits",)) -> Pat
     raise ValueError(f"data: path got {str(root)!r}, {wants}; there is no such folder.{meant}")
 
 
-def _files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:
+def image_files(root: Path) -> tuple[list[tuple[str, ...]], list[str], Counter[str]]:
     """Image files below root as parts of their paths, sorted; folders that cannot be read; how many other files have which ending."""
     found, broken, others, above, known = [], [], Counter(), {}, endings()
     note = lambda error: broken.append(f"{error.filename}: {type(error).__name__}: {error}")
