@@ -207,8 +207,8 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
             for key, value in ((f"psnr{end}", psnr(image, real)), (f"w1{end}", w1(image, real))):
                 sums[key] = sums.get(key, 0.0) + value / len(test)
     sums["gain_l1"], sums["below_bicubic"] = sums["psnr_l1"] - sums["psnr_bicubic"], sums["psnr_bicubic"] - sums["psnr"]
-    bicubic = sums["w1_bicubic"]  # 0 of plain pictures
-    return sums | {f"w1_ratio{end}": sums[f"w1{end}"] / bicubic if bicubic else float("inf") for end in ("", "_l1")}
+    bicubic = sums["w1_bicubic"]  # of plain pictures rounding alone
+    return sums | {f"w1_ratio{end}": sums[f"w1{end}"] / bicubic if bicubic > 1e-6 else float("inf") for end in ("", "_l1")}
 
 
 def detailed(image: Tensor, size: int) -> Tensor:

@@ -68,7 +68,8 @@ def _apart(root: Path, name: str, files: dict[str, list[Path]], size: int) -> tu
         named = {}
         for file in files[folder]:  # a letter and its accent are one sign or two, as the computer that wrote the name has it
             named.setdefault(unicodedata.normalize("NFC", str(file.relative_to(root / folder).with_suffix(""))), file)
-        twice = [_name(root, file) for file in files[folder] if file not in named.values()]
+        taken = set(named.values())
+        twice = [_name(root, file) for file in files[folder] if file not in taken]
         own.none("pix2pix", "pictures whose name another one has, too", twice)
         sides.append(named)
     alone = [_name(root, file) for mine, others in (sides, sides[::-1]) for key, file in mine.items() if key not in others]
