@@ -118,6 +118,7 @@ def test_what_is_missing_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as a state dict"):
         SYSTEM.trainer(Options(data=str(folders), weights=str(tmp_path), **SMALL))
     (folders / "testB").rename(folders / "elsewhere")
+    sets.cache_clear()
     with pytest.raises(ValueError, match="has no folder testB; wants trainA, trainB, testA, testB"):
         SYSTEM.trainer(Options(data=str(folders), **SMALL))
 

@@ -79,7 +79,7 @@ def test_wrapped_as_it_is_published(wrapped):
     assert len(network.body) == 2 and network.body[0].rdb1.conv1.weight.shape[0] == 4
 
 
-OLD = {"body.": "RRDB_trunk.", ".rdb": ".RDB", "conv_body": "trunk_conv", "conv_up": "upconv", "conv_hr": "HRconv"}
+OLD = {"conv_body": "trunk_conv", "body.": "RRDB_trunk.", ".rdb": ".RDB", "conv_up": "upconv", "conv_hr": "HRconv"}
 
 
 def test_esrgan_s_own_names():
