@@ -100,6 +100,9 @@ def test_of_own_pictures_no_crop_is_enlarged_unless_that_is_asked(folder):
     train, _ = sets(Options(data=str(folder), **SMALL | {"crops": 16}))
     assert torch.equal(learned(), crops(train, 16, 32, 0, enlarge=False)["high"])
     assert torch.equal(learned(enlarge="yes"), crops(train, 16, 32, 0)["high"])
+    places = train[0].unfold(1, 32, 1).unfold(2, 32, 1).flatten(1, 2).transpose(0, 1)
+    as_it_is = lambda square: any((places == square.rot90(k, (1, 2))).flatten(1).all(1).any() for k in range(4))
+    assert all(map(as_it_is, learned()[:2])) and not all(map(as_it_is, learned(enlarge="yes")[:2]))
 
 
 def test_without_the_penalty_it_is_left_out_and_a_rate_of_0_is_not_the_default():
