@@ -17,7 +17,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, channels: int, norm: str, dropout: bool) -> None:
         super().__init__()
-        conv = lambda: [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=norm != "batch"), _norm(norm, channels)]
+        conv = lambda: [nn.ReflectionPad2d(1), nn.Conv2d(channels, channels, 3, bias=norm == "instance"), _norm(norm, channels)]
         self.conv_block = nn.Sequential(*conv(), nn.ReLU(), *([nn.Dropout(0.5)] if dropout else []), *conv())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,7 +35,7 @@ class ResnetGenerator(nn.Module):
         self, channels_in: int = 3, channels_out: int = 3, width: int = 64, blocks: int = 9, norm: str = "instance", dropout: bool = False
     ) -> None:
         super().__init__()
-        bias = norm != "batch"  # a batch norm has a shift of its own; so had an affine instance norm, which this is not
+        bias = norm == "instance"  # a batch norm has a shift of its own; without any norm there is none in that project either
         layers = [nn.ReflectionPad2d(3), nn.Conv2d(channels_in, width, 7, bias=bias), _norm(norm, width), nn.ReLU()]
         for c in (width, 2 * width):
             layers += [nn.Conv2d(c, 2 * c, 3, 2, 1, bias=bias), _norm(norm, 2 * c), nn.ReLU()]
@@ -59,7 +59,7 @@ class PatchDiscriminator(nn.Module):
 
     def __init__(self, channels: int = 3, width: int = 64, layers: int = 3, norm: str = "instance") -> None:
         super().__init__()
-        bias = norm != "batch"
+        bias = norm == "instance"
         model = [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2)]
         c_in = width
         for i in range(1, layers + 1):
@@ -89,6 +89,8 @@ def load_published(network: nn.Module, state: dict[str, Tensor], op: str = "cycl
 
     Raises: ValueError for keys or shapes that are not the network's, with the first of them.
     """
+    if other := [key for key, value in state.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
+        raise ValueError(f"{op}: the weights' file holds {other[0]!r}, which is no tensor; wants a network's state dict.")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     plain = {name for name, m in network.named_modules() if isinstance(m, nn.InstanceNorm2d) and not m.track_running_stats}
     tracked = ("running_mean", "running_var", "num_batches_tracked")

@@ -1,5 +1,6 @@
 """Networks that enlarge pictures four times: a small one, and the RRDBNet of ESRGAN and Real-ESRGAN, whose state dicts load here."""
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -9,6 +10,12 @@ from torch import Tensor, nn
 from ganfast import _checks
 
 WRAPPINGS = ("params_ema", "params")  # what published files hold the state dict under; the average first, as their users take it
+
+# Names that xinntao/ESRGAN's own files have for layers -> Real-ESRGAN's, which RRDBNet has.
+OLD_NAMES = {
+    r"^RRDB_trunk\.(\d+)\.RDB([123])\.": r"body.\1.rdb\2.", r"^trunk_conv\.": "conv_body.", r"^upconv([12])\.": r"conv_up\1.",
+    r"^HRconv\.": "conv_hr.",
+}  # fmt: skip
 
 
 def enlarged(low: Tensor) -> Tensor:
@@ -101,9 +108,23 @@ class RRDBNet(nn.Module):
         return 2 * x - 1 if self.signed else x
 
 
+def sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """width, blocks and growth of the RRDBNet that a state dict is of."""
+    blocks = {key.split(".")[1] for key in state if key.startswith("body.")}
+    return {"width": len(state["conv_first.weight"]), "blocks": len(blocks), "growth": len(state["body.0.rdb1.conv1.weight"])}
+
+
+def _today(key: str) -> str:
+    key = key.removeprefix("module.")
+    for old, new in OLD_NAMES.items():
+        key = re.sub(old, new, key)
+    return key
+
+
 def rrdbnet(state: Mapping[str, object], signed: bool = False) -> RRDBNet:
-    """The RRDBNet that a published state dict is of, with its weights. What wraps it, {"params_ema": ...} or {"params": ...}, is taken off,
-    and so is the prefix "module." of a DataParallel; the sizes are read from the weights' shapes.
+    """The RRDBNet that a published state dict is of, with its weights: ESRGAN's (RRDB_trunk.0.RDB1.conv1) or Real-ESRGAN's
+    (body.0.rdb1.conv1). What wraps it, {"params_ema": ...} or {"params": ...}, is taken off, and so is the prefix "module." of a
+    DataParallel; the sizes are read from the weights' shapes.
 
     Dtypes: weights of any floating type become float32. Raises: TypeError for what is no state dict; ValueError for keys or shapes that
         are no RRDBNet's of scale 4, with the first of them.
@@ -113,17 +134,16 @@ def rrdbnet(state: Mapping[str, object], signed: bool = False) -> RRDBNet:
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         what = f"holds {', '.join(map(repr, list(held)[:3])) or 'nothing'}" if isinstance(held, Mapping) else f"is a {type(held).__name__}"
         _checks.fail(op, f"the weights' file {what}, wants a state dict, or one under {' or '.join(WRAPPINGS)}", error=TypeError)
-    held = {key.removeprefix("module."): value for key, value in held.items()}
+    held = {_today(key): value for key, value in held.items()}
     layout = "conv_first, body.N.rdb1 to rdb3 with conv1 to conv5, conv_body, conv_up1, conv_up2, conv_hr, conv_last"
     for key in ("conv_first.weight", "conv_last.weight", "body.0.rdb1.conv1.weight"):
         if key not in held or held[key].dim() != 4:
             _checks.fail(op, f"the state dict has no {key!r}, its first is {next(iter(held))!r}", f"An RRDBNet has {layout}")
-    width, taken, channels = *held["conv_first.weight"].shape[:2], len(held["conv_last.weight"])
+    taken, channels = held["conv_first.weight"].shape[1], len(held["conv_last.weight"])
     if taken != channels:
         cause = "Networks of scale 2 or 1 take 12 or 48, pixels of which they made channels first" if taken in (12, 48) else ""
         _checks.fail(op, f"conv_first of the state dict takes {taken} channels, conv_last gives {channels}, wants as many", cause)
-    numbers = {key.split(".")[1] for key in held if key.startswith("body.")}
-    network = RRDBNet(channels, width, len(numbers), len(held["body.0.rdb1.conv1.weight"]), signed)
+    network = RRDBNet(channels, **sizes(held), signed=signed)
     own = network.state_dict()
     for what, names in (("lacks", own.keys() - held.keys()), ("has too much:", held.keys() - own.keys())):
         if names:

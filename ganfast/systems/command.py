@@ -9,7 +9,7 @@ import tyro
 from torch import Tensor
 
 from ganfast import _checks, systems
-from ganfast.systems import packages, running
+from ganfast.systems import inputs, packages, running
 from ganfast.systems.form import Film, Options, System
 from ganfast.train.command_line import commands
 from ganfast.train.distributed.world import World
@@ -69,7 +69,7 @@ def _run(args: list[str], world: World) -> None:
         packages.folder(package, f"the system {system.name}")
     trainer = (running.resumed if resume else running.made)(system, options)
     commands.say_left_out(trainer)
-    if words := finished(trainer, lambda setting, value: f"--{setting.replace('_', '-')} {value}", planned):
+    if words := finished(trainer, lambda setting, value: options.flag(setting, value, trainer.config.steps), planned or 0):
         print(words)
     else:
         trainer.fit()
@@ -80,6 +80,7 @@ def _run(args: list[str], world: World) -> None:
         print("measuring", flush=True)
         takes = inspect.signature(system.sample).parameters if system.sample else ()
         asks = "".join(words for key, words in ASKS.items() if key in takes)
+        asks += " [--input FILE_OR_FOLDER]" if system.applied else ""
         print(told(running.finish(system, trainer, options), trainer.run_dir, asks))
 
 
@@ -113,6 +114,9 @@ def sample(args: list[str]) -> None:
         commands.sample(wanted)
         return
     system, options = running.saved(folder)
+    if wanted.input is not None:
+        print(inputs.answered(system, options, wanted, args, folder))
+        return
     asked = {key: getattr(wanted, key) for key in ("text", "label", "pick", "face", "driver") if getattr(wanted, key) is not None}
     _check_asked(system, asked)
     picked, seed = _picked(asked.get("pick"), {name: commands.option(args, name) for name in NOT_PICKED}), wanted.seed

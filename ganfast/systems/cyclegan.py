@@ -6,8 +6,8 @@ Source: Zhu, Park, Isola & Efros 2017, "Unpaired image-to-image translation usin
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -15,11 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator
-from ganfast.systems import form, readers
+from ganfast.systems import epochs, form, readers
 from ganfast.systems.sources import blurred
 from ganfast.systems.sources.weights import load_folder
 from ganfast.train import ImagePool, Network, Phase, Trainer, adversarial
 from ganfast.train.data import folder, to_float, to_uint8, unpaired
+from ganfast.train.data.decode import read
 from ganfast.train.data.folders import existing
 from ganfast.train.watch.grids import tile
 
@@ -32,20 +33,18 @@ FOLDER = {
     "batch_size": 1, "lr": 2e-4, "lr_d": 2e-4, "beta2": 0.999, "lambda_A": 10.0, "lambda_B": 10.0, "lambda_identity": 0.5, "noise": 0.0,
     "netG": "resnet_9blocks", "ngf": 64, "ndf": 64, "n_layers_D": 3, "crop_size": 256,
 }  # fmt: skip
+STEPS = 1400
 FOLDERS = ("trainA", "trainB", "testA", "testB")
 PUBLISHED = {"ab": "latest_net_G_A.pth", "ba": "latest_net_G_B.pth", "d_b": "latest_net_D_A.pth", "d_a": "latest_net_D_B.pth"}
 LOSSES = {"lsgan": "lsgan", "vanilla": "nonsaturating"}
 
 
 @dataclass(frozen=True)
-class Options(form.Options):
+class Options(epochs.Options):
     data: str | None = None
     """a folder with trainA, trainB, testA and testB; none: the digits"""
-    steps: int = 1400
-    n_epochs: int = 0
-    """at constant rates, an epoch being the larger set once; 0: as `steps` says, the last quarter with falling rates"""
-    n_epochs_decay: int = 0
-    """after them, with rates that fall to 0"""
+    steps: int | None = None
+    """length of the training, whose last quarter has falling rates: 1400, if no epochs are given"""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA: the folder's A is called B, and its B is called A"""
     batch_size: int | None = None
@@ -73,9 +72,9 @@ class Options(form.Options):
     netG: Literal["resnet_2blocks", "resnet_6blocks", "resnet_9blocks"] | None = None
     """resnet_2blocks, on a folder resnet_9blocks"""
     netD: Literal["basic", "n_layers"] = "n_layers"
-    """basic: n_layers_D is 3"""
+    """discriminators: n_layers has n_layers_D layers, basic has 3"""
     n_layers_D: int | None = None
-    """2, on a folder 3"""
+    """layers of the discriminators: 2, on a folder 3"""
     ngf: int | None = None
     """8, on a folder 64: channels of the generators next to the picture"""
     ndf: int | None = None
@@ -85,20 +84,26 @@ class Options(form.Options):
     weights: str | None = None
     """a folder with latest_net_G_A.pth and latest_net_G_B.pth to begin with, and latest_net_D_A.pth, latest_net_D_B.pth if there"""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(batch_size=1, crop_size=1, lambda_A=0, lambda_B=0, lambda_identity=0, pool_size=0, n_layers_D=1, ngf=1, ndf=1)
+        self.layers(0)
+
     def whole(self) -> "Options":
         """With a value for what was not given."""
         usual = FOLDER if self.data else DIGITS
-        whole = dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
-        layers, size = 3 if self.netD == "basic" else whole.n_layers_D, whole.crop_size
+        given = {name: value for name in usual if (value := getattr(self, name)) is not None}
+        whole = dataclasses.replace(self, **usual | given | {"n_layers_D": self.layers(usual["n_layers_D"])})
+        layers, size = whole.n_layers_D, whole.crop_size
         least = max(16, 3 * 2**layers)
         whole.want("crop_size", self.data is not None or size == 32, "32 for the digits")
         whole.want("crop_size", size % 4 == 0, "a multiple of 4")
         asked = "n_layers_D" if self.crop_size is None else "crop_size"
-        whole.want(asked, layers >= 1 and size >= least, f"crop_size >= {least} for n_layers_D={layers}")
+        whole.want(asked, size >= least, f"crop_size >= {least} for n_layers_D={layers}")
         return whole
 
 
-@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
+@form.remembered("data", "crop_size", "direction")
 def sets(o: Options) -> dict[str, Tensor]:
     """train_a, train_b, test_a, test_b, uint8. Raises: ValueError for a folder without the four."""
     if o.data is None:
@@ -126,17 +131,16 @@ def build(options: Options) -> Trainer:
     o = options.whole()
     data = sets(o)
     channels = data["train_a"].shape[1]
-    blocks, layers = int(o.netG.removeprefix("resnet_").removesuffix("blocks")), 3 if o.netD == "basic" else o.n_layers_D
+    blocks = int(o.netG.removeprefix("resnet_").removesuffix("blocks"))
     g = lambda: ResnetGenerator(channels, channels, o.ngf, blocks, o.norm, not o.no_dropout)
-    d = lambda: PatchDiscriminator(channels, o.ndf, layers, o.norm)
+    d = lambda: PatchDiscriminator(channels, o.ndf, o.n_layers_D, o.norm)
     networks = {
         "ab": Network(g(), condition="a", real="b"), "ba": Network(g(), condition="b", real="a"),
         "d_a": Network(d(), learning_rate=o.lr_d, condition=None), "d_b": Network(d(), learning_rate=o.lr_d, condition=None),
     }  # fmt: skip
     if o.weights:
         load_folder("cyclegan", o.weights, PUBLISHED, {name: network.module for name, network in networks.items()}, ("ab", "ba"))
-    epochs, larger = o.n_epochs + o.n_epochs_decay, max(len(data["train_a"]), len(data["train_b"]))
-    length = {"steps": max(1, epochs * larger // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
+    length = o.length(max(len(data["train_a"]), len(data["train_b"])), STEPS)
     adam = {"learning_rate": o.lr, "betas": (o.beta1, o.beta2)}
     config = o.config(batch_size=o.batch_size, latent_dim=0, loss=LOSSES[o.gan_mode], noise=o.noise, **adam, **length)
     to_b = adversarial(config, generator="ab", discriminator="d_b", fake=ImagePool(o.pool_size))
@@ -183,6 +187,12 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     return to_uint8(tile(rows, columns)).expand(3, -1, -1)
 
 
+def applied(trainer: Trainer, options: Options, file: Path) -> tuple[str, Tensor]:
+    """A picture cut and resized as in the training, as B if it is taken for A, and as A if it is taken for B."""
+    image = to_float(read(file, options.whole().crop_size, 3 if options.data else 1)[None])
+    return "", tile(torch.cat([image, *(trainer.sample(1, image, network=name).cpu() for name in ("ab", "ba"))]), 3)
+
+
 SYSTEM = form.System(
     "cyclegan",
     "translates between two sets of pictures without pairs: digits, and digits inverted and blurred",
@@ -193,4 +203,6 @@ SYSTEM = form.System(
     goals={"l1_ab": ("<=", 0.05), "l1_ba": ("<=", 0.05), "read": (">=", 0.985)},
     needs=("scikit-learn",),
     credit=lambda options: "" if options.data else "digits: Alpaydin & Kaynak 1998, UCI, as bundled with scikit-learn",
+    applied=applied,
+    restored={"weights": None},
 )

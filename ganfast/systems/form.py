@@ -1,11 +1,14 @@
 """The form of a system: its options, what it trains, how that is measured and drawn. A system's file ends with SYSTEM = System(...)."""
 
 import dataclasses
+import functools
 import math
 import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +19,7 @@ from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 
-__all__ = ["Film", "Options", "System", "reached"]
+__all__ = ["Film", "Options", "System", "reached", "remembered"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
@@ -24,6 +27,27 @@ def reached(figures: Mapping[str, float], goals: Mapping[str, tuple[str, float]]
     """Goal by goal. A number that is not finite reaches none."""
     met = lambda value, sign, bound: math.isfinite(value) and COMPARE[sign](float(value), float(bound))
     return {name: met(figures[name], *goal) for name, goal in goals.items()}
+
+
+def remembered(*names: str) -> Callable[[Callable], Callable]:
+    """Decorates a function of the options, which may read those of `names` alone. What it gave last is given again as long as these are
+    the same: training, measure and picture read the same data, and in a resumed run other options than in the one that was put back."""
+
+    def decorate(function: Callable) -> Callable:
+        held: dict[tuple, object] = {}
+
+        @functools.wraps(function)
+        def call(options: Options):
+            key = tuple(getattr(options, name) for name in names)
+            if key not in held:
+                held.clear()  # before the next is read, as both may fill the memory
+                held[key] = function(SimpleNamespace(**dict(zip(names, key))))
+            return held[key]
+
+        call.cache_clear = held.clear
+        return call
+
+    return decorate
 
 
 @dataclass(frozen=True)
@@ -59,14 +83,14 @@ class Options:
             if isinstance(value, list):  # JSON has no tuples
                 value = tuple(value)
                 object.__setattr__(self, name, value)
-            if typing.get_origin(kind) is Literal:
-                if value not in typing.get_args(kind):
-                    _checks.nearest("run", name, value, [str(one) for one in typing.get_args(kind)])
-            elif not fits(value, kind):
+            if not fits(value, kind):
+                for one in (kind, *typing.get_args(kind)):  # a Literal, or one that may be left out
+                    if typing.get_origin(one) is Literal:
+                        _checks.nearest("run", name, value, map(str, typing.get_args(one)))
                 words = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
                 raise TypeError(f"run: {name} got {value!r}, wants {words}.")
         for name in ("steps", "log_every"):
-            self.want(name, getattr(self, name) >= 1, "at least 1")
+            self.want(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         self.want("seed", 0 <= self.seed < 2**63, "a number from 0 to 2**63")
         self.want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
 
@@ -80,6 +104,10 @@ class Options:
         """Raises: ValueError unless `good`."""
         if not good:
             raise ValueError(f"run: {name} got {getattr(self, name)!r}, wants {wanted}.")
+
+    def flag(self, name: str, value: object, steps: int) -> str:
+        """How `ganfast run` is asked for a setting of TrainConfig. steps: the length of these options' training."""
+        return f"--{name.replace('_', '-')} {value}"
 
     def config(self, **settings) -> TrainConfig:
         """A TrainConfig of these options and of `settings`, which the system sets. Pictures of samples come eight times in a run, unless
@@ -113,8 +141,11 @@ class System:
             `ganfast sample`; text and label only where it draws by them, with a default where they may be left out; pick, by default (),
             where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where it moves a face:
             paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.
+        applied: (trainer, options, file) -> (ending, [C, H, W] in [-1, 1]): what is made of a picture of the user's own, and what
+            comes after its name, for `ganfast sample RUN --input FILE_OR_FOLDER`. None: that is refused.
         sources: what `data` may name beside a folder.
-        restored: options that `build` gets where a run is put back: what would be learned before the training lies in the checkpoint.
+        restored: options that `build` gets where a run is put back, or a function of the run's options and of the checkpoint's state that
+            gives them: what was learned or read before the training lies in the checkpoint.
     Raises: ValueError for a name or goals of another form.
     """
 
@@ -128,8 +159,9 @@ class System:
     needs: tuple[str, ...] = ()
     credit: str | Callable[[Options], str] = ""
     sample: Callable[..., Tensor] | None = None
+    applied: Callable[[Trainer, Options, Path], tuple[str, Tensor]] | None = None
     sources: tuple[str, ...] = ()
-    restored: Mapping[str, object] = field(default_factory=dict)
+    restored: Mapping[str, object] | Callable[[Options, Mapping], Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):

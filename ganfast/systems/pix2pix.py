@@ -7,8 +7,8 @@ Source: Isola, Zhu, Zhou & Efros 2017, "Image-to-image translation with conditio
 """
 
 import dataclasses
-import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,83 +17,101 @@ from torch import Tensor
 
 from ganfast.models.cyclegan import ResnetGenerator
 from ganfast.models.pix2pix import DOWNS, PairDiscriminator, UnetGenerator
-from ganfast.systems import form
+from ganfast.systems import epochs, form
 from ganfast.systems.sources import portraits
 from ganfast.systems.sources.paired import paired
 from ganfast.systems.sources.weights import load_folder
 from ganfast.train import Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
+from ganfast.train.data.decode import read
 from ganfast.train.watch.grids import tile
 
-# What an option that is not given means: on the portraits, and on a folder, where it is as users of pytorch-CycleGAN-and-pix2pix know it.
+# What an option that is not given means: on the portraits, and on a folder, where it is as users of pytorch-CycleGAN-and-pix2pix know it;
+# n_epochs and n_epochs_decay mean that only where steps are not given either, and lr_d on a folder is lr.
 PORTRAITS = {
+    "n_epochs": 0, "n_epochs_decay": 0,
     "batch_size": 8, "lr": 1e-3, "lr_d": 2e-4, "beta2": 0.9, "netG": "unet_64", "ngf": 16, "ndf": 16, "n_layers_D": 2, "crop_size": 64,
 }  # fmt: skip
 FOLDER = {
-    "batch_size": 1, "lr": 2e-4, "lr_d": 2e-4, "beta2": 0.999, "netG": "unet_256", "ngf": 64, "ndf": 64, "n_layers_D": 3, "crop_size": 256,
+    "n_epochs": 100, "n_epochs_decay": 100,
+    "batch_size": 1, "lr": 2e-4, "lr_d": None, "beta2": 0.999, "netG": "unet_256", "ngf": 64, "ndf": 64, "n_layers_D": 3, "crop_size": 256,
 }  # fmt: skip
 PUBLISHED = {"generator": "latest_net_G.pth", "discriminator": "latest_net_D.pth"}
 LOSSES = {"lsgan": "lsgan", "vanilla": "nonsaturating"}
+STEPS = 2400
 PEOPLE = {"train": 1500, "test": 300}  # of 19,440
 COLOURS = (31, 51, 63)  # false ones: what a number in the maps of portraits is multiplied by, channel by channel
+PIXELS = 2**20  # of the pictures that one forward of the measurement makes
 EDGE = 0.3  # a step from a pixel to its neighbour that is an outline, of a range of 2
 
 
 @dataclass(frozen=True)
-class Options(form.Options):
+class Options(epochs.Options):
     data: str | None = None
     """a folder with train and test of pictures that hold A and B side by side, or with trainA, trainB, testA, testB; none: portraits"""
-    steps: int = 2400
-    n_epochs: int = 0
-    """at constant rates, an epoch being all pairs once; 0: as `steps` says, the last quarter with falling rates"""
-    n_epochs_decay: int = 0
-    """after them, with rates that fall to 0"""
+    steps: int | None = None
+    """length of the training, whose last quarter has falling rates: 2400, on a folder 100 + 100 epochs"""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
     """BtoA: the folder's B is the input, and its A the answer"""
     batch_size: int | None = None
-    """8, on a folder 1"""
+    """pairs a step: 8, on a folder 1"""
     crop_size: int | None = None
-    """64, on a folder 256: of the square that each picture is cut and resized to"""
+    """side of the square that each picture is cut and resized to: 64, on a folder 256"""
     lr: float | None = None
-    """of the generator: 1e-3, on a folder 2e-4"""
+    """learning rate of the generator: 1e-3, on a folder 2e-4"""
     lr_d: float | None = None
-    """of the discriminator: 2e-4"""
+    """learning rate of the discriminator: 2e-4, on a folder as lr"""
     beta1: float = 0.5
+    """Adam's decay of the mean of gradients"""
     beta2: float | None = None
-    """0.9, on a folder 0.999"""
+    """Adam's decay of the mean of their squares: 0.9, on a folder 0.999"""
     gan_mode: Literal["vanilla", "lsgan"] = "vanilla"
+    """adversarial loss: vanilla, by cross-entropy; lsgan, by squared errors"""
     lambda_L1: float = 100.0
     """weight of the mean absolute error"""
     netG: Literal["unet_32", "unet_64", "unet_128", "unet_256", "resnet_6blocks", "resnet_9blocks"] | None = None
-    """unet_64, on a folder unet_256; its number is the least crop_size"""
+    """generator: unet_64, on a folder unet_256; the number of a U-Net is the least crop_size"""
     netD: Literal["basic", "n_layers"] = "n_layers"
-    """basic: n_layers_D is 3"""
+    """discriminator: n_layers has n_layers_D layers, basic has 3"""
     n_layers_D: int | None = None
-    """2, on a folder 3"""
+    """layers of the discriminator: 2, on a folder 3"""
     ngf: int | None = None
-    """16, on a folder 64: channels of the generator next to the picture"""
+    """channels of the generator next to the picture: 16, on a folder 64"""
     ndf: int | None = None
-    """16, on a folder 64: of the discriminator"""
+    """channels of the discriminator next to the picture: 16, on a folder 64"""
     norm: Literal["batch", "instance", "none"] = "batch"
+    """normalisation in both networks"""
     no_dropout: bool = False
+    """a generator without dropout"""
     weights: str | None = None
     """a folder with latest_net_G.pth to begin with, and latest_net_D.pth if there"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(batch_size=1, crop_size=1, lambda_L1=0, n_layers_D=1, ngf=1, ndf=1)
+        self.layers(0)
 
     def whole(self) -> "Options":
         """With a value for what was not given."""
         usual = FOLDER if self.data else PORTRAITS
-        whole = dataclasses.replace(self, **{name: value for name, value in usual.items() if getattr(self, name) is None})
-        layers, size = 3 if self.netD == "basic" else whole.n_layers_D, whole.crop_size
-        whole = dataclasses.replace(whole, n_layers_D=layers)
+        given = {name: value for name in usual if (value := getattr(self, name)) is not None}
+        whole = usual | given | {"n_layers_D": self.layers(usual["n_layers_D"])}
+        if whole["lr_d"] is None:
+            whole["lr_d"] = whole["lr"]
+        if self.steps is not None:
+            whole |= {"n_epochs": self.n_epochs, "n_epochs_decay": self.n_epochs_decay}
+        whole = dataclasses.replace(self, **whole)
+        layers, size = whole.n_layers_D, whole.crop_size
         fold, least = 2 ** DOWNS.get(whole.netG, 2), 3 * 2**layers
         whole.want("direction", self.data is not None or self.direction == "AtoB", "AtoB for the portraits")
         asked = "netG" if self.crop_size is None else "crop_size"
-        whole.want(asked, size >= fold and size % fold == 0, f"crop_size, now {size}, a multiple of {fold} for {whole.netG}")
-        whole.want("n_layers_D", layers >= 1 and size >= least, f"crop_size, now {size}, of at least {least} for n_layers_D={layers}")
+        whole.want(asked, size % fold == 0, f"a crop_size, now {size}, that is a multiple of {fold}, for {whole.netG}")
+        asked = "n_layers_D" if self.crop_size is None else "crop_size"
+        whole.want(asked, size >= least, f"a crop_size, now {size}, of at least {least}, for {layers} layers of the discriminator")
         return whole
 
 
-@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
+@form.remembered("data", "crop_size", "direction")
 def sets(o: Options) -> dict[str, Tensor]:
     """train_a, train_b, test_a, test_b, uint8 [N, 3, S, S]: inputs and answers."""
     if o.data is not None:
@@ -123,8 +141,7 @@ def build(options: Options) -> Trainer:
     networks = {"generator": generator, "discriminator": PairDiscriminator(6, o.ndf, o.n_layers_D, o.norm)}
     if o.weights:
         load_folder("pix2pix", o.weights, PUBLISHED, networks, ("generator",))
-    epochs, pairs = o.n_epochs + o.n_epochs_decay, len(data["train_a"])
-    length = {"steps": max(1, epochs * pairs // o.batch_size), "decay_from": o.n_epochs / epochs} if epochs else {}
+    length = o.length(len(data["train_a"]), STEPS)
     adam = {"learning_rate": o.lr, "discriminator_learning_rate": o.lr_d, "betas": (o.beta1, o.beta2)}
     config = o.config(batch_size=o.batch_size, latent_dim=0, loss=LOSSES[o.gan_mode], **adam, **length)
     half = 1 if o.gan_mode == "lsgan" else 0.5  # the project halves the discriminator's loss; ganfast's lsgan is halved by itself
@@ -132,6 +149,12 @@ def build(options: Options) -> Trainer:
     phases = [Phase("d", "discriminator", {"adversarial": half}), Phase("g", "generator", learned, average=True)]
     pairs = {"a": data["train_a"], "b": data["train_b"]}
     return Trainer(**networks, data=pairs, config=config, phases=phases, condition="a", real="b")
+
+
+def translated(trainer: Trainer, inputs: Tensor) -> Tensor:
+    """uint8 [N, 3, S, S] -> float in [-1, 1], on the CPU; large pictures a few at a time."""
+    some = max(1, PIXELS // inputs.shape[2] ** 2)
+    return torch.cat([trainer.sample(len(chunk), to_float(chunk)).cpu() for chunk in inputs.split(some)])
 
 
 def outlines(images: Tensor) -> Tensor:
@@ -151,8 +174,8 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     median of the training's answers; l1_ratio: of both. l1_other: the error of what is made from another's input. outline_f1: of the
     outlines of the made picture and the true one, without any tolerance, 1 for the true one; outline_f1_constant: of the constant one."""
     data = sets(options.whole())
-    a, b = to_float(data["test_a"]), to_float(data["test_b"])
-    made, other = trainer.sample(len(a), a).cpu(), trainer.sample(len(a), a.roll(1, 0)).cpu()
+    a, b = data["test_a"], to_float(data["test_b"])
+    made, other = translated(trainer, a), translated(trainer, a.roll(1, 0))
     constant = to_float(data["train_b"].median(0).values).expand_as(b)
     figures = {"l1": F.l1_loss(made, b).item(), "l1_constant": F.l1_loss(constant, b).item(), "l1_other": F.l1_loss(other, b).item()}
     figures["l1_ratio"] = figures["l1"] / figures["l1_constant"] if figures["l1_constant"] else float("inf")
@@ -162,8 +185,21 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
 def picture(trainer: Trainer, options: Options) -> Tensor:
     """Held-out people: inputs, what was made of them, the true pictures."""
     data = sets(options.whole())
-    a, b = to_float(data["test_a"][:10]), to_float(data["test_b"][:10])
-    return to_uint8(tile(torch.cat([a, trainer.sample(len(a), a).cpu(), b]), len(a)))
+    a, b = data["test_a"][:10], data["test_b"][:10]
+    return to_uint8(tile(torch.cat([to_float(a), translated(trainer, a), to_float(b)]), len(a)))
+
+
+def sample(trainer: Trainer, options: Options, *, count: int, seed: int) -> Tensor:
+    """`count` held-out inputs, or all if they are fewer, which follow from the seed; what was made of each is beside it."""
+    inputs = sets(options.whole())["test_a"]
+    inputs = inputs[torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:count]]
+    return torch.stack([tile(torch.stack(pair), 2) for pair in zip(to_float(inputs), translated(trainer, inputs))])
+
+
+def applied(trainer: Trainer, options: Options, file: Path) -> tuple[str, Tensor]:
+    """A picture cut and resized as in the training, and what is made of it."""
+    image = read(file, options.whole().crop_size, 3)[None]
+    return "", tile(torch.cat([to_float(image), translated(trainer, image)]), 2)
 
 
 SYSTEM = form.System(
@@ -176,4 +212,7 @@ SYSTEM = form.System(
     goals={"l1_ratio": ("<=", 0.5), "outline_f1": (">=", 0.8)},
     needs=("robohash",),
     credit=lambda options: "" if options.data else portraits.CREDIT,
+    sample=sample,
+    applied=applied,
+    restored={"weights": None},
 )

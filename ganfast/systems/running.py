@@ -36,11 +36,18 @@ class About(Callback):
         _write(trainer.run_dir / ABOUT, self.text)
 
 
+PATHS = ("data", "masks", "weights")
+"""Options that may name a user's file or folder."""
+
+
 def _kept(system: System, options: Options) -> dict:
-    """With the whole path of a user's data: the run may be sampled from another folder."""
+    """With whole paths of a user's files: the run may be sampled from another folder."""
     found = dataclasses.asdict(options)
-    own = options.data not in (None, *system.sources) and Path(options.data).expanduser().exists()
-    return found | ({"data": str(Path(options.data).expanduser().resolve())} if own else {})
+    for name in PATHS:
+        value = found.get(name)
+        if isinstance(value, str) and value not in system.sources and Path(value).expanduser().exists():
+            found[name] = str(Path(value).expanduser().resolve())
+    return found
 
 
 def _json(value: dict) -> str:
@@ -104,7 +111,8 @@ def put_back(system: System, options: Options, path: Path) -> Trainer:
     world = World.from_environment(options.device)
     state = world.first(lambda: checkpoint.with_kernels(path), share=True)
     # Without a folder, so that none is made or refused.
-    trainer = system.trainer(dataclasses.replace(options, run_dir=None, **system.restored))
+    known = system.restored(options, state) if callable(system.restored) else system.restored
+    trainer = system.trainer(dataclasses.replace(options, run_dir=None, **known))
     trainer.run_dir = path if path.is_dir() else path.parent
     trainer.config.run_dir = str(trainer.run_dir)
     resume.restore(trainer, path, state)

@@ -76,7 +76,7 @@ def test_direction_changes_the_sets_names(folders):
 
 
 def test_epochs_are_of_the_larger_set(folders):
-    options = Options(data=str(folders), n_epochs=3, n_epochs_decay=1, **{**SMALL, "batch_size": 1})
+    options = Options(data=str(folders), n_epochs=3, n_epochs_decay=1, **{**SMALL, "batch_size": 1, "steps": None})
     config = SYSTEM.trainer(options).config
     assert config.steps == 4 * 7 and config.decay_from == 0.75
 
@@ -118,6 +118,7 @@ def test_what_is_missing_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match="cannot be read as a state dict"):
         SYSTEM.trainer(Options(data=str(folders), weights=str(tmp_path), **SMALL))
     (folders / "testB").rename(folders / "elsewhere")
+    sets.cache_clear()
     with pytest.raises(ValueError, match="has no folder testB; wants trainA, trainB, testA, testB"):
         SYSTEM.trainer(Options(data=str(folders), **SMALL))
 

@@ -113,3 +113,13 @@ def test_goals_hold_for_the_systems_own_data_alone():
     system = form.System("some", "tests", form.Options, None, measure, None, goals={"l1": ("<=", 1)})
     assert system.figures(None, form.Options()) == {"l1": 0.5} and system.goals_of(form.Options()) == {"l1": ("<=", 1)}
     assert system.figures(None, form.Options(data="x")) == {} == system.goals_of(form.Options(data="x"))
+
+
+def test_what_is_remembered_is_read_anew_where_its_options_change():
+    read = []
+    data = form.remembered("steps", "seed")(lambda o: read.append((o.steps, o.seed)) or len(read))
+    assert [data(Options(steps=steps, run_dir=folder)) for steps, folder in ((1, "a"), (1, "b"), (2, "b"), (1, "b"))] == [1, 1, 2, 3]
+    data.cache_clear()
+    assert data(Options(steps=1)) == 4
+    with pytest.raises(AttributeError):  # an option that is not named would be of another run
+        form.remembered("steps")(lambda o: o.seed)(Options())

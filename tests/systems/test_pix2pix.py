@@ -1,3 +1,6 @@
+import unicodedata
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -6,6 +9,7 @@ from PIL import Image
 from ganfast.models.pix2pix import PairDiscriminator, UnetGenerator
 from ganfast.systems import pix2pix
 from ganfast.systems.pix2pix import SYSTEM, Options, outline_f1, outlines, sets
+from ganfast.systems.sources import paired as source
 from ganfast.systems.sources import portraits
 from ganfast.train.data import to_float, to_uint8
 
@@ -69,6 +73,40 @@ def test_the_discriminator_s_answer_depends_on_both():
     assert not torch.allclose(logits, network(images, given.roll(1, 0))) and not torch.allclose(logits, network(images.roll(1, 0), given))
 
 
+def test_the_measure_by_known_answers():
+    """One who knows the tested people's portraits makes no mistake; one who draws the training's median is the constant."""
+    options = Options(**SMALL)
+    data = sets(options.whole())
+    answers = {a.numpy().tobytes(): to_float(b) for a, b in zip(data["test_a"], data["test_b"])}
+    median = to_float(data["train_b"].median(0).values)
+    assert not torch.equal(median, to_float(data["test_b"].median(0).values))
+    knowing = SimpleNamespace(sample=lambda n, a: torch.stack([answers[image.numpy().tobytes()] for image in to_uint8(a)]))
+    figures, b = SYSTEM.measure(knowing, options), to_float(data["test_b"])
+    assert figures["l1"] == figures["l1_ratio"] == 0 and figures["outline_f1"] == 1
+    assert figures["l1_constant"] == pytest.approx(F.l1_loss(median.expand_as(b), b).item())
+    assert figures["l1_other"] == pytest.approx(F.l1_loss(b.roll(1, 0), b).item())
+    figures = SYSTEM.measure(SimpleNamespace(sample=lambda n, a: median.expand(n, -1, -1, -1)), options)
+    assert figures["l1_ratio"] == pytest.approx(1) and figures["outline_f1"] == figures["outline_f1_constant"]
+
+
+def test_the_picture_s_rows_are_inputs_what_was_made_and_the_truth():
+    options = Options(**SMALL)
+    data, inverted = sets(options.whole()), SimpleNamespace(sample=lambda n, a: -a)
+    image = SYSTEM.picture(inverted, options)
+    rows = data["test_a"], to_uint8(-to_float(data["test_a"])), data["test_b"]
+    for row, wanted in enumerate(rows):
+        for column in (0, 9):
+            top, left = 2 + 34 * row, 2 + 34 * column
+            assert torch.equal(image[:, top : top + 32, left : left + 32], wanted[column]), (row, column)
+
+
+def test_large_pictures_are_translated_a_few_at_a_time(monkeypatch):
+    monkeypatch.setattr(pix2pix, "PIXELS", 3 * 8 * 8)
+    inputs, calls = torch.randint(0, 256, (7, 3, 8, 8), dtype=torch.uint8), []
+    trainer = SimpleNamespace(sample=lambda n, a: (calls.append(n), -a)[1])
+    assert torch.equal(pix2pix.translated(trainer, inputs), -to_float(inputs)) and calls == [3, 3, 1]
+
+
 def test_who_is_tested_was_not_in_the_training():
     data = sets(Options(**SMALL).whole())
     people = {part: {image.numpy().tobytes() for image in data[f"{part}_a"]} for part in ("train", "test")}
@@ -115,6 +153,9 @@ def test_options_mean_what_users_know():
     assert plain.rates == {"generator": 1e-3, "discriminator": 2e-4}
     assert (own.netG, own.batch_size, own.lr, own.lambda_L1, own.gan_mode, own.norm) == ("unet_256", 1, 2e-4, 100, "vanilla", "batch")
     assert pix2pix.PORTRAITS.keys() == pix2pix.FOLDER.keys()
+    assert (own.n_epochs, own.n_epochs_decay, own.lr_d, Options(data="x", lr=1e-4).whole().lr_d) == (100, 100, 2e-4, 1e-4)
+    assert Options(data="x", n_epochs=50).whole().epochs == 150 and Options(data="x", steps=50).whole().epochs == 0
+    assert Options().whole().length(300, 2400) == {"steps": 2400} and Options(netD="basic").whole().n_layers_D == 3
     weights = lambda trainer: [{name: weight for name, (_, weight) in phase.weighted.items()} for phase in trainer.phases]
     assert weights(plain) == [{"adversarial": 0.5}, {"adversarial": 1, "l1": 100}]
     least_squares = SYSTEM.trainer(Options(gan_mode="lsgan", lambda_L1=10, n_epochs=3, n_epochs_decay=1, **SMALL))
@@ -127,9 +168,17 @@ def test_options_mean_what_users_know():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"netG": "unet_128"}, "netG got 'unet_128', wants crop_size, now 64, a multiple of 128 for unet_128"),
-        ({"crop_size": 48}, "crop_size got 48, wants crop_size, now 48, a multiple of 64 for unet_64"),
-        ({"n_layers_D": 5}, "n_layers_D got 5, wants crop_size, now 64, of at least 96"),
+        ({"netG": "unet_128"}, "netG got 'unet_128', wants a crop_size, now 64, that is a multiple of 128"),
+        ({"crop_size": 48}, "crop_size got 48, wants a crop_size, now 48, that is a multiple of 64, for unet_64"),
+        ({"n_layers_D": 5}, "n_layers_D got 5, wants a crop_size, now 64, of at least 96"),
+        ({"n_layers_D": 0}, "n_layers_D got 0, wants at least 1"),
+        ({"n_layers_D": 5, "netD": "basic"}, "n_layers_D got 5, wants none with netD basic"),
+        ({"lambda_L1": -1.0}, "lambda_L1 got -1.0, wants at least 0"),
+        ({"ngf": 0}, "ngf got 0, wants at least 1"),
+        ({"n_epochs": 2, "batch_size": 0}, "batch_size got 0, wants at least 1"),
+        ({"n_epochs": -1}, "n_epochs got -1, wants at least 0"),
+        ({"n_epochs": 1, "steps": 2}, "steps got 2, wants none with n_epochs or n_epochs_decay"),
+        ({"netG": "unet_46"}, "Did you mean 'unet_64'"),
         ({"direction": "BtoA"}, "direction got 'BtoA', wants AtoB for the portraits"),
     ],
 )
@@ -162,6 +211,31 @@ def test_a_folder_of_pictures_side_by_side(tmp_path):
     assert SYSTEM.drawn(trainer, options).shape == (3, 3 * 34 + 2, 3 * 34 + 2)
 
 
+def test_a_folder_is_read_once_and_what_does_not_fit_is_refused(tmp_path, monkeypatch):
+    for name in ("train", "test"):
+        shade(tmp_path / name / "a.png", 9, (40, 20))
+    ask = lambda **more: sets(Options(data=str(tmp_path), **SMALL | more).whole())
+    first = ask()
+    assert ask(run_dir=str(tmp_path / "run"), steps=7) is first and ask(direction="BtoA") is not first
+    monkeypatch.setattr(source, "room", lambda: 4 * 3 * 32 * 32 - 1)
+    sets.cache_clear()
+    with pytest.raises(ValueError, match=r"the 4 pictures of .* take 1\.23e-05 GB decoded to 3x32x32, and there is room for"):
+        ask()
+
+
+def test_names_pair_by_their_letters_and_hidden_folders_are_left_out(tmp_path):
+    for name in ("trainA", "trainB", "testA", "testB"):
+        shade(tmp_path / name / f"{unicodedata.normalize('NFC' if name[-1] == 'A' else 'NFD', 'é')}.png", 9)
+    (tmp_path / "trainA" / ".ipynb_checkpoints").mkdir()
+    shade(tmp_path / "trainA" / ".ipynb_checkpoints" / "x.png", 9)
+    assert len(sets(Options(data=str(tmp_path), **SMALL).whole())["train_a"]) == 1
+    for side in "AB":
+        (tmp_path / f"train{side}" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    sets.cache_clear()
+    with pytest.raises(ValueError, match=r"1 pictures that cannot be read: trainA/gone\.png"):
+        sets(Options(data=str(tmp_path), **SMALL).whole())
+
+
 def test_two_folders_of_pictures_paired_by_name(tmp_path):
     for name in ("trainA", "trainB", "testA", "testB"):
         for i in range(3):
@@ -170,7 +244,11 @@ def test_two_folders_of_pictures_paired_by_name(tmp_path):
     for part in ("train", "test"):
         a, b = ([image.unique().item() for image in data[f"{part}_{side}"]] for side in "ab")
         assert (a, b) == ([0, 10, 20], [100, 110, 120])
-    refused = lambda: pytest.raises(ValueError, match=words)
+
+    def refused():
+        sets.cache_clear()  # the folder has changed
+        return pytest.raises(ValueError, match=words)
+
     options = Options(data=str(tmp_path), n_layers_D=1, **SMALL)
     (tmp_path / "trainB" / "1.bmp").rename(tmp_path / "trainB" / "one.bmp")
     words = r"pix2pix: data has 2 pictures in trainA and trainB without a mate of the same name: trainA/1\.png, trainB/one\.bmp"

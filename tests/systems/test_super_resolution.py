@@ -9,10 +9,12 @@ from ganfast.models.super_resolution import RRDBNet, enlarged
 from ganfast.systems import super_resolution
 from ganfast.systems.sources import pictures as own
 from ganfast.systems.sources.photographs import photographs
-from ganfast.systems.super_resolution import SYSTEM, Discriminator, Options, crops, detailed, made, psnr, sets, shrunk, w1
+from ganfast.systems.super_resolution import SYSTEM, Discriminator, Options, crops, detailed, made, sets, shrunk, w1
 from ganfast.train.data import to_float, to_uint8
+from ganfast.train.watch.metrics import psnr
 
 SMALL = {"width": 16, "blocks": 2, "width_d": 8, "crops": 512, "crop_size": 32, "fused": False}
+LOADED = {name: value for name, value in SMALL.items() if name not in ("width", "blocks")}  # which a file of weights says
 SHORT = SMALL | {"steps": 100, "batch_size": 8, "learning_rate": 2e-3, "adversarial": 0.08}
 
 
@@ -52,6 +54,62 @@ def test_the_measure_by_known_answers():
     figures = SYSTEM.measure(trainer, options)
     assert figures["gain_l1"] == 0 and figures["w1_l1"] == figures["w1_bicubic"] > 0
     assert figures["w1"] == figures["w1_ratio"] == 0 and figures["psnr"] == float("inf")
+
+
+def test_a_mean_over_pictures_is_of_all_of_them(monkeypatch):
+    """Of two pictures, the figures are between those of each alone; of plain ones no ratio can be given."""
+    pictures = [torch.randint(0, top, (3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8) for top in (8, 256)]
+    trainer = SimpleNamespace(sample=lambda n, low, network: enlarged(to_float(low)) / 2)
+    found = []
+    for held in (pictures, pictures[:1], pictures[1:], [torch.full((3, 32, 32), 255, dtype=torch.uint8)]):
+        monkeypatch.setattr(super_resolution, "sets", lambda options, held=held: ([], held))
+        found.append(SYSTEM.measure(trainer, Options()))
+    both, dark, light, plain = found
+    for key in ("psnr", "psnr_l1", "psnr_bicubic", "w1", "w1_bicubic"):
+        assert both[key] == pytest.approx((dark[key] + light[key]) / 2) and dark[key] != pytest.approx(light[key]), key
+    assert plain["w1_bicubic"] < 1e-6 and plain["w1_ratio"] == float("inf")
+
+
+def test_a_broken_picture_is_named_before_the_training(folder):
+    """The header of a file that is cut off can be read, its pixels cannot; it is held out, or learned from."""
+    train, test = sets(Options(data=str(folder), **SHORT))
+    for path in (test.paths[0], train.paths[0]):
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2])
+        super_resolution.sets.cache_clear()
+        with pytest.raises(ValueError, match=rf"1 pictures that cannot be read: {path.name} \(.*truncated"):
+            SYSTEM.trainer(Options(data=str(folder), **SHORT))
+        path.write_bytes(whole)
+
+
+def test_pictures_are_found_as_in_every_folder(folder):
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails" / "00.png").write_bytes(b"no picture")
+    (folder / "linked").symlink_to(folder.parent / "elsewhere")
+    (folder.parent / "elsewhere").mkdir(exist_ok=True)
+    Image.new("RGB", (64, 64)).save(folder.parent / "elsewhere" / "x.png")
+    train, test = own.pictures("super-resolution", folder, 16, 4)
+    assert len(train) + len(test) == 13 and len(own.pictures("super-resolution", folder, 16, 4, most=3)[0]) == 3
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    with pytest.raises(ValueError, match=r"1 pictures that cannot be read: gone\.png"):
+        own.pictures("super-resolution", folder, 16, 4)
+
+
+def test_of_own_pictures_no_crop_is_enlarged_unless_that_is_asked(folder):
+    learned = lambda **given: SYSTEM.trainer(Options(data=str(folder), **SMALL | {"crops": 16} | given)).source.leaves[1]
+    train, _ = sets(Options(data=str(folder), **SMALL | {"crops": 16}))
+    assert torch.equal(learned(), crops(train, 16, 32, 0, enlarge=False)["high"])
+    assert torch.equal(learned(enlarge="yes"), crops(train, 16, 32, 0)["high"])
+    places = train[0].unfold(1, 32, 1).unfold(2, 32, 1).flatten(1, 2).transpose(0, 1)
+    as_it_is = lambda square: any((places == square.rot90(k, (1, 2))).flatten(1).all(1).any() for k in range(4))
+    assert all(map(as_it_is, learned()[:2])) and not all(map(as_it_is, learned(enlarge="yes")[:2]))
+
+
+def test_without_the_penalty_it_is_left_out_and_a_rate_of_0_is_not_the_default():
+    terms = lambda r1: SYSTEM.trainer(Options(r1=r1, **SMALL | {"crops": 16})).phases[0].terms.keys()
+    assert terms(0.0) == {"adversarial"} and terms(0.1) == {"adversarial", "r1"}
+    with pytest.raises(ValueError, match="learning_rate"):
+        SYSTEM.trainer(Options(learning_rate=0.0, **SMALL | {"crops": 16}))
 
 
 def test_figures_by_hand():
@@ -126,7 +184,7 @@ def test_own_pictures(folder):
     options = Options(data=str(folder), **SHORT | {"steps": 2})
     train, test = sets(options)
     assert (len(train), len(test)) == (10, 2)
-    assert not {str(path) for path in train.files.paths} & {str(path) for path in test.files.paths}
+    assert not set(train.paths) & set(test.paths)
     assert all(side % 4 == 0 for image in (*train, *test) for side in image.shape[1:])
     trainer = SYSTEM.trainer(options)
     trainer.fit(progress_bar=False)
@@ -147,7 +205,7 @@ def test_of_a_large_picture_that_is_held_out_the_middle(tmp_path):
 def test_published_weights_are_where_training_begins(tmp_path):
     network = RRDBNet(width=8, blocks=1, growth=4)
     torch.save({"params_ema": network.state_dict()}, tmp_path / "x4.pth")
-    trainer = SYSTEM.trainer(Options(weights=str(tmp_path / "x4.pth"), **SMALL))
+    trainer = SYSTEM.trainer(Options(weights=str(tmp_path / "x4.pth"), **LOADED))
     for name in ("generator", "plain"):
         loaded = trainer.networks[name].state_dict()
         assert all(torch.equal(loaded[key], value) for key, value in network.state_dict().items())
@@ -171,6 +229,11 @@ def test_credits_name_the_authors():
         ({"crops": 8}, "crops got 8, wants at least batch_size, which is 16"),
         ({"width": 0}, "width got 0, wants at least 1"),
         ({"learn_from": "chyna"}, "Did you mean 'china'"),
+        ({"learn_from": "china", "data": "x"}, "learn_from got 'china', wants none with data"),
+        ({"width": 8, "weights": "x"}, "width got 8, wants none with weights"),
+        ({"network": "rrdb", "weights": "x"}, "network got 'rrdb', wants none with weights"),
+        ({"growth": 8}, "growth got 8, wants none but with network rrdb"),
+        ({"r1": -1.0}, "r1 got -1.0, wants at least 0"),
     ],
 )
 def test_options_that_cannot_be(given, words):
@@ -183,16 +246,18 @@ def test_what_is_missing_or_wrong_is_named_before_a_folder_is_made(tmp_path, fol
 
     def refused(words: str, **given: object) -> None:
         with pytest.raises(ValueError, match=f"super-resolution: {words}"):
-            SYSTEM.trainer(Options(run_dir=str(run_dir), **SHORT | given))
+            SYSTEM.trainer(Options(run_dir=str(run_dir), **LOADED | given))
 
     refused("weights got .*nowhere.pth', wants a file", weights=str(tmp_path / "nowhere.pth"))
     (tmp_path / "text.pth").write_bytes(b"no state dict")
     refused(".*text.pth cannot be read as a state dict", weights=str(tmp_path / "text.pth"))
     refused("data got .*nowhere', wants a folder of pictures. There is none", data=str(tmp_path / "nowhere"))
     refused("data got .*00.png', wants a folder of pictures. This is a file", data=str(folder / "00.png"))
-    refused(r"data .* has pictures smaller than 56 x 56 pixels: 00.png \(70 x 50\), 01.png .* and 1 more", data=str(folder), crop_size=56)
+    refused(r"data has 6 pictures smaller than 56 x 56 pixels: 00.png \(70 x 50\), 01.png .* and 1 more", data=str(folder), crop_size=56)
     (folder / "05.png").write_bytes(b"no picture")
-    refused(r"data .* has pictures that cannot be read: 05.png \(UnidentifiedImageError\)", data=str(folder))
+    refused(
+        r"data has 1 pictures that cannot be read: 05.png \(no image that Pillow knows, it begins with b'no picture'\)", data=str(folder)
+    )
     for file in sorted(folder.glob("*.png"))[1:]:
         file.unlink()
     refused("data .* holds 1 pictures, wants two at least", data=str(folder))

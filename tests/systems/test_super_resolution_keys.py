@@ -79,6 +79,20 @@ def test_wrapped_as_it_is_published(wrapped):
     assert len(network.body) == 2 and network.body[0].rdb1.conv1.weight.shape[0] == 4
 
 
+OLD = {"conv_body": "trunk_conv", "body.": "RRDB_trunk.", ".rdb": ".RDB", "conv_up": "upconv", "conv_hr": "HRconv"}
+
+
+def test_esrgan_s_own_names():
+    """RRDB_trunk.0.RDB1.conv1, trunk_conv, upconv1, upconv2, HRconv, as xinntao/ESRGAN's files have them."""
+    state, old = standing_in(), {}
+    for key, value in state.items():
+        for new, name in OLD.items():
+            key = key.replace(new, name)
+        old[key] = value
+    assert {"RRDB_trunk.1.RDB3.conv5.bias", "trunk_conv.weight", "upconv2.bias", "HRconv.weight"} <= old.keys()
+    assert all(torch.equal(value, state[key]) for key, value in rrdbnet(old).state_dict().items())
+
+
 def without(state: dict, *ends: str) -> dict:
     return {key: value for key, value in state.items() if not key.endswith(ends)}
 

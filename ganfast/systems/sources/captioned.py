@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
-from ganfast.train.data.decode import Files, endings
+from ganfast.systems.sources.own import listed
+from ganfast.train.data.decode import endings, read
 from ganfast.train.data.folders import existing
-
-_SHOWN = 5  # names in an error
 
 
 def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
@@ -37,10 +36,10 @@ def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
             foreign.append(file.name)
     _none("captions that are not UTF-8", foreign)
     _none("captions without a word", [texts[name].name for name in texts if not captions[name]])
-    files, pictures, broken = Files(list(images.values()), size, 3), [], []
-    for i, file in enumerate(images.values()):
+    pictures, broken = [], []
+    for file in images.values():
         try:
-            pictures.append(files[i])
+            pictures.append(read(file, size, 3))
         except Exception as error:  # Pillow raises anything
             broken.append(f"{file.name} ({error})")
     _none("pictures that cannot be read", broken)
@@ -49,5 +48,4 @@ def captioned(path: str | Path, size: int = 32) -> tuple[Tensor, list[str]]:
 
 def _none(what: str, found: Sequence[str]) -> None:
     if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        _checks.fail("text-to-image", f"the folder has {len(found)} {what}: {', '.join(found[:_SHOWN])}{more}")
+        _checks.fail("text-to-image", f"the folder has {len(found)} {what}: {listed(found)}")

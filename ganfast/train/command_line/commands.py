@@ -53,6 +53,8 @@ class Sample:
     """a picture of whom to move, with key points beside it, for a run of a system that moves faces (`ganfast run`)"""
     driver: str | None = None
     """a folder of frames or an animated GIF, with key points beside: how to move"""
+    input: Path | None = None
+    """a picture of your own, or a folder of pictures, that a run of a system enlarges or translates (`ganfast run`)"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
@@ -168,10 +170,13 @@ def asked_samples(args: list[str]) -> Sample:
 
 def sample(wanted: Sample) -> None:
     """Of a run of `ganfast train`."""
-    kinds = {"text": "draws by text", "pick": "draws a contact sheet", "face": "moves a face", "driver": "moves a face"}
+    kinds = {
+        "text": "draws by text", "pick": "draws a contact sheet", "face": "moves a face", "driver": "moves a face",
+        "input": "enlarges or translates",
+    }  # fmt: skip
     for name, does in kinds.items():
         if (got := getattr(wanted, name)) is not None:
-            _checks.fail("sample", f"{name} got {got!r}, wants none", f"The run is not of a system that {does}")
+            _checks.fail("sample", f"{name} got {str(got)!r}, wants none", f"The run is not of a system that {does}")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -64,6 +65,34 @@ def _why(path: str | os.PathLike) -> str:
     return f"no image that Pillow knows, it begins with {head!r}"
 
 
+@contextlib.contextmanager
+def opened(path: str | os.PathLike) -> Iterator:
+    """The PIL image of a file. Raises: UnidentifiedImageError for what is none, with the likely cause."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            yield image
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError(_why(path)) from None
+
+
+def upright(image):
+    """A PIL image, decoded and turned as its EXIF says."""
+    from PIL import ImageOps
+
+    image.load()
+    with contextlib.suppress(Exception):  # damaged EXIF: the pixels are whole
+        image = ImageOps.exif_transpose(image)
+    return image
+
+
+def read(path: str | os.PathLike, image_size: int | None, channels: int) -> Tensor:
+    """`square` of an image file."""
+    with opened(path) as image:
+        return square(image, image_size, channels)
+
+
 def square(image, image_size: int | None, channels: int) -> Tensor:
     """A PIL image upright, its central square resized: [channels, S, S] uint8; without an image_size all of it, as large as it is.
 
@@ -73,9 +102,7 @@ def square(image, image_size: int | None, channels: int) -> Tensor:
 
     if image_size and image.format == "JPEG":
         image.draft(None, (3 * image_size, 3 * image_size))  # decodes a large photo at 1/2, 1/4 or 1/8, while thrice the pixels remain
-    image.load()
-    with contextlib.suppress(Exception):  # damaged EXIF: the pixels are whole
-        image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode in _SIXTEEN:
         levels = np.asarray(image)
         if levels.min() < 0 or levels.max() > 65535:
@@ -102,10 +129,4 @@ class Files:
         return len(self.paths)
 
     def __getitem__(self, i: int) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        try:
-            with Image.open(self.paths[i]) as image:
-                return square(image, self.image_size, self.channels)
-        except UnidentifiedImageError:
-            raise UnidentifiedImageError(_why(self.paths[i])) from None
+        return read(self.paths[i], self.image_size, self.channels)

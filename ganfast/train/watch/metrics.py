@@ -19,11 +19,16 @@ from ganfast.train.watch.features import Features, features_of, inception, pixel
 
 __all__ = [
     "Evaluate", "Features", "Reader", "features_of", "frechet_distance", "inception", "kernel_distance", "pixels8", "precision_recall",
-    "scores", "train_reader", "write_curves",
+    "psnr", "scores", "train_reader", "write_curves",
 ]  # fmt: skip
 
 LARGER_IS_BETTER = ("precision", "recall", "modes", "within_3_sigma")
 SCORES = ("precision", "recall", "kid", "fid")
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of two tensors of images in [-1, 1], of all pixels together; infinite where they are equal."""
+    return -10 * torch.log10((a - b).square().mean() / 4).item()
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
