@@ -7,7 +7,6 @@ Source: Mathieu, Couprie & LeCun 2016, "Deep multi-scale video prediction beyond
     2016, "Unsupervised learning for physical interaction through video prediction" (moved pixels); Ronneberger et al. 2015 (the U-Net).
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from ganfast.systems.sources import digits, films, moving
 from ganfast.train import Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.watch import grids
+from ganfast.train.watch.metrics import psnr
 
 PAST, ROLLED = 4, 10  # frames that are given; that are made one after another, each from the four before it
 LEAST = PAST + 2  # frames of a clip: the training compares two that were made
@@ -142,22 +142,18 @@ def gradient_difference(networks, batch) -> Tensor:
     return sum(F.l1_loss(made.diff(dim=axis).abs(), real.diff(dim=axis).abs()) for axis in (2, 3))
 
 
+@form.remembered("data", "image_size", "clips", "count", "fastest", "seed")
 def sets(o: Options) -> dict[str, Tensor]:
     """For training past [N, 4 C, S, S], next and after [N, C, S, S]; test [N, T, C, S, S], held-out stretches of 14 frames, or of as many
     as the shortest held-out film has; all uint8."""
-    return _sets(o.data, o.image_size, o.clips, o.count, o.fastest, o.seed)
-
-
-@functools.lru_cache(maxsize=1)  # training, measure and picture read the same, whatever else the options say
-def _sets(data: str | None, size: int, clips: int, count: int, fastest: int, seed: int) -> dict[str, Tensor]:
-    if data is None:
+    if o.data is None:
         images = digits.mnist(44).images[:, :, 5:-5, 5:-5]  # on the fine grid: 17 pixels, 13 of them the digit
         shuffle = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        how = {"field": size, "count": count, "fastest": fastest}
-        train = moving.clips(clips, images[shuffle[:-TEST]], LEAST, seed=seed + 1, **how).frames
+        how = {"field": o.image_size, "count": o.count, "fastest": o.fastest}
+        train = moving.clips(o.clips, images[shuffle[:-TEST]], LEAST, seed=o.seed + 1, **how).frames
         test = moving.clips(TEST, images[shuffle[-TEST:]], PAST + ROLLED, **how).frames
     else:
-        kept, held = films.parted(list(films.films(data, size, LEAST).values()), LEAST)
+        kept, held = films.parted(list(films.films(o.data, o.image_size, LEAST).values()), LEAST)
         train = torch.cat([films.windows(clip, LEAST) for clip in kept])
         test = torch.cat([films.windows(clip, min(PAST + ROLLED, *map(len, held))) for clip in held])
         test = test[torch.linspace(0, len(test) - 1, min(TEST, len(test))).long()]
@@ -187,11 +183,6 @@ def rolled_on(trainer: Trainer, past: Tensor, count: int) -> Tensor:
     return torch.stack(frames[PAST:], 1)
 
 
-def decibels(made: Tensor, true: Tensor) -> float:
-    """Peak signal to noise ratio, of all pixels together; the peak is the range from -1 to 1."""
-    return 10 * (4 / (made - true).square().mean()).log10().item()
-
-
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     """On held-out clips, images in [-1, 1]. Of the next frame l1, the mean absolute error; db, the peak signal to noise ratio; sharpness,
     mean slope over that of the true frame, sharpness_off, how far that is from 1. copied: of the last frame that was given, in its place.
@@ -201,10 +192,10 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     past, true = clips[:, :PAST], clips[:, PAST:]
     made = rolled_on(trainer, past, true.shape[1])
     steep = lambda at: (slope(made[:, at]).mean() / slope(true[:, at]).mean()).item()
-    figures = {"l1": F.l1_loss(made[:, 0], true[:, 0]).item(), "db": decibels(made[:, 0], true[:, 0])}
+    figures = {"l1": F.l1_loss(made[:, 0], true[:, 0]).item(), "db": psnr(made[:, 0], true[:, 0])}
     figures |= {"sharpness": steep(0), "sharpness_off": abs(steep(0) - 1)}
-    figures |= {"copied_l1": F.l1_loss(past[:, -1], true[:, 0]).item(), "copied_db": decibels(past[:, -1], true[:, 0])}
-    figures |= {"rolled_l1": F.l1_loss(made[:, -1], true[:, -1]).item(), "rolled_db": decibels(made[:, -1], true[:, -1])}
+    figures |= {"copied_l1": F.l1_loss(past[:, -1], true[:, 0]).item(), "copied_db": psnr(past[:, -1], true[:, 0])}
+    figures |= {"rolled_l1": F.l1_loss(made[:, -1], true[:, -1]).item(), "rolled_db": psnr(made[:, -1], true[:, -1])}
     figures |= {"rolled_sharpness": steep(-1), "rolled_copied_l1": F.l1_loss(past[:, -1], true[:, -1]).item()}
     return figures | {"rolled_frames": float(true.shape[1])}
 

@@ -166,7 +166,7 @@ def test_bad_films_are_named(tmp_path):
     write(tmp_path / "good", GREYS)
     write(tmp_path / "short", GREYS[:4])
     gif(tmp_path / "short.gif", GREYS[:2])
-    refused(r"data have 2 clips of fewer than 5 frames: short \(4\), short.gif \(2\)")
+    refused(r"data has 2 clips of fewer than 5 frames: short \(4\), short.gif \(2\)")
     refused(r"1 clips of fewer than 5 frames: 0.png \(1\)", tmp_path / "good" / "0.png")
     frame(1, (20, 24)).save(tmp_path / "good" / "7.png")
     refused("1 clips whose frames have unequal sizes: good: 7.png 20x24, most 20x20")
@@ -188,9 +188,9 @@ def test_what_is_held_out():
     assert [len(clip) for clip in train] == [80, 9] and [clip.tolist() for clip in held] == [list(range(80, 100))]
     train, held = films.parted([film[:12]], 5)
     assert (len(train[0]), held[0].tolist()) == (7, [7, 8, 9, 10, 11])
-    with pytest.raises(ValueError, match="data have 2 clips, the longest of 9 frames, wants five clips, or one of 10 frames"):
+    with pytest.raises(ValueError, match="data has 2 clips, the longest of 9 frames, wants five clips, or one of 10 frames"):
         films.parted([film[:9], film[:5]], 5)
-    with pytest.raises(ValueError, match="data have one clip of 9 frames, wants"):
+    with pytest.raises(ValueError, match="data has one clip of 9 frames, wants"):
         films.parted([film[:9]], 5)
 
 

@@ -74,9 +74,9 @@ def test_points_that_cannot_be(tmp_path, text, words):
 def test_clips_that_do_not_go_together(tmp_path):
     clip(tmp_path / "a", points=[POINTS] * 3)
     clip(tmp_path / "b", points=[POINTS[:1]] * 3)
-    with pytest.raises(ValueError, match="data have unequal numbers of points: 2 in a; 1 in b"):
+    with pytest.raises(ValueError, match="data has unequal numbers of points: 2 in a; 1 in b"):
         pointed(tmp_path, 16)
     with pytest.raises(ValueError, match=r"puppet: driver got .*nowhere.*, wants a folder of clips or an animated GIF"):
         pointed(tmp_path / "nowhere", 16, option="driver")
-    with pytest.raises(ValueError, match=r"puppet: data have 2 clips of fewer than 4 frames: a \(3\), b \(3\)"):
+    with pytest.raises(ValueError, match=r"puppet: data has 2 clips of fewer than 4 frames: a \(3\), b \(3\)"):
         pointed(tmp_path, 16, 4)

@@ -246,7 +246,7 @@ def test_clips_and_a_face_of_your_own(tmp_path, capsys):
 
 def test_bad_films_stop_a_run_before_its_folder_is_made(tmp_path):
     folder = folder_of(tmp_path / "data", 1, 3)
-    with pytest.raises(ValueError, match="puppet: data have 1 clips, the longest of 3 frames, wants five clips, or one of 4 frames"):
+    with pytest.raises(ValueError, match="puppet: data has one clip of 3 frames, wants five clips, or one of 4 frames"):
         SYSTEM.trainer(Options(data=str(folder), run_dir=str(tmp_path / "run"), image_size=SIZE))
     assert not (tmp_path / "run").exists()
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ganfast import _checks
+from ganfast.systems.sources import own
 from ganfast.train.data.decode import square
 from ganfast.train.data.folders import image_files
 
-_SHOWN = 5  # names in an error
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # in EXIF
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 _OF_A_VIDEO = "Videos are not read; a program such as ffmpeg writes their frames: ffmpeg -i film.mp4 frames/%06d.png"
@@ -64,7 +64,7 @@ def clips(path: str | Path, size: int, least: int, system: str = "next-frame", o
         frames.setdefault(clip, []).extend(found)
         sizes.setdefault(clip, []).append((file.name, pixels))
         points[clip] = file.with_suffix(".json") if alone else file.parent / "points.json"
-    none = lambda what, found: _none(system, option, what, found)
+    none = lambda what, found: own.none(system, what, found, option)
     if is_video and not frames:
         _checks.fail(system, f"{option} got {str(root)!r}, wants a folder of clips or an animated GIF", _OF_A_VIDEO)
     none("pictures that cannot be read", broken)
@@ -97,7 +97,7 @@ def parted(clips: Sequence[Tensor], least: int, system: str = "next-frame") -> t
         train.append(clip[: end if end >= least else len(clip)])
     if not held:
         longest = max(map(len, clips))
-        got = f"data have {'one clip' if len(clips) == 1 else f'{len(clips)} clips, the longest'} of {longest} frames"
+        got = f"data has {'one clip' if len(clips) == 1 else f'{len(clips)} clips, the longest'} of {longest} frames"
         cause = "Some are held out, to measure what is made"
         _checks.fail(system, f"{got}, wants five clips, or one of {2 * least} frames", cause)
     return train, held
@@ -135,13 +135,4 @@ def _unequal(frames: list[tuple[str, tuple[int, int]]]) -> str:
     """Which frames have another size than most, in words; nothing where all have one."""
     (usual, _), *others = Counter(pixels for _, pixels in frames).most_common()
     named = [f"{name} {pixels[0]}x{pixels[1]}" for name, pixels in frames if pixels != usual]
-    return f"{_listed(named)}, most {usual[0]}x{usual[1]}" if others else ""
-
-
-def _listed(found: list[str]) -> str:
-    return ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-
-
-def _none(system: str, option: str, what: str, found: list[str]) -> None:
-    if found:
-        _checks.fail(system, f"{option} have {len(found)} {what}: {_listed(found)}")
+    return f"{own.listed(named)}, most {usual[0]}x{usual[1]}" if others else ""

@@ -17,10 +17,10 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def none(system: str, what: str, names: Sequence[str]) -> None:
-    """Raises: ValueError where there are such names, with the first of them. system: whose error it is."""
+def none(system: str, what: str, names: Sequence[str], option: str = "data") -> None:
+    """Raises: ValueError where there are such names, with the first of them. system, option: whose error it is."""
     if names:
-        _checks.fail(system, f"data has {len(names)} {what}: {listed(names)}")
+        _checks.fail(system, f"{option} has {len(names)} {what}: {listed(names)}")
 
 
 def pictures_below(system: str, root: Path) -> list[Path]:

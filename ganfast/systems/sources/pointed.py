@@ -39,7 +39,7 @@ def pointed(path: str | Path, size: int, least: int = 1, option: str = "data") -
         found[name] = Pointed(clip.frames, (points - corner) * 2 / side - 1)
     if len(counts) > 1:
         told = "; ".join(f"{count} in {', '.join(names[:3])}{' and others' if len(names) > 3 else ''}" for count, names in counts.items())
-        _checks.fail("puppet", f"{option} have unequal numbers of points: {told}", "One detector for all, in one order")
+        _checks.fail("puppet", f"{option} has unequal numbers of points: {told}", "One detector for all, in one order")
     return found
 
 
