@@ -75,6 +75,12 @@ def newest(folder: Path, device: str) -> dict:
     return results_file.load_json(found[-1])["systems"] if found else {}
 
 
+def ordered(found: dict[str, dict]) -> dict[str, dict]:
+    """Rows in the order of the systems' names, those of users' own files last."""
+    order = {name: place for place, name in enumerate(systems.NAMES)}
+    return {title: found[title] for title in sorted(found, key=lambda title: order.get(title.split()[0], len(order)))}
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=Path, default=Path("benchmarks/results"))
@@ -113,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
     whole = {name: facts[name] for name in ("device", "kind", "versions", "commit")} | {
         "date": date,
         "processes": PROCESSES,
-        "systems": found,
+        "systems": ordered(found),
     }
     path = results_file.write(asked.results, f"gallery-{results_file.stem(whole)}.json", json.dumps(whole, indent=1) + "\n")
     print(f"written: {path}", flush=True)

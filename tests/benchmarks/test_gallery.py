@@ -93,6 +93,11 @@ def test_a_part_takes_the_others_from_the_devices_newest_file(tmp_path):
     assert gallery.newest(tmp_path / "absent", "Stub 9000, 1 threads") == {}
 
 
+def test_rows_come_in_the_systems_order():
+    names = ["mine", "inpainting", "text-to-image", "text-to-image --data portraits"]
+    assert list(gallery.ordered(dict.fromkeys(names))) == [*names[2:], "inpainting", "mine"]
+
+
 def test_a_folder_that_cannot_be_written_is_a_word_before_anything_runs(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(Unusable, match="cannot write to"):
