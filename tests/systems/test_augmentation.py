@@ -176,6 +176,47 @@ def test_only_those_are_kept_whose_class_is_sure():
     assert asked == [2 * 30 * CLASSES]  # half of them are kept
 
 
+def test_images_are_chosen_by_a_classifier_under_the_same_augmentation_that_saw_none_of_them(monkeypatch):
+    made, asked = (torch.zeros(8, 1, 16, 16), torch.arange(8)), []
+
+    def chosen(judge, images, labels, keep):
+        asked.append((judge, keep))
+        assert images is made[0] and labels is made[1]
+        return images[:1] + (judge == "real + classical 0"), labels[:1]
+
+    def classifier(o, seed, fakes, share, augmented):
+        number = [augmentation.mixed(o.seed, "reader", n) for n in range(o.readers)].index(seed)
+        learned.append((number, fakes, share, augmented))
+        return f"real{' + classical' if augmented else ''}{' + GAN' if fakes else ''} {number}"
+
+    monkeypatch.setattr(augmentation, "surest", chosen)
+    monkeypatch.setattr(augmentation, "classifier", classifier)
+    monkeypatch.setattr(augmentation, "for_classifiers", lambda trainer, o: made)
+    monkeypatch.setattr(augmentation, "balanced_accuracy", lambda reader, images, labels: 0.5)
+    for given, judges in (({"permuted": True}, ["real 0", "real + classical 0", "real 0"]), ({}, [])):
+        learned = []
+        asked.clear()
+        SYSTEM.measure(None, small(readers=3, **given))
+        assert [judge for judge, _ in asked] == judges and {keep for _, keep in asked} <= {0.5}
+        # Of each kind as many as were asked, each with a seed of its own; of all kinds the same seeds.
+        assert [number for number, *_ in learned] == [0, 1, 2] * len(ARMS)
+        for (added, augmented, alone), (_, fakes, share, was) in zip(list(ARMS.values()), learned[::3], strict=True):
+            assert (fakes is not None, was, share) == (added, augmented, 1.0 if alone else 0.5)
+            if added:
+                assert fakes is made if not judges else (fakes[0].unique() == float(augmented)).all() and len(fakes[1]) == 1
+
+
+def test_a_weight_of_zero_leaves_the_term_out():
+    terms = lambda **given: [[*phase.terms] for phase in SYSTEM.trainer(small(**given)).phases]
+    assert terms() == [["adversarial", "r1"], ["adversarial", "again"]]
+    assert terms(r1=0.0)[0] == ["adversarial"]
+    SYSTEM.trainer(small(r1=0.0, steps=1)).fit(progress_bar=False)
+
+
+def test_no_classical_augmentation_can_be_asked_for():
+    assert small(classical="").policy == "" and small().policy == "affine,noise" and small(permuted=True).policy == "noise,mixup"
+
+
 @pytest.mark.parametrize("given", [{}, {"permuted": True}, {"generator": "label"}, {"generator": "label", "permuted": True}])
 def test_every_kind_of_generator(given):
     o = small(transfer=True, steps=2, reader_steps=2, **given)
@@ -255,6 +296,15 @@ def test_a_folder_with_classes(tmp_path):
     assert SYSTEM.drawn(trainer, o).shape[0] == 3
 
 
+@pytest.mark.parametrize("generator", ["pair", "label"])
+def test_pictures_that_cannot_be_read_are_listed(tmp_path, generator):
+    data = a_folder(tmp_path / "own", {"cats": 4, "dogs": 7})
+    (tmp_path / "own" / "dogs" / "none.png").write_bytes(b"no picture")
+    trainer = SYSTEM.trainer(small(data=data, per_class=3, generator=generator))
+    (line,) = trainer.source.broken
+    assert "none.png" in line
+
+
 def test_a_folder_that_cannot_serve_stops_a_run_before_its_folder_is_made(tmp_path):
     own = a_folder(tmp_path / "own", {"cats": 4, "dogs": 3, "cows": 9})
     loose = a_folder(tmp_path, {"loose": 3}) + "/loose"
@@ -276,8 +326,14 @@ def test_a_folder_that_cannot_serve_stops_a_run_before_its_folder_is_made(tmp_pa
         ({"image_size": 20}, "image_size got 20, wants 16, 32 or 64"),
         ({"keep": 0.0}, "keep got 0.0, wants a share above 0, up to 1"),
         ({"share": 1.5}, "share got 1.5, wants a share above 0, up to 1"),
-        ({"few": -1.0}, "few got -1.0, wants no negative number"),
-        ({"few": 0.0, "generator": "label"}, "few got 0.0, wants more than 0 for a generator of labels"),
+        ({"few": -1.0, "transfer": True}, "few got -1.0, wants no negative number"),
+        ({"few": 0.0, "generator": "label", "transfer": True}, "few got 0.0, wants more than 0 for a generator of labels"),
+        ({"few": 0.5}, "few got 0.5, wants none without transfer, as all classes have few images"),
+        ({"again": 1.0, "generator": "label"}, "again got 1.0, wants none for a generator of labels"),
+        ({"adversarial": 0.0, "generator": "label"}, "adversarial got 0.0, wants none for a generator of labels"),
+        ({"r1": -0.1}, "r1 got -0.1, wants no negative number"),
+        ({"adversarial": -1.0}, "adversarial got -1.0, wants no negative number"),
+        ({"again": -1.0}, "again got -1.0, wants no negative number"),
         ({"classical": "shift,turn"}, "'turn'"),
         ({"readers": 0}, "readers got 0, wants at least 1"),
         ({"generator": "both"}, "generator='both'|generator got 'both'"),

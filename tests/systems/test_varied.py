@@ -41,6 +41,12 @@ def test_where_nobody_knows_the_neighbours_the_latent_says_how_much_of_each_map(
     assert made.allclose(changed.clamp(-1, 1), atol=1e-6)
 
 
+def test_linear_maps_of_too_many_pixels_are_refused():
+    words = "8 linear maps of 3 x 64 x 64 permuted pixels have 1208 million weights; wants at most 100 million: take a smaller image_size"
+    with pytest.raises(ValueError, match=words):
+        FlatWarp((3, 64, 64), 8)
+
+
 def test_the_code_of_a_difference_is_as_a_latent_and_makes_the_other_image():
     network = Difference((1, 4, 4), 3, 8)
     code = network(10 * torch.rand(200, 1, 4, 4), 10 * torch.rand(200, 1, 4, 4))
