@@ -77,7 +77,7 @@ def section(results: dict, link: str) -> str:
     }  # fmt: skip
     lines = [
         f"{results['device']}, {results['processes']} runs at a time, {results['seconds'] / 60:.0f} minutes in all, commit",
-        f"{results['commit'][:12]}, {results['date']}: {link}. Accuracy in %, means over {seeds} fresh seeds; what was added",
+        f"{results['commit'][:12]}, {results['date']}: {link}. Accuracy in %, means over {seeds} seeds; what was added",
         "in points, with its 95 % interval (Student's t, of the seeds' paired differences). Words are corrected for the",
         f"column's {len(cells)} rows (Holm): where nothing makes a difference anywhere, a column has a *helped* or *hurt* by chance",
         "at most 1 time in 20.",

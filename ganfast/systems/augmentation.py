@@ -65,7 +65,7 @@ class Options(form.Options):
     made: int = 500
     """images of a class that has few, made by the GAN for the classifiers"""
     share: float = 0.5
-    """of the images in a batch of a class that has few: so many are the GAN's where they are added"""
+    """how much of what a classifier sees of a class that has few images is made by the GAN, where its images are added"""
     spread: float = 1.0
     """standard deviation of the latents that images are made from. In the training it is 1; with less the images are more alike, and of a
     generator of pairs closer to the real image that it is given"""
@@ -235,13 +235,14 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     return image.expand(3, -1, -1)
 
 
-def sample(trainer: Trainer, options: Options, *, count: int, seed: int, label: str | None = None) -> Tensor:
+def sample(trainer: Trainer, options: Options, *, count: int, seed: int, label: str | None = None) -> form.Labelled:
     names = task(options).names
     if label is not None and label not in names:
         _checks.nearest("sample", "label", label, names)
     wanted = torch.arange(count) % len(names) if label is None else torch.full((count,), names.index(label))
     images = made(trainer, options, wanted, seed).flatten(2)
-    return images[:, :, task(options).places.argsort()].unflatten(2, (options.image_size, -1))
+    images = images[:, :, task(options).places.argsort()].unflatten(2, (options.image_size, -1))
+    return form.Labelled(images, [names[i] for i in wanted.tolist()])
 
 
 SYSTEM = form.System(

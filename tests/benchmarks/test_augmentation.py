@@ -66,7 +66,7 @@ def content() -> dict:
 def test_the_page():
     text = augmentation.section(content(), "[x.json](x.json)")
     lines = text.splitlines()
-    assert "10 minutes in all" in text and "means over 5 fresh seeds" in text
+    assert "10 minutes in all" in text and "means over 5 seeds" in text
     assert "corrected for the\ncolumn's 2 rows (Holm)" in text
     assert (
         "- **The GAN's images, added to real ones: helped in plain with 5 (+2.0); no difference in transfer with 20 (+0.0); hurt nowhere.**"

@@ -9,7 +9,7 @@ import torch
 from ganfast.systems import augmentation, classical
 from ganfast.systems.varied import Difference, FlatWarp, Warp
 from ganfast.train.data import to_float
-from tests.systems.test_augmentation import CLASSES, bars
+from tests.systems.bars import CLASSES, bars
 
 
 def test_a_generator_that_bends_nothing_copies():
