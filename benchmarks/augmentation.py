@@ -7,6 +7,7 @@ Writes augmentation-<device>-<date>.json with every run's numbers. Exit status 1
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import statistics
@@ -28,19 +29,41 @@ PER_CLASS = (5, 20, 100)
 T = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 
 
-def difference(runs: list[dict], gain: str) -> tuple[float, float, str]:
-    """Mean of a gain over the seeds, half of its 95 % interval, and a word: helped or hurt where the interval leaves 0 out."""
+def chance(t: float, degrees: int) -> float:
+    """Share of Student's t that lies at least as far from 0. Source: Abramowitz & Stegun 1964, 26.7.3 and 26.7.4."""
+    angle = math.atan(abs(t) / math.sqrt(degrees))
+    if degrees == 1:
+        return 1 - 2 * angle / math.pi
+    start = 2 + degrees % 2
+    terms = itertools.accumulate(range(start, degrees, 2), lambda term, i: term * (i - 1) / i * math.cos(angle) ** 2, initial=1.0)
+    if degrees % 2 == 0:
+        return 1 - math.sin(angle) * sum(terms)
+    return 1 - 2 / math.pi * (angle + math.sin(angle) * math.cos(angle) * sum(terms))
+
+
+def difference(runs: list[dict], gain: str) -> tuple[float, float, float]:
+    """Of a gain over the seeds: mean, half of its 95 % interval, and how likely chance alone takes the mean so far from 0."""
     gains = [run["figures"][gain] for run in runs]
-    mean = statistics.fmean(gains)
-    half = T[len(gains)] * statistics.stdev(gains) / math.sqrt(len(gains))
-    return mean, half, "helped" if mean > half else "hurt" if mean < -half else "no difference"
+    mean, error = statistics.fmean(gains), statistics.stdev(gains) / math.sqrt(len(gains))
+    return mean, T[len(gains)] * error, chance(mean / error, len(gains) - 1) if error else float(mean == 0)
+
+
+def differences(cells: list[dict], gain: str) -> list[tuple[float, float, str]]:
+    """Cell by cell the mean, half of its 95 % interval, and a word, helped, hurt or no difference: chance alone gives one of the first two
+    anywhere among the cells at most five times in a hundred. Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    found, words = [difference(cell["runs"], gain) for cell in cells], ["no difference"] * len(cells)
+    for left, (p, at) in zip(range(len(cells), 0, -1), sorted((p, at) for at, (*_, p) in enumerate(found))):
+        if p > 0.05 / left:
+            break
+        words[at] = "helped" if found[at][0] > 0 else "hurt"
+    return [(mean, half, word) for (mean, half, _), word in zip(found, words)]
 
 
 def verdict(cells: list[dict], gain: str) -> str:
     """helped in transfer with 5 (+1.2); no difference in plain with 5 (+0.1), ...; hurt nowhere"""
     found = {"helped": [], "no difference": [], "hurt": []}
-    for cell in cells:
-        mean, _, word = difference(cell["runs"], gain)
+    for cell, (mean, _, word) in zip(cells, differences(cells, gain)):
         found[word].append(f"{cell['setting']} with {cell['per_class']} ({100 * mean:+.1f})")
     return "; ".join(f"{word} in {', '.join(places)}" if places else f"{word} nowhere" for word, places in found.items())
 
@@ -54,18 +77,21 @@ def section(results: dict, link: str) -> str:
     }  # fmt: skip
     lines = [
         f"{results['device']}, {results['processes']} runs at a time, {results['seconds'] / 60:.0f} minutes in all, commit",
-        f"{results['commit'][:12]}, {results['date']}: {link}. Accuracy in %, means over {seeds} fresh seeds; what was added",
-        "in points, with its 95 % interval (Student's t, of the seeds' paired differences).", "",
+        f"{results['commit'][:12]}, {results['date']}: {link}. Accuracy in %, means over {seeds} seeds; what was added",
+        "in points, with its 95 % interval (Student's t, of the seeds' paired differences). Words are corrected for the",
+        f"column's {len(cells)} rows (Holm): where nothing makes a difference anywhere, a column has a *helped* or *hurt* by chance",
+        "at most 1 time in 20.",
+        "",
         f"- **The GAN's images, added to real ones: {verdict(cells, 'gain')}.**",
         f"- **In place of classical augmentation: {verdict(cells, 'gain against classical')}.**",
         f"- **Added to classical augmentation: {verdict(cells, 'gain over classical')}.**", "",
         f"| setting | real images a class | {' | '.join([*ARMS, *added])} |", f"|---|---:|{'---:|' * len(ARMS)}{'---|' * len(added)}",
     ]  # fmt: skip
-    for cell in cells:
+    columns = zip(*(differences(cells, gain) for gain in added.values()))
+    for cell, found in zip(cells, columns):
         row = [cell["setting"], str(cell["per_class"])]
         row += [f"{100 * statistics.fmean(run['figures'][arm] for run in cell['runs']):.1f}" for arm in ARMS]
-        for mean, half, word in (difference(cell["runs"], gain) for gain in added.values()):
-            row.append(f"{100 * mean:+.1f} ± {100 * half:.1f}, {word}")
+        row += [f"{100 * mean:+.1f} ± {100 * half:.1f}, {word}" for mean, half, word in found]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 

@@ -44,7 +44,7 @@ GAINS = {
 class Options(form.Options):
     data: str | None = None
     """a folder whose sub-folders are classes; none: digits of MNIST"""
-    steps: int = 500
+    steps: int = 400
     per_class: int = 20
     """real images of a class; all others are what classifiers are tested on"""
     transfer: bool = False
@@ -54,10 +54,10 @@ class Options(form.Options):
     generator: Literal["pair", "label"] = "pair"
     """pair: of a real image and noise it makes another of that class; label: of a class and noise"""
     few: float | None = None
-    """with transfer: how often the generator's training sees a class that has few images, where one that has many is 1; none: never, by
-    labels as often"""
+    """with transfer: how often the generator's training sees a class that has few images, for each time that it sees one that has many; 0:
+    never. Default 0, of a generator of labels 1"""
     classical: str | None = None
-    """shift, affine, noise, mixup, or some joined by commas; none: affine,noise, of permuted pixels noise,mixup"""
+    """shift, affine, noise, mixup, or some joined by commas. Default affine,noise; of permuted pixels noise,mixup; "" is none"""
     classical_noise: float | None = None
     """largest deviation of that noise, of images in [-1, 1]: 0.5, of permuted pixels 1.5"""
     image_size: int = 16
@@ -65,11 +65,13 @@ class Options(form.Options):
     made: int = 500
     """images of a class that has few, made by the GAN for the classifiers"""
     share: float = 0.5
-    """of the images in a batch of a class that has few: so many are the GAN's where they are added"""
+    """how much of what a classifier sees of a class that has few images is made by the GAN, where its images are added"""
     spread: float = 1.0
-    """deviation of the latents that images are made from, 1 in the training: less keeps closer to the image that is given"""
+    """standard deviation of the latents that images are made from. In the training it is 1; with less the images are more alike, and of a
+    generator of pairs closer to the real image that it is given"""
     keep: float | None = None
-    """share of the made images that are used, those whose class a classifier of real images is surest of: 1, of permuted pixels 0.5"""
+    """share of the made images that are used, those whose class a classifier of real images is surest of, one under the same
+    augmentation as the classifier that uses them. Default 1, of permuted pixels 0.5"""
     readers: int = 1
     """classifiers of each kind, whose mean accuracy is measured"""
     reader_steps: int = 400
@@ -79,12 +81,13 @@ class Options(form.Options):
     """of convolutions next to the image; fully connected layers have 16 times as much"""
     latent_dim: int = 8
     learning_rate: float = 1e-3
-    adversarial: float = 0.3
-    """weight of the adversarial loss"""
-    again: float = 10.0
-    """weight of the mean squared error of a pair's second image, made from the first by a code of their difference"""
+    adversarial: float | None = None
+    """weight of the adversarial loss of a generator of pairs; default 0.3"""
+    again: float | None = None
+    """weight of the mean squared error of a pair's second image, which a generator of pairs makes from the first by a code of their
+    difference; default 10"""
     r1: float = 0.1
-    """weight of the discriminator's gradient penalty"""
+    """weight of the discriminator's gradient penalty on real images; 0: none"""
     noise: float = 0.2
     """on all that the discriminator sees"""
     augment: str = "translation"
@@ -99,10 +102,12 @@ class Options(form.Options):
             self.want(name, getattr(self, name) >= 1, "at least 1")
         for name in ("share", "keep"):
             self.want(name, getattr(self, name) is None or 0 < getattr(self, name) <= 1, "a share above 0, up to 1")
-        self.want("spread", self.spread >= 0, "no negative number")
-        self.want("few", (self.few or 0) >= 0, "no negative number")
+        for name in ("spread", "few", "classical_noise", "adversarial", "again", "r1", "noise"):
+            self.want(name, (getattr(self, name) or 0) >= 0, "no negative number")
+        self.want("few", self.few is None or self.transfer, "none without transfer, as all classes have few images")
         self.want("few", self.few != 0 or self.generator == "pair", "more than 0 for a generator of labels")
-        self.want("classical_noise", self.classical_noise is None or self.classical_noise >= 0, "no negative number")
+        for name in ("adversarial", "again"):
+            self.want(name, getattr(self, name) is None or self.generator == "pair", "none for a generator of labels")
         classical.names(self.policy)
 
     @property
@@ -111,7 +116,7 @@ class Options(form.Options):
 
     @property
     def policy(self) -> str:
-        return self.classical or ("noise,mixup" if self.permuted else "affine,noise")
+        return ("noise,mixup" if self.permuted else "affine,noise") if self.classical is None else self.classical
 
 
 def task(o: Options) -> Task:
@@ -137,16 +142,19 @@ def build(options: Options) -> Trainer:
         else:
             generator = DCGANGenerator(size, o.latent_dim, width, shape[0], num_classes=classes)
             networks = generator, DCGANDiscriminator(size, width, shape[0], norm=False, num_classes=classes)
-        return Trainer(*networks, ImageData(t.images[rows], labels, t.names), config, condition=True)
+        return Trainer(*networks, ImageData(t.images[rows], labels, t.names, t.broken), config, condition=True)
     if o.permuted:
         networks = {"generator": FlatWarp(shape, o.latent_dim), "discriminator": FlatDiscriminator(shape, width)}
     else:
         networks = {"generator": Warp(size, shape[0], o.latent_dim, width), "discriminator": PairDiscriminator(size, width, shape[0])}
     networks["encoder"] = Network(Difference(shape, o.latent_dim, 16 * o.width), average=False, sampled=False)
-    learned = {"adversarial": o.adversarial, "again": (again, o.again)}
-    phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", ("generator", "encoder"), learned, average=True)]
+    weights = [default if weight is None else weight for weight, default in ((o.adversarial, 0.3), (o.again, 10.0))]
+    told, learned = {"adversarial": 1} | ({"r1": 1} if o.r1 else {}), {"adversarial": weights[0], "again": (again, weights[1])}
+    phases = [Phase("d", "discriminator", told), Phase("g", ("generator", "encoder"), learned, average=True)]
     data = {"real": t.images[rows], "given": t.images[others]}
-    return Trainer(networks=networks, data=data, config=config, phases=phases, condition="given", real="real")
+    trainer = Trainer(networks=networks, data=data, config=config, phases=phases, condition="given", real="real")
+    trainer.source.broken = t.broken
+    return trainer
 
 
 def again(networks, batch) -> Tensor:
@@ -194,11 +202,11 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     images that the GAN made, with both, from the GAN's alone (of classes that have many from real ones). gain: what the GAN's images add
     to real ones; against classical: what they add more than classical augmentation does; over classical: what they add to it."""
     o, t = options, task(options)
-    readers, fakes = {}, None
+    readers, fakes = {}, for_classifiers(trainer, o)
     for name, (added, augmented, alone) in ARMS.items():
-        if added and fakes is None:
-            fakes = surest(readers["real + classical"][0], *for_classifiers(trainer, o), o.kept)
-        how = fakes if added else None, 1.0 if alone else o.share, augmented
+        judge = readers.get("real + classical" if augmented else "real")  # who chooses knows no more than the classifier that is compared
+        chosen = surest(judge[0], *fakes, o.kept) if added and o.kept < 1 else fakes
+        how = chosen if added else None, 1.0 if alone else o.share, augmented
         readers[name] = [classifier(o, mixed(o.seed, "reader", number), *how) for number in range(o.readers)]
     figures = {
         name: statistics.fmean(balanced_accuracy(reader, t.tested, t.tested_labels) for reader in those) for name, those in readers.items()
@@ -227,13 +235,14 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     return image.expand(3, -1, -1)
 
 
-def sample(trainer: Trainer, options: Options, *, count: int, seed: int, label: str | None = None) -> Tensor:
+def sample(trainer: Trainer, options: Options, *, count: int, seed: int, label: str | None = None) -> form.Labelled:
     names = task(options).names
     if label is not None and label not in names:
         _checks.nearest("sample", "label", label, names)
     wanted = torch.arange(count) % len(names) if label is None else torch.full((count,), names.index(label))
     images = made(trainer, options, wanted, seed).flatten(2)
-    return images[:, :, task(options).places.argsort()].unflatten(2, (options.image_size, -1))
+    images = images[:, :, task(options).places.argsort()].unflatten(2, (options.image_size, -1))
+    return form.Labelled(images, [names[i] for i in wanted.tolist()])
 
 
 SYSTEM = form.System(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ganfast import _checks, systems
 from ganfast.systems import inputs, packages, running
-from ganfast.systems.form import Film, Options, System
+from ganfast.systems.form import Film, Labelled, Options, System
 from ganfast.train.command_line import commands
 from ganfast.train.distributed.world import World
 from ganfast.train.randomness import mixed
@@ -131,12 +131,13 @@ def sample(args: list[str]) -> None:
     fields = grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked)
     if film := isinstance(images, Film):
         images, fields = images.frames, fields | images.fields
+    images, labels = images if isinstance(images, Labelled) else (images, None)
     which = "-".join(map(_short, asked.values())) or "all"
     out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
     if film:
         grids.write_clip(out / "clip.gif", images, fields, max(1, 192 // images.shape[-1]))
-    print(_written(out, images, fields, picked))
+    print(_written(out, images, fields, picked, labels))
 
 
 def _picked(text: str | None, others: dict[str, str | None]) -> tuple[int, ...]:
@@ -174,7 +175,7 @@ def _fields(system: System, options: Options, asked: dict[str, str]) -> dict[str
     return {key.capitalize(): value for key, value in asked.items()} | ({"Credit": credit} if credit else {})
 
 
-def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[int, ...]) -> str:
+def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[int, ...], labels: list[str] | None) -> str:
     """Of the images that were picked no grid, as each is large."""
     if picked:
         for number, image in zip(picked, images, strict=True):
@@ -182,5 +183,6 @@ def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[in
         return f"{len(images)} images in {out}"
     grids.write_png(out / "grid.png", grids.tile(images, min(len(images), 10)), fields)
     for i, image in enumerate(images):
-        grids.write_png(out / f"image-{i:03d}.png", image, fields)
+        label = {"Label": labels[i]} if labels else {}
+        grids.write_png(out / f"{commands.file_name(label.get('Label', 'image'))}-{i:03d}.png", image, fields | label)
     return f"{len(images)} images and {out / 'grid.png'}"

@@ -19,7 +19,7 @@ from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 
-__all__ = ["Film", "Options", "System", "reached", "remembered"]
+__all__ = ["Film", "Labelled", "Options", "System", "reached", "remembered"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
@@ -125,6 +125,14 @@ class Film(NamedTuple):
     fields: Mapping[str, str]
 
 
+class Labelled(NamedTuple):
+    """Samples of classes: images [N, C, H, W] in [-1, 1], and for each the name of its class, which `ganfast sample` writes into the
+    file's name and its text."""
+
+    images: Tensor
+    labels: list[str]
+
+
 @dataclass(frozen=True)
 class System:
     """One application.
@@ -137,7 +145,7 @@ class System:
         goals: figure -> ("<=" or ">=", number), on the system's own data; of --data none is known.
         needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
-        sample: (trainer, options, *, count, seed, text, label, pick, face, driver) -> [count, C, H, W] in [-1, 1], or a Film, for
+        sample: (trainer, options, *, count, seed, text, label, pick, face, driver) -> [count, C, H, W] in [-1, 1], a Film or Labelled, for
             `ganfast sample`; text and label only where it draws by them, with a default where they may be left out; pick, by default (),
             where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where it moves a face:
             paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.

@@ -12,7 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ganfast import _checks
 from ganfast.models import DCGANDiscriminator, MLPDiscriminator, MLPGenerator
+
+MOST = 10**8  # weights of linear maps of all pixels; with gradients, averages and what Adam keeps 2 GB
 
 
 class Warp(nn.Module):
@@ -69,12 +72,19 @@ class FlatWarp(nn.Module):
     """latent [N, Z], given [N, C, S, S] -> [N, C, S, S]: as Warp, where nobody knows which pixels are neighbours. Z linear maps of all
     pixels, which are learned, change the given image step by step, as much of each as the latent says.
 
+    Raises: ValueError for more than MOST weights.
     Source: Rao & Ruderman 1999, "Learning Lie groups for invariant visual perception" (changes of images as sums of learned linear maps).
     """
 
     def __init__(self, shape: tuple[int, ...], latent_dim: int, times: int = 2) -> None:
         super().__init__()
         self.times, pixels = times, math.prod(shape)
+        if (weights := latent_dim * pixels**2) > MOST:
+            wants = f"wants at most {MOST / 1e6:.0f} million: take a smaller image_size, or a smaller latent_dim"
+            size = " x ".join(map(str, shape))
+            _checks.fail(
+                "augmentation", f"{latent_dim} linear maps of {size} permuted pixels have {weights / 1e6:.0f} million weights; {wants}"
+            )
         self.maps = nn.Linear(pixels, latent_dim * pixels)
         nn.init.normal_(self.maps.weight, 0, 0.01)
 

@@ -34,10 +34,25 @@ def runs(*gains: float, over: float = 0.0) -> list[dict]:
     ],
 )
 def test_a_word_follows_from_the_seeds(gains, word):
-    mean, half, found = augmentation.difference(runs(*gains), "gain")
+    ((mean, half, found),) = augmentation.differences([{"runs": runs(*gains)}], "gain")
     assert found == word and mean == pytest.approx(sum(gains) / len(gains))
     if gains == (0.01, 0.02, 0.03):
         assert half == pytest.approx(4.303 * 0.01 / 3**0.5)
+
+
+@pytest.mark.parametrize(("t", "degrees", "p"), [(63.657, 1, 0.01), (4.303, 2, 0.05), (5.841, 3, 0.01), (4.604, 4, 0.01), (3.25, 9, 0.01)])
+def test_how_likely_chance_is(t, degrees, p):
+    assert augmentation.chance(t, degrees) == pytest.approx(p, rel=1e-3) == augmentation.chance(-t, degrees)
+
+
+def test_words_are_corrected_for_the_number_of_cells():
+    sure, fair, none = runs(0.01, 0.02, 0.03, 0.02, 0.02), runs(-0.01, -0.02, -0.04, -0.02, -0.03), runs(0.05, -0.01, 0.03, 0.0, 0.01)
+    p = [augmentation.difference(cell, "gain")[2] for cell in (sure, fair, none)]
+    assert 0.05 / 16 < p[0] < 0.05 / 15 and 0.05 / 6 < p[1] < 0.05 / 5 and p[2] > 0.05
+    words = lambda *cells: [word for *_, word in augmentation.differences([{"runs": cell} for cell in cells], "gain")]
+    assert words(*[none] * 4, fair) == ["no difference"] * 4 + ["hurt"] and set(words(*[none] * 5, fair)) == {"no difference"}
+    assert words(*[none] * 4, fair, sure) == ["no difference"] * 4 + ["hurt", "helped"]  # one of the five that are left
+    assert set(words(*[sure] * 15)) == {"helped"} and set(words(*[sure] * 16)) == {"no difference"}
 
 
 def content() -> dict:
@@ -51,7 +66,8 @@ def content() -> dict:
 def test_the_page():
     text = augmentation.section(content(), "[x.json](x.json)")
     lines = text.splitlines()
-    assert "10 minutes in all" in text and "means over 5 fresh seeds" in text
+    assert "10 minutes in all" in text and "means over 5 seeds" in text
+    assert "corrected for the\ncolumn's 2 rows (Holm)" in text
     assert (
         "- **The GAN's images, added to real ones: helped in plain with 5 (+2.0); no difference in transfer with 20 (+0.0); hurt nowhere.**"
         in lines

@@ -9,7 +9,7 @@ import torch
 from ganfast.systems import augmentation, classical
 from ganfast.systems.varied import Difference, FlatWarp, Warp
 from ganfast.train.data import to_float
-from tests.systems.test_augmentation import CLASSES, bars
+from tests.systems.bars import CLASSES, bars
 
 
 def test_a_generator_that_bends_nothing_copies():
@@ -39,6 +39,12 @@ def test_where_nobody_knows_the_neighbours_the_latent_says_how_much_of_each_map(
     more = (given.flatten(1)[:, 3] + 1) / 2
     changed = given.flatten(1) + torch.tensor([0.0, 1.0, -1.0])[:, None] * more[:, None] * (torch.arange(16) == 5)
     assert made.allclose(changed.clamp(-1, 1), atol=1e-6)
+
+
+def test_linear_maps_of_too_many_pixels_are_refused():
+    words = "8 linear maps of 3 x 64 x 64 permuted pixels have 1208 million weights; wants at most 100 million: take a smaller image_size"
+    with pytest.raises(ValueError, match=words):
+        FlatWarp((3, 64, 64), 8)
 
 
 def test_the_code_of_a_difference_is_as_a_latent_and_makes_the_other_image():

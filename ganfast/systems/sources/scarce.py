@@ -15,7 +15,7 @@ from ganfast.train.randomness import mixed
 
 class Task(NamedTuple):
     """images uint8 [N, C, S, S] with labels int64 [N], to learn from; tested, tested_labels: all others; scarce bool [classes]; names of
-    the classes; places int64 [S * S]: which pixel came where."""
+    the classes; places int64 [S * S]: which pixel came where; broken: what of a folder cannot be read and is left out."""
 
     images: Tensor
     labels: Tensor
@@ -24,6 +24,7 @@ class Task(NamedTuple):
     scarce: Tensor
     names: list[str]
     places: Tensor
+    broken: list[str]
 
 
 @functools.lru_cache(maxsize=1)  # training, measure and picture read the same
@@ -49,7 +50,8 @@ def task(data: str | None, size: int, per_class: int, transfer: bool, permuted: 
     if permuted:
         places = places[torch.randperm(size * size, generator=torch.Generator().manual_seed(0))]
         images = images.flatten(2)[:, :, places].view_as(images)
-    return Task(images[learned], found.labels[learned], images[tested], found.labels[tested], scarce, found.classes, places)
+    tested_labels = found.labels[tested]
+    return Task(images[learned], found.labels[learned], images[tested], tested_labels, scarce, found.classes, places, found.broken)
 
 
 def _check(found: ImageData, data: str | None, per_class: int, transfer: bool) -> None:
