@@ -200,7 +200,7 @@ def test_all_files_of_a_run_have_the_mark(ran, tmp_path, side, monkeypatch):
             for t in range(getattr(image, "n_frames", 1)):
                 image.seek(t)
                 whole = pixels(image)
-                scale = 2 if name == "clip.gif" or "picture" not in name and side == 32 and whole.shape[2] > 600 else 1
+                scale = 2 if name == "clip.gif" or ("picture" not in name and side == 32 and whole.shape[2] > 600) else 1
                 parts = tiles(whole, scale, side)
                 if name == "clip.gif":
                     parts = parts[:, 2]

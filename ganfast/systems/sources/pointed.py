@@ -15,7 +15,6 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.systems.sources import films
 
-
 WANTED = {
     "data": "a folder of clips or an animated GIF, key points beside",
     "face": "a picture of a face, key points beside: of face.png in face.json",
@@ -79,7 +78,7 @@ def _read(file: Path, name: str, frames: int, pixels: tuple[int, int]) -> Tensor
         (point, i), picture = out[0], f"the picture of {pixels[0]} x {pixels[1]} pixels"
         cause = f"So are {len(out)} of {sum(map(len, held))} points; leave such frames out, or such points in all frames"
         _checks.fail("puppet", f"{where} have {point} in frame {i}, outside of {picture}", cause)
-    return torch.tensor(held, dtype=torch.float32).clamp(torch.zeros(2), torch.tensor(pixels))
+    return torch.tensor(held, dtype=torch.float32).clamp(torch.zeros(2), torch.tensor(pixels, dtype=torch.float32))
 
 
 def _is_point(held: object) -> bool:
