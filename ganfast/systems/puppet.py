@@ -59,7 +59,7 @@ class Options(form.Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         size = self.image_size
-        self.want("image_size", size in (32, 64, 128, 256), "32, 64, 128 or 256")
+        self.want("image_size", size in provenance.SIZES, "32, 64, 128 or 256")
         for name in ("batch_size", "width"):
             self.want(name, getattr(self, name) >= 1, "at least 1")
         self.want("people", 2 <= self.people <= 10_000, "2 to 10000")
