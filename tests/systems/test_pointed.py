@@ -84,7 +84,7 @@ def test_clips_that_do_not_go_together(tmp_path):
     clip(tmp_path / "b", points=[POINTS[:1]] * 3)
     with pytest.raises(ValueError, match="data has unequal numbers of points: 2 in a; 1 in b"):
         pointed(tmp_path, 16)
-    with pytest.raises(ValueError, match=r"puppet: driver got .*nowhere.*, wants a folder of clips or an animated GIF"):
+    with pytest.raises(ValueError, match=r"puppet: driver got .*nowhere.*, wants a folder of frames or an animated GIF"):
         pointed(tmp_path / "nowhere", 16, option="driver")
     with pytest.raises(ValueError, match=r"puppet: data has 2 clips of fewer than 4 frames: a \(3\), b \(3\)"):
         pointed(tmp_path, 16, 4)
