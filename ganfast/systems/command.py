@@ -119,6 +119,8 @@ def sample(args: list[str]) -> None:
         return
     asked = {key: getattr(wanted, key) for key in ("text", "label", "pick", "face", "driver") if getattr(wanted, key) is not None}
     _check_asked(system, asked)
+    if "driver" in asked and (count := commands.option(args, "count")) is not None:
+        _checks.fail("sample", f"count got {count!r}, wants none with driver", "The film is taken whole")
     picked, seed = _picked(asked.get("pick"), {name: commands.option(args, name) for name in NOT_PICKED}), wanted.seed
     given = asked
     if picked:
@@ -128,10 +130,12 @@ def sample(args: list[str]) -> None:
         images = system.sample(trainer, options, count=wanted.count, seed=seed, **given)
     else:
         images = trainer.sample(wanted.count, asked.get("label"), seed)
-    fields = grids.about(f"{system.name}: {trainer.name}", seed) | _fields(system, options, asked)
+    fields = {key.capitalize(): value for key, value in asked.items()}
+    own = False
     if film := isinstance(images, Film):
-        images, fields = images.frames, fields | images.fields
+        images, fields, own = images.frames, fields | images.fields, images.own
     images, labels = images if isinstance(images, Labelled) else (images, None)
+    fields = system.fields_of(trainer, options, seed, own) | fields
     which = "-".join(map(_short, asked.values())) or "all"
     out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
@@ -168,11 +172,6 @@ def _short(text: str) -> str:
     """For a folder's name: of two long captions that begin alike too."""
     name = commands.file_name(text)
     return name if len(name) <= 60 else f"{name[:50]}-{mixed(text):08x}"
-
-
-def _fields(system: System, options: Options, asked: dict[str, str]) -> dict[str, str]:
-    credit = system.credit_of(options)
-    return {key.capitalize(): value for key, value in asked.items()} | ({"Credit": credit} if credit else {})
 
 
 def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[int, ...], labels: list[str] | None) -> str:

@@ -17,10 +17,10 @@ from torch import Tensor
 from ganfast.models.cyclegan import PatchDiscriminator, ResnetGenerator
 from ganfast.systems import epochs, form, readers
 from ganfast.systems.sources import blurred
+from ganfast.systems.sources.own import picture_at
 from ganfast.systems.sources.weights import load_folder
 from ganfast.train import ImagePool, Network, Phase, Trainer, adversarial
 from ganfast.train.data import folder, to_float, to_uint8, unpaired
-from ganfast.train.data.decode import read
 from ganfast.train.data.folders import existing
 from ganfast.train.watch.grids import tile
 
@@ -187,10 +187,12 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     return to_uint8(tile(rows, columns)).expand(3, -1, -1)
 
 
-def applied(trainer: Trainer, options: Options, file: Path) -> tuple[str, Tensor]:
-    """A picture cut and resized as in the training, as B if it is taken for A, and as A if it is taken for B."""
-    image = to_float(read(file, options.whole().crop_size, 3 if options.data else 1)[None])
-    return "", tile(torch.cat([image, *(trainer.sample(1, image, network=name).cpu() for name in ("ab", "ba"))]), 3)
+def applied(trainer: Trainer, options: Options, file: Path) -> dict[str, Tensor]:
+    """A picture cut and resized as in the training beside what it is as B, if it is taken for A, and as A, if it is taken for B; and each
+    of these alone, under the endings that pytorch-CycleGAN-and-pix2pix gives them."""
+    image = to_float(picture_at(file, options.whole().crop_size, 3 if options.data else 1)[None])
+    b, a = (trainer.sample(1, image, network=name).cpu() for name in ("ab", "ba"))
+    return {"": tile(torch.cat([image, b, a]), 3), "-fake_B": b[0], "-fake_A": a[0]}
 
 
 SYSTEM = form.System(
@@ -204,5 +206,6 @@ SYSTEM = form.System(
     needs=("scikit-learn",),
     credit=lambda options: "" if options.data else "digits: Alpaydin & Kaynak 1998, UCI, as bundled with scikit-learn",
     applied=applied,
+    fixed=("weights",),
     restored={"weights": None},
 )

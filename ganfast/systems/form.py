@@ -18,6 +18,7 @@ from ganfast import _checks
 from ganfast.train import TrainConfig, Trainer
 from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
+from ganfast.train.watch import grids
 
 __all__ = ["Film", "Labelled", "Options", "System", "reached", "remembered"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
@@ -119,10 +120,11 @@ class Options:
 
 class Film(NamedTuple):
     """Samples that are frames one after another, which `ganfast sample` also writes as clip.gif: frames [T, C, H, W] in [-1, 1]; fields:
-    text of each file beside what all files of samples say, such as whose face it is."""
+    text of each file beside what all files of samples say, such as whose face it is; own: whether that is the user's, not the system's."""
 
     frames: Tensor
     fields: Mapping[str, str]
+    own: bool = False
 
 
 class Labelled(NamedTuple):
@@ -149,12 +151,15 @@ class System:
             `ganfast sample`; text and label only where it draws by them, with a default where they may be left out; pick, by default (),
             where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where it moves a face:
             paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.
-        applied: (trainer, options, file) -> (ending, [C, H, W] in [-1, 1]): what is made of a picture of the user's own, and what
-            comes after its name, for `ganfast sample RUN --input FILE_OR_FOLDER`. None: that is refused.
+        applied: (trainer, options, file) -> {ending: [C, H, W] in [-1, 1]}: what is made of a picture of the user's own, by what comes
+            after its name, for `ganfast sample RUN --input FILE_OR_FOLDER`. It reads the file by `sources.own.picture_at`. None: that is
+            refused.
         sources: what `data` may name beside a folder.
+        fixed: options that decide what is held out, or are of no use later: a resumed run keeps them, as it does `data` and `seed`.
+        shows: options -> further text fields of the picture, such as whose face it shows. None: there are none.
         restored: options that `build` gets where a run is put back, or a function of the run's options and of the checkpoint's state that
             gives them: what was learned or read before the training lies in the checkpoint.
-    Raises: ValueError for a name or goals of another form.
+    Raises: ValueError for a name or goals of another form, and for fixed options that there are not.
     """
 
     name: str
@@ -167,8 +172,10 @@ class System:
     needs: tuple[str, ...] = ()
     credit: str | Callable[[Options], str] = ""
     sample: Callable[..., Tensor] | None = None
-    applied: Callable[[Trainer, Options, Path], tuple[str, Tensor]] | None = None
+    applied: Callable[[Trainer, Options, Path], Mapping[str, Tensor]] | None = None
     sources: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    shows: Callable[[Options], Mapping[str, str]] | None = None
     restored: Mapping[str, object] | Callable[[Options, Mapping], Mapping[str, object]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -177,6 +184,10 @@ class System:
         for figure, goal in self.goals.items():
             if not isinstance(goal, (tuple, list)) or len(goal) != 2 or goal[0] not in COMPARE:
                 _checks.fail("System", f"the goal of {figure} is {goal!r}, wants ('<=' or '>=', number)")
+        known = [f.name for f in dataclasses.fields(self.options)]
+        for name in self.fixed:
+            if name not in known:
+                _checks.nearest("System", "fixed", name, known)
 
     def trainer(self, options: Options) -> Trainer:
         """What `build` makes. Networks that it initialises follow from the seed, and torch's own random state stays as it was."""
@@ -188,6 +199,13 @@ class System:
 
     def credit_of(self, options: Options) -> str:
         return self.credit(options) if callable(self.credit) else self.credit
+
+    def fields_of(self, trainer: Trainer, options: Options, seed: int | None = None, own: bool = False) -> dict[str, str]:
+        """The text fields that all files of a run have: that they are synthetic, by which model and seed (None: the run's), from whose
+        data. own: pictures of the user's are shown, and the data are what the network was trained on alone."""
+        fields = grids.about(f"{self.name}: {trainer.name}", options.seed if seed is None else seed)
+        credit = self.credit_of(options)
+        return fields | ({"Network trained on" if own else "Credit": credit} if credit else {})
 
     def figures(self, trainer: Trainer, options: Options) -> dict[str, float]:
         """What `measure` found. Raises: ValueError where it is no dict of numbers, or lacks one that has a goal."""

@@ -43,7 +43,7 @@ class Options(form.Options):
     adversarial: float = 0.05
     """weight of the adversarial loss"""
     r1: float = 0.1
-    """weight of the discriminator's gradient penalty"""
+    """weight of the discriminator's gradient penalty; 0 leaves it out"""
     noise: float = 0.1
     """on all that the discriminator sees"""
 
@@ -52,6 +52,8 @@ class Options(form.Options):
         size = self.image_size
         self.want("image_size", size >= 16 and size & (size - 1) == 0, "a power of two of at least 16")
         self.want("image_size", self.data is not None or size == 32, "32 for the digits")
+        for name in ("l1", "adversarial", "r1", "noise"):
+            self.want(name, getattr(self, name) >= 0, "at least 0")
         self.want("hole", 0 < self.hole < size, f"1 to {size - 1}, as the pictures have {size} x {size} pixels")
 
 
@@ -127,8 +129,8 @@ def build(options: Options) -> Trainer:
     images = sets(o)["train"]
     channels = images.shape[1]
     config = o.config(batch_size=o.batch_size, latent_dim=0, learning_rate=o.learning_rate, noise=o.noise, r1=o.r1)
-    learned = {"l1": (l1, o.l1), "adversarial": o.adversarial}
-    phases = [Phase("d", "discriminator", {"adversarial": 1, "r1": 1}), Phase("g", "generator", learned, average=True)]
+    learned, told = {"l1": (l1, o.l1), "adversarial": o.adversarial}, {"adversarial": 1} | ({"r1": 1} if o.r1 else {})
+    phases = [Phase("d", "discriminator", told), Phase("g", "generator", learned, average=True)]
     missing = masks(o.mask, MASKS, o.image_size, o.hole, seed=o.seed) if o.masks is None else of_folder(o.masks, o.image_size)
     data = unpaired(images=images, masks=missing)
     discriminator = Network(Discriminator(channels, o.image_size, o.width), condition="masks")

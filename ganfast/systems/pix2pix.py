@@ -19,11 +19,11 @@ from ganfast.models.cyclegan import ResnetGenerator
 from ganfast.models.pix2pix import DOWNS, PairDiscriminator, UnetGenerator
 from ganfast.systems import epochs, form
 from ganfast.systems.sources import portraits
+from ganfast.systems.sources.own import picture_at
 from ganfast.systems.sources.paired import paired
 from ganfast.systems.sources.weights import load_folder
 from ganfast.train import Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
-from ganfast.train.data.decode import read
 from ganfast.train.watch.grids import tile
 
 # What an option that is not given means: on the portraits, and on a folder, where it is as users of pytorch-CycleGAN-and-pix2pix know it;
@@ -196,10 +196,11 @@ def sample(trainer: Trainer, options: Options, *, count: int, seed: int) -> Tens
     return torch.stack([tile(torch.stack(pair), 2) for pair in zip(to_float(inputs), translated(trainer, inputs))])
 
 
-def applied(trainer: Trainer, options: Options, file: Path) -> tuple[str, Tensor]:
-    """A picture cut and resized as in the training, and what is made of it."""
-    image = read(file, options.whole().crop_size, 3)[None]
-    return "", tile(torch.cat([to_float(image), translated(trainer, image)]), 2)
+def applied(trainer: Trainer, options: Options, file: Path) -> dict[str, Tensor]:
+    """A picture cut and resized as in the training beside what is made of it, and this alone."""
+    image = picture_at(file, options.whole().crop_size, 3)[None]
+    made = translated(trainer, image)
+    return {"": tile(torch.cat([to_float(image), made]), 2), "-fake": made[0]}
 
 
 SYSTEM = form.System(
@@ -214,5 +215,6 @@ SYSTEM = form.System(
     credit=lambda options: "" if options.data else portraits.CREDIT,
     sample=sample,
     applied=applied,
+    fixed=("weights",),
     restored={"weights": None},
 )

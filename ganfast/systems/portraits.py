@@ -188,4 +188,5 @@ SYSTEM = form.System(
     needs=("robohash",),
     credit=lambda options: "" if options.data else source.CREDIT,
     sample=sample,
+    fixed=("pictures",),
 )

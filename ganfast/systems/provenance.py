@@ -20,6 +20,10 @@ def height(size: int) -> int:
     return _ROWS * max(1, size // 64)
 
 
+SIZES = (32, 64, 128, 256)
+"""Sides of the pictures that the strip is looked for in, as they are and enlarged."""
+
+
 @functools.lru_cache(maxsize=8)
 def strip(size: int) -> Tensor:
     """[height(size), size] of -1 and 1."""
@@ -49,7 +53,13 @@ def above(images: Tensor) -> Tensor:
 
 def is_marked(images: Tensor) -> Tensor:
     """bool [N]: whether images [N, C, S, S] in [-1, 1] have the strip: nine tenths of its pixels are light or dark as they should be, so
-    that it is found after a JPEG or a GIF too; also in frames of 64 pixels or more that were enlarged by a whole number."""
+    that it is found after a JPEG or a GIF too; also in frames of SIZES that were enlarged by a whole number. Each image is one frame, no
+    grid of several; in frames that were made smaller, or larger by a fraction, the strip is not found reliably."""
     size = images.shape[-1]
-    light = images[:, :, -height(size) :].float().mean(1) > 0
-    return (light == (strip(size).to(light.device) > 0)).float().mean((1, 2)) >= 0.9
+    light, found = images.float().mean(1) > 0, torch.zeros(len(images), dtype=torch.bool, device=images.device)
+    for made in {size, *(side for side in SIZES if side < size)}:
+        from_where = torch.arange(size) * made // size
+        rows = from_where[from_where >= made - height(made)] - (made - height(made))
+        wanted = strip(made)[rows][:, from_where].to(light.device) > 0
+        found |= (light[:, -len(wanted) :] == wanted).float().mean((1, 2)) >= 0.9
+    return found

@@ -50,6 +50,11 @@ def _kept(system: System, options: Options) -> dict:
     return found
 
 
+def _gone(system: System, data: str | None) -> bool:
+    """Whether a run's data were a user's, and are no longer there."""
+    return data is not None and data not in system.sources and not Path(data).expanduser().exists()
+
+
 def _json(value: dict) -> str:
     return json.dumps(value, indent=1) + "\n"
 
@@ -88,9 +93,13 @@ def made(system: System, options: Options) -> Trainer:
 
 
 def resumed(system: System, options: Options) -> Trainer:
-    """The run in options.run_dir, which `fit` goes on with: other options than the seed may have changed."""
-    if options.seed != (held := saved(Path(options.run_dir), system)[1].seed):
-        _checks.fail("run", f"seed got {options.seed}, the run in {options.run_dir} has {held}; a resumed run keeps it")
+    """The run in options.run_dir, which `fit` goes on with: other options than seed, data and those that the system names as fixed may
+    have changed. Raises: ValueError where one of these did; data may lie elsewhere if they do no longer lie where they were."""
+    held, now = (_kept(system, o) for o in (saved(Path(options.run_dir), system)[1], options))
+    for name in ("seed", "data", *system.fixed):
+        if now[name] != held[name] and not (name == "data" and _gone(system, held[name]) and now[name] is not None):
+            got = f"{name} got {getattr(options, name)!r}, the run in {options.run_dir} has {held[name]!r}"
+            _checks.fail("run", f"{got}; a resumed run keeps it")
     trainer = put_back(system, options, Path(options.run_dir))
     if trainer.world.rank == 0:
         trainer.callbacks += standard.default(trainer.config)
@@ -128,9 +137,8 @@ def finish(system: System, trainer: Trainer, options: Options) -> dict:
         figures = system.figures(trainer, options)
     with numbers("picture"):
         image = system.drawn(trainer, options)
-    credit = system.credit_of(options)
-    fields = grids.about(f"{system.name}: {trainer.name}", options.seed) | {"Description": system.does}
-    grids.write_png(trainer.run_dir / PICTURE, to_float(image), fields | ({"Credit": credit} if credit else {}))
+    fields = system.fields_of(trainer, options) | {"Description": system.does} | (system.shows(options) if system.shows else {})
+    grids.write_png(trainer.run_dir / PICTURE, to_float(image), fields)
     device = torch.cuda.get_device_name(trainer.device) if trainer.device.type == "cuda" else _place.cpu()
     result = {
         "system": system.name,
@@ -140,7 +148,7 @@ def finish(system: System, trainer: Trainer, options: Options) -> dict:
         "figures": {name: value if math.isfinite(value) else None for name, value in figures.items()},
         "goals": {name: list(goal) for name, goal in system.goals_of(options).items()},
         "reached": form.reached(figures, system.goals_of(options)),
-        "credit": credit,
+        "credit": system.credit_of(options),
         "device": f"{device}, {torch.get_num_threads()} threads",
         "versions": {"torch": torch.__version__, "ganfast": ganfast.__version__},
     }

@@ -20,12 +20,12 @@ from ganfast import _checks
 from ganfast.models.super_resolution import RRDBNet, Upscaler, enlarged, rrdbnet, sizes
 from ganfast.systems import form
 from ganfast.systems.inpainting import slope
+from ganfast.systems.sources.own import picture_at
 from ganfast.systems.sources.photographs import photographs
 from ganfast.systems.sources.pictures import pictures
 from ganfast.systems.sources.weights import state_dict
 from ganfast.train import Network, Phase, Trainer
 from ganfast.train.data import to_float, to_uint8
-from ganfast.train.data.decode import read
 from ganfast.train.watch.grids import tile
 from ganfast.train.watch.metrics import psnr
 
@@ -237,9 +237,9 @@ def sample(trainer: Trainer, options: Options, *, count: int, seed: int) -> Tens
     return torch.stack([tile(torch.stack(pair), 2) for pair in zip(near, ours)])
 
 
-def applied(trainer: Trainer, options: Options, file: Path) -> tuple[str, Tensor]:
+def applied(trainer: Trainer, options: Options, file: Path) -> dict[str, Tensor]:
     """A picture of any size, four times as large."""
-    return "-x4", whole(trainer, read(file, None, 3))
+    return {"-x4": whole(trainer, picture_at(file, None, 3))}
 
 
 SYSTEM = form.System(
@@ -254,5 +254,6 @@ SYSTEM = form.System(
     credit=lambda options: "" if options.data else "; ".join(photograph.credit for photograph in photographs()),
     sample=sample,
     applied=applied,
+    fixed=("weights", "learn_from"),
     restored=held_in,
 )

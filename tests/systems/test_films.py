@@ -162,7 +162,7 @@ def test_bad_films_are_named(tmp_path):
             films.films(path, 16, 5)
 
     refused(r"data got '.*/filmz', wants a folder of clips or an animated GIF; there is no such thing. Did you mean 'films'", _mk(tmp_path))
-    refused("holds no pictures, wants folders of frames")
+    refused("holds no pictures, wants a folder of clips or an animated GIF")
     write(tmp_path / "good", GREYS)
     write(tmp_path / "short", GREYS[:4])
     gif(tmp_path / "short.gif", GREYS[:2])

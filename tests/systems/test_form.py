@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +114,20 @@ def test_goals_hold_for_the_systems_own_data_alone():
     system = form.System("some", "tests", form.Options, None, measure, None, goals={"l1": ("<=", 1)})
     assert system.figures(None, form.Options()) == {"l1": 0.5} and system.goals_of(form.Options()) == {"l1": ("<=", 1)}
     assert system.figures(None, form.Options(data="x")) == {} == system.goals_of(form.Options(data="x"))
+
+
+def test_fixed_options_are_options():
+    with pytest.raises(ValueError, match=r"System: fixed='brihgt' is unknown.*Did you mean 'bright'"):
+        replace(halves.SYSTEM, fixed=("brihgt",))
+
+
+def test_the_text_fields_of_a_run_tell_whose_data_are_shown_or_were_learned_from():
+    trainer = SimpleNamespace(name="a generator")
+    shown = halves.SYSTEM.fields_of(trainer, halves.Options(seed=4))
+    assert (shown["Model"], shown["Seed"], shown["Credit"]) == ("halves: a generator", "4", "drawn here") and shown["Synthetic"]
+    of_users = halves.SYSTEM.fields_of(trainer, halves.Options(seed=4), 7, own=True)
+    assert of_users["Network trained on"] == "drawn here" and of_users["Seed"] == "7" and "Credit" not in of_users
+    assert not {"Credit", "Network trained on"} & replace(halves.SYSTEM, credit="").fields_of(trainer, halves.Options()).keys()
 
 
 def test_what_is_remembered_is_read_anew_where_its_options_change():

@@ -74,6 +74,7 @@ def test_own_pictures(tmp_path):
     options = Options(data=str(tmp_path), image_size=16, hole=6, mask="free", steps=3, width=8, batch_size=4, fused=False)
     trainer = SYSTEM.trainer(options)
     trainer.fit(progress_bar=False)
+    assert "r1" in trainer.phases[0].terms and "r1" not in SYSTEM.trainer(dataclasses.replace(options, r1=0.0)).phases[0].terms
     figures = SYSTEM.measure(trainer, options)
     masks = tmp_path.with_name("masks")
     masks.mkdir()
@@ -92,6 +93,7 @@ def test_own_pictures(tmp_path):
     [
         ({"hole": 32}, "hole got 32, wants 1 to 31"),
         ({"hole": 0}, "hole got 0, wants 1 to 31"),
+        ({"r1": -1.0}, "r1 got -1.0, wants at least 0"),
         ({"image_size": 64}, "image_size got 64, wants 32 for the digits"),
         ({"image_size": 24, "data": "x"}, "image_size got 24, wants a power of two"),
     ],

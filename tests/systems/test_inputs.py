@@ -1,6 +1,10 @@
 """`ganfast run`, `--resume` and `ganfast sample` of pix2pix and super-resolution from the command line, with pictures of the user's own."""
 
+import dataclasses
 import json
+import shutil
+import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +14,8 @@ from PIL import Image
 
 from ganfast import cli
 from ganfast.models.super_resolution import RRDBNet
-from ganfast.systems import pix2pix, running, super_resolution
+from ganfast.systems import cyclegan, pix2pix, running, super_resolution
+from ganfast.systems.sources import own
 from ganfast.train.data import to_float
 from ganfast.train.data.decode import read
 from tests.systems.test_pix2pix_keys import discriminator_layout, generator_layout, standing_in
@@ -77,6 +82,27 @@ def test_pix2pix_goes_on_and_samples_without_the_weights_file(tmp_path, pairs, m
     assert (to_float(read(made[0], None, 3)[:, 2:34, 36:68]) - wanted).abs().max() < 0.01
 
 
+def test_a_resumed_run_keeps_its_data_and_its_weights(tmp_path, pairs, monkeypatch, capsys):
+    (tmp_path / "w").mkdir()
+    torch.save(standing_in(generator_layout(2, 5)), tmp_path / "w" / "latest_net_G.pth")
+    monkeypatch.chdir(tmp_path)
+    command("run", "pix2pix", "--data=pairs", "--weights=w", "--run-dir=run", "--steps=1", *TRANSLATE)
+    shutil.copytree("pairs", "others")
+    resume = "run", "pix2pix", "--run-dir=run", "--resume"
+    before = (tmp_path / "run" / "system.json").read_text()
+    assert "data got 'others', the run in run has" in fails(capsys, *resume, "--data=others")
+    assert "data got None, the run in run has" in fails(capsys, *resume, "--data=None")
+    assert "weights got 'others', the run in run has" in fails(capsys, *resume, "--weights=others")
+    assert (tmp_path / "run" / "system.json").read_text() == before
+    monkeypatch.chdir(tmp_path / "run")
+    command("run", "pix2pix", "--run-dir=.", "--resume", "--data=../others/../pairs", "--weights=../w")  # the same folders
+    monkeypatch.chdir(tmp_path)
+    Path("pairs").rename("moved")
+    assert "data got None, the run in run has" in fails(capsys, *resume, "--data=None")
+    command(*resume, "--data=moved")
+    assert json.loads((tmp_path / "run" / "system.json").read_text())["options"]["data"] == str(tmp_path / "moved")
+
+
 def test_super_resolution_goes_on_and_samples_without_the_weights_file(tmp_path, photographs, monkeypatch):
     torch.save({"params": RRDBNet(width=4, blocks=1, growth=3).state_dict()}, tmp_path / "x4.pth")
     monkeypatch.chdir(tmp_path)
@@ -96,7 +122,7 @@ def test_super_resolution_goes_on_and_samples_without_the_weights_file(tmp_path,
     assert (to_float(seen[:, 2:38, 40:76]) - wanted).abs().max() < 0.01
 
 
-def test_pictures_of_any_kind_are_enlarged(tmp_path, photographs, capsys):
+def test_pictures_of_any_kind_are_enlarged(tmp_path, photographs, capsys, monkeypatch):
     run, given = tmp_path / "run", tmp_path / "given"
     command("run", "super-resolution", "--data", photographs, "--run-dir", run, "--steps=1", "--width=4", "--blocks=1", *ENLARGE)
     (given / "more").mkdir(parents=True)
@@ -120,7 +146,23 @@ def test_pictures_of_any_kind_are_enlarged(tmp_path, photographs, capsys):
     assert (run / "sample-step1-a" / "a-x4.png").is_file()
     assert "1 pictures that cannot be read: text.png" in fails(capsys, "sample", run, "--input", given / "text.png")
     assert "there is no such thing" in fails(capsys, "sample", run, "--input", given / "b.png")
-    assert "count got '3', wants none with input" in fails(capsys, "sample", run, "--input", given, "--count", "3")
+    for name in ("count", "face", "driver"):
+        assert f"{name} got '3', wants none with input" in fails(capsys, "sample", run, "--input", given, f"--{name}", "3")
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "read", lambda *given: struct.unpack("I", b""))
+        assert "1 pictures that cannot be read: a.bmp (unpack requires" in fails(capsys, "sample", run, "--input", given / "a.bmp")
+
+    def broken(*given):
+        raise ValueError("the network failed")
+
+    system = super_resolution.SYSTEM
+    for changed, words in (({"applied": broken}, "the network failed"), ({"credit": "somebody"}, "")):
+        monkeypatch.setattr(running.systems, "load", lambda name, changed=changed: dataclasses.replace(system, **changed))
+        if words:
+            assert "cannot be read" not in (said := fails(capsys, "sample", run, "--input", given / "a.bmp")) and words in said
+    command("sample", run, "--input", given / "a.bmp")
+    with Image.open(run / "sample-step1-a" / "a-x4.png") as image:  # somebody's data, but not in this picture
+        assert image.text["Network trained on"] == "somebody" and "Credit" not in image.text and image.text["Input"] == "a.bmp"
 
 
 def test_a_large_picture_is_enlarged_in_tiles_without_seams(monkeypatch):
@@ -145,6 +187,17 @@ def test_a_picture_is_translated_and_other_runs_take_none(tmp_path, pairs, capsy
     assert shown.shape == (3, 36, 70) and torch.equal(shown[:, 2:34, 2:34], given)
     trainer, _ = put_back(run)
     assert (to_float(shown[:, 2:34, 36:68]) - pix2pix.translated(trainer, given[None])[0]).abs().max() < 0.01
+    assert torch.equal(read(tmp_path / "out" / "mine-fake.png", None, 3), shown[:, 2:34, 36:68])  # alone
+    (tmp_path / "alike").mkdir()
+    for name in ("a", "a-fake"):
+        Image.effect_noise((50, 40), 60).save(tmp_path / "alike" / f"{name}.png")
+    command("sample", run, "--input", tmp_path / "alike", "--out", tmp_path / "both")
+    names = sorted(path.name for path in (tmp_path / "both").iterdir())
+    assert names == ["a-fake-fake.png", "a-fake.png", "a.png-fake.png", "a.png.png"]  # none in another's place
+    sampled = SimpleNamespace(sample=lambda n, images, network: images.abs() if network == "ab" else -images.abs())
+    made = cyclegan.applied(sampled, cyclegan.Options(crop_size=32), tmp_path / "mine.jpg")
+    assert list(made) == ["", "-fake_B", "-fake_A"] and made[""].shape == (1, 36, 3 * 34 + 2)
+    assert made["-fake_B"].equal(-made["-fake_A"]) and made["-fake_B"].min() >= 0 and made["-fake_B"].shape == (1, 32, 32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(running.systems.NAMES, "halves", "tests.systems.halves")
         command("run", "halves", "--run-dir", tmp_path / "halves", "--steps=1", *PLAIN)

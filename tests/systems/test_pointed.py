@@ -27,6 +27,11 @@ def test_points_lie_where_they_did_in_the_middle_square(tmp_path):
     assert found["b"].points[0].tolist() == [[-1.5, -1], [1.5, 1]]
 
 
+def test_points_up_to_a_pixel_outside_lie_on_the_border(tmp_path):
+    clip(tmp_path / "a", 1, [[[-1, 41], [60.5, -0.5]]])
+    assert pointed(tmp_path, 16)["a"].points.tolist() == [[[-1.5, 1], [1.5, -1]]]
+
+
 def test_points_of_a_large_jpeg_and_of_one_on_its_side(tmp_path):
     clip(tmp_path / "large", 2, [[[200, 100]]] * 2, (400, 400), "jpg")  # is decoded at a part of its size
     assert pointed(tmp_path / "large", 16)["large"].points.flatten().tolist() == [0, -0.5] * 2
@@ -60,7 +65,10 @@ def test_points_of_an_animation_and_of_one_picture_lie_beside_it(tmp_path):
         ("[[[1, 2]], [[1, 2]], [[1, 2], [3, 4]]]", "are 2 in frame 3 and 1 in the first, wants as many in each"),
         ("[[[1, 2]], [[1, 2, 3]], [[1, 2]]]", r"have \[1, 2, 3\] in frame 2, wants \[x, y\], two numbers"),
         ("[[[1, 2]], [[1, NaN]], [[1, 2]]]", r"have \[1, nan\] in frame 2, wants"),
-        ("[[[1, 2]], [[1, 2]], [[61, 2]]]", r"have \[61, 2\] in frame 3, outside of the picture of 60 x 40 pixels"),
+        (
+            "[[[1, 2]], [[62, 2]], [[0, -1.1]]]",
+            r"have \[62, 2\] in frame 2, outside of the picture of 60 x 40 pixels. So are 2 of 3 points",
+        ),
     ],
 )
 def test_points_that_cannot_be(tmp_path, text, words):
@@ -76,7 +84,7 @@ def test_clips_that_do_not_go_together(tmp_path):
     clip(tmp_path / "b", points=[POINTS[:1]] * 3)
     with pytest.raises(ValueError, match="data has unequal numbers of points: 2 in a; 1 in b"):
         pointed(tmp_path, 16)
-    with pytest.raises(ValueError, match=r"puppet: driver got .*nowhere.*, wants a folder of clips or an animated GIF"):
+    with pytest.raises(ValueError, match=r"puppet: driver got .*nowhere.*, wants a folder of frames or an animated GIF"):
         pointed(tmp_path / "nowhere", 16, option="driver")
     with pytest.raises(ValueError, match=r"puppet: data has 2 clips of fewer than 4 frames: a \(3\), b \(3\)"):
         pointed(tmp_path, 16, 4)

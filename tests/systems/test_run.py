@@ -107,6 +107,17 @@ def test_nothing_of_an_earlier_run_is_overwritten(tmp_path, capsys):
     assert "system.json cannot be read" in fails(capsys, "run", "halves", "--resume", *there)
 
 
+def test_a_resumed_run_keeps_what_decides_what_is_held_out(tmp_path, capsys):
+    path = other(tmp_path, **{'credit="drawn here"': 'fixed=("bright",)'})
+    run(tmp_path / "run", "--steps=1", name=str(path))
+    before, again = content(tmp_path / "run"), ("run", path, "--resume", "--run-dir", tmp_path / "run")
+    assert "bright got 0.5, the run in" in (said := fails(capsys, *again, "--bright=0.5")) and "has 0.8; a resumed run keeps it" in said
+    assert content(tmp_path / "run") == before
+    run(tmp_path / "run", "--resume", "--bright=0.8", "--steps=2", name=str(path))
+    other(tmp_path)
+    run(tmp_path / "run", "--resume", "--bright=0.5", "--steps=3", name=str(path))  # where no system says so, it may change
+
+
 def other(folder: Path, **changes: str) -> Path:
     """A file with a system of its own: halves under another name, with parts replaced."""
     text = FILE.read_text().replace('"halves"', '"others"')

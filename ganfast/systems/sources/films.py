@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ganfast import _checks
 from ganfast.systems.sources import own
-from ganfast.train.data.decode import square
+from ganfast.train.data.decode import opened, square
 from ganfast.train.data.folders import image_files
 
 _ORIENTATION, _ON_ITS_SIDE = 0x0112, (5, 6, 7, 8)  # in EXIF
+_WANTED = "a folder of clips or an animated GIF"
 _VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"}
 _OF_A_VIDEO = "Videos are not read; a program such as ffmpeg writes their frames: ffmpeg -i film.mp4 frames/%06d.png"
 
@@ -34,11 +35,13 @@ def films(path: str | Path, size: int, least: int) -> dict[str, Tensor]:
     return {name: clip.frames for name, clip in clips(path, size, least).items()}
 
 
-def clips(path: str | Path, size: int, least: int, system: str = "next-frame", option: str = "data") -> dict[str, Clip]:
+def clips(
+    path: str | Path, size: int, least: int, system: str = "next-frame", option: str = "data", wants: str = _WANTED
+) -> dict[str, Clip]:
     """Each clip at or below `path` by its name, in the order of their names, in which numbers count as numbers: 10 comes after 9. An
     animation is a clip, its frames taken as equally long, and so is each GIF, with a single frame too; other pictures of one folder are a
     clip together, in that order, and a single picture at `path` is one of a single frame. Files are found as `folders.image_files` does,
-    `decode.square` says how a frame becomes a square. system, option: whose errors they are.
+    `decode.square` says how a frame becomes a square. system, option: whose errors they are; wants: what these ask for.
 
     Raises: ValueError where nothing is at `path`, for clips of fewer than `least` frames or of frames of unequal sizes, and for pictures
         that cannot be read, as a clip without one would jump; all listed.
@@ -47,8 +50,7 @@ def clips(path: str | Path, size: int, least: int, system: str = "next-frame", o
     if not root.exists():
         beside = [other.name for other in root.parent.iterdir()] if root.parent.is_dir() else []
         cause = _checks.meant(root.name, beside, 0.6)
-        wants = "a folder of clips or an animated GIF; there is no such thing"
-        raise ValueError(f"{system}: {option} got {str(root)!r}, wants {wants}.{cause}")
+        raise ValueError(f"{system}: {option} got {str(root)!r}, wants {wants}; there is no such thing.{cause}")
     paths, broken, others = ([()], [], {}) if root.is_file() else image_files(root)
     is_video = {root.suffix.lower(), *others} & _VIDEOS
     frames, sizes, points = {}, {}, {}
@@ -66,10 +68,10 @@ def clips(path: str | Path, size: int, least: int, system: str = "next-frame", o
         points[clip] = file.with_suffix(".json") if alone else file.parent / "points.json"
     none = lambda what, found: own.none(system, what, found, option)
     if is_video and not frames:
-        _checks.fail(system, f"{option} got {str(root)!r}, wants a folder of clips or an animated GIF", _OF_A_VIDEO)
+        _checks.fail(system, f"{option} got {str(root)!r}, wants {wants}", _OF_A_VIDEO)
     none("pictures that cannot be read", broken)
     if not frames:
-        _checks.fail(system, f"{option} {str(root)!r} holds no pictures, wants folders of frames, or animated GIFs")
+        _checks.fail(system, f"{option} {str(root)!r} holds no pictures, wants {wants}")
     none("clips whose frames have unequal sizes", [f"{clip}: {words}" for clip, s in sizes.items() if (words := _unequal(s))])
     short = [f"{clip} ({len(found)})" for clip, found in frames.items() if len(found) < least]
     none(f"clips of fewer than {least} frames", short)
@@ -105,9 +107,7 @@ def parted(clips: Sequence[Tensor], least: int, system: str = "next-frame") -> t
 
 def _frames(file: Path, size: int) -> tuple[list[Tensor], tuple[int, int], bool]:
     """Squares, the size of what they were made from, upright, and whether the file is a clip of its own."""
-    from PIL import Image
-
-    with Image.open(file) as image:
+    with opened(file) as image:
         pixels, found = _upright(image), []  # before a JPEG is decoded smaller
         # A camera's MPO has previews beside its photograph. A GIF of one frame is still no frame of its neighbours.
         animated = getattr(image, "is_animated", False) and image.format != "MPO"

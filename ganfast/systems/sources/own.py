@@ -1,12 +1,15 @@
-"""What the sources of your own files share: which files of a folder are pictures, how many are read at once, how those that are wrong
-are named."""
+"""What the sources of your own files share: which files of a folder are pictures, how they are read, alone and many at once, how those
+that are wrong are named."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from torch import Tensor
+
 from ganfast import _checks
+from ganfast.train.data.decode import read
 from ganfast.train.data.folders import image_files
 
 SHOWN = 5  # names in an error
@@ -29,6 +32,18 @@ def pictures_below(system: str, root: Path) -> list[Path]:
     found, broken, _ = image_files(root)
     none(system, "folders that cannot be read", broken)
     return [root.joinpath(*parts) for parts in found]
+
+
+class Unreadable(Exception):
+    """Why a file is no picture."""
+
+
+def picture_at(file: Path, size: int | None, channels: int) -> Tensor:
+    """`decode.read` of a file. Raises: Unreadable for whatever goes wrong there, and so for nothing that goes wrong later."""
+    try:
+        return read(file, size, channels)
+    except Exception as error:  # Pillow raises anything
+        raise Unreadable(str(error)) from error
 
 
 def each(files: Iterable[Path], read: Callable[[Path], object]) -> Iterator[tuple[Path, object]]:

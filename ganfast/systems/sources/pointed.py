@@ -15,6 +15,14 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.systems.sources import films
 
+WANTED = {
+    "data": "a folder of clips or an animated GIF, key points beside",
+    "face": "a picture of a face, key points beside: of face.png in face.json",
+    "driver": "a folder of frames or an animated GIF, key points beside",
+}
+"""By option."""
+OUTSIDE = 1  # pixels: so far a detector may round a point over the border
+
 
 class Pointed(NamedTuple):
     """frames uint8 [T, 3, S, S]; points float32 [T, K, 2], x and y, -1 and 1 being the borders of the square that the frames are."""
@@ -24,13 +32,14 @@ class Pointed(NamedTuple):
 
 
 def pointed(path: str | Path, size: int, least: int = 1, option: str = "data") -> dict[str, Pointed]:
-    """name -> the clip at or below `path`, as `films.films` names and reads them. option: what errors call the path.
+    """name -> the clip at or below `path`, as `films.films` names and reads them; points up to a pixel outside of the picture are taken
+    for ones on its border. option: what errors call the path.
 
     Raises: ValueError as `films.films`; where points are missing, no list of frames of as many points each as all other frames have, as
-        many as there are no frames, no numbers, or outside of the picture.
+        many as there are no frames, no numbers, or further outside of the picture.
     """
     found, counts = {}, {}
-    for name, clip in films.clips(path, size, least, "puppet", option).items():
+    for name, clip in films.clips(path, size, least, "puppet", option, WANTED[option]).items():
         points = _read(clip.points, name, len(clip.frames), clip.pixels)
         counts.setdefault(points.shape[1], []).append(name)
         width, height = clip.pixels
@@ -58,14 +67,18 @@ def _read(file: Path, name: str, frames: int, pixels: tuple[int, int]) -> Tensor
         _checks.fail("puppet", f"{where} are no list of frames, each a list of [x, y]")
     if len(held) != frames:
         _checks.fail("puppet", f"{where} are of {len(held)} frames, the clip has {frames}")
+    out = []
     for i, frame in enumerate(held, 1):
         if wrong := [point for point in frame if not _is_point(point)]:
             _checks.fail("puppet", f"{where} have {wrong[0]!r} in frame {i}, wants [x, y], two numbers")
         if len(frame) != len(held[0]):
             _checks.fail("puppet", f"{where} are {len(frame)} in frame {i} and {len(held[0])} in the first, wants as many in each")
-        if out := [point for point in frame if not all(0 <= at <= end for at, end in zip(point, pixels))]:
-            _checks.fail("puppet", f"{where} have {out[0]} in frame {i}, outside of the picture of {pixels[0]} x {pixels[1]} pixels")
-    return torch.tensor(held, dtype=torch.float32)
+        out += [(point, i) for point in frame if not all(-OUTSIDE <= at <= end + OUTSIDE for at, end in zip(point, pixels))]
+    if out:
+        (point, i), picture = out[0], f"the picture of {pixels[0]} x {pixels[1]} pixels"
+        cause = f"So are {len(out)} of {sum(map(len, held))} points; leave such frames out, or such points in all frames"
+        _checks.fail("puppet", f"{where} have {point} in frame {i}, outside of {picture}", cause)
+    return torch.tensor(held, dtype=torch.float32).clamp(torch.zeros(2), torch.tensor(pixels, dtype=torch.float32))
 
 
 def _is_point(held: object) -> bool:

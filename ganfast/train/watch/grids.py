@@ -51,11 +51,26 @@ def write_png(path: Path, image: Tensor, fields: dict[str, str], scale: int = 1)
     picture(image, scale).save(path, format="PNG", pnginfo=info)
 
 
+WIDE = 300  # pixels of a clip that shows how samples change, about
+
+
 def _small(image: "Image.Image") -> "Image.Image":
-    """About 300 pixels wide, in 32 colours: fifty frames stay below 3 MB."""
+    """About WIDE pixels wide, in 32 colours: fifty frames stay below 3 MB."""
     from PIL import Image
 
-    return image.reduce(max(1, image.width // 300)).quantize(32, dither=Image.Dither.NONE)
+    return image.reduce(max(1, image.width // WIDE)).quantize(32, dither=Image.Dither.NONE)
+
+
+def _first(sheet: "Image.Image", cell: tuple[int, int], columns: int, rows: bool) -> "Image.Image":
+    """A sheet of `columns` pictures of `cell`, height and width, a row, as `write_grid` makes it; where `_small` would make them smaller
+    than they are, and what is small in them unreadable, as many of a row as fit, and as many rows, or all `rows`. Pictures wider than a
+    clip are left to `_small`."""
+    scale, (height, width) = _scale(cell), cell
+    fit = (WIDE + 40) // (width + 2)
+    if not fit or sheet.width // WIDE <= scale or sheet.width != scale * (columns * (width + 2) + 2):
+        return sheet
+    high = sheet.height if rows else min(sheet.height, scale * (fit * (height + 2) + 2))
+    return sheet.crop((0, 0, scale * (fit * (width + 2) + 2), high))
 
 
 def _save_gif(path: "Path | IO[bytes]", pictures: list["Image.Image"], milliseconds: list[int], fields: dict[str, str]) -> None:
@@ -69,8 +84,18 @@ def write_clip(path: Path, frames: Sequence[Tensor], fields: dict[str, str], sca
         _save_gif(file, [picture(frame, scale) for frame in frames], [milliseconds] * len(frames), fields)
 
 
-def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: float = 8.0) -> None:
-    """The learning clip: the PNGs one after another, the last one held; `fields` become the comment.
+def write_gif(
+    path: Path,
+    frames: list[Path],
+    fields: dict[str, str],
+    seconds: float = 8.0,
+    cell: tuple[int, int] | None = None,
+    columns: int = 10,
+    rows: bool = False,
+) -> None:
+    """The learning clip: the PNGs one after another, the last one held; `fields` become the comment. cell: height and width of the
+    pictures in grids of so many `columns`: where they would become smaller than they are, the clip shows the first of them alone, of all
+    rows if `rows`.
 
     Raises: ValueError without frames.
     """
@@ -81,7 +106,7 @@ def write_gif(path: Path, frames: list[Path], fields: dict[str, str], seconds: f
     pictures = []
     for frame in frames:
         with Image.open(frame) as image:
-            pictures.append(_small(image))
+            pictures.append(_small(_first(image, cell, columns, rows) if cell else image))
     each = max(40, int(1000 * seconds / len(pictures)))
     _save_gif(path, pictures, [each] * (len(pictures) - 1) + [2000], fields)
 
@@ -138,7 +163,12 @@ def _sheet(images: Tensor, columns: int) -> tuple[Tensor, int]:
     if images.dim() != 4:
         cause = "Points in the plane want grids.scatter" if images.dim() == 2 else ""
         _checks.fail("grids", f"the sampler gives shape {list(images.shape)}, wants images [N, C, H, W]", cause)
-    return tile(images, columns), max(1, 64 // max(images.shape[2:]))
+    return tile(images, columns), _scale(images.shape[2:])
+
+
+def _scale(cell: tuple[int, int]) -> int:
+    """By which pictures of this height and width are enlarged."""
+    return max(1, 64 // max(cell))
 
 
 def draw_points(axes, fake: Tensor, real: Tensor, title: str) -> None:

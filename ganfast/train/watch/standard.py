@@ -38,9 +38,12 @@ class Pictures(Callback):
         for at, name in enumerate(trainer.sampled):
             sampler, end = trainer.sampler(name), f"-{name}" if at else ""
             frames = [path for path in (run / "grids").glob(f"step-*{end}.png") if at or path.stem.count("-") == 1]
+            real = trainer.reals(WATCHED, name)
             if frames:
-                grids.write_gif(run / f"learning{end}.gif", sorted(frames), grids.about(f"{sampler.name}, from the first on", seed))
-            if sampler.latent_shape and trainer.reals(WATCHED, name).dim() == 4 and can_sample(sampler.generator):
+                cell = tuple(real.shape[2:]) if real.dim() == 4 else None
+                fields = grids.about(f"{sampler.name}, from the first on", seed)
+                grids.write_gif(run / f"learning{end}.gif", sorted(frames), fields, cell=cell, rows=bool(sampler.classes))
+            if sampler.latent_shape and real.dim() == 4 and can_sample(sampler.generator):
                 grids.interpolation(run / f"interpolation{end}.gif", sampler, seed)
         if (run / "log.jsonl").exists():
             from ganfast.train.watch.curves import write_curves

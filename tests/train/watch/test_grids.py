@@ -1,6 +1,7 @@
 """PNGs and GIFs say that they are synthetic, by which model and seed; grids put images where they belong."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,31 @@ def test_a_gif_shows_every_frame_and_says_what_it_is(tmp_path):
     with Image.open(tmp_path / "a.gif") as found:
         assert found.n_frames == 3
         assert b"Synthetic: yes" in found.info["comment"] and b"Model: the model; Seed: 5" in found.info["comment"]
+
+
+@pytest.mark.parametrize(
+    ("side", "rows", "seen", "of"),
+    [
+        (28, False, (302, 302), 28),  # enlarged twice in the grid, as it is in the clip
+        (64, False, (5 * 66 + 2, 5 * 66 + 2), 64),
+        (64, True, (5 * 66 + 2, 10 * 66 + 2), 64),
+        (256, False, (258 + 2, 258 + 2), 256),
+        (400, False, (310, 310), None),  # too large for a clip: smaller than they are
+    ],
+)
+def test_pictures_in_the_learning_clip_are_as_large_as_they_are(tmp_path, side, rows, seen, of):
+    sampler = SimpleNamespace(name="a", classes=[], sample=lambda n, labels, seed: stripes(n, side))
+    grids.write_grid(tmp_path / "a.png", sampler, 0)
+    grids.write_gif(tmp_path / "a.gif", [tmp_path / "a.png"], {}, cell=(side, side), rows=rows)
+    shown = pixels(tmp_path / "a.gif")
+    assert shown.shape == seen[::-1]
+    if of:
+        for place in (2, 2 + side + 2) if side < 256 else (2,):
+            assert torch.equal(shown[2 : 2 + side, place : place + side] > 127, stripes(1, side)[0, 0] > 0)
+
+
+def stripes(n, side):
+    return ((torch.arange(side) // 2 % 2).float() * 2 - 1).expand(n, 1, side, side).contiguous()
 
 
 def test_a_clip_without_frames_says_so(tmp_path):
