@@ -162,13 +162,18 @@ def amounts(named: str, by: str, known: tuple[str, ...]) -> dict[str, float]:
 
 
 def listed(found: Directions, run: Path) -> str:
-    """A line for each direction: what it moves, and how linear it is."""
+    """A line for each direction: what it moves, what else moves with it, and how linear it is."""
     reach = f"{found.reach:g}"
     width = max(map(len, found.names))
-    lines = [f"directions of {run}, tried from by={-found.reach:g} to by={reach}; moves in standard deviations of each measure"]
-    for name, r2, row in zip(found.names, found.r2.tolist(), range(len(found.names))):
-        others = found.others(name)
-        most = max(others, key=others.get, default=None)
-        beside = f", of the others {most} most, {others[most]:.2f}" if most else ""
-        lines.append(f"  {name:<{width}}  moves {found.moved[row, row].item():+.2f}{beside}; R2 {r2:.2f}")
+    lines = [f"directions of {run}, tried from by={-found.reach:g} to by={reach}; in standard deviations of each measure"]
+    for row, name in enumerate(found.names):
+        others = ""
+        if len(found.names) > 1:
+            net, end = (found.others(name, what) for what in ("net", "end"))
+            most, further = (max(far, key=far.get) for far in (net, end))
+            each = sum(found.others(name, "each").values()) / len(net)
+            others = (
+                f"; others: {most} {net[most]:.2f} from end to end, {further} {end[further]:.2f} at one end, {each:.2f} in each picture"
+            )
+        lines.append(f"  {name:<{width}}  moves {found.moved[row, row].item():+.2f}{others}; R2 {found.r2[row].item():.2f}")
     return "\n".join([*lines, f"`ganfast edit {run} --direction {found.names[0]} --by {reach}` draws a strip"])

@@ -84,8 +84,17 @@ def test_without_a_direction_it_says_which_there_are(run, capsys):
     lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
     assert lines.keys() == {"brightness", "contrast", "warmth", "greenness"}  # the others are the same for all pictures
     for name in ("brightness", "warmth", "greenness"):
-        assert float(lines[name].split("moves ")[1].split(",")[0]) == pytest.approx(4, abs=0.1)
+        assert float(lines[name].split("moves ")[1].split(";")[0]) == pytest.approx(4, abs=0.1)
         assert float(lines[name].rsplit(" ", 1)[1]) > 0.95
+
+
+def test_the_list_says_what_cancels_from_end_to_end():
+    ends = torch.tensor([[[-2.0, -0.9, 0.3], [0, -2, 0], [0, 0, -2]], [[2.0, -0.8, 0.1], [0, 2, 0], [0, 0, 2]]])
+    each = torch.tensor([[2.0, 1.0, 0.5], [0, 2, 0], [0, 0, 2]])
+    found = Directions(("a", "bent", "c"), torch.eye(3), torch.zeros(3), torch.ones(3), torch.tensor([0.5, 1, 1]), ends, each)
+    line = edit.listed(found, Path("run")).splitlines()[1]
+    told = "c 0.20 from end to end, bent 0.90 at one end, 0.75 in each picture"
+    assert line == f"  a     moves +4.00; others: {told}; R2 0.50"
 
 
 def test_a_direction_is_learned_once_for_each_step_of_a_run(run, capsys, monkeypatch):

@@ -58,7 +58,12 @@ def test_figures_of_a_generator_that_is_known(few, monkeypatch):
     for name in ("slant", "thickness"):
         assert figures[name] == pytest.approx(4, abs=0.15) and figures[f"{name}_r2"] > 0.95
         assert figures[f"{name}_others"] < figures[f"{name}_worst"] < 0.15
-    assert 0.3 < figures["random"] < 2.5 and figures["reader"] == 0.99 and figures["read_unedited"] > 0.97
+    assert (
+        0.3 < figures["random"] < 2.5
+        and 0.15 < figures["random_each"] < 1.5
+        and figures["reader"] == 0.99
+        and figures["read_unedited"] > 0.97
+    )
     ends = [figures[f"read_{name}_{way}"] for name in ("slant", "thickness") for way in ("less", "more")]
     assert figures["read"] == min(ends) == figures["read_slant_less"] < 0.9 and figures["read_slant_more"] > 0.95
     assert figures["read_thickness_less"] < figures["read_thickness_more"]
@@ -74,6 +79,17 @@ def test_other_measures_that_move_are_told(few, monkeypatch):
     figures = SYSTEM.figures(known(), Options())
     assert figures["slant_worst"] == pytest.approx(2, abs=0.15) and figures["thickness_worst"] < 0.15
     assert figures["slant_others"] == pytest.approx(2 / (len(found.names) - 1), abs=0.15)
+
+
+def test_a_change_that_both_ends_share_is_told(few, monkeypatch):
+    """Strokes are thinner the more they lean, to the left as to the right: their mean does not move from end to end."""
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
+    plain, straight = Bars.forward, SYSTEM.figures(known(), Options())
+    thinner = lambda latent: torch.stack([latent[:, 0], latent[:, 1] - 0.5 * latent[:, 0] ** 2, *latent.unbind(1)[2:]], 1)
+    monkeypatch.setattr(Bars, "forward", lambda self, latent, labels=None: plain(self, thinner(latent), labels))
+    figures = SYSTEM.figures(known(), Options())
+    assert straight["slant_worst_end"] < 0.5 and straight["slant_each"] < 0.25
+    assert figures["slant_worst"] < 0.6 and figures["slant_worst_end"] > 1.5 and figures["slant_each"] > 0.5
 
 
 def test_directions_are_learned_once_and_the_picture_shows_them(few, tmp_path, monkeypatch):
@@ -160,7 +176,11 @@ def test_a_folder_of_pictures_with_or_without_classes(tmp_path, classes, few, mo
     assert trainer.classes == list(classes) and trainer.sample(2).shape == (2, 3, 16, 16)
     figures = SYSTEM.figures(trainer, options)
     names = {name.removesuffix("_r2") for name in figures if name.endswith("_r2")}
-    assert names and {"random", *(f"{name}{what}" for name in names for what in ("", "_others", "_worst"))} <= figures.keys()
+    assert (
+        names
+        and {"random", "random_each", *(f"{name}{what}" for name in names for what in ("", "_others", "_worst", "_worst_end", "_each"))}
+        <= figures.keys()
+    )
     assert SYSTEM.goals_of(options) == {} and SYSTEM.credit_of(options) == "" and "read" not in figures
     assert len(SYSTEM.drawn(trainer, options)) == 3
 
