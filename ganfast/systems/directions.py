@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch import Tensor
 from ganfast import _checks
 from ganfast.train.saving.disk import atomic
 
-__all__ = ["Directions", "joined", "learned", "tried"]
+__all__ = ["Directions", "joined", "learned", "moves", "tried"]
 ALIKE = 1e-3  # what is added to the gradients' products: two measures that are nearly one stay a little entangled, by no endless direction
 NOISE = 0.01  # share of a measure's variance below which the latent is taken to tell nothing of it
 LONGEST = 3.0  # standard deviations of the latent that by=1 goes at most, where a measure hardly depends on it
@@ -32,8 +33,9 @@ class Directions:
     """What `learned` found, a row for each name.
 
     vectors [K, *latent_shape]: what by=1 adds to a latent; mean, sd [K]: of the measure over pictures that were not edited; r2 [K]: the
-    share of the measure's variance (within classes, where there were some) that is linear in the latent. moved [K, K]: how far column's
-    measure moves in its sd, on average, as one goes from by=-reach to by=reach along the row's direction; none before `tried`.
+    share of the measure's variance (within classes, where there were some) that is linear in the latent. What a trial found, in sd of
+    the column's measure, none before `tried`: ends [2, K, K], how far the measure's mean is from where it was, at by=-reach and at
+    by=reach along the row's direction; each [K, K], how far it goes in one picture, up or down, on average, at the end where that is more.
     """
 
     names: tuple[str, ...]
@@ -41,8 +43,14 @@ class Directions:
     mean: Tensor
     sd: Tensor
     r2: Tensor
-    moved: Tensor | None = None
+    ends: Tensor | None = None
+    each: Tensor | None = None
     reach: float = 2.0
+
+    @property
+    def moved(self) -> Tensor | None:
+        """[K, K]: how far column's measure moves in its sd, on average, from by=-reach to by=reach along the row's direction."""
+        return None if self.ends is None else self.ends[1] - self.ends[0]
 
     def along(self, latents: Tensor, by: Mapping[str, float]) -> Tensor:
         """Latents [N, *latent_shape] moved, {"slant": 2.0}: by two standard deviations of slant, as far as slant is linear; several at
@@ -58,10 +66,12 @@ class Directions:
         row = self.names.index(name)
         return Directions((name,), *(tensor[row : row + 1] for tensor in (self.vectors, self.mean, self.sd, self.r2)))
 
-    def others(self, name: str) -> dict[str, float]:
-        """How far the others' measures move along a direction that was tried: |moved|, without its own."""
-        row = self.moved[self.names.index(name)].abs().tolist()
-        return {other: far for other, far in zip(self.names, row) if other != name}
+    def others(self, name: str, what: Literal["net", "end", "each"] = "net") -> dict[str, float]:
+        """How far the others' measures move along a direction that was tried. net: |moved|, of the mean from end to end, where what is
+        alike at both ends cancels; end: of the mean from the middle to the end where it is further away; each: of each picture, where
+        nothing cancels."""
+        table = {"net": lambda: self.moved.abs(), "end": lambda: self.ends.abs().amax(0), "each": lambda: self.each}[what]()
+        return {other: far for other, far in zip(self.names, table[self.names.index(name)].tolist()) if other != name}
 
     def save(self, path: str | Path, **more: object) -> None:
         """As JSON, with `more`, which `load` gives back."""
@@ -74,13 +84,14 @@ class Directions:
         """Raises: ValueError for a file of another form."""
         try:
             held = json.loads(Path(path).read_text(encoding="utf-8"))
-            more, names, moved, reach = held["more"], tuple(held["names"]), held["moved"], float(held["reach"])
+            more, names, reach = held["more"], tuple(held["names"]), float(held["reach"])
+            trial = {name: None if held[name] is None else torch.tensor(held[name], dtype=torch.float32) for name in ("ends", "each")}
             tensors = {name: torch.tensor(held[name], dtype=torch.float32) for name in ("vectors", "mean", "sd", "r2")}
             if not all(len(tensor) == len(names) for tensor in tensors.values()):
                 raise ValueError("its lists are not as long as its names")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"edit: {path} cannot be read: {error}.") from None
-        return cls(names, **tensors, moved=None if moved is None else torch.tensor(moved), reach=reach), more
+        return cls(names, **tensors, **trial, reach=reach), more
 
 
 def learned(latents: Tensor, measures: Mapping[str, Tensor], labels: Tensor | None = None) -> Directions:
@@ -141,34 +152,51 @@ def _limited(vectors: Tensor) -> Tensor:
     return vectors * (LONGEST / vectors.flatten(1).norm(dim=1).clamp_min(LONGEST)).view(-1, *[1] * (vectors.dim() - 1))
 
 
-def tried(
-    found: Directions, latents: Tensor, measured: Callable[[Tensor], Mapping[str, Tensor]], *, rounds: int = 5, reach: float = 2.0
-) -> Directions:
-    """The same with `moved`: how far all measures move between the ends of each direction, by `measured`, latents [N, ...] -> a number for
+Measured = Callable[[Tensor], Mapping[str, Tensor]]
+
+
+def moves(
+    vectors: Tensor, latents: Tensor, measured: Measured, sd: Mapping[str, float], reach: float, middle: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """What latents moved by -reach and by reach times each of the vectors do to the measures that sd names, against latents that stay, of
+    which `middle` is measured, if that is known.
+
+    Shapes: vectors [R, *latent_shape], latents [N, *latent_shape] -> float64, in sd: [2, R, K], how far the mean of a measure is from where
+    it was, at each end; [R, K], how far it goes in one picture, up or down, on average, at the end where that is more.
+    """
+    middle = measured(latents) if middle is None else middle
+    ends = []
+    for sign in (-1, 1):
+        there = [measured(latents + sign * reach * vector.to(latents)) for vector in vectors]
+        rows = [torch.stack([(one[name] - middle[name]).double().cpu() / sd[name] for name in sd]) for one in there]
+        ends.append(torch.stack(rows))
+    shifts = torch.stack(ends)  # [2, R, K, N]
+    return shifts.mean(3), shifts.abs().mean(3).amax(0)
+
+
+def tried(found: Directions, latents: Tensor, measured: Measured, *, rounds: int = 5, reach: float = 2.0) -> Directions:
+    """The same with `ends` and `each`: how far all measures move along each direction, by `measured`, latents [N, ...] -> a number for
     each name and picture. Before that, so many `rounds` correct the directions by what they moved: far from the middle a measure is not
     linear, and what cancels there to first order does not stay cancelled. A correction that makes a direction worse is taken back, and the
-    next one goes half as far. Take latents that `learned` did not see."""
-
-    def moves(vectors: Tensor) -> Tensor:
-        """[K, K] for by=1: how far each vector, a row, moves each measure."""
-        there = replace(found, vectors=vectors.float().view_as(found.vectors))
-        ends = [[measured(there.along(latents, {name: sign * reach})) for sign in (-1, 1)] for name in found.names]
-        rows = [[(high[name] - low[name]).double().mean().cpu() for name in found.names] for low, high in ends]
-        return torch.tensor(rows, dtype=torch.float64) / found.sd.double() / (2 * reach)
-
-    wrong = lambda moved: (moved - torch.eye(len(moved), dtype=moved.dtype)).square().sum(1, keepdim=True)
+    next one goes half as far. They look at the mean from end to end: what another measure does alike at both ends, another step along the
+    same line does not undo, and `ends` says how much that is. Take latents that `learned` did not see."""
+    sd, middle = dict(zip(found.names, found.sd.double().tolist())), measured(latents)
+    trial = lambda vectors: moves(vectors.float().view_as(found.vectors), latents, measured, sd, reach, middle)
     vectors = found.vectors.flatten(1).double()
-    moved, share = moves(vectors), torch.ones(len(vectors), 1, dtype=torch.float64)
+    (ends, each), share = trial(vectors), torch.ones(len(vectors), 1, dtype=torch.float64)
+    net = lambda ends: (ends[1] - ends[0]) / (2 * reach)  # [K, K] for by=1
+    wrong = lambda ends: (net(ends) - torch.eye(len(vectors), dtype=torch.float64)).square().sum(1, keepdim=True)
     for _ in range(rounds):
-        others = _limited(vectors + share * (corrected(vectors, moved) - vectors))
-        by_others = moves(others)
-        better = wrong(by_others) < wrong(moved)
-        vectors, moved, share = (
+        others = _limited(vectors + share * (corrected(vectors, net(ends)) - vectors))
+        their_ends, their_each = trial(others)
+        better = wrong(their_ends) < wrong(ends)
+        vectors, ends, each, share = (
             torch.where(better, others, vectors),
-            torch.where(better, by_others, moved),
+            torch.where(better, their_ends, ends),
+            torch.where(better, their_each, each),
             torch.where(better, share, share / 2),
         )
-    return replace(found, vectors=vectors.float().view_as(found.vectors), moved=(moved * 2 * reach).float(), reach=reach)
+    return replace(found, vectors=vectors.float().view_as(found.vectors), ends=ends.float(), each=each.float(), reach=reach)
 
 
 def corrected(vectors: Tensor, moved: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Editing by directions: those of a run's generator learned from its own samples, and strips of pictures along them."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from ganfast.train.sampling import Sampler
 from ganfast.train.watch import grids
 
 SAMPLES, TRIED = 4000, 500  # pictures that directions are learned from, at least; that each is tried on
-KEPT = "directions.json"  # in a run's folder
+KEPT = "directions.json"  # in a run's folder; of measures of the user's own, of labels or of other samples: directions-WHICH.json
 LINE = 13  # pixels of a line of Pillow's default font
 
 
@@ -77,16 +78,53 @@ def of_sampler(pictures: Pictures, *, samples: int = SAMPLES, seed: int = 0) -> 
     return directions.tried(directions.joined(found), on, pictures.measured, rounds=0) if pictures.classes else found[0]
 
 
-def keep(found: Directions, folder: Path, sampler: Sampler) -> None:
-    found.save(folder / KEPT, step=sampler.step)
+def keep(found: Directions, folder: Path, pictures: Pictures, samples: int = SAMPLES, which: str = "") -> None:
+    """In a file of the folder, with what they were learned from."""
+    found.save(_file(folder, which), **_of(pictures, samples))
 
 
-def kept(folder: Path, sampler: Sampler) -> Directions | None:
-    """What `keep` wrote, if it is of this step of the run."""
-    if not (folder / KEPT).is_file():
-        return None
-    found, more = Directions.load(folder / KEPT)
-    return found if more == {"step": sampler.step} else None
+def kept(folder: Path, pictures: Pictures, samples: int = SAMPLES, which: str = "") -> Directions | None:
+    """What `keep` wrote of this checkpoint, of these measures and as many samples, or None."""
+    found, more = _read(_file(folder, which))
+    return found if more == _of(pictures, samples) else None
+
+
+def beside(folder: Path, sampler: Sampler) -> tuple[list[Directions], dict[str, int]]:
+    """Of the folder's other files those of this checkpoint; and the names that others hold, with the step these are of."""
+    here, gone, now = [], {}, _of_checkpoint(sampler)
+    for path in sorted(folder.glob("directions-*.json")):
+        found, more = _read(path)
+        if now.items() <= more.items():
+            here.append(found)
+        elif found:
+            gone |= dict.fromkeys(found.names, more.get("step"))
+    return here, gone
+
+
+def _file(folder: Path, which: str) -> Path:
+    return folder / (f"directions-{which}.json" if which else KEPT)
+
+
+def _read(path: Path) -> tuple[Directions | None, dict]:
+    """None for a file that is missing, broken or of an older version: it is but a memory, and what it held is learned anew."""
+    try:
+        return Directions.load(path)
+    except ValueError:
+        return None, {}
+
+
+def _of(pictures: Pictures, samples: int) -> dict[str, object]:
+    return _of_checkpoint(pictures.sampler) | {"measures": [*pictures.functions, *pictures.classes], "samples": samples}
+
+
+def _of_checkpoint(sampler: Sampler) -> dict[str, object]:
+    """The step alone would be another network's too, where a run was made anew."""
+    digest = hashlib.sha256()
+    for name, value in sampler.generator.state_dict().items():
+        if isinstance(value, Tensor):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return {"step": sampler.step, "weights": digest.hexdigest()}
 
 
 def check(sampler: Sampler) -> None:
@@ -99,6 +137,12 @@ def check(sampler: Sampler) -> None:
         _checks.fail("edit", f"{sampler.name} gives shape {shape}, wants pictures [N, C, H, W]")
 
 
+def check_columns(columns: int) -> None:
+    """Raises: ValueError unless it is odd, 3 at least: the middle one is not edited."""
+    if columns < 3 or columns % 2 == 0:
+        _checks.fail("edit", f"columns got {columns}, wants an odd number of at least 3", "The one in the middle is not edited")
+
+
 def edited(sampler: Sampler, found: Directions, latents: Tensor, by: Mapping[str, float], labels: object = None) -> Tensor:
     """[N, C, H, W] on the CPU: pictures of the latents, moved; labels as `Sampler.generate` takes them."""
     return sampler.generate(found.along(latents, by), labels).cpu()
@@ -109,10 +153,9 @@ def sliders(
 ) -> tuple[Tensor, list[str]]:
     """[N, columns, C, H, W], a row for each latent, from -by over 0 to +by, and what each column is, in words.
 
-    Raises: ValueError unless columns is odd, 3 at least: the middle one is not edited.
+    Raises: ValueError as `check_columns`.
     """
-    if columns < 3 or columns % 2 == 0:
-        _checks.fail("edit", f"columns got {columns}, wants an odd number of at least 3", "The one in the middle is not edited")
+    check_columns(columns)
     steps = torch.linspace(-1, 1, columns).tolist()
     moved = [edited(sampler, found, latents, {name: step * amount for name, amount in by.items()}, labels) for step in steps]
     words = [", ".join(f"{step * amount:+.3g}" for amount in by.values()) for step in steps]

@@ -12,6 +12,7 @@ import functools
 import itertools
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -99,18 +100,20 @@ def given_back(networks, batch, normal: float) -> tuple[Tensor, dict[str, Tensor
 
 @functools.lru_cache(maxsize=1)  # training, measure and picture read the same
 def sets(data: str | None, size: int) -> dict[str, Tensor | list[str]]:
-    """train and held, uint8, with train_labels and held_labels, and the classes' names: none of pictures without sub-folders.
+    """train and held, uint8, with train_labels and held_labels, the classes' names, none of pictures without sub-folders, and what cannot
+    be read and is left out.
 
     Raises: ValueError for a folder of fewer than 16 pictures.
     """
     found = digits.mnist(size) if data is None else folder(data, size, 3)
     if len(found.images) < 16:
-        _checks.fail("latent-editing", f"data {data!r} has {len(found.images)} pictures that can be read, wants at least 16")
+        cause = f"{len(found.broken)} cannot be read, the first: {found.broken[0]}" if found.broken else ""
+        _checks.fail("latent-editing", f"data {data!r} has {len(found.images)} pictures that can be read, wants at least 16", cause)
     order = torch.randperm(len(found.images), generator=torch.Generator().manual_seed(0))
     held = 0 if data else len(order) // 5  # nothing of other pictures is measured on held-out ones
     held, train = order[:held], order[held:]
     classes = found.classes if len(found.classes) > 1 else []
-    pictures = {"train": found.images[train], "held": found.images[held], "classes": classes}
+    pictures = {"train": found.images[train], "held": found.images[held], "classes": classes, "broken": found.broken}
     return pictures | {"train_labels": found.labels[train], "held_labels": found.labels[held]}
 
 
@@ -127,7 +130,7 @@ def build(options: Options) -> Trainer:
     }
     learned = {"adversarial": 1, "given_back": (functools.partial(given_back, normal=o.normal), o.given_back)}
     phases = [Phase("d", "discriminator", {"adversarial": 1}), Phase("g", ("generator", "encoder"), learned, average=True)]
-    items = ImageData(images, data["train_labels"], data["classes"]) if classes else images
+    items = ImageData(images, data["train_labels"], data["classes"], data["broken"])
     return Trainer(networks=networks, data=items, config=config, phases=phases, condition=True if classes else None)
 
 
@@ -138,34 +141,41 @@ def pictures_of(trainer: Trainer, options: Options) -> Pictures:
 
 
 def found_in(trainer: Trainer, options: Options) -> Directions:
-    """Those that the run's folder keeps, or newly learned."""
+    """Those of these measures that the run's folder keeps of this checkpoint, or newly learned."""
     pictures, place = pictures_of(trainer, options), trainer.run_dir
-    found = place and editing.kept(place, pictures.sampler)
-    if not found:
-        found = editing.of_sampler(pictures)
-        if place:
-            editing.keep(found, place, pictures.sampler)
+    return (place and editing.kept(place, pictures)) or learned_in(pictures, place)
+
+
+def learned_in(pictures: Pictures, place: Path | None) -> Directions:
+    found = editing.of_sampler(pictures)
+    if place:
+        editing.keep(found, place, pictures)
     return found
 
 
 def measure(trainer: Trainer, options: Options) -> dict[str, float]:
-    """Of each direction NAME, on latents that it was not learned from, of all classes, from by=-2 to by=2. NAME: how far its measure moves,
-    in that measure's standard deviation over pictures that are not edited. NAME_others: the mean of |how far each other measure moves|,
-    in its own; NAME_worst: the largest. NAME_r2: how linear. random: the mean of all measures along directions that know none, of the
-    same length. read: the share of pictures at the ends of slant and thickness, at the end where it is lowest, that are read as the digit
-    they were asked to be; read_unedited: without editing; reader: of held-out real digits."""
-    pictures, found = pictures_of(trainer, options), found_in(trainer, options)
+    """Of each direction NAME, learned anew, on latents that it was not learned from, of all classes, from by=-2 to by=2. NAME: how far its
+    measure moves, in that measure's standard deviation over pictures that are not edited. NAME_others: |how far the mean of another
+    measure moves from end to end|, in its own, the mean over the others; NAME_worst: the largest. NAME_worst_end: the largest from by=0
+    to one of the ends, where what both ends share does not cancel. NAME_each: how far another measure moves from by=0 to an end in one
+    picture, up or down, the mean over pictures and others. NAME_r2: how linear. random, random_each: as NAME_others and NAME_each, of all
+    measures along directions that know none, of the same length. read: the share of pictures at the ends of slant and thickness, at the
+    end where it is lowest, that are read as the digit they were asked to be; read_unedited: without editing; reader: of held-out real
+    digits."""
+    pictures = pictures_of(trainer, options)
+    found = learned_in(pictures, trainer.run_dir)
     latents = pictures.sampler.latents(MEASURED, mixed(options.seed, "measure"))
     tried = directions.tried(found, latents, pictures.measured, rounds=0)
     figures = {}
     for name in SHOWN if options.data is None else tried.names:
         if name not in tried.names:  # a measure that is the same for all pictures
-            figures |= dict.fromkeys((name, f"{name}_others", f"{name}_worst", f"{name}_r2"), math.nan)
+            figures |= dict.fromkeys((name, *(f"{name}_{what}" for what in ("others", "worst", "worst_end", "each", "r2"))), math.nan)
             continue
-        row, others = tried.names.index(name), list(tried.others(name).values()) or [0.0]
-        figures |= {name: tried.moved[row, row].item(), f"{name}_others": sum(others) / len(others), f"{name}_worst": max(others)}
-        figures[f"{name}_r2"] = tried.r2[row].item()
-    figures["random"] = at_random(found, latents, pictures)
+        row = tried.names.index(name)
+        net, end, each = (list(tried.others(name, what).values()) or [0.0] for what in ("net", "end", "each"))
+        figures |= {name: tried.moved[row, row].item(), f"{name}_others": sum(net) / len(net), f"{name}_worst": max(net)}
+        figures |= {f"{name}_worst_end": max(end), f"{name}_each": sum(each) / len(each), f"{name}_r2": tried.r2[row].item()}
+    figures["random"], figures["random_each"] = at_random(found, latents, pictures)
     if options.data is None:
         data = sets(None, options.image_size)
         reader, own = readers.of_digits(data["train"], data["train_labels"], data["held"], data["held_labels"], steps=2500)
@@ -179,17 +189,15 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     return figures
 
 
-def at_random(found: Directions, latents: Tensor, pictures: Pictures) -> float:
-    """What RANDOM directions, each as long as those found are on average, move: the mean over them and all measures of |how far|, from -2
-    to 2."""
+def at_random(found: Directions, latents: Tensor, pictures: Pictures) -> tuple[float, float]:
+    """What RANDOM directions, each as long as those found are on average, move from by=-2 to by=2: the means over them and all measures of
+    |how far the mean moves from end to end|, and of how far each picture moves to one end."""
     drawn = torch.randn(RANDOM, *found.vectors.shape[1:], generator=torch.Generator().manual_seed(0)).flatten(1)
     length = found.vectors.flatten(1).norm(dim=1).mean()
     vectors = (length * drawn / drawn.norm(dim=1, keepdim=True)).view(RANDOM, *found.vectors.shape[1:])
-    moves = []
-    for vector in vectors:
-        low, high = (pictures.measured(latents[: editing.TRIED] + far * vector) for far in (-2, 2))
-        moves += [((high[name] - low[name]).mean() / sd).abs() for name, sd in zip(found.names, found.sd)]
-    return torch.stack(moves).mean().item()
+    sd = dict(zip(found.names, found.sd.tolist()))
+    ends, each = directions.moves(vectors, latents[: editing.TRIED], pictures.measured, sd, 2.0)
+    return (ends[1] - ends[0]).abs().mean().item(), each.mean().item()
 
 
 def picture(trainer: Trainer, options: Options) -> Tensor:

@@ -84,6 +84,23 @@ def test_a_trial_corrects_what_is_not_linear_and_says_what_moves():
     assert corrected.others("a") == {"b": pytest.approx(along(corrected))}
 
 
+def test_what_is_alike_at_both_ends_or_differs_between_pictures_is_not_lost():
+    """From end to end the mean of neither moves; of the first it does against the middle, of the second in each picture."""
+    z, others = normal(4000, 4), normal(1000, 4, seed=1)
+    measured = lambda z: {"a": z[:, 0], "bulge": z[:, 1] - 0.5 * z[:, 0] ** 2, "apart": z[:, 2] + z[:, 0] * z[:, 3].sign()}
+    found = tried(learned(z, measured(z)), others, measured)
+    net, end, each = (found.others("a", what) for what in ("net", "end", "each"))
+    assert net == found.others("a") and max(net.values()) < 0.1
+    sd = dict(zip(found.names, found.sd.tolist()))
+    step = 2 * found.vectors[0, 0].item()
+    assert step == pytest.approx(2, abs=0.1) and end["bulge"] == pytest.approx(step**2 / 2 / sd["bulge"], abs=0.15)
+    assert end["apart"] < 0.15 and each["apart"] == pytest.approx(step / sd["apart"], rel=0.05)
+    assert end["bulge"] <= each["bulge"] and found.moved.equal(found.ends[1] - found.ends[0])
+    values = [measured(found.along(others, {"a": far}))["bulge"].mean() for far in (0, -2, 2)]
+    ends = [((value - values[0]) / sd["bulge"]).item() for value in values[1:]]
+    assert found.ends[:, 0, 1].tolist() == pytest.approx(ends, abs=1e-3) and end["bulge"] == pytest.approx(max(map(abs, ends)), abs=1e-3)
+
+
 def test_a_correction_is_exact_where_moves_add_up():
     moved = torch.tensor([[1.2, 0.3, -0.2], [0.1, 0.8, 0.2], [0.0, -0.1, 0.9]], dtype=torch.float64)
     after = directions.corrected(torch.eye(3, dtype=torch.float64), moved) @ moved
@@ -120,7 +137,7 @@ def test_they_are_kept_in_a_file(tmp_path):
     found.save(tmp_path / "found.json", step=7)
     back, more = Directions.load(tmp_path / "found.json")
     assert more == {"step": 7} and back.names == found.names and back.reach == 1.0
-    for field in ("vectors", "mean", "sd", "r2", "moved"):
+    for field in ("vectors", "mean", "sd", "r2", "moved", "ends", "each"):
         assert torch.allclose(getattr(back, field), getattr(found, field))
     assert back.only("b").vectors.equal(back.vectors[1:2])
     joined = directions.joined([back.only("c"), back.only("a")])

@@ -24,7 +24,7 @@ PLAIN = ["--no-fused", "--precision=fp32"]
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("knobs") / "run"
     cli.main(["run", FILE, "--run-dir", str(folder), *PLAIN])
-    cli.main(["edit", str(folder), "--samples", "400"])
+    cli.main(["edit", str(folder)])
     return folder
 
 
@@ -33,6 +33,7 @@ def fails(capsys, *args: object) -> str:
     with pytest.raises(SystemExit) as stop:
         cli.main(["edit", *map(str, args)])
     said = capsys.readouterr().err
+    said = "".join(line for line in said.splitlines(keepends=True) if "images cannot be read" not in line)
     assert stop.value.code == 2 and said.count("\n") == 1 and "Traceback" not in said
     return said
 
@@ -82,39 +83,123 @@ def test_without_a_direction_it_says_which_there_are(run, capsys):
     cli.main(["edit", str(run)])
     said = capsys.readouterr().out
     lines = {line.split()[0]: line for line in said.splitlines() if line.startswith("  ")}
-    assert lines.keys() == {"brightness", "contrast", "warmth", "greenness"}  # the others are the same for all pictures
+    assert lines.keys() >= {"brightness", "contrast", "warmth", "greenness"}
+    assert "middle" not in lines  # it is the same for all pictures
     for name in ("brightness", "warmth", "greenness"):
-        assert float(lines[name].split("moves ")[1].split(",")[0]) == pytest.approx(4, abs=0.1)
+        assert float(lines[name].split("moves ")[1].split(";")[0]) == pytest.approx(4, abs=0.1)
         assert float(lines[name].rsplit(" ", 1)[1]) > 0.95
 
 
-def test_a_direction_is_learned_once_for_each_step_of_a_run(run, capsys, monkeypatch):
+def test_the_list_says_what_cancels_from_end_to_end():
+    ends = torch.tensor([[[-2.0, -0.9, 0.3], [0, -2, 0], [0, 0, -2]], [[2.0, -0.8, 0.1], [0, 2, 0], [0, 0, 2]]])
+    each = torch.tensor([[2.0, 1.0, 0.5], [0, 2, 0], [0, 0, 2]])
+    found = Directions(("a", "bent", "c"), torch.eye(3), torch.zeros(3), torch.ones(3), torch.tensor([0.5, 1, 1]), ends, each)
+    line = edit.listed(found, Path("run")).splitlines()[1]
+    told = "c 0.20 from end to end, bent 0.90 at one end, 0.75 in each picture"
+    assert line == f"  a     moves +4.00; others: {told}; R2 0.50"
+
+
+def test_a_direction_is_learned_once_for_each_checkpoint(run, monkeypatch):
+    """Of one step, weights, measures and samples: a run that is made anew ends at the same step."""
     kept = (run / "directions.json").read_bytes()
     monkeypatch.setattr(editing, "of_sampler", lambda *a, **k: pytest.fail("learned anew"))
     cli.main(["edit", str(run)])
     assert (run / "directions.json").read_bytes() == kept
-    held = json.loads(kept)
-    sampler = Sampler(knobs.Generator(), (4,), "knobs", step=held["more"]["step"])
-    assert editing.kept(run, sampler).names == tuple(held["names"])
+    sampler, _, _ = edit.opened(run, run)
+    functions = measures.suited(sampler.sample(64))
+    pictures = Pictures(sampler, functions)
+    assert editing.kept(run, pictures).names == tuple(json.loads(kept)["names"])
+    assert editing.kept(run, pictures, samples=100) is None
+    assert editing.kept(run, Pictures(sampler, functions | {"mine": measures.contrast})) is None
     sampler.step += 1
-    assert editing.kept(run, sampler) is None
+    assert editing.kept(run, pictures) is None
+    sampler.step -= 1
+    sampler.generator.shift.data += 1e-6
+    assert editing.kept(run, pictures) is None
 
 
-def test_a_measure_of_ones_own(run, tmp_path, capsys, monkeypatch):
+def test_a_file_of_an_older_version_is_learned_anew(tmp_path, capsys):
+    cli.main(["run", FILE, "--run-dir", str(tmp_path), *PLAIN])
+    (tmp_path / "directions.json").write_text('{"names": ["brightness"], "moved": [[4.0]], "more": {"step": 1}}')
+    cli.main(["edit", str(tmp_path)])
+    assert "learning directions" in capsys.readouterr().out and "ends" in json.loads((tmp_path / "directions.json").read_text())
+
+
+def test_a_measure_of_ones_own_is_kept_beside_the_others(run, tmp_path, capsys):
     kept = (run / "directions.json").read_bytes()
     (tmp_path / "mine.py").write_text(
         "def grain(images):\n    return images.diff(dim=3).abs().mean((1, 2, 3))\n\ndef bad(images):\n    return 3.0\n"
     )
+    mine, out = f"{tmp_path / 'mine.py'}:grain", ["--direction=grain", "--count=2", "--out", str(tmp_path / "out")]
     try:
-        mine = f"{tmp_path / 'mine.py'}:grain"
-        cli.main(["edit", str(run), "--measure", mine, "--samples=400", "--direction=grain", "--count=2", "--out", str(tmp_path / "out")])
-        found, _ = Directions.load(run / "directions.json")
-        assert "grain" in found.names and found.r2[found.names.index("grain")] > 0.9
-        assert "a number" not in capsys.readouterr().out and (tmp_path / "out" / "strip.png").is_file()
+        cli.main(["edit", str(run), "--measure", mine, "--samples=400", *out])
+        found, more = Directions.load(run / "directions-grain-400.json")
+        assert "grain" in found.names and found.r2[found.names.index("grain")] > 0.9 and more["samples"] == 400
+        assert (run / "directions.json").read_bytes() == kept and (tmp_path / "out" / "strip.png").is_file()
+        capsys.readouterr()
+        cli.main(["edit", str(run), *out])
+        cli.main(["edit", str(run)])
+        said = capsys.readouterr().out
+        assert "learning" not in said and said.endswith("kept beside these: grain\n")
         said = fails(capsys, run, "--measure", f"{tmp_path / 'mine.py'}:bad", "--samples=400")
         assert "the measure bad gave shape []" in said
+        found.save(run / "directions-grain-400.json", **more | {"weights": "others"})
+        said = fails(capsys, run, "--direction=grain")
+        assert "direction 'grain' is kept for another checkpoint, of step 1, and not for this one. Give the --measure" in said
     finally:
-        (run / "directions.json").write_bytes(kept)
+        (run / "directions-grain-400.json").unlink(missing_ok=True)
+
+
+def test_directions_that_were_learned_apart(run, capsys):
+    found, more = Directions.load(run / "directions.json")
+    try:
+        for name in ("one", "two"):
+            Directions((name,), *(getattr(found, field)[:1] for field in ("vectors", "mean", "sd", "r2"))).save(
+                run / f"directions-{name}.json", **more | {"measures": [name]}
+            )
+        assert "learned apart, wants some that were learned together" in fails(capsys, run, "--direction=one,two")
+        assert "Did you mean 'two'" in fails(capsys, run, "--direction=twoo")
+    finally:
+        for name in ("one", "two"):
+            (run / f"directions-{name}.json").unlink(missing_ok=True)
+
+
+def labelled_pictures(root: Path) -> Path:
+    for name, level in {"dark": 40, "light": 200}.items():
+        (root / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (16, 16), (level + i,) * 3).save(root / name / f"{i}.png")
+    (root / "light" / "broken.png").write_text("no picture")
+    return root
+
+
+def test_labelled_pictures_that_cannot_be_read_are_said_and_listed(run, tmp_path, capsys, monkeypatch):
+    data = labelled_pictures(tmp_path / "data")
+    monkeypatch.setattr(readers, "trained", lambda *a, **more: (readers.Reader(3, {"class": 2}), {"all": 1.0}))
+    cli.main(["edit", str(run), "--labels", str(data), "--samples=100"])
+    said = capsys.readouterr()
+    assert f"1 images cannot be read and are left out, listed in {run / edit.BROKEN}" in said.err
+    assert "light/broken.png" in (run / edit.BROKEN).read_text()
+    assert "  dark " in said.out and Directions.load(run / "directions-labels-data-100.json")[0].names[-2:] == ("dark", "light")
+    (run / "directions-labels-data-100.json").unlink()
+
+
+def test_what_is_cheap_is_refused_before_anything_is_learned(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    cli.main(["run", FILE, "--run-dir", str(folder), "--classes=3", *PLAIN])
+    for name in ("of_sampler", "kept"):
+        monkeypatch.setattr(editing, name, {"of_sampler": lambda *a, **k: pytest.fail("learned"), "kept": lambda *a: None}[name])
+    monkeypatch.setattr(readers, "trained", lambda *a, **k: pytest.fail("trained a reader"))
+    data = labelled_pictures(tmp_path / "data")
+    (tmp_path / "mine.py").write_text("def grain(images):\n    return images.mean((1, 2, 3))\n")
+    mine = f"--measure={tmp_path / 'mine.py'}:grain"
+    assert "Did you mean 'brightness'" in fails(capsys, folder, "--direction=brigtness")
+    assert "Did you mean 'grain'" in fails(capsys, folder, "--direction=grian", mine)
+    assert "Did you mean 'light'" in fails(capsys, folder, "--direction=ligth", f"--labels={data}")
+    assert "Did you mean '2'" in fails(capsys, folder, "--direction=brightness", "--label=22")
+    monkeypatch.setattr(edit, "opened", lambda *a: pytest.fail("read the run"))
+    assert "columns got 4, wants an odd number" in fails(capsys, folder, "--direction=brightness", "--columns=4")
+    assert "by got '0', wants a number other than 0" in fails(capsys, folder, "--direction=brightness", "--by=0")
 
 
 def test_classes_of_a_generator_that_is_told_none(monkeypatch):
@@ -136,7 +221,6 @@ def test_classes_that_the_generator_is_told(tmp_path, capsys):
     out = next(folder.glob("edit-step1-brightness2-2-seed0"))
     dots = [read(out / f"image-00{i}.png")[0] for i in range(2)]
     assert all((one[:, 2:6, 2:6].mean() - one[:, 8:, 8:].mean()).item() == pytest.approx(0.6, abs=0.02) for one in dots)
-    assert "Did you mean '2'" in fails(capsys, folder, "--direction=brightness", "--label=22")
 
 
 def test_what_cannot_be_edited_is_refused_in_a_sentence(run, tmp_path, capsys):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ganfast.systems import editing, latent_editing, measures, readers
+from ganfast.systems import directions, editing, latent_editing, measures, readers
 from ganfast.systems.latent_editing import SYSTEM, Options, sets
 from ganfast.train.data import to_float, to_uint8
 from ganfast.train.sampling import Sampler
@@ -58,7 +58,12 @@ def test_figures_of_a_generator_that_is_known(few, monkeypatch):
     for name in ("slant", "thickness"):
         assert figures[name] == pytest.approx(4, abs=0.15) and figures[f"{name}_r2"] > 0.95
         assert figures[f"{name}_others"] < figures[f"{name}_worst"] < 0.15
-    assert 0.3 < figures["random"] < 2.5 and figures["reader"] == 0.99 and figures["read_unedited"] > 0.97
+    assert (
+        0.3 < figures["random"] < 2.5
+        and 0.15 < figures["random_each"] < 1.5
+        and figures["reader"] == 0.99
+        and figures["read_unedited"] > 0.97
+    )
     ends = [figures[f"read_{name}_{way}"] for name in ("slant", "thickness") for way in ("less", "more")]
     assert figures["read"] == min(ends) == figures["read_slant_less"] < 0.9 and figures["read_slant_more"] > 0.95
     assert figures["read_thickness_less"] < figures["read_thickness_more"]
@@ -70,10 +75,21 @@ def test_other_measures_that_move_are_told(few, monkeypatch):
     found = editing.of_sampler(latent_editing.pictures_of(known(), Options()))
     height = found.vectors[found.names.index("height")]
     found.vectors[0] += 0.5 * height
-    monkeypatch.setattr(latent_editing, "found_in", lambda *_: found)
+    monkeypatch.setattr(latent_editing, "learned_in", lambda *_: found)
     figures = SYSTEM.figures(known(), Options())
     assert figures["slant_worst"] == pytest.approx(2, abs=0.15) and figures["thickness_worst"] < 0.15
     assert figures["slant_others"] == pytest.approx(2 / (len(found.names) - 1), abs=0.15)
+
+
+def test_a_change_that_both_ends_share_is_told(few, monkeypatch):
+    """Strokes are thinner the more they lean, to the left as to the right: their mean does not move from end to end."""
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
+    plain, straight = Bars.forward, SYSTEM.figures(known(), Options())
+    thinner = lambda latent: torch.stack([latent[:, 0], latent[:, 1] - 0.5 * latent[:, 0] ** 2, *latent.unbind(1)[2:]], 1)
+    monkeypatch.setattr(Bars, "forward", lambda self, latent, labels=None: plain(self, thinner(latent), labels))
+    figures = SYSTEM.figures(known(), Options())
+    assert straight["slant_worst_end"] < 0.5 and straight["slant_each"] < 0.25
+    assert figures["slant_worst"] < 0.6 and figures["slant_worst_end"] > 1.5 and figures["slant_each"] > 0.5
 
 
 def test_directions_are_learned_once_and_the_picture_shows_them(few, tmp_path, monkeypatch):
@@ -90,6 +106,45 @@ def test_directions_are_learned_once_and_the_picture_shows_them(few, tmp_path, m
             values = torch.cat([measure(cell(top, row, column)) for column in range(7)])
             others = torch.cat([other(cell(top, row, column)) for column in range(7)])
             assert (values.diff() > 0).all() and (others.max() - others.min()) < (values.max() - values.min())
+
+
+def test_what_edit_keeps_is_not_measured(few, tmp_path, monkeypatch):
+    """`ganfast edit --samples` or --measure may have written to the folder, and a run that was made anew ends at the same step."""
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
+    trainer, options = known(tmp_path), Options()
+    pictures, figures = latent_editing.pictures_of(trainer, options), SYSTEM.figures(known(), options)
+    wrong = editing.of_sampler(editing.Pictures(pictures.sampler, {"thickness": measures.thickness}), samples=50)
+    editing.keep(wrong, tmp_path, pictures)  # as if it were of all measures
+    assert SYSTEM.figures(trainer, options) == figures
+    assert editing.kept(tmp_path, pictures).names == tuple(measures.STROKES)
+    editing.keep(wrong, tmp_path, pictures, samples=50)
+    assert SYSTEM.drawn(trainer, options).equal(SYSTEM.drawn(known(), options))
+
+
+def test_figures_are_of_latents_that_nothing_was_learned_from(few, monkeypatch):
+    seen = {"learned": [], "tried": [], "drawn": []}
+    learn, trial = directions.learned, directions.tried
+    monkeypatch.setattr(directions, "learned", lambda z, *a: (seen["learned"].append(z), learn(z, *a))[1])
+    monkeypatch.setattr(directions, "tried", lambda found, z, *a, **more: (seen["tried"].append(z), trial(found, z, *a, **more))[1])
+    drawn = editing.edited
+    monkeypatch.setattr(editing, "edited", lambda *a: (seen["drawn"].append(a[2]), drawn(*a))[1])
+    monkeypatch.setattr(readers, "of_digits", lambda *_, steps: (Says(), 0.99))
+    for seed in (0, 3):
+        for rows in seen.values():
+            rows.clear()
+        SYSTEM.figures(known(), Options(seed=seed))
+        (learned,), (corrected, measured) = seen["learned"], seen["tried"]
+        rows = lambda *latents: {tuple(row) for some in latents for row in some.tolist()}
+        assert len(learned) >= 4000 and len(measured) == 100 and not rows(learned) & rows(corrected)
+        assert seen["drawn"] and not rows(learned, corrected) & rows(measured, *seen["drawn"])
+
+
+def test_the_reader_does_not_learn_from_the_digits_it_is_tested_on(few, monkeypatch):
+    asked, data = [], {name: torch.full((4,), i) for i, name in enumerate(("train", "train_labels", "held", "held_labels"))}
+    monkeypatch.setattr(latent_editing, "sets", lambda *_: data)
+    monkeypatch.setattr(readers, "of_digits", lambda *given, steps: (asked.append(given), (Says(), 0.99))[1])
+    SYSTEM.figures(known(), Options())
+    assert [[one[0].item() for one in given] for given in asked] == [[0, 1, 2, 3]]
 
 
 def test_a_measure_that_is_the_same_for_all_pictures_has_no_figure(few, monkeypatch):
@@ -109,7 +164,7 @@ def test_the_training_gives_real_pictures_back(monkeypatch):
     draw = torch.Generator().manual_seed(0)
     slope, thick = 0.4 * torch.randn(200, generator=draw), 2.5 + 0.8 * torch.randn(200, generator=draw)
     images = to_uint8(bars(slope, thick, torch.full((200,), 11.0), torch.full((200,), 6.0), torch.zeros(200), side=16))
-    data = {"train": images, "train_labels": torch.arange(200) % 2, "classes": ["a", "b"]}
+    data = {"train": images, "train_labels": torch.arange(200) % 2, "classes": ["a", "b"], "broken": []}
     monkeypatch.setattr(latent_editing, "sets", lambda *_: data)
     trainer = SYSTEM.trainer(small(data="bars", image_size=16, width=8, given_back=20.0, normal=0.2))
     trainer.fit(progress_bar=False)
@@ -154,13 +209,19 @@ def test_a_folder_of_pictures_with_or_without_classes(tmp_path, classes, few, mo
         place = tmp_path / "data" / (classes[i % 2] if classes else "")
         place.mkdir(parents=True, exist_ok=True)
         Image.effect_noise((20, 24), 30 + i).convert("RGB").save(place / f"{i}.png")
+    (tmp_path / "data" / (classes[0] if classes else "") / "broken.png").write_text("no picture")
     options = small(data=str(tmp_path / "data"), image_size=16, steps=2)
     trainer = SYSTEM.trainer(options)
+    assert len(trainer.source.broken) == 1 and "broken.png" in trainer.source.broken[0]  # the command says so
     trainer.fit(progress_bar=False)
     assert trainer.classes == list(classes) and trainer.sample(2).shape == (2, 3, 16, 16)
     figures = SYSTEM.figures(trainer, options)
     names = {name.removesuffix("_r2") for name in figures if name.endswith("_r2")}
-    assert names and {"random", *(f"{name}{what}" for name in names for what in ("", "_others", "_worst"))} <= figures.keys()
+    assert (
+        names
+        and {"random", "random_each", *(f"{name}{what}" for name in names for what in ("", "_others", "_worst", "_worst_end", "_each"))}
+        <= figures.keys()
+    )
     assert SYSTEM.goals_of(options) == {} and SYSTEM.credit_of(options) == "" and "read" not in figures
     assert len(SYSTEM.drawn(trainer, options)) == 3
 
@@ -177,5 +238,6 @@ def test_bad_options_are_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="there is no such folder"):
         SYSTEM.trainer(Options(data=str(tmp_path / "none")))
     Image.new("RGB", (16, 16)).save(tmp_path / "one.png")
-    with pytest.raises(ValueError, match="has 1 pictures that can be read, wants at least 16"):
+    (tmp_path / "broken.png").write_text("no picture")
+    with pytest.raises(ValueError, match=r"has 1 pictures that can be read, wants at least 16. 1 cannot be read, the first: .*broken.png"):
         SYSTEM.trainer(Options(data=str(tmp_path)))
