@@ -48,6 +48,6 @@ def answered(system: System, options: Options, wanted: commands.Sample, args: li
             grids.write_png(path, image, fields | {"Input": file.name})
             written.add(path)
     if len(broken) == len(files):
-        own.none("sample", "pictures that cannot be read", broken)
+        own.none("sample", "pictures that cannot be read", broken, "input")
     left = f"; left out, as they cannot be read: {own.listed(broken)}" if broken else ""
     return f"{len(written)} images in {out}{left}"

@@ -113,6 +113,7 @@ def measure(trainer: Trainer, options: Options) -> dict[str, float]:
     data = _sets(options)
     count = len(data["held"]) // 2
     if not count:
+        print("precision and recall are not measured: of fewer than 500 pictures none are held out")
         return {"compared": 0.0}
     real, others = to_float(data["held"][: 2 * count]).chunk(2)
     made = trainer.sample(count, seed=mixed(options.seed, "measure")).cpu()

@@ -175,7 +175,7 @@ def sample(wanted: Sample) -> None:
         "input": "enlarges or translates",
     }  # fmt: skip
     for name, does in kinds.items():
-        if (got := getattr(wanted, name)) is not None:
+        if (got := getattr(wanted, name)) is not None and wanted.checkpoint.exists():
             _checks.fail("sample", f"{name} got {str(got)!r}, wants none", f"The run is not of a system that {does}")
     sampler = recipes.load_sampler(wanted.checkpoint)
     labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)

@@ -117,6 +117,7 @@ def test_mistakes_are_one_line(run, tmp_path, capsys, rgb_folder):
     assert "width got 8, the checkpoint has 4" in fails(capsys, "train", "--resume", "--run-dir", run, "--width", "8")
     assert "wants mlp for ring8" in fails(capsys, "train", "--data", "ring8", "--model", "dcgan", "--run-dir", tmp_path / "c")
     assert "there is no file" in fails(capsys, "sample", tmp_path / "none.pt")
+    assert "there is no file" in fails(capsys, "sample", tmp_path / "none.pt", "--pick", "3")
     assert "no checkpoint" in fails(capsys, "sample", rgb_folder / "ants" / "0.png")
     assert "label='eleven' is unknown; valid: 0, 1" in fails(capsys, "sample", saved, "--label", "eleven")
     assert "count got 0" in fails(capsys, "sample", saved, "--count", "0")
