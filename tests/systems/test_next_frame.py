@@ -153,7 +153,7 @@ def test_digits_that_are_held_out_move_in_no_training_clip(monkeypatch):
         return real(5, digits, *given, **options)
 
     monkeypatch.setattr(moving, "clips", few)
-    data = next_frame.sets.__wrapped__(next_frame.Options(seed=3))
+    data = sets.__wrapped__(Options(seed=3))
     train, test = ({one.numpy().tobytes() for one in digits} for digits in asked)
     assert (len(asked[0]), len(asked[1])) == (4000, 1000) and not train & test
     assert data["past"].unflatten(1, (PAST, 1)).equal(made[0][:, :PAST]) and data["test"].equal(made[1])
