@@ -59,7 +59,7 @@ def edit(args: list[str]) -> None:
     editing.check_columns(wanted.columns)
     by = {} if wanted.direction is None else amounts(wanted.direction, wanted.by)
     folder = wanted.run if wanted.run.is_dir() else wanted.run.parent
-    sampler, title, fields = opened(wanted.run, folder)
+    sampler, fields = opened(wanted.run, folder, wanted.seed)
     editing.check(sampler)
     if wanted.label is not None and wanted.label not in sampler.classes:
         if sampler.classes:
@@ -79,7 +79,7 @@ def edit(args: list[str]) -> None:
     out = wanted.out or folder / f"edit-step{sampler.step}-{named}{which}-seed{wanted.seed}"
     out.mkdir(parents=True, exist_ok=True)
     far, back = (", ".join(f"{sign * amount:g}" for amount in by.values()) for sign in (1, -1))
-    about = grids.about(title, wanted.seed) | fields | {"Direction": ", ".join(by), "By": f"{far} standard deviations"}
+    about = fields | {"Direction": ", ".join(by), "By": f"{far} standard deviations"}
     if wanted.label is not None:
         about["Label"] = wanted.label
     said = ", ".join(f"{name} by {amount:g}" for name, amount in by.items())
@@ -101,15 +101,14 @@ def _joined(args: list[str]) -> list[str]:
     return found
 
 
-def opened(path: Path, folder: Path) -> tuple[Sampler, str, dict[str, str]]:
-    """A run's generator; what it is, and further text fields of its pictures."""
+def opened(path: Path, folder: Path, seed: int) -> tuple[Sampler, dict[str, str]]:
+    """A run's generator; the text fields of its pictures of that seed."""
     if not (folder / running.ABOUT).is_file():
         sampler = recipes.load_sampler(path)
-        return sampler, sampler.name, {}
+        return sampler, grids.about(sampler.name, seed)
     system, options = running.saved(folder)
     trainer = running.put_back(system, options, path)
-    credit = system.credit_of(options)
-    return trainer.sampler(), f"{system.name}: {trainer.name}", {"Credit": credit} if credit else {}
+    return trainer.sampler(), system.fields_of(trainer, options, seed)
 
 
 def directions(sampler: Sampler, folder: Path, wanted: Edit, names: tuple[str, ...]) -> Directions:

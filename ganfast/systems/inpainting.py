@@ -5,7 +5,6 @@ Without data of your own: handwritten digits.
 Source: Pathak, Krähenbühl, Donahue, Darrell & Efros 2016, "Context encoders" (the losses); Ronneberger, Fischer & Brox 2015 (the U-Net).
 """
 
-import functools
 import itertools
 from dataclasses import dataclass
 from typing import Literal
@@ -114,7 +113,7 @@ def l1(networks, batch) -> Tensor:
     return in_hole((batch.fake(networks.generator) - batch.real).abs(), batch.data["masks"])
 
 
-@functools.lru_cache(maxsize=1)  # training, measure and picture read the same
+@form.remembered("data", "image_size")
 def sets(o: Options) -> dict[str, Tensor]:
     """train and test, uint8, of digits with their labels."""
     data = digits(32) if o.data is None else folder(o.data, o.image_size, 3)

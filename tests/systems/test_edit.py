@@ -105,7 +105,7 @@ def test_a_direction_is_learned_once_for_each_checkpoint(run, monkeypatch):
     monkeypatch.setattr(editing, "of_sampler", lambda *a, **k: pytest.fail("learned anew"))
     cli.main(["edit", str(run)])
     assert (run / "directions.json").read_bytes() == kept
-    sampler, _, _ = edit.opened(run, run)
+    sampler, _ = edit.opened(run, run, 0)
     functions = measures.suited(sampler.sample(64))
     pictures = Pictures(sampler, functions)
     assert editing.kept(run, pictures).names == tuple(json.loads(kept)["names"])
