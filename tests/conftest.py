@@ -73,6 +73,14 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """What a file's tests have imported and compiled stays as well."""
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
+
+
 def pytest_runtest_setup(item):
     if item.get_closest_marker("triton") and not INTERPRETING:
         pytest.skip("needs TRITON_INTERPRET=1 before python starts")

@@ -67,15 +67,14 @@ def test_an_unknown_kind_is_refused_with_the_valid_ones():
     assert done.returncode == 2 and "'x86-64' is unknown; valid: x86-64-v3, x86-64-v4, python" in done.stderr
 
 
-FIRST = """
-import torch
+FIRST = """{snippet}
 from torch import nn
+
 layers = nn.ConvTranspose2d(8, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1), nn.Tanh()
-model = nn.Sequential(*layers)
-inputs = [torch.randn(2, 8, 16, 16)]
-before = model(*inputs)
-{snippet}
-assert torch.allclose(model(*inputs), before, atol=1e-4)
+own = nn.Sequential(*layers)
+inputs = torch.randn(2, 8, 16, 16)
+before = own(inputs)
+assert torch.allclose(ganfast.accelerate(own)(inputs), before, atol=1e-4)
 print("place", ganfast.__file__)
 print("cpu", *ganfast.backends()["cpu"])
 """

@@ -20,7 +20,6 @@ GROUPS = [("first.0", "first.1", "first.2"), ("last", "tanh()")]
 @pytest.mark.parametrize("steps", ["none", "eval", "train", "sizes", "child", "slice", "hook", "copied"])
 @pytest.mark.parametrize("make", [small.critic, small.Blocks], ids=["critic", "blocks"])
 def test_a_deleted_model_is_gone_at_once(make, steps):
-    gc.collect()
     _, model = small.pair(make)
     x = small.images(2)
     if steps == "eval":

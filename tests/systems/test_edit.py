@@ -78,6 +78,13 @@ def test_several_at_once_and_the_other_way(run, tmp_path):
     assert ((measures.warmth(both) - measures.warmth(plain)) / sd["warmth"]).mean() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("by, said", [("-4", False), ("1,-4.5", True)])
+def test_a_step_far_beyond_what_was_tried_is_said(by, said, run, tmp_path, capsys):
+    named = "brightness,warmth" if "," in by else "warmth"
+    cli.main(["edit", str(run), "--direction", named, f"--by={by}", "--count=1", "--columns=3", "--out", str(tmp_path)])
+    assert ("by was tried from -2 to 2 alone" in capsys.readouterr().out) == said
+
+
 def test_without_a_direction_it_says_which_there_are(run, capsys):
     capsys.readouterr()
     cli.main(["edit", str(run)])
