@@ -75,7 +75,7 @@ def pytest_collection_finish(session):
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item, nextitem):
-    """What a file's tests have imported and compiled stays as well."""
+    """So does what a file's tests have imported and compiled; their garbage is collected first, and stays out of it."""
     if nextitem is None or nextitem.path != item.path:
         gc.collect()
         gc.freeze()

@@ -68,7 +68,10 @@ def test_an_unknown_kind_is_refused_with_the_valid_ones():
 
 
 FIRST = """{snippet}
+import torch
 from torch import nn
+
+import ganfast
 
 layers = nn.ConvTranspose2d(8, 16, 4, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1), nn.Tanh()
 own = nn.Sequential(*layers)

@@ -88,7 +88,7 @@ def edit(args: list[str]) -> None:
     for i, image in enumerate(images[:, -1]):
         grids.write_png(out / f"image-{i:03d}.png", image, about)
     if max(map(abs, by.values())) > 2 * found.reach:
-        print(f"by was tried from {-found.reach:g} to {found.reach:g} alone: so far from there, pictures may be no pictures")
+        print(f"by was tried from {-found.reach:g} to {found.reach:g} alone: so far out, pictures may fall apart")
     print(f"{wanted.count} images and {out / 'strip.png'}: {said}")
 
 
