@@ -9,8 +9,9 @@ from ganfast import _backends, _checks, _native
 from ganfast._autograd import kept
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
+from ganfast.ops.batch_norm_act import modulated_op
 from ganfast.ops.batch_norm_act.autograd import Spec
-from ganfast.ops.batch_norm_act.op import Plan, choose, look, run
+from ganfast.ops.batch_norm_act.op import Plan, choose, look, modulated, run
 
 _OP = "instance_norm_act"
 _plans = Memo()  # key -> Plan
@@ -24,21 +25,31 @@ def instance_norm_act(
     eps: float = 1e-5,
     act: str = "linear",
     alpha: float | Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
     backend: str | None = None,
 ) -> Tensor:
     """y = act((x - mean) / sqrt(var + eps) * weight + bias), mean and biased variance of each image's each channel:
     ``F.instance_norm`` on x's own statistics, and the activation in one pass.
 
+    With ``scale`` and ``shift``, from outside: y = act(norm(x) * scale + shift), adaptive instance norm (AdaIN). With ``residual``:
+    y = (act(...) + residual) * factor, or, with ``residual_first``, y = act(... + residual) * factor.
+
     Shapes:
         x [N, C, *spatial], 1-D to 3-D, or unbatched [C, L]; weight, bias [C]; alpha a float, [1] or [C]. Unbatched x of more
         dimensions look like batches: ``InstanceNormAct2d`` and ``3d`` take them, here they want ``x.unsqueeze(0)``.
-    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32
-        (float64 for float64).
-    Layout: contiguous and channels_last in, the same out; neither is copied, but by the `torch` backend.
-    Grads: x, weight, bias, alpha, to any order, through the statistics.
-    Raises: TypeError, ValueError for what the shapes above forbid and for one value per image and channel; RuntimeError where a
-        named backend cannot run.
-    Source: Ulyanov, Vedaldi & Lempitsky 2016; Chan, Golub & LeVeque 1979 for the merging of statistics.
+        scale, shift [N, C] or x's shape, both the same; residual x's shape.
+    Dtypes: x float32, bfloat16, float16, float64; the vectors any floating dtype; residual, and scale and shift of x's shape, x's.
+        Statistics and sums are float32 (float64 for float64); y is rounded once.
+    Layout: contiguous and channels_last in, the same out; neither is copied, but by the `torch` backend. Tensors of x's shape in
+        another layout than x are right, and copied to x's.
+    Grads: x, weight, bias, alpha, scale, shift, residual, to any order, through the statistics.
+    Raises: TypeError, ValueError for what the shapes above forbid, for one value per image and channel and for scale without shift;
+        RuntimeError where a named backend cannot run.
+    Source: Ulyanov, Vedaldi & Lempitsky 2016; Huang & Belongie 2017 (AdaIN); Chan, Golub & LeVeque 1979 for the merging of statistics.
     """
     key = plan = None
     if _native.is_plain(x):
@@ -46,23 +57,27 @@ def instance_norm_act(
             key = (
                 x.shape, x.stride(), x.dtype, x.device, look(weight), look(bias), eps, act,
                 look(alpha) if isinstance(alpha, Tensor) else alpha, _backends.requested(_OP, backend),
+                modulated_op.look(scale, shift, residual), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = planned(x, weight, bias, eps, act, alpha, backend)
+        plan = planned(x, weight, bias, eps, act, alpha, backend, scale, shift, residual, residual_first, factor)
         if key is not None:
             _plans[key] = plan
-    return run_instance(plan, x, weight, bias, alpha)
+    return run_instance(plan, x, weight, bias, alpha, scale, shift, residual)
 
 
-def run_instance(plan: Plan, x: Tensor, weight: Tensor | None, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+def run_instance(plan: Plan, x: Tensor, weight, bias, alpha: float | Tensor | None, scale=None, shift=None, residual=None) -> Tensor:
     """The call, checked and decided."""
-    return run(plan, x, kept(weight) if torch.is_grad_enabled() else weight, bias, alpha)  # torch keeps a copy too
+    weight = kept(weight) if torch.is_grad_enabled() else weight  # torch keeps a copy too
+    return run(plan, x, weight, bias, alpha, scale=scale, shift=shift, residual=residual)
 
 
-def planned(x, weight, bias, eps, act, alpha, backend=None) -> Plan:
+def planned(
+    x, weight, bias, eps, act, alpha, backend=None, scale=None, shift=None, residual=None, residual_first=False, factor=1.0
+) -> Plan:  # fmt: skip
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -80,7 +95,8 @@ def planned(x, weight, bias, eps, act, alpha, backend=None) -> Plan:
     if math.prod(x.shape[1 if unbatched else 2 :]) == 1:
         _checks.fail(_OP, f"x has one value per image and channel (shape {tuple(x.shape)}), wants more to normalise",
                      "Leave the norm out where images have shrunk to one pixel")  # fmt: skip
+    modulates = modulated_op.check(_OP, x, scale, shift, residual, residual_first, factor)
     # An image alone is a batch whose statistics are the image's.
     per_image = not unbatched and x.shape[0] > 1
     spec = Spec(act, alpha_value, True, eps, is_channels_last(x), choose(_OP, backend, x), per_image)
-    return Plan(spec, 0 if unbatched else None)
+    return Plan(spec, 0 if unbatched else None, modulated(spec, channels, residual_first, factor) if modulates else None)

@@ -10,7 +10,7 @@ from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last
 from ganfast._memo import Memo
 from ganfast._statistics import merge_partials
-from ganfast.ops.batch_norm_act import kernels
+from ganfast.ops.batch_norm_act import kernels, modulated_op
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, Together, forward_op
 
 _OP = "batch_norm_act"
@@ -29,9 +29,18 @@ def batch_norm_act(
     act: str = "linear",
     alpha: float | Tensor | None = None,
     partials: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
     backend: str | None = None,
 ) -> Tensor:
     """y = act((x - mean) / sqrt(var + eps) * weight + bias): ``F.batch_norm`` and the activation in one pass.
+
+    With ``scale`` and ``shift``, from outside: y = act(norm(x) * scale + shift), as conditional batch norm and SPADE have it (their
+    1 + gamma is ``scale``). With ``residual``: y = (act(...) + residual) * factor, or, with ``residual_first``,
+    y = act(... + residual) * factor.
 
     With ``training`` the statistics are x's own (biased variance), and running_mean and running_var, where given, move
     towards them by ``momentum`` in place (unbiased variance, as torch); else they are the running ones.
@@ -39,13 +48,15 @@ def batch_norm_act(
     Shapes:
         x [N, C] or [N, C, *spatial] up to 3-D; running_mean, running_var, weight, bias [C]; alpha a float, [1] or [C];
         partials [T, 3, C] = count, mean, M2 per tile, from ``conv_transpose_act(..., return_partials=True)``: saves reading x once.
-    Dtypes: x float32, bfloat16, float16, float64; the [C] vectors any floating dtype. Statistics and sums are float32
-        (float64 for float64).
-    Layout: contiguous and channels_last in, the same out.
-    Grads: x, weight, bias, alpha, to any order, through the batch statistics in train mode. partials carry none.
-    Raises: TypeError, ValueError for what the shapes above forbid, for one value per channel in train mode, and for eval mode
-        without running statistics; RuntimeError where a named backend cannot run.
-    Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics.
+        scale, shift [N, C] or x's shape, both the same; residual x's shape.
+    Dtypes: x float32, bfloat16, float16, float64; the vectors any floating dtype; residual, and scale and shift of x's shape, x's.
+        Statistics and sums are float32 (float64 for float64); y is rounded once.
+    Layout: contiguous and channels_last in, the same out. Tensors of x's shape in another layout than x are right, and copied to x's.
+    Grads: x, weight, bias, alpha, scale, shift, residual, to any order, through the batch statistics in train mode. partials carry none.
+    Raises: TypeError, ValueError for what the shapes above forbid, for one value per channel in train mode, for eval mode without
+        running statistics, and for scale without shift; RuntimeError where a named backend cannot run.
+    Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics; Dumoulin, Shlens & Kudlur 2017 (conditional
+        norms) and Park et al. 2019 (SPADE).
     """
     key = plan = None
     if _native.is_plain(x):
@@ -53,18 +64,21 @@ def batch_norm_act(
             key = (
                 x.shape, x.stride(), x.dtype, x.device, look(running_mean), look(running_var), look(weight), look(bias), training,
                 momentum, type(momentum), eps, act, look(alpha) if isinstance(alpha, Tensor) else alpha, look(partials),
-                _backends.requested(_OP, backend),
+                _backends.requested(_OP, backend), modulated_op.look(scale, shift, residual), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = planned(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend)
+        plan = planned(
+            x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend, scale, shift, residual,
+            residual_first, factor,
+        )  # fmt: skip
         if key is not None:
             _plans[key] = plan
     if partials is not None:
         _check_count(partials, x)
-    return run(plan, x, weight, bias, alpha, running_mean, running_var, momentum, partials)
+    return run(plan, x, weight, bias, alpha, running_mean, running_var, momentum, partials, scale, shift, residual)
 
 
 class Plan(NamedTuple):
@@ -72,21 +86,30 @@ class Plan(NamedTuple):
 
     spec: Spec
     missing: int | None = None  # the dimension that x lacks of [N, C, *spatial]
+    modulated: modulated_op.Spec | None = None  # with scale and shift or a residual
 
 
 _plans = Memo()  # key -> Plan
 
 
-def run(plan: Plan, x, weight, bias, alpha, running_mean=None, running_var=None, momentum=0.0, partials=None) -> Tensor:
+def run(
+    plan: Plan, x, weight, bias, alpha, running_mean=None, running_var=None, momentum=0.0, partials=None, scale=None, shift=None,
+    residual=None,
+) -> Tensor:  # fmt: skip
     """The call, checked and decided."""
     x = x if plan.missing is None else x.unsqueeze(plan.missing)
     alpha = _checks.per_channel(alpha, x.shape[1]) if isinstance(alpha, Tensor) else None
     if x.numel() == 0:
-        zero = sum((v.to(x.dtype).sum() * 0 for v in (weight, bias, alpha) if v is not None), x.new_zeros(()))
+        vectors = (weight, bias, alpha, scale, shift, residual)
+        zero = sum((v.to(x.dtype).sum() * 0 for v in vectors if v is not None), x.new_zeros(()))
         y = x.clone() + zero
         return y if plan.missing is None else y.squeeze(plan.missing)
     spec = plan.spec
     mean = invstd = together = None
+    if plan.modulated is not None:
+        statistics = _statistics(x, running_mean, running_var, momentum, partials, spec)
+        y = modulated_op.run(plan.modulated, x, weight, bias, scale, shift, residual, alpha, *statistics)
+        return y if plan.missing is None else y.squeeze(plan.missing)
     if spec.backend == "cpu" and _native.is_plain(x):
         together = Together(running_mean, running_var, partials, momentum)
     else:
@@ -102,7 +125,10 @@ def look(vector: Tensor | None) -> tuple | None:
     return None if vector is None else (vector.shape, vector.dtype, vector.device)
 
 
-def planned(x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend=None) -> Plan:
+def planned(
+    x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend=None, scale=None, shift=None,
+    residual=None, residual_first=False, factor=1.0,
+) -> Plan:  # fmt: skip
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -128,8 +154,15 @@ def planned(x, running_mean, running_var, weight, bias, training, momentum, eps,
     if training and x.numel() <= channels and x.numel() > 0:
         _checks.fail(_OP, f"x has one value per channel (shape {tuple(x.shape)}); train mode wants more", "Use a larger batch or eval mode")
 
+    modulates = modulated_op.check(_OP, x, scale, shift, residual, residual_first, factor)
     spec = Spec(act, alpha_value, bool(training), eps, is_channels_last(x), choose(_OP, backend, x))
-    return Plan(spec, -1 if x.dim() == 2 else None)
+    return Plan(spec, -1 if x.dim() == 2 else None, modulated(spec, 0, residual_first, factor) if modulates else None)
+
+
+def modulated(spec: Spec, groups: int, residual_first: bool, factor: float) -> modulated_op.Spec:
+    return modulated_op.Spec(
+        spec.act, spec.alpha_value, groups, spec.training, spec.eps, spec.channels_last, spec.backend, bool(residual_first), float(factor)
+    )
 
 
 def _check_partials(partials: Tensor, channels: int, x: Tensor) -> None:

@@ -1,0 +1,91 @@
+// The CPU's passes of a norm with an affine from outside and a residual: every image has columns of its own; scale and shift are
+// [N, C], or tensors of x's shape.
+#include <torch/library.h>
+
+#include "cpu_blocks.h"
+
+namespace ganfast {
+namespace {
+
+// What one call is about: columns of each image, and which tensors are read element by element.
+template <class T> struct Call {
+  Rows rows;
+  Vectors<Acc<T>> v;
+  Full<T> full;
+  bool elementwise;
+
+  static bool is_full(const at::Tensor& x, const MaybeTensor& t) { return given(t) && t->numel() == x.numel(); }
+  static MaybeTensor column(const at::Tensor& x, const MaybeTensor& t) { return is_full(x, t) ? MaybeTensor() : t; }
+
+  Call(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,
+       const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, double alpha_value, bool residual_first, double factor, bool channels_last)
+      : rows(Rows::spread_out(x, channels_last, true)),
+        v(rows, mean, invstd, {rows, weight, bias, alpha, alpha_value, column(x, scale), column(x, shift)}),
+        elementwise(is_full(x, scale) || given(residual) || factor != 1) {
+    if (is_full(x, scale)) full.scale = scale->const_data_ptr<T>(), full.shift = shift->const_data_ptr<T>();
+    if (given(residual)) (residual_first ? full.before : full.after) = residual->const_data_ptr<T>();
+    full.factor = static_cast<Acc<T>>(factor);
+    const int64_t run = elementwise ? std::max(rows.c, rows.p) : 0;
+    full.ones.assign(run, T(1)), full.zeros.assign(run, T(0));
+  }
+};
+
+at::Tensor modulated_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+                                      const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha,
+                                      c10::string_view act, double alpha_value, bool residual_first, double factor, bool channels_last) {
+  at::Tensor y = at::empty_like(x);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_norm_act_fwd_cpu", [&] {
+    using T = scalar_t;
+    const Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, residual_first, factor, channels_last);
+    const auto run = call.elementwise ? &normalise<T, true> : &normalise<T>;
+    run(x.const_data_ptr<T>(), call.rows, call.v, call.full, parse_act(act), y.data_ptr<T>());
+  });
+  return y;
+}
+
+// groups: an image's sets of channels that are normalised together; 0 where a channel is, over all images. residual: where it comes
+// before the activation. Gives (gx, gweight, gbias, galpha, gscale, gshift, gresidual), empty where there is no such tensor,
+// and gresidual where shift is of x's shape, as gshift is the same.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> modulated_norm_act_bwd_cpu(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+    const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, c10::string_view act, double alpha_value,
+    double factor, int64_t groups, bool training, bool channels_last) {
+  const int64_t n = x.size(0), c = x.size(1);
+  at::Tensor gx = at::empty_like(x), none = at::empty({0}, x.options().memory_format(std::nullopt)), gscale = none, gshift = none, gresidual = none;
+  at::Tensor gweight, gbias, galpha;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_norm_act_bwd_cpu", [&] {
+    using T = scalar_t;
+    using A = Acc<T>;
+    Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, true, factor, channels_last);
+    const bool with_alpha = given(alpha), full_scale = Call<T>::is_full(x, scale);
+    if (full_scale) {
+      gscale = at::empty_like(x), gshift = at::empty_like(x);
+      call.full.gscale = gscale.data_ptr<T>(), call.full.gshift = gshift.data_ptr<T>();
+    } else if (given(residual)) {
+      gresidual = at::empty_like(x), call.full.gshift = gresidual.data_ptr<T>();
+    }
+    const T *g = gy.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
+    const auto sums = (call.elementwise ? &backward_sums<T, true> : &backward_sums<T>)(g, in, call.rows, call.v, call.full, parse_act(act), with_alpha);
+    std::vector<A> through(2 * call.rows.columns(), A(0));
+    if (training) {
+      const int64_t sets = groups ? n * groups : c, width = groups ? c / groups : 1;
+      const double values = static_cast<double>(x.numel()) / sets;
+      through = through_statistics<A>(call.rows, call.v, sums, sets, values, [=](int64_t k) { return groups ? k / width : k % c; });
+    }
+    (call.elementwise ? &write_gradient<T, true> : &write_gradient<T>)(g, in, call.rows, call.v, call.full, through, parse_act(act), gx.data_ptr<T>());
+
+    const ColumnGradients<A> found(sums, c, weight, bias, full_scale ? MaybeTensor() : scale);
+    gbias = as_tensor<A>(found.bias.data(), c, x.options()), gweight = as_tensor<A>(found.weight.data(), c, x.options());
+    galpha = as_tensor<A>(found.alpha.data(), with_alpha ? c : 0, x.options());
+    if (!found.scale.empty()) gscale = as_tensor<A>(found.scale.data(), n * c, x.options()), gshift = as_tensor<A>(sums.data(), n * c, x.options());
+  });
+  return {gx, gweight, gbias, galpha, gscale, gshift, gresidual};
+}
+
+TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
+  m.impl("modulated_norm_act_fwd_native", modulated_norm_act_fwd_cpu);
+  m.impl("modulated_norm_act_bwd_native", modulated_norm_act_bwd_cpu);
+}
+
+}  // namespace
+}  // namespace ganfast

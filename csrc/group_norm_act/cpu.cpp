@@ -1,0 +1,236 @@
+// CPU group norm + activation. Two ways, by shape alone: one task a group, which reads a contiguous group from cache after the first
+// time and keeps what its backward computed; or the passes of batch norm over blocks, where groups are few or large, and for
+// channels_last. Rows of one pixel (layer norm) have loops of their own, along the channels.
+#include <torch/library.h>
+
+#include <cmath>
+
+#include "../batch_norm_act/cpu_blocks.h"
+
+namespace ganfast {
+namespace {
+
+struct Groups {
+  int64_t n, c, p, groups, width, length;  // width channels and length elements a group
+
+  Groups(const at::Tensor& x, int64_t number)
+      : n(x.size(0)), c(x.size(1)), p(x.numel() / (x.size(0) * x.size(1))), groups(number), width(c / number), length(width * p) {}
+
+  int64_t count() const { return n * groups; }
+  bool rows() const { return p == 1; }
+  // A group and the floats of its backward stay in a core's second-level cache, and there are enough of them for the cores.
+  bool tasks(bool channels_last) const { return !rows() && !channels_last && length <= 131072 && count() >= 16; }
+  int64_t grain() const { return std::max<int64_t>(1, 32768 / length); }
+  // Rows of one pixel, in blocks with sums of their own, whose number the threads have no part in.
+  int64_t block_rows() const { return std::max<int64_t>(1, std::max((n + 63) / 64, 4096 / c)); }
+  int64_t blocks() const { return (n + block_rows() - 1) / block_rows(); }
+};
+
+template <class A> struct Statistics {
+  A mean, invstd;
+};
+
+// Of one contiguous group: two passes, the second of which also sums the deviations, as in cpu_moments.h.
+template <class T> Statistics<Acc<T>> statistics(const T* x, int64_t length, double eps) {
+  using A = Acc<T>;
+  const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]); }) / length;
+  const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]) - center; });
+  const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(x[i]) - center) * (static_cast<A>(x[i]) - center); });
+  const double variance = std::max(0.0, (square - static_cast<double>(rest) * rest / length) / length);
+  return {static_cast<A>(center + rest / length), static_cast<A>(1 / std::sqrt(variance + eps))};
+}
+
+template <class T, class Tag>
+void fwd_group(const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, T* y) {
+  using A = Acc<T>;
+  const int64_t first = group % g.groups * g.width, column = group / g.groups * g.c + first;
+  if (g.rows()) {
+    const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
+#pragma omp simd
+    for (int64_t i = 0; i < g.length; ++i) y[i] = narrow<T>(act_fwd<A>(act, (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]));
+    return;
+  }
+  for (int64_t k = 0; k < g.width; ++k, x += g.p, y += g.p) {
+    const A scale = affine.gain[column + k] * s.invstd, shift = affine.shift[column + k], alpha = affine.alpha[column + k];
+#pragma omp simd
+    for (int64_t i = 0; i < g.p; ++i) y[i] = narrow<T>(act_fwd<A>(act, (static_cast<A>(x[i]) - s.mean) * scale + shift, alpha));
+  }
+}
+
+// gx of one group, and the sums [3, columns] of its channels: g = gy * f'(z), g * xhat, and with_alpha gy * df/dalpha. `kept`: room for
+// a group's g, which two of the loops want and an exponential or a tangent is dear for.
+template <class T, class Tag>
+void bwd_group(const T* gy, const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
+               Acc<T>* kept, Acc<T>* sums, int64_t columns, T* gx) {
+  using A = Acc<T>;
+  const int64_t column = group / g.groups * g.c + group % g.groups * g.width;
+  double of_g = 0, of_product = 0;
+  for (int64_t k = 0; k < g.width; ++k) {
+    const T *in = x + k * g.p, *from = gy + k * g.p;
+    A* to = kept + k * g.p;
+    const A scale = affine.gain[column + k] * s.invstd, shift = affine.shift[column + k], alpha = affine.alpha[column + k];
+    A b = 0, w = 0, a = 0;
+#pragma omp simd reduction(+ : b, w)
+    for (int64_t i = 0; i < g.p; ++i) {
+      const A centred = static_cast<A>(in[i]) - s.mean;
+      const A value = act_bwd<A>(act, static_cast<A>(from[i]), centred * scale + shift, alpha, false);
+      to[i] = value;
+      b += value, w += value * centred;
+    }
+    if (with_alpha)
+      for (int64_t i = 0; i < g.p; ++i) a += act_alpha_bwd<A>(act, static_cast<A>(from[i]), (static_cast<A>(in[i]) - s.mean) * scale + shift, alpha);
+    w *= s.invstd;
+    sums[column + k] = b, sums[columns + column + k] = w, sums[2 * columns + column + k] = a;
+    of_g += static_cast<double>(affine.gain[column + k]) * b, of_product += static_cast<double>(affine.gain[column + k]) * w;
+  }
+  const A offset = static_cast<A>(s.invstd * of_g / g.length), slope = static_cast<A>(s.invstd * s.invstd * of_product / g.length);
+  for (int64_t k = 0; k < g.width; ++k) {
+    const T* in = x + k * g.p;
+    const A* from = kept + k * g.p;
+    T* to = gx + k * g.p;
+    const A scale = affine.gain[column + k] * s.invstd;
+#pragma omp simd
+    for (int64_t i = 0; i < g.p; ++i) to[i] = narrow<T>(scale * from[i] - offset - (static_cast<A>(in[i]) - s.mean) * slope);
+  }
+}
+
+// The same of a group that is a row of channels; sums [3, c] are added to, over the rows of a block.
+template <class T, class Tag>
+void bwd_row(const T* gy, const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
+             Acc<T>* kept, Acc<T>* sums, T* gx) {
+  using A = Acc<T>;
+  const int64_t first = group % g.groups * g.width;
+  const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
+  A *of_bias = sums + first, *of_weight = of_bias + g.c, *of_alpha = of_weight + g.c;
+  A b = 0, w = 0;
+#pragma omp simd reduction(+ : b, w)
+  for (int64_t i = 0; i < g.width; ++i) {
+    const A xhat = (static_cast<A>(x[i]) - s.mean) * s.invstd;
+    const A value = act_bwd<A>(act, static_cast<A>(gy[i]), xhat * gain[i] + shift[i], alpha[i], false), inner = value * gain[i];
+    kept[i] = inner;
+    of_bias[i] += value, of_weight[i] += value * xhat;
+    b += inner, w += inner * xhat;
+  }
+  if (with_alpha)
+    for (int64_t i = 0; i < g.width; ++i)
+      of_alpha[i] += act_alpha_bwd<A>(act, static_cast<A>(gy[i]), (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]);
+  const A offset = b / g.length, slope = w / g.length;
+#pragma omp simd
+  for (int64_t i = 0; i < g.width; ++i) gx[i] = narrow<T>(s.invstd * (kept[i] - offset - (static_cast<A>(x[i]) - s.mean) * s.invstd * slope));
+}
+
+// Means and inverse deviations [N * groups] as columns [N * C].
+at::Tensor spread_over(const at::Tensor& t, const Groups& g) { return t.view({-1, 1}).expand({t.numel(), g.width}).reshape({-1}); }
+
+// Group statistics from the moments [3, N * C] of every image's channels: Chan's rule over equal counts, in double.
+template <class T> void merged_statistics(const std::vector<double>& all, const Groups& g, double eps, Acc<T>* mean, Acc<T>* invstd) {
+  const int64_t columns = g.n * g.c;
+  for (int64_t k = 0; k < g.count(); ++k) {
+    const double *means = all.data() + columns + k * g.width, *squares = means + columns;
+    double center = 0, square = 0;
+    for (int64_t i = 0; i < g.width; ++i) center += means[i];
+    center /= g.width;
+    for (int64_t i = 0; i < g.width; ++i) square += squares[i] + g.p * (means[i] - center) * (means[i] - center);
+    mean[k] = static_cast<Acc<T>>(center), invstd[k] = static_cast<Acc<T>>(1 / std::sqrt(square / g.length + eps));
+  }
+}
+
+// (y, mean, invstd [N * groups]). scale, shift [N * C], or none.
+std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
+                                                                      const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha,
+                                                                      int64_t groups, double eps, c10::string_view act, double alpha_value, bool channels_last) {
+  const Groups g(x, groups);
+  at::Tensor y = at::empty_like(x), mean, invstd;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_fwd_cpu", [&] {
+    using T = scalar_t;
+    using A = Acc<T>;
+    const auto floats = x.options().dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt);
+    mean = at::empty({g.count()}, floats), invstd = at::empty({g.count()}, floats);
+    const T* in = x.const_data_ptr<T>();
+    T* out = y.data_ptr<T>();
+    A *means = mean.data_ptr<A>(), *inverses = invstd.data_ptr<A>();
+    const Rows rows = Rows::spread_out(x, channels_last, true);
+    if (g.rows() || g.tasks(channels_last)) {
+      const Affine<A> affine(g.rows() ? Rows(x.narrow(0, 0, 1), false) : rows, weight, bias, alpha, alpha_value, scale, shift);
+      with_act(parse_act(act), [&](auto tag) {
+        at::parallel_for(0, g.count(), g.grain(), [&](int64_t begin, int64_t end) {
+          for (int64_t k = begin; k < end; ++k) {
+            const auto s = statistics<T>(in + k * g.length, g.length, eps);
+            means[k] = s.mean, inverses[k] = s.invstd;
+            fwd_group<T>(in + k * g.length, g, k, s, affine, tag, out + k * g.length);
+          }
+        });
+      });
+      return;
+    }
+    merged_statistics<T>(moments<T>(in, rows), g, eps, means, inverses);
+    const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
+    normalise<T>(in, rows, v, {}, parse_act(act), out);
+  });
+  return {y, mean, invstd};
+}
+
+// (gx, gweight, gbias, galpha, gscale, gshift): [C], and [N * C] the last two, which are empty without scale and shift.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_bwd_cpu(
+    const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+    const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha, int64_t groups, c10::string_view act, double alpha_value,
+    bool channels_last) {
+  const Groups g(x, groups);
+  at::Tensor gx = at::empty_like(x), gweight, gbias, galpha, gscale, gshift;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_bwd_cpu", [&] {
+    using T = scalar_t;
+    using A = Acc<T>;
+    const bool with_alpha = given(alpha);
+    const T *from = gy.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
+    T* out = gx.data_ptr<T>();
+    const A *means = mean.const_data_ptr<A>(), *inverses = invstd.const_data_ptr<A>();
+    const Rows rows = Rows::spread_out(x, channels_last, true);
+    std::vector<A> sums;  // [3, N * C], of rows [3, C]
+    if (g.rows()) {
+      const Affine<A> affine(Rows(x.narrow(0, 0, 1), false), weight, bias, alpha, alpha_value);
+      std::vector<A> partial(g.blocks() * 3 * g.c, A(0));
+      with_act(parse_act(act), [&](auto tag) {
+        at::parallel_for(0, g.blocks(), std::max<int64_t>(1, 32768 / (g.block_rows() * g.c)), [&](int64_t begin, int64_t end) {
+          std::vector<A> kept(g.width);
+          for (int64_t b = begin; b < end; ++b)
+            for (int64_t k = b * g.block_rows() * groups; k < std::min(g.n, (b + 1) * g.block_rows()) * groups; ++k)
+              bwd_row<T>(from + k * g.length, in + k * g.length, g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(),
+                         partial.data() + b * 3 * g.c, out + k * g.length);
+        });
+      });
+      std::vector<double> total(3 * g.c, 0);
+      for (int64_t b = 0; b < g.blocks(); ++b)
+        for (int64_t i = 0; i < 3 * g.c; ++i) total[i] += partial[b * 3 * g.c + i];
+      sums.assign(total.begin(), total.end());
+    } else if (g.tasks(channels_last)) {
+      const Affine<A> affine(rows, weight, bias, alpha, alpha_value, scale, shift);
+      sums.resize(3 * g.n * g.c);
+      with_act(parse_act(act), [&](auto tag) {
+        at::parallel_for(0, g.count(), g.grain(), [&](int64_t begin, int64_t end) {
+          std::vector<A> kept(g.length);
+          for (int64_t k = begin; k < end; ++k)
+            bwd_group<T>(from + k * g.length, in + k * g.length, g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(), sums.data(), g.n * g.c,
+                         out + k * g.length);
+        });
+      });
+    } else {
+      const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
+      sums = backward_sums<T>(from, in, rows, v, {}, parse_act(act), with_alpha);
+      const auto through = through_statistics<A>(rows, v, sums, g.count(), g.length, [&](int64_t k) { return k / g.width; });
+      write_gradient<T>(from, in, rows, v, {}, through, parse_act(act), out);
+    }
+    const ColumnGradients<A> found(sums, g.c, weight, bias, scale);
+    gbias = as_tensor<A>(found.bias.data(), g.c, x.options()), gweight = as_tensor<A>(found.weight.data(), g.c, x.options());
+    galpha = as_tensor<A>(found.alpha.data(), with_alpha ? g.c : 0, x.options());
+    gscale = as_tensor<A>(found.scale.data(), found.scale.size(), x.options()), gshift = as_tensor<A>(sums.data(), found.scale.size(), x.options());
+  });
+  return {gx, gweight, gbias, galpha, gscale, gshift};
+}
+
+TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
+  m.impl("group_norm_act_fwd_native", group_norm_act_fwd_cpu);
+  m.impl("group_norm_act_bwd_native", group_norm_act_bwd_cpu);
+}
+
+}  // namespace
+}  // namespace ganfast

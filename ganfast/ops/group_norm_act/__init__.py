@@ -1,0 +1,1 @@
+"""Group norm and layer norm + activation."""

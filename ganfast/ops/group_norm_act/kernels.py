@@ -1,0 +1,86 @@
+"""Registration of the passes: one signature for every backend, picked by the last argument. On a GPU a group that a block can hold is
+one block's; larger ones, and few of them, go through batch norm's passes, with a merge of the channels' statistics between."""
+
+import torch
+from torch import Tensor
+
+from ganfast import _backends, _native
+from ganfast._layout import memory_format
+from ganfast.ops.batch_norm_act import kernels as batch_norm
+from ganfast.ops.batch_norm_act import modulated
+from ganfast.ops.batch_norm_act.modulated_reference import spread
+from ganfast.ops.group_norm_act import reference, torch_backend
+
+# Statistics [N * groups]; weight, bias and alpha [C]; scale and shift [N, C], together or not at all.
+_VECTORS = "Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, Tensor? alpha, int groups"
+_FWD = f"(Tensor x, {_VECTORS}, float eps, str act, float alpha_value, bool channels_last{{}}) -> (Tensor, Tensor, Tensor)"
+# Gives gx, gweight, gbias, galpha, gscale, gshift, empty where there is no such tensor.
+_BWD = (
+    f"(Tensor gy, Tensor x, Tensor mean, Tensor invstd, {_VECTORS}, str act, float alpha_value, bool channels_last{{}})"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_BACKEND = ", str backend"
+
+_native.define("group_norm_act_fwd_native" + _FWD.format(""))
+_native.define("group_norm_act_bwd_native" + _BWD.format(""))
+
+
+def statistics(x: Tensor, groups: int, channels_last: bool, backend: str) -> tuple[Tensor, Tensor]:
+    """(mean, biased variance [N * groups]) from those of every image's channels: Chan's rule over equal counts."""
+    mean, var = (v.view(x.shape[0], groups, -1) for v in batch_norm.stats(x, True, channels_last, backend))
+    center = mean.mean(2, keepdim=True)
+    return center.flatten(), (var + (mean - center).square()).mean(2).flatten()
+
+
+def _dense(y: Tensor, channels_last: bool) -> Tensor:
+    return y.contiguous(memory_format=memory_format(y.dim(), channels_last))
+
+
+def _fwd(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, backend):
+    _backends.ran["group_norm_act"] = backend
+    vectors = (weight, bias, scale, shift, alpha)
+    if backend == "cpu":
+        return torch.ops.ganfast.group_norm_act_fwd_native(x, *vectors, groups, eps, act, alpha_value, channels_last)
+    if backend in ("cuda", "triton"):
+        mean, var = statistics(x, groups, channels_last, backend)
+        invstd = torch.rsqrt(var + eps)
+        columns = (spread(mean, x), spread(invstd, x))
+        y = modulated.fwd(x, *columns, weight, bias, scale, shift, None, alpha, act, alpha_value, False, 1.0, channels_last, backend)
+        return y, mean, invstd
+    run = torch_backend.group_norm_act_fwd_torch if backend == "torch" else reference.group_norm_act_fwd_reference
+    y, mean, invstd = run(x, *vectors, groups, eps, act, alpha_value)
+    return _dense(y, channels_last), mean, invstd
+
+
+def _fwd_fake(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, backend):
+    mean = x.new_empty(x.shape[0] * groups, dtype=torch.promote_types(x.dtype, torch.float32))
+    return _dense(torch.empty_like(x), channels_last), mean, torch.empty_like(mean)
+
+
+def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, alpha_value, channels_last, backend):
+    vectors = (weight, bias, scale, shift, alpha)
+    if backend == "cpu":
+        found = torch.ops.ganfast.group_norm_act_bwd_native(gy, x, mean, invstd, *vectors, groups, act, alpha_value, channels_last)
+    elif backend in ("cuda", "triton"):
+        columns = (spread(mean, x), spread(invstd, x))
+        found = modulated.bwd(
+            gy, x, *columns, *vectors[:4], None, alpha, act, alpha_value, 1.0, groups, True, channels_last, backend
+        )[:6]  # fmt: skip
+    else:
+        run = torch_backend.group_norm_act_bwd_torch if backend == "torch" else reference.group_norm_act_bwd_reference
+        gx, *rest = run(gy, x, mean, invstd, *vectors, groups, act, alpha_value)
+        found = _dense(gx, channels_last), *(mean.new_empty(0) if g is None else g for g in rest)
+    return found if scale is None else (*found[:4], found[4].view(scale.shape), found[5].view(scale.shape))
+
+
+def _bwd_fake(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, alpha_value, channels_last, backend):
+    c, none = x.shape[1], mean.new_empty(0)
+    of_scale = none if scale is None else mean.new_empty(scale.shape)
+    return (
+        _dense(torch.empty_like(x), channels_last), mean.new_empty(c), mean.new_empty(c), none if alpha is None else mean.new_empty(c),
+        of_scale, torch.empty_like(of_scale),
+    )  # fmt: skip
+
+
+fwd = _native.register("group_norm_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+bwd = _native.register("group_norm_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
