@@ -30,14 +30,11 @@ template <class A> struct Statistics {
   A mean, invstd;
 };
 
-// Of one contiguous group: two passes, the second of which also sums the deviations, as in cpu_moments.h.
+// Of one contiguous group.
 template <class T> Statistics<Acc<T>> statistics(const T* x, int64_t length, double eps) {
-  using A = Acc<T>;
-  const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]); }) / length;
-  const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]) - center; });
-  const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(x[i]) - center) * (static_cast<A>(x[i]) - center); });
-  const double variance = std::max(0.0, (square - static_cast<double>(rest) * rest / length) / length);
-  return {static_cast<A>(center + rest / length), static_cast<A>(1 / std::sqrt(variance + eps))};
+  Acc<T> mean, m2;
+  plane_moments<T>(x, length, &mean, &m2);
+  return {mean, static_cast<Acc<T>>(1 / std::sqrt(std::max<double>(0, m2) / length + eps))};
 }
 
 template <class T, class Tag>
