@@ -141,12 +141,11 @@ class Trainer(Assembly):
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
         with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # for dropout
-            for turn in self.turns:
-                if self.steps % turn.interval == 0:
-                    args = weights, keep, self.source.next()
-                    turn.run = turn.run or runner(turn, self.world, self.device, *args)
-                    self.meters.add(turn.run(*args))
-                    self.images_seen += c.batch_size
+            for turn, waiting in self._due():
+                args = weights, keep, self.source.next(), waiting
+                turn.run = turn.run or runner(turn, self.world, self.device, *args)
+                self.meters.add(turn.run(*args))
+                self.images_seen += c.batch_size
 
     def fit(self, *, progress_bar: bool = True) -> None:
         """Trains until config.steps or config.max_seconds are done, or a SIGTERM, Ctrl-C or `stop` asks to end it (`stopped` says which);
