@@ -1,5 +1,6 @@
 """An autoencoder and a discriminator: reconstruction, perceptual and adversarial losses, weighed as in VQGAN and latent diffusion."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Literal
@@ -133,7 +134,8 @@ class Autoencoding(Adversarial):
 
     def rehearse(self, discriminator: nn.Module, real: Tensor, given: tuple) -> None:
         """One forward of a discriminator that begins later, which changes nothing: a mistake shows now, and not in hours."""
-        with torch.compiler.set_stance("force_eager"), in_eval_mode(discriminator), own_randomness(0, real.device):
+        as_written = torch.compiler.set_stance("force_eager") if self.config.fused else contextlib.nullcontext()  # it imports dynamo
+        with as_written, in_eval_mode(discriminator), own_randomness(0, real.device):
             logits_of(discriminator, real, given)
 
     def _generator(self, phase: Phase, networks: Networks, batch: Batch, terms: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:

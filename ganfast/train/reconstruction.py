@@ -90,9 +90,10 @@ def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:
     level, met = [reconstruction.grad_fn], set()
     while level:
         found = dict.fromkeys(p for node in level if (p := getattr(node, "variable", None)) is not None and p in owner)
-        layers = {_layer(owner[p]) for p in found}
+        made = {p for p in found if _is_made_of(owner[p])}  # one operation further away than its layer's weight, and so first
+        layers = {_layer(owner[p]) for p in made or found}
         if len(layers) == 1:
-            return max(found, key=Tensor.numel)
+            return max(made or found, key=Tensor.numel)
         if found:
             names = ", ".join(sorted(owner[p] for p in found))
             cause = "Name one: autoencoding(last_layer='decoder.conv_out')"
@@ -104,10 +105,15 @@ def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:
     _checks.fail("train", "the adaptive weight finds no weight of the autoencoder in the reconstruction's graph", cause)
 
 
+def _is_made_of(name: str) -> bool:
+    """Whether a layer's weight is made of this parameter, as weight norm and spectral norm do."""
+    return ".parametrizations." in f".{name}" or name.endswith(("weight_g", "weight_v", "weight_orig"))
+
+
 def _layer(name: str) -> str:
     """Of a parameter."""
-    layer, made, _ = name.partition(".parametrizations.")
-    return layer if made else name.rpartition(".")[0]
+    layer, made, _ = f".{name}".partition(".parametrizations.")
+    return layer[1:] if made else name.rpartition(".")[0]
 
 
 def named_weight(last_layer: object, network: nn.Module) -> nn.Parameter:
