@@ -38,6 +38,14 @@ def test_it_is_trained_with_its_divergence_and_both_learn(fused):
     torch.testing.assert_close(reconstructed(autoencoder, trainer.reals(2))[1]["kl"], posterior.kl().mean())
 
 
+def test_a_codebooks_loss_comes_along():
+    vq = pytest.importorskip("diffusers.models.autoencoders.vq_model")
+    model = vq.VQModel(block_out_channels=(32,), norm_num_groups=8, num_vq_embeddings=16, mid_block_add_attention=False)
+    x = torch.randn(1, 3, 8, 8)
+    made, losses = reconstructed(model, x)
+    assert made.shape == x.shape and losses.keys() == {"codebook"} and torch.equal(losses["codebook"], model(x).commit_loss)
+
+
 def test_accelerated_it_gives_what_it_gave():
     x = torch.randn(2, 3, 32, 32)
     found = []
