@@ -88,7 +88,7 @@ class Assembly:
         self.optimizers = prepare.optimizers(self.settings, self.rates, c, self.device)
         self.rates = {name: self.rates[name] for name in self.optimizers}
         for term in self.autoencoders:
-            term.prepare(self.networks, self.reals(1, term.generator))
+            term.prepare(self.networks, self.reals(1, term.generator), self.world)
         averages = {name: EMA(self.networks[name]) for name in networks.averaged(self.settings, self.phases)}
         self.averages = {name: average.module for name, average in averages.items()}
         self.ema = self.averages.get(self.main, self.generator)

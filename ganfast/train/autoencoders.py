@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ganfast import _checks
 from ganfast._autograd import autocast_dtype, no_autocast
 from ganfast.train.config import TrainConfig
+from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network, Networks
 from ganfast.train.perceptual import checked, loss_of
 from ganfast.train.phases import Batch, Phase
@@ -63,7 +64,7 @@ def autoencoding(
             [-1, 1]. A module is put on the device, in eval mode, and frozen.
         kl: weight of the divergence from N(0, 1) in nats, added over an image's latents, averaged over images.
         weight: of the adversarial term. adaptive: times |d(distance + perceptual) / dw| / (|d adversarial / dw| + 1e-4), at most 1e4, w
-            the last layer's weight; of several processes each takes its own.
+            the last layer's weight, gradients being those of the whole batch, of all processes.
         last_layer: its name, as in named_modules or named_parameters, the layer, or its weight; None: that whose weight is nearest to the
             reconstruction in autograd's graph.
         reconstruct: what is called instead of autoencoder(image): a function (autoencoder, image) that gives one of the forms below.
@@ -102,6 +103,7 @@ class Autoencoding(Adversarial):
         self.weights, self.start, self.distance, self.adaptive = settings, start, DISTANCES[distance], adaptive
         self.given, self.last_layer, self.own = checked(given), last_layer, reconstruct
         self.perceptual: Callable | None = None
+        self.world = World()
 
     def reconstruct(self, autoencoder: nn.Module, *images: Tensor) -> Reconstruction:
         return reconstructed(autoencoder, *images) if self.own is None else given_by(self.own(autoencoder, *images))
@@ -121,14 +123,14 @@ class Autoencoding(Adversarial):
             self.discriminator: dataclasses.replace(settings[self.discriminator], latent=False),
         }
 
-    def prepare(self, networks: Networks, real: Tensor) -> None:
+    def prepare(self, networks: Networks, real: Tensor, world: World) -> None:
         """Puts what the perceptual loss needs beside the autoencoder, and looks for the last layer there."""
         held = {p: name for name in networks for p in networks[name].parameters()}
         shared = [held[p] for p in self.given.parameters() if p in held] if isinstance(self.given, nn.Module) else []
         if shared:
             cause = "A function of one argument is not frozen: lambda image: discriminator.features(image)"
             _checks.fail("train", f"perceptual would be frozen, and shares parameters with the network {shared[0]!r}", cause)
-        self.perceptual = loss_of(self.given, real.shape[1], real.device)
+        self.perceptual, self.world = loss_of(self.given, real.shape[1], real.device), world
         if self.last_layer is not None:
             named_weight(self.last_layer, networks[self.generator])
 
@@ -175,7 +177,8 @@ class Autoencoding(Adversarial):
             (down,) = torch.autograd.grad(loss * scale, seen)
             (up,) = torch.autograd.grad(against * scale, seen)
             through = lambda gradient: torch.autograd.grad(made, layer, gradient.to(made.dtype), retain_graph=True, allow_unused=True)[0]
-            norms = [torch.linalg.vector_norm(g, dtype=torch.float32) for g in self._found(through(down), through(up))]
+            both = torch.stack(self._found(through(down), through(up))).float()
+        norms = torch.linalg.vector_norm(self.world.mean(both).flatten(1), dim=1)
         adaptive = (norms[0] / (norms[1] + scale * _DELTA)).clamp(0, _MOST)
         factor = self.weights["weight"] * adaptive
         carrier = (made.float() * ((down + factor * up) / scale)).sum()

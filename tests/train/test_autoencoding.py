@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ganfast.train import Batch, Network, Phase, TrainConfig, Trainer, autoencoding
+from ganfast.train.distributed.world import World
 from ganfast.train.networks import Networks
 from ganfast.train.perceptual import laplacian
 from ganfast.train.phases import Call, Draws
@@ -114,7 +115,7 @@ def test_reconstructions_become_better(perceptual):
 
 def judged(term, phase: Phase, g: nn.Module, d: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, dict]:
     networks, calls = Networks(generator=g, discriminator=d), {g: Call(False, None, None, None, term.reconstruct, True)}
-    term.prepare(networks, x)
+    term.prepare(networks, x, World())
     batch = Batch(x, None, None, {}, Draws(torch.Generator()), calls=calls, phase=phase, updated=(g,))
     d.requires_grad_(False)
     return term.part(phase, networks, batch, {"adversarial": 1.0})
