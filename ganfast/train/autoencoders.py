@@ -1,6 +1,5 @@
 """An autoencoder and a discriminator: reconstruction, perceptual and adversarial losses, weighed as in VQGAN and latent diffusion."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +16,7 @@ from ganfast.train.networks import Network, Networks
 from ganfast.train.perceptual import checked, loss_of
 from ganfast.train.phases import Batch, Phase
 from ganfast.train.randomness import own_randomness
-from ganfast.train.reconstruction import Reconstruction, given_by, last_weight, named_weight, reconstructed
+from ganfast.train.reconstruction import Reconstruction, given_by, last_weight, levels, named_weight, reconstructed
 from ganfast.train.sampling import IMITATED, INHERITED, in_eval_mode
 from ganfast.train.terms import Adversarial, adversarial, logits_of
 
@@ -136,8 +135,7 @@ class Autoencoding(Adversarial):
 
     def rehearse(self, discriminator: nn.Module, real: Tensor, given: tuple) -> None:
         """One forward of a discriminator that begins later, which changes nothing: a mistake shows now, and not in hours."""
-        as_written = torch.compiler.set_stance("force_eager") if self.config.fused else contextlib.nullcontext()  # it imports dynamo
-        with as_written, in_eval_mode(discriminator), own_randomness(0, real.device):
+        with torch.compiler.set_stance("force_eager"), in_eval_mode(discriminator), own_randomness(0, real.device):
             logits_of(discriminator, real, given)
 
     def _generator(self, phase: Phase, networks: Networks, batch: Batch, terms: dict[str, float]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -147,6 +145,7 @@ class Autoencoding(Adversarial):
             shapes = f"the autoencoder gives shape {list(made.shape)}, the images have {list(image.shape)}"
             _checks.fail("train", f"{shapes}; both must be the same")
         judged = self.discriminator not in batch.waiting
+        layer = self._last(made, autoencoder) if self.adaptive else None  # looked for before the start too: it may not be there
         balanced = judged and self.adaptive
         # Apart from the graph behind it: each loss is differentiated once, down to here, and their sum goes on from here.
         seen = made.detach().float().requires_grad_() if balanced else made.float()
@@ -154,11 +153,13 @@ class Autoencoding(Adversarial):
         if judged:
             found["loss_g"] = against = self._judged(networks, batch, seen)
             if balanced:
-                loss, found["adaptive_weight"] = self._balanced(loss, against, seen, made, autoencoder)
+                loss, found["adaptive_weight"] = self._balanced(loss, against, seen, made, layer)
             else:
                 loss = loss + self.weights["weight"] * against
         for name, part in losses.items():
-            loss, found[name] = loss + self.weights.get(name, 1.0) * part, part
+            if name in (*found, "loss_g", "adaptive_weight"):
+                _checks.fail("train", f"the autoencoder gives a loss {name!r}, and there is one of that name", "Give it another")
+            loss, found[name] = loss + (self.weights[name] if name in ("kl", "codebook") else 1.0) * part, part
         return terms["adversarial"] * loss, found
 
     def _unlike(self, made: Tensor, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -169,15 +170,14 @@ class Autoencoding(Adversarial):
             loss = loss + self.weights["perceptual_weight"] * found["perceptual"]
         return loss, found
 
-    def _balanced(self, loss: Tensor, against: Tensor, seen: Tensor, made: Tensor, autoencoder: nn.Module) -> tuple[Tensor, Tensor]:
+    def _balanced(self, loss: Tensor, against: Tensor, seen: Tensor, made: Tensor, layer: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of both losses, whose gradient is that of `made`, and the adaptive weight."""
-        layer = self._last(made, autoencoder)
         scale = _FLOAT16_SCALE if torch.float16 in (made.dtype, autocast_dtype(made)) else 1.0
         with no_autocast(made):
             (down,) = torch.autograd.grad(loss * scale, seen)
             (up,) = torch.autograd.grad(against * scale, seen)
-            through = lambda gradient: torch.autograd.grad(made, layer, gradient.to(made.dtype), retain_graph=True, allow_unused=True)[0]
-            both = torch.stack(self._found(through(down), through(up))).float()
+            through = lambda gradient: torch.autograd.grad(made, layer, gradient.to(made.dtype), retain_graph=True)[0]
+            both = torch.stack((through(down), through(up))).float()
         norms = torch.linalg.vector_norm(self.world.mean(both).flatten(1), dim=1)
         adaptive = (norms[0] / (norms[1] + scale * _DELTA)).clamp(0, _MOST)
         factor = self.weights["weight"] * adaptive
@@ -185,10 +185,9 @@ class Autoencoding(Adversarial):
         return (loss + factor * against - carrier).detach() + carrier, adaptive
 
     def _last(self, made: Tensor, autoencoder: nn.Module) -> Tensor:
-        return last_weight(made, autoencoder) if self.last_layer is None else named_weight(self.last_layer, autoencoder)
-
-    def _found(self, *gradients: Tensor | None) -> tuple[Tensor, ...]:
-        if any(gradient is None for gradient in gradients):
-            cause = "The reconstruction does not pass through it"
-            _checks.fail("train", f"last_layer {self.last_layer!r} is not in the reconstruction's graph", cause)
-        return gradients
+        if self.last_layer is None:
+            return last_weight(made, autoencoder)
+        found = named_weight(self.last_layer, autoencoder)
+        if not any(getattr(node, "variable", None) is found for level in levels(made) for node in level):
+            _checks.fail("train", f"last_layer {self.last_layer!r} is not in the reconstruction's graph", "It does not pass through it")
+        return found

@@ -1,7 +1,7 @@
 """What an autoencoder gives: its reconstruction, and the losses that it brings with it."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def reconstructed(autoencoder: nn.Module, *images: Tensor) -> Reconstruction:
     """autoencoder(image). One that hides its posterior behind `sample_posterior` and `return_dict`, as diffusers' AutoencoderKL does, is
     called in its parts: encode(image).latent_dist, a sample of it in training, its mode in eval mode, and decode."""
     plain = getattr(autoencoder, "_orig_mod", autoencoder)  # of what torch.compile gave
-    if {"sample_posterior", "return_dict"} <= inspect.signature(plain.forward).parameters.keys() and hasattr(plain, "decode"):
+    if hasattr(plain, "decode") and {"sample_posterior", "return_dict"} <= inspect.signature(plain.forward).parameters.keys():
         posterior = autoencoder.encode(*images).latent_dist
         latent = posterior.sample() if autoencoder.training else posterior.mode()
         return given_by(autoencoder.decode(latent))[0], _of_posterior(posterior)
@@ -80,6 +80,16 @@ def _refused(output: object) -> Reconstruction:
     _checks.fail("train", f"the autoencoder gives {kinds}; wants {wants}", cause, TypeError)
 
 
+def levels(tensor: Tensor) -> Iterator[list]:
+    """The nodes of a tensor's graph, by how many operations they are away from it."""
+    level, met = [tensor.grad_fn] if tensor.requires_grad else [], set()
+    while level:
+        yield level
+        nearer = dict.fromkeys(node for last in level for node, _ in last.next_functions)
+        level = [node for node in nearer if node is not None and node not in met]
+        met.update(level)
+
+
 def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:
     """The weight that a reconstruction met last, of a convolution or a linear layer: the parameter of two dimensions or more that is the
     fewest operations away from it in its graph. Of several parameters that one layer's weight is made of, the largest.
@@ -87,8 +97,7 @@ def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:
     Raises: ValueError where there is none, or several layers are as near.
     """
     owner = {p: name for name, p in network.named_parameters() if p.dim() > 1}
-    level, met = [reconstruction.grad_fn], set()
-    while level:
+    for level in levels(reconstruction):
         found = dict.fromkeys(p for node in level if (p := getattr(node, "variable", None)) is not None and p in owner)
         made = {p for p in found if _is_made_of(owner[p])}  # one operation further away than its layer's weight, and so first
         layers = {_layer(owner[p]) for p in made or found}
@@ -98,9 +107,6 @@ def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:
             names = ", ".join(sorted(owner[p] for p in found))
             cause = "Name one: autoencoding(last_layer='decoder.conv_out')"
             _checks.fail("train", f"the adaptive weight looks for the autoencoder's last layer, and {names} are as near", cause)
-        nearer = dict.fromkeys(node for last in level if last is not None for node, _ in last.next_functions)
-        level = [node for node in nearer if node is not None and node not in met]
-        met.update(level)
     cause = "Name it: autoencoding(last_layer=), or leave adaptive off"
     _checks.fail("train", "the adaptive weight finds no weight of the autoencoder in the reconstruction's graph", cause)
 

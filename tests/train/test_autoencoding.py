@@ -124,7 +124,9 @@ def judged(term, phase: Phase, g: nn.Module, d: nn.Module, x: torch.Tensor) -> t
 @pytest.mark.parametrize(("kind", "perceptual", "distance"), [("hinge", "laplacian", "l1"), ("relativistic", None, "l2")])
 def test_the_adaptive_weight_and_the_gradients_are_the_formula(kind, perceptual, distance):
     (g, d), x = nets(noise=0.0), images(8)
-    term = autoencoding(config(loss=kind), perceptual=perceptual, perceptual_weight=0.3, distance=distance, kl=0.01, weight=0.7)
+    named = {"last_layer": "decoder.3"} if kind == "relativistic" else {}
+    how = {"perceptual": perceptual, "perceptual_weight": 0.3, "distance": distance, "kl": 0.01, "weight": 0.7}
+    term = autoencoding(config(loss=kind), **how, **named)
     loss, found = judged(term, Phase("g", "generator"), g, d, x)
     given = torch.autograd.grad(loss, list(g.parameters()))
 
@@ -280,6 +282,13 @@ def test_what_does_not_fit_together_is_refused():
     half = nn.Sequential(nn.Conv2d(1, 1, 2, 2))
     with pytest.raises(ValueError, match=r"the autoencoder gives shape \[8, 1, 4, 4\], the images have \[8, 1, 8, 8\]"):
         made(config(), half, Judge(), start=9).step()
+    autoencoder = Autoencoder()
+    autoencoder.spare = nn.Conv2d(1, 1, 1)
+    with pytest.raises(ValueError, match="last_layer 'spare' is not in the reconstruction's graph"):
+        made(config(), autoencoder, Judge(), start=9, last_layer="spare").step()
+    own = lambda autoencoder, image: (autoencoder(image)[0], {"loss_g": image.mean()})
+    with pytest.raises(ValueError, match="gives a loss 'loss_g', and there is one of that name"):
+        made(config(), Autoencoder(), Judge(), start=9, reconstruct=own).step()
     with pytest.raises(ValueError, match="ends in a Sigmoid"):
         made(config(), Autoencoder(), nn.Sequential(nn.Conv2d(1, 1, 3), nn.Sigmoid()), start=9)
     with pytest.raises(TypeError, match="Network: call is 3, wants a function, or None"):
