@@ -7,6 +7,7 @@ from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
 from ganfast.ops.gather_images.op import gather_images
+from ganfast.ops.normalised_weights.op import equalised_weights, spectral_norms, weight_norms
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 __all__ = [
@@ -16,8 +17,11 @@ __all__ = [
     "conv_act",
     "conv_transpose_act",
     "discriminator_loss",
+    "equalised_weights",
     "gather_images",
     "generator_loss",
     "instance_norm_act",
+    "spectral_norms",
     "upsample_conv_act",
+    "weight_norms",
 ]
