@@ -11,7 +11,8 @@ from ganfast.ops.normalised_weights import kernels, reference
 
 def _given(ctx, made: list[Tensor], needs: list[bool]) -> tuple[Tensor, ...]:
     """What a forward gives; a frozen weight's result needs no gradient, whatever the others' do."""
-    made = [owned(w) for w in made]
+    if made[0]._is_view():  # all are parts of one tensor, or none is
+        made = [owned(w) for w in made]
     if not all(needs):
         ctx.mark_non_differentiable(*(w for w, need in zip(made, needs) if not need))
     ctx.set_materialize_grads(False)

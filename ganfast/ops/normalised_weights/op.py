@@ -35,7 +35,7 @@ def weight_norms(v: Sequence[Tensor], g: Sequence[Tensor], *, backend: str | Non
                 op, f"g[{i}] has shape {tuple(gain.shape)}, wants {direction.shape[0]} values, one for each row of v[{i}], or one",
                 "A norm along another dimension is v.transpose(0, dim), transposed back afterwards",
             )  # fmt: skip
-    return run_weight_norms(v, g, _backend(op, backend, v)) if v else []
+    return run_weight_norms(v, g, backend_for(op, backend, v[0])) if v else []
 
 
 def spectral_norms(
@@ -76,8 +76,9 @@ def spectral_norms(
                 _checks.fail(op, f"{name}[{i}] has shape {tuple(vector.shape)}, wants ({size},) for weights[{i}]", cause)
             if power_iterations and vector.requires_grad:
                 _checks.fail(op, f"{name}[{i}] requires grad, but power iterations change it in place", "It is a buffer: detach it")
-    options = _backend(op, backend, weights), power_iterations, float(eps), bool(u_first)
-    return run_spectral_norms(weights, u, v, *options) if weights else []
+    if not weights:
+        return []
+    return run_spectral_norms(weights, u, v, backend_for(op, backend, weights[0]), power_iterations, float(eps), bool(u_first))
 
 
 def equalised_weights(weights: Sequence[Tensor], factors: Sequence[float], *, backend: str | None = None) -> list[Tensor]:
@@ -100,7 +101,7 @@ def equalised_weights(weights: Sequence[Tensor], factors: Sequence[float], *, ba
             _checks.fail(op, f"factors[{i}] is {factor!r}, wants a float", error=TypeError)
     if not weights:
         return []
-    _backend(op, backend, weights)  # every backend is torch's one call here, but one that cannot run is refused
+    backend_for(op, backend, weights[0])  # every backend is torch's one call here, but one that cannot run is refused
     return run_equalised(weights, tuple(float(f) for f in factors))
 
 
@@ -141,11 +142,10 @@ def automatic(x: Tensor) -> str:
     return _backends.first_fused(x)
 
 
-def _backend(op: str, backend: str | None, tensors: list[Tensor]) -> str:
-    if not tensors:
-        return "torch"
+def backend_for(op: str, backend: str | None, x: Tensor) -> str:
+    """What runs for tensors like x."""
     wanted = _backends.requested(op, backend)
-    return automatic(tensors[0]) if wanted == "auto" else _backends.named(op, wanted, tensors[0])
+    return automatic(x) if wanted == "auto" else _backends.named(op, wanted, x)
 
 
 def _lists(op: str, **lists: Sequence[Tensor]) -> list[list[Tensor]]:
