@@ -1,6 +1,7 @@
 """Groups of a graph's nodes that run as one, and the graph with some of them replaced."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +13,7 @@ from ganfast.dropin import arithmetic, nodes
 from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
 from ganfast.dropin.table import ACTIVATIONS, STEPS
+from ganfast.dropin.weights import Together
 from ganfast.ops.bias_act.autograd import what_is_saved
 
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
@@ -227,12 +229,17 @@ def _unlike(steps: list[Step]) -> str:
     return "" if alike and all(type(t) is type(x) and t.device == x.device for t in values) else "its values differ in dtype"
 
 
-def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None]) -> Callable:
-    """The graph's forward with each group as its call; None: torch's own nodes stay."""
+def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None], batches: Sequence[Together] = ()) -> Callable:
+    """The graph's forward with each group as its call, None: torch's own nodes stay; and with these weights made together."""
     graph, new = fx.Graph(), {}
     ends = {group.nodes[-1]: (group, call) for group, call in zip(groups, calls) if call is not None}
-    inside = {node for group, call in ends.values() for node in group.nodes}
+    inside = {node for group, call in ends.values() for node in group.nodes}.union(*(batch.nodes for batch in batches))
+    starts = {batch.start: batch for batch in batches}
     for node in module.graph.nodes:
+        if (batch := starts.get(node)) is not None:
+            made = graph.call_function(batch, tuple(new[operand] for operand in batch.operands))
+            new.update({value: graph.call_function(operator.getitem, (made, i)) for i, value in enumerate(batch.values)})
+            new.update({same: new[operand] for same, operand in batch.same.items()})
         if node in ends:
             group, call = ends[node]
             new[node] = graph.call_function(call, tuple(new[operand] for operand in group.operands))

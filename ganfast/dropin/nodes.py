@@ -136,8 +136,9 @@ def switch(node: fx.Node) -> str:
 
 
 def regimes(graph: fx.Graph) -> dict[fx.Node, tuple]:
-    """The grad mode and the autocasts that are on at each node, as far as the graph's own calls set them."""
-    grad, casts, found = None, [], {}
+    """The grad mode and the autocasts that are on at each node: dynamo hands a graph on in the grad mode that it begins in, and of
+    autocasts what the graph's own calls set."""
+    grad, casts, found = torch.is_grad_enabled(), [], {}
     for node in graph.nodes:
         kind = switch(node)
         if kind == "grad":
@@ -158,8 +159,9 @@ def is_pure(node: fx.Node) -> bool:
 
 
 def is_barrier(node: fx.Node) -> bool:
-    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
-    known = name_of(node) or switch(node) or isinstance(node.target, torch._ops.OpOverload)
+    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own. A tensor's attribute, its .H, is
+    read and no more."""
+    known = name_of(node) or switch(node) or node.target is getattr or isinstance(node.target, torch._ops.OpOverload)
     return node.op == "call_module" or (node.op == "call_function" and not known)
 
 

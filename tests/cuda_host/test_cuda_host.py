@@ -18,7 +18,7 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss", "gather_images"]
+OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss", "gather_images", "normalised_weights"]
 FLAGS = {
     "plain": ["-O1"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
@@ -42,6 +42,7 @@ FEW_CASES = {
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
+    "normalised_weights": ["weight, odd", "spectral, v first"],
 }
 # Barriers, and the case that has to notice that one is gone.
 BARRIERS = [
@@ -50,6 +51,7 @@ BARRIERS = [
     ("batch_norm_act", "batch_norm_act/cuda.cu", "nchw, odd"),
     ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "spectral, v first"),
 ]
 # A line of the source, what it becomes, and the program that has to call the result wrong.
 MUTATIONS = [
@@ -82,6 +84,11 @@ MUTATIONS = [
     ("gather_images", "gather_images/cuda.cu", "kWidth - 1 - i", "i"),
     ("gather_images", "gather_images/cuda.cu", "inside ? kLow : NAN", "kLow"),
     ("gather_images", "gather_images/cuda.cu", "at < s.count", "at <= s.count"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "scale * (g[j] - x[j] * back)", "scale * g[j]"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "first[middle] <= row", "first[middle] < row"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "* inverse * inverse * u[row]", "* inverse * u[row]"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "block -= blocks;", "block -= 1;"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "other ? other[k] : x[k]", "x[k]"),
     ("gather_images", "gather_images/cuda.cu", "kLow = 0x1.010102p-23f", "kLow = 0"),
 ]
 
@@ -186,6 +193,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("batch_norm_act", "images nhwc, odd"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
+        ("normalised_weights", "weight, odd"),
     ],
 )
 def test_an_overrun_is_reported(programs, op, case):
