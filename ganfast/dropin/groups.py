@@ -17,7 +17,7 @@ from ganfast.dropin.weights import Together
 from ganfast.ops.bias_act.autograd import what_is_saved
 
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
-_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
+_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "by", "more", "alpha", "residual")
 _MOST_LOOKS = 256  # of which a group keeps what was decided: a network may have a hundred groups
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
@@ -56,7 +56,7 @@ class Group:
         """The place among x and the operands of a bias that a norm by the data's own statistics takes away again: its gradient is rounding
         alone, which no two ways share."""
         norm = self.spec.norm
-        own = norm is not None and (norm["kind"] == "instance" or norm["training"])
+        own = norm is not None and (norm["kind"] == "instance" or norm.get("training", False))
         return self._at.index("bias") + 1 if own and "bias" in self._at else None
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
@@ -72,7 +72,8 @@ class Group:
 
     def note_backends(self) -> None:
         """What ran just now."""
-        kernels = {"instance_norm_act": "batch_norm_act"}
+        norms = ("batch_norm_act", "instance_norm_act", "group_norm_act")
+        kernels = dict.fromkeys(norms, "batch_norm_act_modulated") if self.spec.modulates else {"instance_norm_act": "batch_norm_act"}
         self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.spec.ops)
 
     @property
@@ -111,7 +112,7 @@ class Found:
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
         for node in graph.nodes:
-            if node not in taken and (steps := self._longest(node)):
+            if node not in taken and (steps := self._longest(node, taken)):
                 self.groups.append(Group(steps, self._spec(steps), called))
                 taken.update(self.groups[-1].nodes)
         self.left = [(called(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
@@ -126,9 +127,10 @@ class Found:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
 
-    def _longest(self, node: fx.Node) -> list[Step]:
-        """From the node on, as far as it may go."""
+    def _longest(self, node: fx.Node, taken: set[fx.Node]) -> list[Step]:
+        """From the node on, as far as it may go. A sum of two branches is that of the first."""
         steps = self._grown(node)
+        steps = steps[: next((i for i, step in enumerate(steps) if not taken.isdisjoint(step.nodes)), len(steps))]
         while steps and (why := self._why_not(steps)):
             self.refused.setdefault(node, why)
             steps = steps[:-1]
@@ -152,7 +154,14 @@ class Found:
         return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
 
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
-        """Of a group that begins with a bias add: bias_act's backward may read its input."""
+        """Of a group that begins with a bias add: bias_act's backward may read its input. Of a norm: what is added to it before an
+        activation."""
+        of = {step.role: step for step in steps}
+        added = [of["residual"].tensors["residual"]] if "residual" in of and of["residual"].options["first"] else []
+        if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
+            added.append(of["modulation"].tensors["more"])
+        if "norm" in of and any(map(self._reaches, added)):
+            return "its backward would keep a summand that may be changed"
         if steps[0].role != "bias" or not self._reaches(steps[0].tensors["x"]):
             return ""
         spec = self._spec(steps)
@@ -192,6 +201,8 @@ class Found:
         return arithmetic.Spec(
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
+            modulated="modulation" in by_role, residual=_place_of(by_role.get("residual")),
+            factor=by_role.get("factor", {}).get("factor", 1.0),
             open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
             clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
@@ -199,7 +210,7 @@ class Found:
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
-        if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
+        if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "group_norm", "interpolate")):
             if not nodes.is_floating(tensor(node)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
@@ -208,7 +219,11 @@ class Found:
         return "what it follows is no convolution, norm or bias add, or is read elsewhere too"
 
 
-_KNOWN = ("batch_norm", "instance_norm", "interpolate", *ACTIVATIONS)
+def _place_of(residual: dict | None) -> str:
+    return "" if residual is None else "first" if residual["first"] else "last"
+
+
+_KNOWN = ("batch_norm", "instance_norm", "group_norm", "interpolate", *ACTIVATIONS)
 
 
 def _known(node: fx.Node) -> bool:
@@ -219,7 +234,7 @@ def _known(node: fx.Node) -> bool:
 
 def _one_pass(steps: list[Step]) -> str:
     roles = {step.role for step in steps}
-    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} else "one pass already"
+    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} or roles >= {"bias", "residual"} else "one pass already"
 
 
 def _unlike(steps: list[Step]) -> str:

@@ -163,4 +163,4 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
 def _norm_takes_all(group: Group, y: Tensor) -> bool:
     """Whether next to nothing of a gradient is left behind a norm over so few values but rounding, which no two ways share."""
     norm = group.spec.norm
-    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * y.shape[1]
+    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * norm.get("groups", y.shape[1])
