@@ -65,7 +65,7 @@ void added_block(const Rows& rows, int64_t block, const T* x, const T* residual,
         if constexpr (kAdds == Adds::first) z += static_cast<A>(r[i]);
         A value = gain * act_fwd<A>(act, z, kLast ? alpha[i] : alpha0);
         if constexpr (kClamps) value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
-        if constexpr (kSigns) seen[i] = static_cast<A>(narrow<T>(value));
+        if constexpr (kSigns) seen[i] = kClamps ? static_cast<A>(narrow<T>(value)) : value;
         if constexpr (kAdds == Adds::last) value += static_cast<A>(r[i]);
         out[i] = narrow<T>(value * factor);
       }
@@ -74,7 +74,8 @@ void added_block(const Rows& rows, int64_t block, const T* x, const T* residual,
         for (int64_t i = 0; i < count; ++i) {
           const A u = seen[i];
           const int on = act == Act::relu ? !(u == 0) : u > 0;  // relu's slope is 1 at NaN
-          to[i] = static_cast<uint8_t>(clamps & ((u >= edge) | (u <= -edge)) ? int{kClamped} : on);
+          if constexpr (kClamps) to[i] = static_cast<uint8_t>(clamps & ((u >= edge) | (u <= -edge)) ? int{kClamped} : on);
+          else to[i] = static_cast<uint8_t>(on);
         }
       }
     }
