@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ganfast import _triton
-from ganfast._triton import cdiv, load_channels, next_power_of_2, over_rows, sum_rows
+from ganfast._triton import cdiv, load_channels, next_power_of_2, sum_rows
 from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
 from ganfast.ops.batch_norm_act import triton as passes
 from ganfast.ops.batch_norm_act.modulated_reference import is_full
@@ -109,7 +109,7 @@ def gain_of(weight, scale, k, mask, c):
 
 @triton.jit
 def fold_groups(sums, through, weight, scale, columns, c, width, values, first, BLOCK_G: tl.constexpr, BLOCK_W: tl.constexpr):
-    """BLOCK_G groups from `first` on, of `width` neighbouring columns each: through [2, columns] = the means of gain h and of gain h xhat."""
+    """BLOCK_G groups from `first` on, of `width` columns each: through [2, columns] = the means of gain h and of gain h xhat."""
     group = first + tl.arange(0, BLOCK_G)
     of_h = tl.zeros((BLOCK_G, BLOCK_W), tl.float32)
     of_product = tl.zeros((BLOCK_G, BLOCK_W), tl.float32)
@@ -169,7 +169,7 @@ def modulated_norm_act_fold_kernel(
         tl.store(gweight + channels, sum_product, mask=inside)
         if galpha is not None:
             tl.store(galpha + channels, tl.sum(of_alpha, 0), mask=inside)
-        if through is not None:
+        if through is not None:  # noqa: SIM102 - the compiler decides both, and knows `and` of constants alone
             if not GROUPED:
                 for first in range(0, columns, BLOCK_N * c):
                     k = first + (tl.arange(0, BLOCK_N) * c)[:, None] + channels[None, :]
