@@ -18,7 +18,8 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss", "gather_images"]
+OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "modulated_norm_act", "group_norm_act", "gan_loss", "gather_images"]
+FOLDERS = {"modulated_norm_act": "batch_norm_act"}  # in csrc, where it is not called as the op
 FLAGS = {
     "plain": ["-O1"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
@@ -40,6 +41,7 @@ FEW_CASES = {
     ],
     "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
+    "modulated_norm_act": ["columns nhwc", "full nchw", "first, eval"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
 }
@@ -74,6 +76,10 @@ MUTATIONS = [
     ("batch_norm_act", "batch_norm_act/cuda.cu", "inverse_count ? gbias : nullptr", "gbias"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
     ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "gain * sums[k]", "sums[k]"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "e.gy *= m.factor", "e.gy *= 1"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "h * by, of_product += product * by", "h, of_product += product"),
+    ("modulated_norm_act", "common/channel_grid.h", "period ? at % period : at", "at"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
     ("gather_images", "gather_images/cuda.cu", "e + w - 2 * (e % w) - kWidth", "e + w - 2 * (e % w) - 1"),
     ("gather_images", "gather_images/cuda.cu", "pixel + w - 1 - 2 * column", "pixel + w - 2 * column"),
@@ -184,6 +190,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("bias_act", "nhwc, rgb"),
         ("batch_norm_act", "nhwc, rgb"),
         ("batch_norm_act", "images nhwc, odd"),
+        ("modulated_norm_act", "full nhwc"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
     ],
@@ -207,7 +214,7 @@ def test_a_misaligned_vector_is_reported(tmp_path):
 
 def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "changed") -> Path:
     """The program of `op` with one place of its source replaced."""
-    for part in ("common", op):
+    for part in ("common", FOLDERS.get(op, op)):
         shutil.copytree(CSRC / part, folder / "csrc" / part)
     shutil.copytree(HERE, folder / "tests/cuda_host", ignore=shutil.ignore_patterns("__pycache__"))
     source = folder / "csrc" / path
