@@ -21,7 +21,7 @@ struct ChannelGrid {
   int64_t image;  // channels in an image: rows of it are that far apart where the channel is fastest
 
   int64_t blocks() const { return columns * chunks; }
-  bool images() const { return channels_last && image < c; }  // what a Walk wants to know
+  GANFAST_HD bool images() const { return channels_last && image < c; }  // what a Walk wants to know
 };
 
 // per_image: each image's channels are channels of their own, n * c of one image's pixels each. A thread keeps to its columns for
