@@ -87,7 +87,7 @@ def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, al
     vectors = (weight, bias, scale, shift, alpha)
     if backend == "cpu":
         found = torch.ops.ganfast.group_norm_act_bwd_native(gy, x, mean, invstd, *vectors, groups, act, alpha_value, channels_last)
-    elif backend in ("cuda", "triton") and regime(x, groups, channels_last, backend) == "chunks":
+    elif backend in ("cuda", "triton") and regime(x, groups, channels_last, backend, True) == "chunks":
         columns = (spread(mean, x), spread(invstd, x))
         found = modulated.bwd(
             gy, x, *columns, *vectors[:4], None, alpha, act, alpha_value, 1.0, groups, True, channels_last, backend

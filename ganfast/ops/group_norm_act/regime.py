@@ -4,8 +4,10 @@ import math
 
 from torch import Tensor
 
-# A block's largest group: as many values as a block keeps in registers (Triton), or reads again from its cache (CUDA).
+# A block's largest group: as many values as a block keeps in registers (Triton), or reads again from its cache (CUDA). Triton's backward
+# keeps two tensors, and for rows of one pixel sums and vectors as large as they are.
 MOST = 16384
+MOST_BACKWARD, MOST_BACKWARD_ROWS = 8192, 4096
 # CUDA keeps three sums a channel in shared memory, twice.
 MOST_WIDTH = 4096
 # Up to here a block is done in one round of loads, and nothing is quicker than one launch.
@@ -20,13 +22,16 @@ def padded(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def regime(x: Tensor, groups: int, channels_last: bool, backend: str) -> str:
+def regime(x: Tensor, groups: int, channels_last: bool, backend: str, backward: bool = False) -> str:
     """"block": a block of threads owns a group, in one launch. "chunks": a group is larger than a block's budget; or there are so few large
     ones that most multiprocessors would idle; or it lies in runs shorter than memory moves at once (channels_last, few channels)."""
     n, c = x.shape[:2]
     width, inner = c // groups, math.prod(x.shape[2:])
     values = padded(width) * padded(inner) if backend == "triton" else width * inner
-    if values > MOST or (backend == "cuda" and width > MOST_WIDTH):
+    most = MOST
+    if backend == "triton" and backward:
+        most = MOST_BACKWARD_ROWS if inner == 1 else MOST_BACKWARD
+    if values > most or (backend == "cuda" and width > MOST_WIDTH):
         return "chunks"
     if width * inner <= SMALL:
         return "block"
