@@ -2,8 +2,8 @@
 #include "cpu_blocks_body.h"
 
 namespace ganfast {
-GANFAST_NORM_PASSES(float, false)
-GANFAST_NORM_PASSES(double, false)
-GANFAST_NORM_PASSES(at::BFloat16, false)
-GANFAST_NORM_PASSES(at::Half, false)
+GANFAST_NORM_PASSES(float, Reads::vectors)
+GANFAST_NORM_PASSES(double, Reads::vectors)
+GANFAST_NORM_PASSES(at::BFloat16, Reads::vectors)
+GANFAST_NORM_PASSES(at::Half, Reads::vectors)
 }  // namespace ganfast

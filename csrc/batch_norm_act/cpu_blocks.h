@@ -33,12 +33,17 @@ template <class A> struct Vectors : Affine<A> {
   }
 };
 
+// What the passes read beside x: vectors alone; tensors of x's shape; or the activation's slope f'(z), which the forward wrote, where an
+// exponential takes longer than reading it back.
+enum class Reads { vectors, tensors, slope };
+
 // Tensors of x's shape and layout: z' = z * scale + shift + before, y = (f(z') + after) * factor. Where one is not given, a run of ones
 // or zeros is read in its place.
-template <class T> struct Full {
+template <class T> struct Beside {
   const T *scale = nullptr, *shift = nullptr, *before = nullptr, *after = nullptr;
   Acc<T> factor = 1;
   T *gscale = nullptr, *gshift = nullptr;  // where the backward writes gradients; before's is shift's
+  T* slope = nullptr;
   std::vector<T> ones, zeros;
 
   const T* scale_at(int64_t at) const { return scale ? scale + at : ones.data(); }
@@ -47,18 +52,18 @@ template <class T> struct Full {
   const T* after_at(int64_t at) const { return after ? after + at : zeros.data(); }
 };
 
-// The passes over all blocks, compiled in cpu_blocks.cpp and, with kFull, cpu_blocks_full.cpp.
+// The passes over all blocks, compiled in cpu_blocks.cpp, cpu_blocks_tensors.cpp and cpu_blocks_slope.cpp.
 
-template <class T, bool kFull = false> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, Act act, T* y);
+template <class T, Reads kReads = Reads::vectors> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, T* y);
 
 // [3, channels]: h, h * xhat with h = gy * factor * f'(z') * scale, and with_alpha gy * factor * df/dalpha.
-template <class T, bool kFull = false>
-std::vector<Acc<T>> backward_sums(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, Act act, bool with_alpha);
+template <class T, Reads kReads = Reads::vectors>
+std::vector<Acc<T>> backward_sums(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, bool with_alpha);
 
 // gx = scale * h - offset - (x - mean) * slope; `through`: offset and slope one behind the other [2, columns]: what flows through the
-// statistics, zeros in eval mode. With kFull also gscale = gy' * z and gshift = gy', gy' = gy * factor * f'(z').
-template <class T, bool kFull = false>
-void write_gradient(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, const std::vector<Acc<T>>& through, Act act, T* gx);
+// statistics, zeros in eval mode. With tensors also gscale = gy' * z and gshift = gy', gy' = gy * factor * f'(z').
+template <class T, Reads kReads = Reads::vectors>
+void write_gradient(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, const std::vector<Acc<T>>& through, Act act, T* gx);
 
 // What flows through the statistics, [2, columns] for write_gradient: offset and slope of every column, from the sums [3, channels] of h
 // and h * xhat. `set_of(channel)`: the set of channels that is normalised together, of `sets`; `values` of each.

@@ -4,21 +4,29 @@
 
 namespace ganfast {
 
-template <class T, bool kLast, bool kFull, class Tag>
-void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>>& v, const Full<T>& full, Tag act, T* y) {
+template <class T, bool kLast, Reads kReads, class Tag>
+void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>>& v, const Beside<T>& beside, Tag act, T* y) {
   using A = Acc<T>;
   const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     const A *mean = v.mean.data() + top + channel, *scale = v.scale.data() + top + channel, *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
     const A mean0 = *mean, scale0 = *scale, shift0 = *shift, alpha0 = *alpha;
-    if constexpr (kFull) {
-      const T *by = full.scale_at(at), *more = full.shift_at(at), *first = full.before_at(at), *after = full.after_at(at);
-      const A factor = full.factor;
+    if constexpr (kReads == Reads::tensors) {
+      const T *by = beside.scale_at(at), *more = beside.shift_at(at), *first = beside.before_at(at), *after = beside.after_at(at);
+      const A factor = beside.factor;
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) {
         const A z = (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0);
         const A value = act_fwd<A>(act, z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), kLast ? alpha[i] : alpha0);
         y[at + i] = narrow<T>((value + static_cast<A>(after[i])) * factor);
+      }
+    } else if constexpr (kReads == Reads::slope) {
+      T* slope = beside.slope + at;
+#pragma omp simd
+      for (int64_t i = 0; i < length; ++i) {
+        const A z = (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0);
+        slope[i] = narrow<T>(act_grad<A>(act, z, kLast ? alpha[i] : alpha0, false));
+        y[at + i] = narrow<T>(act_fwd<A>(act, z, kLast ? alpha[i] : alpha0));
       }
     } else {
 #pragma omp simd
@@ -32,15 +40,16 @@ void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>
 }
 
 // sums [3, c] of the block's columns: h, h * xhat with h = gy * factor * f'(z') * scale, and with_alpha gy * factor * df/dalpha.
-template <class T, bool kLast, bool kFull, class Tag>
-void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, const Full<T>& full, Tag act, bool with_alpha, Acc<T>* sums) {
+template <class T, bool kLast, Reads kReads, class Tag>
+void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, const Beside<T>& beside, Tag act, bool with_alpha, Acc<T>* sums) {
   using A = Acc<T>;
   const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     const A *mean = v.mean.data() + top + channel, *invstd = v.invstd.data() + top + channel, *scale = v.scale.data() + top + channel;
     const A *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
-    const T *by = kFull ? full.scale_at(at) : nullptr, *more = kFull ? full.shift_at(at) : nullptr, *first = kFull ? full.before_at(at) : nullptr;
-    const A factor = full.factor;
+    const T *by = kReads == Reads::tensors ? beside.scale_at(at) : nullptr, *more = kReads == Reads::tensors ? beside.shift_at(at) : nullptr, *first = kReads == Reads::tensors ? beside.before_at(at) : nullptr;
+    const T* slopes = beside.slope + at;
+    const A factor = beside.factor;
     A *bias_sum = sums + channel, *weight_sum = bias_sum + rows.c, *alpha_sum = weight_sum + rows.c;
     const A mean0 = *mean, invstd0 = *invstd, scale0 = *scale, shift0 = *shift, alpha0 = *alpha;
     A b = 0, w = 0, a = 0;
@@ -48,9 +57,10 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
     for (int64_t i = 0; i < length; ++i) {
       const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
       A z = centred * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0), g = static_cast<A>(gy[at + i]);
-      if constexpr (kFull) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
-      g = act_bwd<A>(act, g, z, kLast ? alpha[i] : alpha0, false);
-      if constexpr (kFull) g *= static_cast<A>(by[i]);
+      if constexpr (kReads == Reads::tensors) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
+      if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
+      else g = act_bwd<A>(act, g, z, kLast ? alpha[i] : alpha0, false);
+      if constexpr (kReads == Reads::tensors) g *= static_cast<A>(by[i]);
       if constexpr (kLast) bias_sum[i] += g, weight_sum[i] += g * centred * invstd[i];
       else b += g, w += g * centred * invstd0;
     }
@@ -58,7 +68,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
       for (int64_t i = 0; i < length; ++i) {
         const int64_t c = kLast ? i : 0;
         A z = (static_cast<A>(x[at + i]) - mean[c]) * scale[c] + shift[c], g = static_cast<A>(gy[at + i]);
-        if constexpr (kFull) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
+        if constexpr (kReads == Reads::tensors) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
         const A term = act_alpha_bwd<A>(act, g, z, alpha[c]);
         if constexpr (kLast) alpha_sum[i] += term;
         else a += term;
@@ -69,18 +79,18 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
 
 // gx = scale * h - offset - (x - mean) * slope, offset and slope one behind the other [2, columns]: what flows through the statistics,
 // zeros in eval mode. With kFull also gscale = gy' * z and gshift = gy', gy' = gy * factor * f'(z').
-template <class T, bool kLast, bool kFull, class Tag>
-void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, const Full<T>& full, const Acc<T>* through, Tag act, T* gx) {
+template <class T, bool kLast, Reads kReads, class Tag>
+void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const Vectors<Acc<T>>& v, const Beside<T>& beside, const Acc<T>* through, Tag act, T* gx) {
   using A = Acc<T>;
   const int64_t top = rows.first_column(block);
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     const A *mean = v.mean.data() + top + channel, *scale = v.scale.data() + top + channel, *shift = v.shift.data() + top + channel;
     const A *alpha = v.alpha.data() + top + channel, *offset = through + top + channel, *slope = offset + rows.columns();
     const A mean0 = *mean, scale0 = *scale, shift0 = *shift, alpha0 = *alpha, offset0 = *offset, slope0 = *slope;
-    if constexpr (kFull) {
-      const T *by = full.scale_at(at), *more = full.shift_at(at), *first = full.before_at(at);
-      T *to_scale = full.gscale ? full.gscale + at : nullptr, *to_shift = full.gshift ? full.gshift + at : nullptr;
-      const A factor = full.factor;
+    if constexpr (kReads == Reads::tensors) {
+      const T *by = beside.scale_at(at), *more = beside.shift_at(at), *first = beside.before_at(at);
+      T *to_scale = beside.gscale ? beside.gscale + at : nullptr, *to_shift = beside.gshift ? beside.gshift + at : nullptr;
+      const A factor = beside.factor;
       const auto run = [&](auto with_scale, auto with_shift) {
 #pragma omp simd
         for (int64_t i = 0; i < length; ++i) {
@@ -97,51 +107,54 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
       if (to_scale) to_shift ? run(Yes{}, Yes{}) : run(Yes{}, No{});
       else to_shift ? run(No{}, Yes{}) : run(No{}, No{});
     } else {
+      const T* slopes = beside.slope + at;
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) {
         const A s = kLast ? scale[i] : scale0;
         const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
-        const A g = act_bwd<A>(act, static_cast<A>(gy[at + i]), centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
+        A g = static_cast<A>(gy[at + i]);
+        if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
+        else g = act_bwd<A>(act, g, centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
         gx[at + i] = narrow<T>(s * g - (kLast ? offset[i] : offset0) - centred * (kLast ? slope[i] : slope0));
       }
     }
   });
 }
 
-template <class T, bool kFull> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, Act act, T* y) {
+template <class T, Reads kReads> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, T* y) {
   with_act(act, [&](auto tag) {
     each_block(rows, [&](int64_t b) {
-      rows.channels_last ? fwd_block<T, true, kFull>(rows, b, x, v, full, tag, y) : fwd_block<T, false, kFull>(rows, b, x, v, full, tag, y);
+      rows.channels_last ? fwd_block<T, true, kReads>(rows, b, x, v, beside, tag, y) : fwd_block<T, false, kReads>(rows, b, x, v, beside, tag, y);
     });
   });
 }
 
-template <class T, bool kFull>
-std::vector<Acc<T>> backward_sums(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, Act act, bool with_alpha) {
+template <class T, Reads kReads>
+std::vector<Acc<T>> backward_sums(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, bool with_alpha) {
   std::vector<Acc<T>> sums;
   with_act(act, [&](auto tag) {
     sums = reduce_blocks<Acc<T>>(rows, 3, [&](int64_t b, Acc<T>* into) {
-      rows.channels_last ? reduce_block<T, true, kFull>(rows, b, gy, x, v, full, tag, with_alpha, into)
-                         : reduce_block<T, false, kFull>(rows, b, gy, x, v, full, tag, with_alpha, into);
+      rows.channels_last ? reduce_block<T, true, kReads>(rows, b, gy, x, v, beside, tag, with_alpha, into)
+                         : reduce_block<T, false, kReads>(rows, b, gy, x, v, beside, tag, with_alpha, into);
     });
   });
   return sums;
 }
 
-template <class T, bool kFull>
-void write_gradient(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Full<T>& full, const std::vector<Acc<T>>& through, Act act, T* gx) {
+template <class T, Reads kReads>
+void write_gradient(const T* gy, const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, const std::vector<Acc<T>>& through, Act act, T* gx) {
   with_act(act, [&](auto tag) {
     each_block(rows, [&](int64_t b) {
-      rows.channels_last ? write_block<T, true, kFull>(rows, b, gy, x, v, full, through.data(), tag, gx)
-                         : write_block<T, false, kFull>(rows, b, gy, x, v, full, through.data(), tag, gx);
+      rows.channels_last ? write_block<T, true, kReads>(rows, b, gy, x, v, beside, through.data(), tag, gx)
+                         : write_block<T, false, kReads>(rows, b, gy, x, v, beside, through.data(), tag, gx);
     });
   });
 }
 
 // The passes of one element type.
-#define GANFAST_NORM_PASSES(T, kFull)                                                                                              \
-  template void normalise<T, kFull>(const T*, const Rows&, const Vectors<Acc<T>>&, const Full<T>&, Act, T*);                       \
-  template std::vector<Acc<T>> backward_sums<T, kFull>(const T*, const T*, const Rows&, const Vectors<Acc<T>>&, const Full<T>&, Act, bool); \
-  template void write_gradient<T, kFull>(const T*, const T*, const Rows&, const Vectors<Acc<T>>&, const Full<T>&, const std::vector<Acc<T>>&, Act, T*);
+#define GANFAST_NORM_PASSES(T, kReads)                                                                                              \
+  template void normalise<T, kReads>(const T*, const Rows&, const Vectors<Acc<T>>&, const Beside<T>&, Act, T*);                       \
+  template std::vector<Acc<T>> backward_sums<T, kReads>(const T*, const T*, const Rows&, const Vectors<Acc<T>>&, const Beside<T>&, Act, bool); \
+  template void write_gradient<T, kReads>(const T*, const T*, const Rows&, const Vectors<Acc<T>>&, const Beside<T>&, const std::vector<Acc<T>>&, Act, T*);
 
 }  // namespace ganfast

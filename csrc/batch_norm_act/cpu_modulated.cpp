@@ -11,7 +11,7 @@ namespace {
 template <class T> struct Call {
   Rows rows;
   Vectors<Acc<T>> v;
-  Full<T> full;
+  Beside<T> beside;
   bool elementwise;
 
   static bool is_full(const at::Tensor& x, const MaybeTensor& t) { return given(t) && t->numel() == x.numel(); }
@@ -22,11 +22,11 @@ template <class T> struct Call {
       : rows(Rows::spread_out(x, channels_last, true)),
         v(rows, mean, invstd, {rows, weight, bias, alpha, alpha_value, column(x, scale), column(x, shift)}),
         elementwise(is_full(x, scale) || given(residual) || factor != 1) {
-    if (is_full(x, scale)) full.scale = scale->const_data_ptr<T>(), full.shift = shift->const_data_ptr<T>();
-    if (given(residual)) (residual_first ? full.before : full.after) = residual->const_data_ptr<T>();
-    full.factor = static_cast<Acc<T>>(factor);
+    if (is_full(x, scale)) beside.scale = scale->const_data_ptr<T>(), beside.shift = shift->const_data_ptr<T>();
+    if (given(residual)) (residual_first ? beside.before : beside.after) = residual->const_data_ptr<T>();
+    beside.factor = static_cast<Acc<T>>(factor);
     const int64_t run = elementwise ? std::max(rows.c, rows.p) : 0;
-    full.ones.assign(run, T(1)), full.zeros.assign(run, T(0));
+    beside.ones.assign(run, T(1)), beside.zeros.assign(run, T(0));
   }
 };
 
@@ -37,8 +37,8 @@ at::Tensor modulated_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mea
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_norm_act_fwd_cpu", [&] {
     using T = scalar_t;
     const Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, residual_first, factor, channels_last);
-    const auto run = call.elementwise ? &normalise<T, true> : &normalise<T>;
-    run(x.const_data_ptr<T>(), call.rows, call.v, call.full, parse_act(act), y.data_ptr<T>());
+    const auto run = call.elementwise ? &normalise<T, Reads::tensors> : &normalise<T>;
+    run(x.const_data_ptr<T>(), call.rows, call.v, call.beside, parse_act(act), y.data_ptr<T>());
   });
   return y;
 }
@@ -60,19 +60,19 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     const bool with_alpha = given(alpha), full_scale = Call<T>::is_full(x, scale);
     if (full_scale) {
       gscale = at::empty_like(x), gshift = at::empty_like(x);
-      call.full.gscale = gscale.data_ptr<T>(), call.full.gshift = gshift.data_ptr<T>();
+      call.beside.gscale = gscale.data_ptr<T>(), call.beside.gshift = gshift.data_ptr<T>();
     } else if (given(residual)) {
-      gresidual = at::empty_like(x), call.full.gshift = gresidual.data_ptr<T>();
+      gresidual = at::empty_like(x), call.beside.gshift = gresidual.data_ptr<T>();
     }
     const T *g = gy.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
-    const auto sums = (call.elementwise ? &backward_sums<T, true> : &backward_sums<T>)(g, in, call.rows, call.v, call.full, parse_act(act), with_alpha);
+    const auto sums = (call.elementwise ? &backward_sums<T, Reads::tensors> : &backward_sums<T>)(g, in, call.rows, call.v, call.beside, parse_act(act), with_alpha);
     std::vector<A> through(2 * call.rows.columns(), A(0));
     if (training) {
       const int64_t sets = groups ? n * groups : c, width = groups ? c / groups : 1;
       const double values = static_cast<double>(x.numel()) / sets;
       through = through_statistics<A>(call.rows, call.v, sums, sets, values, [=](int64_t k) { return groups ? k / width : k % c; });
     }
-    (call.elementwise ? &write_gradient<T, true> : &write_gradient<T>)(g, in, call.rows, call.v, call.full, through, parse_act(act), gx.data_ptr<T>());
+    (call.elementwise ? &write_gradient<T, Reads::tensors> : &write_gradient<T>)(g, in, call.rows, call.v, call.beside, through, parse_act(act), gx.data_ptr<T>());
 
     const ColumnGradients<A> found(sums, c, weight, bias, full_scale ? MaybeTensor() : scale);
     gbias = as_tensor<A>(found.bias.data(), c, x.options()), gweight = as_tensor<A>(found.weight.data(), c, x.options());

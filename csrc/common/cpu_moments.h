@@ -19,6 +19,25 @@ template <class A, class Term> A sum_lanes(int64_t count, Term term) {
   return sum;
 }
 
+// Mean and M2 of a plane. The second pass sums the deviations and their squares together.
+template <class T> void plane_moments(const T* x, int64_t length, Acc<T>* mean, Acc<T>* m2) {
+  using A = Acc<T>;
+  const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]); }) / length;
+  A rests[kLanes] = {}, squares[kLanes] = {}, rest = 0, square = 0;
+  int64_t i = 0;
+  for (; i + kLanes <= length; i += kLanes)
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const A d = static_cast<A>(x[i + j]) - center;
+      rests[j] += d, squares[j] += d * d;
+    }
+  for (; i < length; ++i) {
+    const A d = static_cast<A>(x[i]) - center;
+    rest += d, square += d * d;
+  }
+  for (int64_t j = 0; j < kLanes; ++j) rest += rests[j], square += squares[j];
+  *mean = center + rest / length, *m2 = square - rest * rest / length;
+}
+
 // The same of up to kLanes planes, a lane each: for planes too short to fill lanes of their own.
 template <class T> void short_planes(const T* x, int64_t length, int64_t planes, Acc<T>* count, Acc<T>* mean, Acc<T>* m2) {
   using A = Acc<T>;
@@ -52,11 +71,7 @@ template <class T, bool kLast> void block_moments(const T* x, const Rows& rows, 
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) mean[i] += static_cast<A>(x[at + i]);
     } else {
-      const T* plane = x + at;
-      const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(plane[i]); }) / length;
-      const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(plane[i]) - center; });
-      const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(plane[i]) - center) * (static_cast<A>(plane[i]) - center); });
-      mean[channel] = center + rest / length, m2[channel] = square - rest * rest / length;
+      plane_moments<T>(x + at, length, mean + channel, m2 + channel);
       moments[channel] = static_cast<A>(length);
     }
   });

@@ -30,37 +30,50 @@ template <class A> struct Statistics {
   A mean, invstd;
 };
 
-// Of one contiguous group: two passes, the second of which also sums the deviations, as in cpu_moments.h.
+// Of one contiguous group.
 template <class T> Statistics<Acc<T>> statistics(const T* x, int64_t length, double eps) {
-  using A = Acc<T>;
-  const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]); }) / length;
-  const A rest = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]) - center; });
-  const A square = sum_lanes<A>(length, [=](int64_t i) { return (static_cast<A>(x[i]) - center) * (static_cast<A>(x[i]) - center); });
-  const double variance = std::max(0.0, (square - static_cast<double>(rest) * rest / length) / length);
-  return {static_cast<A>(center + rest / length), static_cast<A>(1 / std::sqrt(variance + eps))};
+  Acc<T> mean, m2;
+  plane_moments<T>(x, length, &mean, &m2);
+  return {mean, static_cast<Acc<T>>(1 / std::sqrt(std::max<double>(0, m2) / length + eps))};
 }
 
 template <class T, class Tag>
-void fwd_group(const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, T* y) {
+void fwd_group(const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, T* y, T* slope) {
   using A = Acc<T>;
   const int64_t first = group % g.groups * g.width, column = group / g.groups * g.c + first;
   if (g.rows()) {
     const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
+    const auto run = [&](auto with_slope) {
 #pragma omp simd
-    for (int64_t i = 0; i < g.length; ++i) y[i] = narrow<T>(act_fwd<A>(act, (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]));
+      for (int64_t i = 0; i < g.length; ++i) {
+        const A z = (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i];
+        if constexpr (with_slope) slope[i] = narrow<T>(act_grad<A>(act, z, alpha[i], false));
+        y[i] = narrow<T>(act_fwd<A>(act, z, alpha[i]));
+      }
+    };
+    slope ? run(std::true_type{}) : run(std::false_type{});
     return;
   }
-  for (int64_t k = 0; k < g.width; ++k, x += g.p, y += g.p) {
+  for (int64_t k = 0; k < g.width; ++k) {
+    const T* in = x + k * g.p;
+    T *to = y + k * g.p, *to_slope = slope + k * g.p;
     const A scale = affine.gain[column + k] * s.invstd, shift = affine.shift[column + k], alpha = affine.alpha[column + k];
+    const auto run = [&](auto with_slope) {
 #pragma omp simd
-    for (int64_t i = 0; i < g.p; ++i) y[i] = narrow<T>(act_fwd<A>(act, (static_cast<A>(x[i]) - s.mean) * scale + shift, alpha));
+      for (int64_t i = 0; i < g.p; ++i) {
+        const A z = (static_cast<A>(in[i]) - s.mean) * scale + shift;
+        if constexpr (with_slope) to_slope[i] = narrow<T>(act_grad<A>(act, z, alpha, false));
+        to[i] = narrow<T>(act_fwd<A>(act, z, alpha));
+      }
+    };
+    slope ? run(std::true_type{}) : run(std::false_type{});
   }
 }
 
 // gx of one group, and the sums [3, columns] of its channels: g = gy * f'(z), g * xhat, and with_alpha gy * df/dalpha. `kept`: room for
-// a group's g, which two of the loops want and an exponential or a tangent is dear for.
+// a group's g, which two of the loops want. `slope` where the forward wrote f'(z).
 template <class T, class Tag>
-void bwd_group(const T* gy, const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
+void bwd_group(const T* gy, const T* x, const T* slope, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
                Acc<T>* kept, Acc<T>* sums, int64_t columns, T* gx) {
   using A = Acc<T>;
   const int64_t column = group / g.groups * g.c + group % g.groups * g.width;
@@ -70,53 +83,64 @@ void bwd_group(const T* gy, const T* x, const Groups& g, int64_t group, Statisti
     A* to = kept + k * g.p;
     const A scale = affine.gain[column + k] * s.invstd, shift = affine.shift[column + k], alpha = affine.alpha[column + k];
     A b = 0, w = 0, a = 0;
+    const auto run = [&](auto with_slope, const T* slopes) {
 #pragma omp simd reduction(+ : b, w)
-    for (int64_t i = 0; i < g.p; ++i) {
-      const A centred = static_cast<A>(in[i]) - s.mean;
-      const A value = act_bwd<A>(act, static_cast<A>(from[i]), centred * scale + shift, alpha, false);
-      to[i] = value;
-      b += value, w += value * centred;
-    }
+      for (int64_t i = 0; i < g.p; ++i) {
+        const A centred = static_cast<A>(in[i]) - s.mean;
+        A value = static_cast<A>(from[i]);
+        if constexpr (with_slope) value *= static_cast<A>(slopes[i]);
+        else value = act_bwd<A>(act, value, centred * scale + shift, alpha, false);
+        to[i] = value;
+        b += value, w += value * centred;
+      }
+    };
+    slope ? run(std::true_type{}, slope + k * g.p) : run(std::false_type{}, nullptr);
     if (with_alpha)
       for (int64_t i = 0; i < g.p; ++i) a += act_alpha_bwd<A>(act, static_cast<A>(from[i]), (static_cast<A>(in[i]) - s.mean) * scale + shift, alpha);
     w *= s.invstd;
     sums[column + k] = b, sums[columns + column + k] = w, sums[2 * columns + column + k] = a;
     of_g += static_cast<double>(affine.gain[column + k]) * b, of_product += static_cast<double>(affine.gain[column + k]) * w;
   }
-  const A offset = static_cast<A>(s.invstd * of_g / g.length), slope = static_cast<A>(s.invstd * s.invstd * of_product / g.length);
+  const A offset = static_cast<A>(s.invstd * of_g / g.length), along = static_cast<A>(s.invstd * s.invstd * of_product / g.length);
   for (int64_t k = 0; k < g.width; ++k) {
     const T* in = x + k * g.p;
     const A* from = kept + k * g.p;
     T* to = gx + k * g.p;
     const A scale = affine.gain[column + k] * s.invstd;
 #pragma omp simd
-    for (int64_t i = 0; i < g.p; ++i) to[i] = narrow<T>(scale * from[i] - offset - (static_cast<A>(in[i]) - s.mean) * slope);
+    for (int64_t i = 0; i < g.p; ++i) to[i] = narrow<T>(scale * from[i] - offset - (static_cast<A>(in[i]) - s.mean) * along);
   }
 }
 
 // The same of a group that is a row of channels; sums [3, c] are added to, over the rows of a block.
 template <class T, class Tag>
-void bwd_row(const T* gy, const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
+void bwd_row(const T* gy, const T* x, const T* slope, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
              Acc<T>* kept, Acc<T>* sums, T* gx) {
   using A = Acc<T>;
   const int64_t first = group % g.groups * g.width;
   const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
   A *of_bias = sums + first, *of_weight = of_bias + g.c, *of_alpha = of_weight + g.c;
   A b = 0, w = 0;
+  const auto run = [&](auto with_slope) {
 #pragma omp simd reduction(+ : b, w)
-  for (int64_t i = 0; i < g.width; ++i) {
-    const A xhat = (static_cast<A>(x[i]) - s.mean) * s.invstd;
-    const A value = act_bwd<A>(act, static_cast<A>(gy[i]), xhat * gain[i] + shift[i], alpha[i], false), inner = value * gain[i];
-    kept[i] = inner;
-    of_bias[i] += value, of_weight[i] += value * xhat;
-    b += inner, w += inner * xhat;
-  }
+    for (int64_t i = 0; i < g.width; ++i) {
+      const A xhat = (static_cast<A>(x[i]) - s.mean) * s.invstd;
+      A value = static_cast<A>(gy[i]);
+      if constexpr (with_slope) value *= static_cast<A>(slope[i]);
+      else value = act_bwd<A>(act, value, xhat * gain[i] + shift[i], alpha[i], false);
+      const A inner = value * gain[i];
+      kept[i] = inner;
+      of_bias[i] += value, of_weight[i] += value * xhat;
+      b += inner, w += inner * xhat;
+    }
+  };
+  slope ? run(std::true_type{}) : run(std::false_type{});
   if (with_alpha)
     for (int64_t i = 0; i < g.width; ++i)
       of_alpha[i] += act_alpha_bwd<A>(act, static_cast<A>(gy[i]), (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]);
-  const A offset = b / g.length, slope = w / g.length;
+  const A offset = b / g.length, along = w / g.length;
 #pragma omp simd
-  for (int64_t i = 0; i < g.width; ++i) gx[i] = narrow<T>(s.invstd * (kept[i] - offset - (static_cast<A>(x[i]) - s.mean) * s.invstd * slope));
+  for (int64_t i = 0; i < g.width; ++i) gx[i] = narrow<T>(s.invstd * (kept[i] - offset - (static_cast<A>(x[i]) - s.mean) * s.invstd * along));
 }
 
 // Means and inverse deviations [N * groups] as columns [N * C].
@@ -135,19 +159,20 @@ template <class T> void merged_statistics(const std::vector<double>& all, const 
   }
 }
 
-// (y, mean, invstd [N * groups]). scale, shift [N * C], or none.
-std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
+// (y, mean, invstd [N * groups], f'(z) if with_slope, else empty). scale, shift [N * C], or none.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                                                                       const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha,
-                                                                      int64_t groups, double eps, c10::string_view act, double alpha_value, bool channels_last) {
+                                                                      int64_t groups, double eps, c10::string_view act, double alpha_value, bool channels_last,
+                                                                      bool with_slope) {
   const Groups g(x, groups);
-  at::Tensor y = at::empty_like(x), mean, invstd;
+  at::Tensor y = at::empty_like(x), mean, invstd, slope = with_slope ? at::empty_like(x) : at::empty({0}, x.options().memory_format(std::nullopt));
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_fwd_cpu", [&] {
     using T = scalar_t;
     using A = Acc<T>;
     const auto floats = x.options().dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt);
     mean = at::empty({g.count()}, floats), invstd = at::empty({g.count()}, floats);
     const T* in = x.const_data_ptr<T>();
-    T* out = y.data_ptr<T>();
+    T *out = y.data_ptr<T>(), *slopes = with_slope ? slope.data_ptr<T>() : nullptr;
     A *means = mean.data_ptr<A>(), *inverses = invstd.data_ptr<A>();
     const Rows rows = Rows::spread_out(x, channels_last, true);
     if (g.rows() || g.tasks(channels_last)) {
@@ -157,7 +182,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::
           for (int64_t k = begin; k < end; ++k) {
             const auto s = statistics<T>(in + k * g.length, g.length, eps);
             means[k] = s.mean, inverses[k] = s.invstd;
-            fwd_group<T>(in + k * g.length, g, k, s, affine, tag, out + k * g.length);
+            fwd_group<T>(in + k * g.length, g, k, s, affine, tag, out + k * g.length, slopes ? slopes + k * g.length : nullptr);
           }
         });
       });
@@ -165,16 +190,18 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::
     }
     merged_statistics<T>(moments<T>(in, rows), g, eps, means, inverses);
     const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
-    normalise<T>(in, rows, v, {}, parse_act(act), out);
+    Beside<T> beside;
+    beside.slope = slopes;
+    (slopes ? &normalise<T, Reads::slope> : &normalise<T>)(in, rows, v, beside, parse_act(act), out);
   });
-  return {y, mean, invstd};
+  return {y, mean, invstd, slope};
 }
 
 // (gx, gweight, gbias, galpha, gscale, gshift): [C], and [N * C] the last two, which are empty without scale and shift.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_bwd_cpu(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
-    const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha, int64_t groups, c10::string_view act, double alpha_value,
-    bool channels_last) {
+    const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha, const MaybeTensor& slope, int64_t groups, c10::string_view act,
+    double alpha_value, bool channels_last) {
   const Groups g(x, groups);
   at::Tensor gx = at::empty_like(x), gweight, gbias, galpha, gscale, gshift;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_bwd_cpu", [&] {
@@ -182,6 +209,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     using A = Acc<T>;
     const bool with_alpha = given(alpha);
     const T *from = gy.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
+    T* slopes = given(slope) ? slope->data_ptr<T>() : nullptr;  // read alone
+    const auto slopes_of = [&](int64_t k) { return slopes ? slopes + k * g.length : nullptr; };
     T* out = gx.data_ptr<T>();
     const A *means = mean.const_data_ptr<A>(), *inverses = invstd.const_data_ptr<A>();
     const Rows rows = Rows::spread_out(x, channels_last, true);
@@ -194,7 +223,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
           std::vector<A> kept(g.width);
           for (int64_t b = begin; b < end; ++b)
             for (int64_t k = b * g.block_rows() * groups; k < std::min(g.n, (b + 1) * g.block_rows()) * groups; ++k)
-              bwd_row<T>(from + k * g.length, in + k * g.length, g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(),
+              bwd_row<T>(from + k * g.length, in + k * g.length, slopes_of(k), g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(),
                          partial.data() + b * 3 * g.c, out + k * g.length);
         });
       });
@@ -209,15 +238,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
         at::parallel_for(0, g.count(), g.grain(), [&](int64_t begin, int64_t end) {
           std::vector<A> kept(g.length);
           for (int64_t k = begin; k < end; ++k)
-            bwd_group<T>(from + k * g.length, in + k * g.length, g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(), sums.data(), g.n * g.c,
+            bwd_group<T>(from + k * g.length, in + k * g.length, slopes_of(k), g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(), sums.data(), g.n * g.c,
                          out + k * g.length);
         });
       });
     } else {
       const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
-      sums = backward_sums<T>(from, in, rows, v, {}, parse_act(act), with_alpha);
+      Beside<T> beside;
+      beside.slope = slopes;
+      sums = (slopes ? &backward_sums<T, Reads::slope> : &backward_sums<T>)(from, in, rows, v, beside, parse_act(act), with_alpha);
       const auto through = through_statistics<A>(rows, v, sums, g.count(), g.length, [&](int64_t k) { return k / g.width; });
-      write_gradient<T>(from, in, rows, v, {}, through, parse_act(act), out);
+      (slopes ? &write_gradient<T, Reads::slope> : &write_gradient<T>)(from, in, rows, v, beside, through, parse_act(act), out);
     }
     const ColumnGradients<A> found(sums, g.c, weight, bias, scale);
     gbias = as_tensor<A>(found.bias.data(), g.c, x.options()), gweight = as_tensor<A>(found.weight.data(), g.c, x.options());

@@ -156,8 +156,7 @@ __global__ void __launch_bounds__(kGroupThreads) group_norm_act_bwd_kernel(Group
       }
     });
   }
-  __syncthreads();
-  for (int64_t k = threadIdx.x; k < size; k += kGroupThreads) {
+  for (int64_t k = threadIdx.x; k < size; k += kGroupThreads) {  // all teams' are there since the last barrier
     float total = 0;
     for (int team = 0; team < teams; ++team) total += dynamic[(team * (g.parts + 1) + g.parts) * size + k];
     partials[(slice * 3 + k / g.width) * g.c + group * g.width + k % g.width] = total;

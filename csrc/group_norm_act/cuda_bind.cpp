@@ -31,19 +31,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_stats(
   return {mean, invstd, mean_columns, invstd_columns};
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,
-                                                                  const MaybeTensor& shift, const MaybeTensor& alpha, int64_t groups, double eps, c10::string_view act,
-                                                                  double alpha_value, bool channels_last) {
+// with_slope is the CPU's wish: nothing is kept here, and the backward's slope not looked at.
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
+                                                                              const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha, int64_t groups,
+                                                                              double eps, c10::string_view act, double alpha_value, bool channels_last, bool) {
   const Place place(x);
   at::Tensor y = new_like(x, x.sizes(), channels_last), mean = new_floats(x, {x.size(0) * groups}), invstd = new_floats(x, {x.size(0) * groups});
   group_norm_act_fwd_cuda(shape_of(x, groups, channels_last), dtype_of(x), x.const_data_ptr(), vectors_of(weight, bias, scale, shift, alpha, act, alpha_value),
                           static_cast<float>(eps), y.mutable_data_ptr(), pointer(mean), pointer(invstd), place.stream);
-  return {y, mean, invstd};
+  return {y, mean, invstd, at::empty({0}, x.options())};
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_bwd(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,
-    const MaybeTensor& shift, const MaybeTensor& alpha, int64_t groups, c10::string_view act, double alpha_value, bool channels_last) {
+    const MaybeTensor& shift, const MaybeTensor& alpha, const MaybeTensor&, int64_t groups, c10::string_view act, double alpha_value, bool channels_last) {
   const Place place(x);
   const GroupNormShape shape = shape_of(x, groups, channels_last);
   const int64_t columns = scale ? shape.n * shape.c : 0;

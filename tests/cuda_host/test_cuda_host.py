@@ -42,6 +42,7 @@ FEW_CASES = {
     "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "modulated_norm_act": ["columns nhwc", "full nchw", "first, eval"],
+    "group_norm_act": ["nchw, two teams", "nhwc, runs", "rows, groups", "merge, wide"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
 }
@@ -51,6 +52,7 @@ BARRIERS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "few slabs"),
     ("batch_norm_act", "batch_norm_act/cuda.cu", "nchw, odd"),
     ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "nchw, two teams"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
 ]
 # A line of the source, what it becomes, and the program that has to call the result wrong.
@@ -80,6 +82,10 @@ MUTATIONS = [
     ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "e.gy *= m.factor", "e.gy *= 1"),
     ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "h * by, of_product += product * by", "h, of_product += product"),
     ("modulated_norm_act", "common/channel_grid.h", "period ? at % period : at", "at"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "kept[k] += total[0] * by", "kept[k] += total[0]"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "offset + xhat * slope", "offset"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "t.team * (g.team / 32) + warp)", "warp)"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "g.across ? (g.side < 32", "g.across ? (g.side < 0"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
     ("gather_images", "gather_images/cuda.cu", "e + w - 2 * (e % w) - kWidth", "e + w - 2 * (e % w) - 1"),
     ("gather_images", "gather_images/cuda.cu", "pixel + w - 1 - 2 * column", "pixel + w - 2 * column"),
@@ -152,8 +158,9 @@ def test_a_few_cases_are_right_in_both_block_orders(programs, op):
     assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
 
 
-# bias_act's one barrier is batch_norm_act's, of common/channel_grid.h, gather_images has none, and gan_loss's is taken out below.
-_ELSEWHERE = ("bias_act", "gather_images", "gan_loss")
+# The one barrier of bias_act and of modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
+# gan_loss's is taken out below.
+_ELSEWHERE = ("bias_act", "modulated_norm_act", "gather_images", "gan_loss")
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.prove] if op in _ELSEWHERE else []) for op in OPS])
@@ -191,6 +198,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("batch_norm_act", "nhwc, rgb"),
         ("batch_norm_act", "images nhwc, odd"),
         ("modulated_norm_act", "full nhwc"),
+        ("group_norm_act", "nhwc, odd"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
     ],
@@ -225,9 +233,9 @@ def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "c
 
 
 def mutations() -> list:
-    """The first of each op, but for batch_norm_act, whose first is that of bias_act; the others are `make prove`'s."""
+    """The first of each op, but for the norms, whose cases the first of bias_act tries too; the others are `make prove`'s."""
     ops = [m[0] for m in MUTATIONS]
-    left = lambda place: [pytest.mark.prove] if ops[place] in ("batch_norm_act", *ops[:place]) else []
+    left = lambda place: [pytest.mark.prove] if ops[place].endswith("norm_act") or ops[place] in ops[:place] else []
     return [pytest.param(*m, id=m[2], marks=left(place)) for place, m in enumerate(MUTATIONS)]
 
 

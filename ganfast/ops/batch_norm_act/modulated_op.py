@@ -1,7 +1,5 @@
 """What the norms share for an affine from outside and a residual: checks, the tensors as the passes want them, autograd."""
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -27,21 +25,8 @@ def check(op: str, x: Tensor, scale, shift, residual, residual_first, factor) ->
             _check_affine(op, name, t, x)
     if scale is not None and scale.shape != shift.shape:
         _checks.fail(op, f"shift has shape {tuple(shift.shape)}, scale {tuple(scale.shape)}; both must be the same")
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-        _checks.fail(op, f"factor is {factor!r}, wants a float", "A factor that learns is a multiplication of its own", TypeError)
-    if not math.isfinite(factor):
-        _checks.fail(op, f"factor is {factor}, wants a finite number")
-    if residual is None:
-        for name, value, default in (("residual_first", residual_first, False), ("factor", factor, 1)):
-            if value != default:
-                _checks.fail(op, f"{name} is {value!r} without a residual", "It says how a residual is added")
-        return scale is not None
-    _checks.check_tensor(op, "residual", residual)
-    if residual.shape != x.shape:
-        cause = "Nothing is broadcast: expand it, or give one number a channel as shift"
-        _checks.fail(op, f"residual has shape {tuple(residual.shape)}, x {tuple(x.shape)}; both must be the same", cause)
-    _checks.check_like(op, "residual", residual, x)
-    return True
+    _checks.check_residual(op, residual, x.shape, x, residual_first, factor, "scale and shift multiply and add to what is normalised")
+    return scale is not None or residual is not None
 
 
 def _check_affine(op: str, name: str, t: object, x: Tensor) -> None:

@@ -22,28 +22,31 @@ class Spec(NamedTuple):
     backend: str
 
 
-def forward_op(x, weight, bias, scale, shift, alpha, spec: Spec):
-    """(y, mean, invstd [N * groups])"""
+def forward_op(x, weight, bias, scale, shift, alpha, spec: Spec, with_slope: bool = False):
+    """(y, mean, invstd [N * groups], the activation's slope or an empty tensor)"""
     return kernels.fwd(
-        x, weight, bias, scale, shift, alpha, spec.groups, spec.eps, spec.act, spec.alpha_value, spec.channels_last, spec.backend
-    )
+        x, weight, bias, scale, shift, alpha, spec.groups, spec.eps, spec.act, spec.alpha_value, spec.channels_last, with_slope,
+        spec.backend,
+    )  # fmt: skip
 
 
 class GroupNormAct(Function):
-    """x arrives dense, bias and shift as `kept` gives them. Saves x and its statistics."""
+    """x arrives dense, bias and shift as `kept` gives them. Saves x, its statistics and, on the CPU,
+    the slope of an activation that an exponential leads to: its forward has it, and to make it again takes longer than all else here."""
 
     reaches_back = True  # see _autograd.reached
 
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, alpha, spec):
-        y, mean, invstd = forward_op(x, weight, bias, scale, shift, alpha, spec)
-        ctx.save_for_backward(x, weight, bias, scale, shift, alpha, mean, invstd)
+        curved = spec.backend == "cpu" and spec.act not in ("linear", *PIECEWISE_LINEAR)
+        y, mean, invstd, slope = forward_op(x, weight, bias, scale, shift, alpha, spec, curved)
+        ctx.save_for_backward(x, weight, bias, scale, shift, alpha, mean, invstd, slope if curved else None)
         ctx.spec = spec
         return owned(y)
 
     @staticmethod
     def backward(ctx, gy):
-        x, weight, bias, scale, shift, alpha, mean, invstd = ctx.saved_tensors
+        x, weight, bias, scale, shift, alpha, mean, invstd, slope = ctx.saved_tensors
         spec, needs, acc = ctx.spec, ctx.needs_input_grad, mean.dtype
         with no_autocast(gy):
             if differentiates():
@@ -57,7 +60,7 @@ class GroupNormAct(Function):
                 gx = gx.to(x.dtype)
             else:
                 gx, *rest = kernels.bwd(
-                    dense(gy, spec.channels_last), x, mean, invstd, weight, bias, scale, shift, alpha, spec.groups, spec.act,
+                    dense(gy, spec.channels_last), x, mean, invstd, weight, bias, scale, shift, alpha, slope, spec.groups, spec.act,
                     spec.alpha_value, spec.channels_last, spec.backend,
                 )  # fmt: skip
         gweight, gbias, galpha, gscale, gshift = rest

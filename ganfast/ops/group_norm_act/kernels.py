@@ -15,10 +15,16 @@ from ganfast.ops.group_norm_act.regime import regime
 # Statistics [N * groups]; weight, bias and alpha [C]; scale and shift [N, C], together or not at all.
 _VECTORS = "Tensor? weight, Tensor? bias, Tensor? scale, Tensor? shift, Tensor? alpha, int groups"
 _STATS = "(Tensor x, int groups, float eps, bool channels_last{}) -> (Tensor, Tensor, Tensor, Tensor)"
-_FWD = f"(Tensor x, {_VECTORS}, float eps, str act, float alpha_value, bool channels_last{{}}) -> (Tensor, Tensor, Tensor)"
+_BACKWARD = _VECTORS.replace("int groups", "Tensor? slope, int groups")
+# Gives y, the statistics, and with_slope the activation's slope f'(z), where the backend would rather read it than make it again (`cpu`,
+# for what an exponential leads to); else an empty tensor.
+_FWD = (
+    f"(Tensor x, {_VECTORS}, float eps, str act, float alpha_value, bool channels_last, bool with_slope{{}})"
+    " -> (Tensor, Tensor, Tensor, Tensor)"
+)
 # Gives gx, gweight, gbias, galpha, gscale, gshift, empty where there is no such tensor.
 _BWD = (
-    f"(Tensor gy, Tensor x, Tensor mean, Tensor invstd, {_VECTORS}, str act, float alpha_value, bool channels_last{{}})"
+    f"(Tensor gy, Tensor x, Tensor mean, Tensor invstd, {_BACKWARD}, str act, float alpha_value, bool channels_last{{}})"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _BACKEND = ", str backend"
@@ -57,49 +63,50 @@ def _dense(y: Tensor, channels_last: bool) -> Tensor:
     return y.contiguous(memory_format=memory_format(y.dim(), channels_last))
 
 
-def _fwd(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, backend):
+def _fwd(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, with_slope, backend):
     _backends.ran["group_norm_act"] = backend
     vectors = (weight, bias, scale, shift, alpha)
     if backend == "cpu":
-        return torch.ops.ganfast.group_norm_act_fwd_native(x, *vectors, groups, eps, act, alpha_value, channels_last)
+        return torch.ops.ganfast.group_norm_act_fwd_native(x, *vectors, groups, eps, act, alpha_value, channels_last, with_slope)
     if backend in ("cuda", "triton"):
         if regime(x, groups, channels_last, backend) == "block":
             args = (x, *_floats(x, *vectors), groups, eps, act, alpha_value, channels_last)
             if backend == "cuda":
-                return torch.ops.ganfast.group_norm_act_fwd_native(*args)
+                return torch.ops.ganfast.group_norm_act_fwd_native(*args, False)
             from ganfast.ops.group_norm_act import triton
 
-            return triton.group_norm_act_fwd_triton(*args)
+            return *triton.group_norm_act_fwd_triton(*args), x.new_empty(0)
         mean, invstd, *columns = _stats(x, groups, eps, channels_last, backend)
         y = modulated.fwd(x, *columns, weight, bias, scale, shift, None, alpha, act, alpha_value, False, 1.0, channels_last, backend)
-        return y, mean, invstd
+        return y, mean, invstd, x.new_empty(0)
     run = torch_backend.group_norm_act_fwd_torch if backend == "torch" else reference.group_norm_act_fwd_reference
     y, mean, invstd = run(x, *vectors, groups, eps, act, alpha_value)
-    return _dense(y, channels_last), mean, invstd
+    return _dense(y, channels_last), mean, invstd, x.new_empty(0)
 
 
-def _fwd_fake(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, backend):
+def _fwd_fake(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, with_slope, backend):
+    slope = _dense(torch.empty_like(x), channels_last) if with_slope and backend == "cpu" else x.new_empty(0)
     mean = x.new_empty(x.shape[0] * groups, dtype=torch.promote_types(x.dtype, torch.float32))
-    return _dense(torch.empty_like(x), channels_last), mean, torch.empty_like(mean)
+    return _dense(torch.empty_like(x), channels_last), mean, torch.empty_like(mean), slope
 
 
-def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, alpha_value, channels_last, backend):
+def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, slope, groups, act, alpha_value, channels_last, backend):
     vectors = (weight, bias, scale, shift, alpha)
     if backend == "cpu":
-        found = torch.ops.ganfast.group_norm_act_bwd_native(gy, x, mean, invstd, *vectors, groups, act, alpha_value, channels_last)
+        found = torch.ops.ganfast.group_norm_act_bwd_native(gy, x, mean, invstd, *vectors, slope, groups, act, alpha_value, channels_last)
     elif backend in ("cuda", "triton") and regime(x, groups, channels_last, backend, True) == "chunks":
         columns = (spread(mean, x), spread(invstd, x))
         found = modulated.bwd(
             gy, x, *columns, *vectors[:4], None, alpha, act, alpha_value, 1.0, groups, True, channels_last, backend
         )[:6]  # fmt: skip
     elif backend in ("cuda", "triton"):
-        args = (gy, x, mean, invstd, *_floats(x, *vectors), groups, act, alpha_value, channels_last)
+        operands, options = (gy, x, mean, invstd, *_floats(x, *vectors)), (groups, act, alpha_value, channels_last)
         if backend == "cuda":
-            found = torch.ops.ganfast.group_norm_act_bwd_native(*args)
+            found = torch.ops.ganfast.group_norm_act_bwd_native(*operands, None, *options)
         else:
             from ganfast.ops.group_norm_act import triton
 
-            found = triton.group_norm_act_bwd_triton(*args)
+            found = triton.group_norm_act_bwd_triton(*operands, *options)
     else:
         run = torch_backend.group_norm_act_bwd_torch if backend == "torch" else reference.group_norm_act_bwd_reference
         gx, *rest = run(gy, x, mean, invstd, *vectors, groups, act, alpha_value)
@@ -107,7 +114,7 @@ def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, al
     return found if scale is None else (*found[:4], found[4].view(scale.shape), found[5].view(scale.shape))
 
 
-def _bwd_fake(gy, x, mean, invstd, weight, bias, scale, shift, alpha, groups, act, alpha_value, channels_last, backend):
+def _bwd_fake(gy, x, mean, invstd, weight, bias, scale, shift, alpha, slope, groups, act, alpha_value, channels_last, backend):
     c, none = x.shape[1], mean.new_empty(0)
     of_scale = none if scale is None else mean.new_empty(scale.shape)
     return (

@@ -1,0 +1,9 @@
+// Passes that also read tensors of x's shape.
+#include "cpu_blocks_body.h"
+
+namespace ganfast {
+GANFAST_NORM_PASSES(float, Reads::tensors)
+GANFAST_NORM_PASSES(double, Reads::tensors)
+GANFAST_NORM_PASSES(at::BFloat16, Reads::tensors)
+GANFAST_NORM_PASSES(at::Half, Reads::tensors)
+}  // namespace ganfast
