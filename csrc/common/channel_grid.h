@@ -84,12 +84,15 @@ struct Walk {
   }
 };
 
-// body(offset, values [input][slot]) for every item of the thread, read from kInputs tensors. A thread asks for several items before
-// it uses any, 64 bytes (32 of one half-type tensor): the memory of an H100 or H200 wants some 40 KB a multiprocessor on their way.
-// kOptional: some inputs may be null, and their values 0.
+// A thread asks for several items before it uses any, 64 bytes (32 of one half-type tensor): the memory of an H100 or H200 wants some
+// 40 KB a multiprocessor on their way.
+template <class T, int kInputs> inline constexpr int kItemsAtOnce = kInputs * sizeof(T) <= 4 ? 4 : kInputs * sizeof(T) <= 10 ? 2 : 1;
+
+// body(offset, values [input][slot]) for every item of the thread, read from kInputs tensors. kOptional: some may be null, and their
+// values 0.
 template <class T, int kInputs, bool kOptional = false, class F>
 __device__ __forceinline__ void for_items(Walk& walk, const T* const (&from)[kInputs], F body) {
-  constexpr int kBatch = kInputs * sizeof(T) <= 4 ? 4 : kInputs * sizeof(T) <= 10 ? 2 : 1;
+  constexpr int kBatch = kItemsAtOnce<T, kInputs>;
   while (walk.more()) {
     Vec<T, kVec> raw[kBatch][kInputs] = {};
     int64_t at[kBatch];

@@ -5,9 +5,9 @@ import math
 from torch import Tensor
 
 # A block's largest group: as many values as a block keeps in registers (Triton), or reads again from its cache (CUDA). Triton's backward
-# keeps two tensors, and for rows of one pixel sums and vectors as large as they are.
+# keeps two tensors, and for rows of one pixel sums and vectors as large as they are: twice as many spill with some activations.
 MOST = 16384
-MOST_BACKWARD, MOST_BACKWARD_ROWS = 8192, 4096
+MOST_BACKWARD = 4096
 # CUDA keeps three sums a channel in shared memory, twice.
 MOST_WIDTH = 4096
 # Up to here a block is done in one round of loads, and nothing is quicker than one launch.
@@ -28,10 +28,7 @@ def regime(x: Tensor, groups: int, channels_last: bool, backend: str, backward: 
     n, c = x.shape[:2]
     width, inner = c // groups, math.prod(x.shape[2:])
     values = padded(width) * padded(inner) if backend == "triton" else width * inner
-    most = MOST
-    if backend == "triton" and backward:
-        most = MOST_BACKWARD_ROWS if inner == 1 else MOST_BACKWARD
-    if values > most or (backend == "cuda" and width > MOST_WIDTH):
+    if values > (MOST_BACKWARD if backend == "triton" and backward else MOST) or (backend == "cuda" and width > MOST_WIDTH):
         return "chunks"
     if width * inner <= SMALL:
         return "block"
