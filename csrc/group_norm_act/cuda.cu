@@ -91,7 +91,7 @@ __global__ void __launch_bounds__(kGroupThreads) group_norm_act_bwd_kernel(Group
         const int64_t channel = column_channel(g, group, column);
         const GroupColumn affine(g, v, image, channel);
         with_act(v.act, [&](auto tag) {
-          for_column<T, 2>(g, t, {gy, x}, column_base(g, image, channel), [&](int64_t, const float (&values)[2][kVec]) {
+          for_column<T, 2, 2>(g, t, {gy, x}, column_base(g, image, channel), [&](int64_t, const float (&values)[2][kVec]) {
 #pragma unroll
             for (int i = 0; i < kVec; ++i) {
               const float xhat = (values[1][i] - mean) * invstd, z = xhat * affine.gain[i] + affine.shift[i];
@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kGroupThreads) group_norm_act_bwd_kernel(Group
       for (int64_t column = t.slot; column < g.columns; column += g.side) {
         const int64_t channel = column_channel(g, group, column);
         const GroupColumn affine(g, v, image, channel);
-        for_column<T, 2>(g, t, {gy, x}, column_base(g, image, channel), [&](int64_t at, float (&values)[2][kVec]) {
+        for_column<T, 2, 2>(g, t, {gy, x}, column_base(g, image, channel), [&](int64_t at, float (&values)[2][kVec]) {
 #pragma unroll
           for (int i = 0; i < kVec; ++i) {
             const float xhat = (values[1][i] - mean) * invstd;

@@ -57,9 +57,8 @@ struct GroupThread {
 };
 
 // body(offset, values [input][slot]) for every item of the thread in one column that begins at `base`.
-template <class T, int kInputs, class F>
+template <class T, int kInputs, int kBatch = kItemsAtOnce<T, kInputs>, class F>
 __device__ __forceinline__ void for_column(const GroupTiling& g, const GroupThread& t, const T* const (&from)[kInputs], int64_t base, F body) {
-  constexpr int kBatch = kItemsAtOnce<T, kInputs>;
   for (int64_t item = t.first; item < g.items; item += static_cast<int64_t>(t.per) * kBatch) {
     Vec<T, kVec> raw[kBatch][kInputs] = {};
 #pragma unroll
