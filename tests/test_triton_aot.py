@@ -9,20 +9,11 @@ import torch
 triton = pytest.importorskip("triton")
 
 from tests import triton_aot  # noqa: E402
+from tests.triton_aot import meta, op  # noqa: E402
+from tests.triton_aot_norms import group_norm, modulated, norm  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
 SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
-
-
-def op(name):
-    return importlib.import_module(f"ganfast.ops.{name}.triton")
-
-
-def meta(*shape, dtype=torch.float32, channels_last=False):
-    x = torch.empty(shape, dtype=dtype, device="meta")
-    if not channels_last:
-        return x
-    return x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
 
 
 def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False, **kwargs):
@@ -53,38 +44,6 @@ def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp
     a, op_triton = c if alpha else None, op("bias_act")
     op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last)
     op_triton.bias_act_bwd_triton(x, x, c, a, act, 0.2, gain, clamp, from_y, last)
-
-
-def norm(shape, dtype, last, act, alpha=False, per_image=False):
-    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1] * shape[0] if per_image else shape[1])
-    a, bn = c if alpha else None, op("batch_norm_act")
-    bn.batch_norm_act_stats_triton(x, per_image, last)
-    bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
-    bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
-
-
-def modulated(shape, dtype, last, act, groups, full=False, first=None, alpha=False, factor=1.0):
-    """Norms with scale and shift from outside, of x's shape where `full`; first: a residual's place, or None."""
-    bn = importlib.import_module("ganfast.ops.batch_norm_act.triton_modulated")
-    image = lambda there=True: meta(*shape, dtype=dtype, channels_last=last) if there else None
-    c = meta(shape[1])
-    statistics = meta(shape[0] * shape[1]) if groups else c
-    scale = image() if full else meta(*shape[:2])
-    operands = (statistics, statistics, c, c, scale, scale, image(first is not None), c if alpha else None, act, 0.2)
-    bn.modulated_norm_act_fwd_triton(image(), *operands, bool(first), factor, last)
-    operands = operands if first else (*operands[:6], None, *operands[7:])
-    bn.modulated_norm_act_bwd_triton(image(), image(), *operands, factor, groups, True, last)
-
-
-def group_norm(shape, dtype, last, act, groups, alpha=False, scale=False, backward=True):
-    gn = op("group_norm_act")
-    x, c, of_groups = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1]), meta(shape[0] * groups)
-    modulation = meta(*shape[:2]) if scale else None
-    vectors = (c, c, modulation, modulation, c if alpha else None, groups)
-    gn.group_norm_act_stats_triton(x, groups, 1e-5, last)
-    gn.group_norm_act_fwd_triton(x, *vectors, 1e-5, act, 0.2, last)
-    if backward:
-        gn.group_norm_act_bwd_triton(x, x, of_groups, of_groups, *vectors, act, 0.2, last)
 
 
 def loss(n, kind, dtype, generator=False):
@@ -187,10 +146,14 @@ def launches(name):
         convolution.fp32_precision = before
 
 
+# For `make prove` on every architecture: other cases in `make test` launch the same kernels.
+LATER = ("resnet_fp32", "modulated_group", "modulated_all", "group_bf16", "group_last", "layer_rows", "layer_rows_largest")
+
+
 def in_turn(names, architectures):
     """Each case for one of the architectures, in turn; `make prove` has the others."""
-    left = lambda place, turn: [] if place % len(architectures) == turn else [pytest.mark.prove]
-    every = ((name, a, left(place, turn)) for place, name in enumerate(names) for turn, a in enumerate(architectures))
+    left = lambda place, turn, name: [] if place % len(architectures) == turn and name not in LATER else [pytest.mark.prove]
+    every = ((name, a, left(place, turn, name)) for place, name in enumerate(names) for turn, a in enumerate(architectures))
     return pytest.mark.parametrize(("name", "architecture"), [pytest.param(name, a, marks=marks) for name, a, marks in every])
 
 

@@ -27,8 +27,9 @@ struct Columns {
   }
 };
 
+// Two blocks a multiprocessor: left to itself ptxas aims at three or four with the last register, and spills some.
 template <class T, bool kFull>
-__global__ void __launch_bounds__(kChannelThreads) modulated_norm_act_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
+__global__ void __launch_bounds__(kChannelThreads, 2) modulated_norm_act_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
   Walk walk(g, g.images());
   const Columns columns(g, walk.channel, m);
   const T *scale = static_cast<const T*>(m.full_scale), *shift = static_cast<const T*>(m.full_shift), *residual = static_cast<const T*>(m.residual);

@@ -8,8 +8,9 @@ namespace {
 
 inline constexpr int kGroupWarps = kGroupThreads / 32;
 
+// Two blocks a multiprocessor, here and below: left to itself ptxas aims at three or four with the last register, and spills some.
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
+__global__ void __launch_bounds__(kGroupThreads, 2) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
   GANFAST_SHARED(float, shared, 3 * kGroupWarps);
   const GroupThread t(g);
   const int64_t group = blockIdx.x % g.groups, image = blockIdx.x / g.groups * (kGroupThreads / g.team) + t.team;
@@ -70,7 +71,7 @@ template <int kSums> __device__ __forceinline__ bool sum_column(const GroupTilin
 
 // Shared memory of a team: [parts + 1][rows][width], the last the sums over the team's images of gbias, gweight and galpha.
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads) group_norm_act_bwd_kernel(GroupTiling g, const T* gy, const T* x, const float* mean_of, const float* invstd_of, GroupNormVectors v,
+__global__ void __launch_bounds__(kGroupThreads, 2) group_norm_act_bwd_kernel(GroupTiling g, const T* gy, const T* x, const float* mean_of, const float* invstd_of, GroupNormVectors v,
                                                                            int64_t steps, T* gx, float* gscale, float* gshift, float* partials) {
   GANFAST_DYNAMIC_SHARED(float, dynamic);
   GANFAST_SHARED(float, shared, 2 * kGroupWarps);

@@ -154,13 +154,15 @@ def test_right_in_both_block_orders(programs, op, kind):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_few_cases_are_right_in_both_block_orders(programs, op):
-    program, few = programs(op, "address"), only(FEW_CASES[op])
+    """The addresses of modulated_norm_act are those of common/channel_grid.h, as batch_norm_act's are: it is compiled without the checker,
+    in a third of the time; `make prove` has both."""
+    program, few = programs(op, "changed" if op == "modulated_norm_act" else "address"), only(FEW_CASES[op])
     assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
 
 
 # The one barrier of bias_act and of modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
-# gan_loss's is taken out below.
-_ELSEWHERE = ("bias_act", "modulated_norm_act", "gather_images", "gan_loss")
+# gan_loss's is taken out below. group_norm_act's program is compiled once in `make test`, with the address checker.
+_ELSEWHERE = ("bias_act", "modulated_norm_act", "group_norm_act", "gather_images", "gan_loss")
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.prove] if op in _ELSEWHERE else []) for op in OPS])
@@ -175,7 +177,8 @@ def barrier_lines() -> list:
         lines = (CSRC / path).read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if "__syncthreads();" in line:
-                found.append(pytest.param(op, f"{Path(path).name}:{number}", case, id=f"{path}:{number}"))
+                later = [pytest.mark.prove] if op == "group_norm_act" else []
+                found.append(pytest.param(op, f"{Path(path).name}:{number}", case, id=f"{path}:{number}", marks=later))
     return found
 
 
@@ -197,7 +200,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("bias_act", "nhwc, rgb"),
         ("batch_norm_act", "nhwc, rgb"),
         ("batch_norm_act", "images nhwc, odd"),
-        ("modulated_norm_act", "full nhwc"),
+        pytest.param("modulated_norm_act", "full nhwc", marks=[pytest.mark.prove]),
         ("group_norm_act", "nhwc, odd"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
