@@ -7,6 +7,7 @@ from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
 from ganfast.ops.gather_images.op import gather_images
+from ganfast.ops.group_norm_act.layer import layer_norm_act
 from ganfast.ops.group_norm_act.op import group_norm_act
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
@@ -21,5 +22,6 @@ __all__ = [
     "generator_loss",
     "group_norm_act",
     "instance_norm_act",
+    "layer_norm_act",
     "upsample_conv_act",
 ]

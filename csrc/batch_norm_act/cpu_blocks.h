@@ -52,6 +52,38 @@ template <class T> struct Beside {
   const T* after_at(int64_t at) const { return after ? after + at : zeros.data(); }
 };
 
+// y = f(z_of(i)) and, where `slope` is given, f'(z) over a run, strip by strip: the half types' widening and rounding are loops of their
+// own, as GCC runs out of registers where they share one with an exponential.
+template <class T, class Tag, class Z, class Alpha> void activate_run(int64_t length, Tag act, Z z_of, Alpha alpha_of, T* y, T* slope) {
+  using A = Acc<T>;
+  constexpr int64_t kStrip = 256;
+  A z[kStrip], d[kStrip];
+  for (int64_t first = 0; first < length; first += kStrip) {
+    const int64_t count = std::min(kStrip, length - first);
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) z[i] = z_of(first + i);
+    if (slope) {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) {
+        if constexpr (std::is_same_v<Tag, std::integral_constant<Act, Act::silu>>) {
+          const A s = act_math::sigmoid<A>(z[i]), value = z[i] * s;
+          z[i] = value, d[i] = s + value * (1 - s);
+        } else {
+          d[i] = act_grad<A>(act, z[i], alpha_of(first + i), false);
+          z[i] = act_fwd<A>(act, z[i], alpha_of(first + i));
+        }
+      }
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) slope[first + i] = narrow<T>(d[i]);
+    } else {
+#pragma omp simd
+      for (int64_t i = 0; i < count; ++i) z[i] = act_fwd<A>(act, z[i], alpha_of(first + i));
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[first + i] = narrow<T>(z[i]);
+  }
+}
+
 // The passes over all blocks, compiled in cpu_blocks.cpp, cpu_blocks_tensors.cpp and cpu_blocks_slope.cpp.
 
 template <class T, Reads kReads = Reads::vectors> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, T* y);

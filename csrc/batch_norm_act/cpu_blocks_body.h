@@ -21,13 +21,8 @@ void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>
         y[at + i] = narrow<T>((value + static_cast<A>(after[i])) * factor);
       }
     } else if constexpr (kReads == Reads::slope) {
-      T* slope = beside.slope + at;
-#pragma omp simd
-      for (int64_t i = 0; i < length; ++i) {
-        const A z = (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0);
-        slope[i] = narrow<T>(act_grad<A>(act, z, kLast ? alpha[i] : alpha0, false));
-        y[at + i] = narrow<T>(act_fwd<A>(act, z, kLast ? alpha[i] : alpha0));
-      }
+      const auto z_of = [&](int64_t i) { return (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0); };
+      activate_run<T>(length, act, z_of, [&](int64_t i) { return kLast ? alpha[i] : alpha0; }, y + at, beside.slope + at);
     } else {
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) {

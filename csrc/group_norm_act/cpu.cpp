@@ -43,30 +43,15 @@ void fwd_group(const T* x, const Groups& g, int64_t group, Statistics<Acc<T>> s,
   const int64_t first = group % g.groups * g.width, column = group / g.groups * g.c + first;
   if (g.rows()) {
     const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
-    const auto run = [&](auto with_slope) {
-#pragma omp simd
-      for (int64_t i = 0; i < g.length; ++i) {
-        const A z = (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i];
-        if constexpr (with_slope) slope[i] = narrow<T>(act_grad<A>(act, z, alpha[i], false));
-        y[i] = narrow<T>(act_fwd<A>(act, z, alpha[i]));
-      }
-    };
-    slope ? run(std::true_type{}) : run(std::false_type{});
+    const auto z_of = [&](int64_t i) { return (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i]; };
+    activate_run<T>(g.length, act, z_of, [=](int64_t i) { return alpha[i]; }, y, slope);
     return;
   }
   for (int64_t k = 0; k < g.width; ++k) {
     const T* in = x + k * g.p;
-    T *to = y + k * g.p, *to_slope = slope + k * g.p;
     const A scale = affine.gain[column + k] * s.invstd, shift = affine.shift[column + k], alpha = affine.alpha[column + k];
-    const auto run = [&](auto with_slope) {
-#pragma omp simd
-      for (int64_t i = 0; i < g.p; ++i) {
-        const A z = (static_cast<A>(in[i]) - s.mean) * scale + shift;
-        if constexpr (with_slope) to_slope[i] = narrow<T>(act_grad<A>(act, z, alpha, false));
-        to[i] = narrow<T>(act_fwd<A>(act, z, alpha));
-      }
-    };
-    slope ? run(std::true_type{}) : run(std::false_type{});
+    const auto z_of = [=](int64_t i) { return (static_cast<A>(in[i]) - s.mean) * scale + shift; };
+    activate_run<T>(g.p, act, z_of, [=](int64_t) { return alpha; }, y + k * g.p, slope ? slope + k * g.p : nullptr);
   }
 }
 

@@ -64,6 +64,8 @@ class Activated:
         cls._torch_forward.__annotations__ = forward.__annotations__
         if cls.__init__ is torchs.__init__:
             cls.__init__ = _constructor(torchs)
+        if not torchs.__name__.endswith("d"):  # for any number of dimensions
+            return
         dims = int(torchs.__name__[-2])
         cls._dims, cls.__constants__ = dims, [*torchs.__constants__, "_dims"]  # a constant to torch.jit too
         if cls.__doc__ is None:

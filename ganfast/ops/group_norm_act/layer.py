@@ -1,0 +1,52 @@
+"""`layer_norm_act`: a group norm of rows, one group each."""
+
+import math
+
+from torch import Size, Tensor
+
+from ganfast import _checks
+from ganfast.ops.group_norm_act.op import group_norm_act
+
+_OP = "layer_norm_act"
+
+
+def layer_norm_act(
+    x: Tensor,
+    normalized_shape: int | tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    eps: float = 1e-5,
+    act: str = "linear",
+    alpha: float | Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """y = act((x - mean) / sqrt(var + eps) * weight + bias), mean and biased variance over the last dimensions: ``F.layer_norm`` and the
+    activation in one pass.
+
+    Shapes:
+        x [*, *normalized_shape]; weight, bias normalized_shape; alpha a float, [1] or normalized_shape; y as x.
+    Dtypes: x float32, bfloat16, float16, float64; the others any floating dtype. Statistics and sums are float32 (float64 for float64).
+    Layout: y is contiguous, and so should x be: it is copied where not. A norm over the channels of each pixel of channels_last x
+        [N, C, H, W] is that of ``x.permute(0, 2, 3, 1)``, which is contiguous.
+    Grads: x, weight, bias, alpha, to any order, through the statistics.
+    Raises: TypeError, ValueError for what the shapes above forbid and for one value to normalise; RuntimeError where a named backend
+        cannot run.
+    Source: Ba, Kiros & Hinton 2016; README.md in this folder.
+    """
+    _checks.check_tensor(_OP, "x", x)
+    shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
+    if not shape or x.dim() < len(shape) or x.shape[-len(shape) :] != Size(shape):
+        _checks.fail(_OP, f"x has shape {tuple(x.shape)}, wants it to end in normalized_shape {shape}")
+    length = math.prod(shape)
+    if length == 1 and x.numel() > 0:
+        _checks.fail(_OP, f"normalized_shape is {shape}, one value, wants more to normalise")
+    for name, t in (("weight", weight), ("bias", bias)):
+        if t is not None:
+            _checks.check_tensor(_OP, name, t)
+            if t.shape != Size(shape):
+                _checks.fail(_OP, f"{name} has shape {tuple(t.shape)}, wants normalized_shape {shape}")
+    vectors = (None if t is None else t.reshape(-1) for t in (weight, bias))
+    alpha = alpha.reshape(-1) if isinstance(alpha, Tensor) and alpha.shape == Size(shape) else alpha
+    y = group_norm_act(x.reshape(-1, length), 1, *vectors, eps=eps, act=act, alpha=alpha, backend=backend)
+    return y.view(x.shape)
