@@ -109,7 +109,7 @@ def sources(build: str) -> list[str]:
     """What takes longest first, so that no core is left with it at the end."""
     found = ["csrc/bindings.cpp", *glob("csrc/*/cpu*.cpp")]
     if build == "cuda":
-        found += [*glob("csrc/*/*.cu"), *glob("csrc/*/cuda_bind.cpp")]
+        found += [*glob("csrc/*/*.cu"), *glob("csrc/*/cuda*_bind.cpp")]
     templates = {name: Path(name).read_text().count("with_act(") for name in found}  # an instance per act, dtype and layout
     return sorted(found, key=lambda name: (not name.endswith(".cu"), -templates[name], -os.path.getsize(name), name))
 

@@ -9,20 +9,11 @@ import torch
 triton = pytest.importorskip("triton")
 
 from tests import triton_aot  # noqa: E402
+from tests.triton_aot import meta, op  # noqa: E402
+from tests.triton_aot_norms import group_norm, modulated, norm  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
 SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
-
-
-def op(name):
-    return importlib.import_module(f"ganfast.ops.{name}.triton")
-
-
-def meta(*shape, dtype=torch.float32, channels_last=False):
-    x = torch.empty(shape, dtype=dtype, device="meta")
-    if not channels_last:
-        return x
-    return x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)
 
 
 def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False, **kwargs):
@@ -53,14 +44,6 @@ def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp
     a, op_triton = c if alpha else None, op("bias_act")
     op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last)
     op_triton.bias_act_bwd_triton(x, x, c, a, act, 0.2, gain, clamp, from_y, last)
-
-
-def norm(shape, dtype, last, act, alpha=False, per_image=False):
-    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1] * shape[0] if per_image else shape[1])
-    a, bn = c if alpha else None, op("batch_norm_act")
-    bn.batch_norm_act_stats_triton(x, per_image, last)
-    bn.batch_norm_act_fwd_triton(x, c, c, c, c, a, act, 0.2, last)
-    bn.batch_norm_act_bwd_triton(x, x, c, c, c, c, a, act, 0.2, True, last)
 
 
 def loss(n, kind, dtype, generator=False):
@@ -129,6 +112,15 @@ CASES = {
     "instance_bf16_last": (lambda: norm((16, 256, 64, 64), BF16, True, "relu", per_image=True), "tf32", False, 0),
     "instance_odd_last": (lambda: norm((16, 3, 64, 64), FP32, True, "silu", alpha=True, per_image=True), "tf32", False, 0),
     "instance_alpha": (lambda: norm((16, 512, 2, 2), FP32, False, "softplus", alpha=True, per_image=True), "tf32", False, 0),
+    "spade_bf16_last": (lambda: modulated((8, 256, 32, 32), BF16, True, "leaky_relu", 0, full=True), "tf32", False, 0),
+    "resnet_fp32": (lambda: modulated((32, 256, 14, 14), FP32, False, "relu", 0, first=True, alpha=False), "tf32", False, 0),
+    "modulated_group": (lambda: modulated((8, 320, 64, 64), FP16, False, "silu", 32, first=False, factor=0.7), "tf32", False, 0),
+    "modulated_all": (lambda: modulated((3, 96, 9, 7), FP32, True, "softplus", 96, True, True, True), "tf32", False, 0),
+    "group_bf16": (lambda: group_norm((8, 320, 32, 32), BF16, False, "silu", 32, backward=False), "tf32", False, 0),
+    "group_largest": (lambda: group_norm((64, 512, 16, 16), FP32, False, "softplus", 32, alpha=True, scale=True), "tf32", False, 0),
+    "group_last": (lambda: group_norm((8, 512, 16, 16), FP16, True, "gelu", 32, scale=True), "tf32", False, 0),
+    "layer_rows": (lambda: group_norm((4096, 768), BF16, False, "gelu", 1), "tf32", False, 0),
+    "layer_rows_largest": (lambda: group_norm((4096, 4096), FP32, False, "softplus", 1, alpha=True), "tf32", False, 0),
     "loss_bf16": (lambda: loss(64, "nonsaturating", BF16), "tf32", False, 0),
     "loss_average": (lambda: loss(1000, "relativistic_average", FP32), "tf32", False, 0),
     "loss_large": (lambda: loss(10**6, "hinge", FP32), "tf32", False, 0),
@@ -167,10 +159,14 @@ def launches(name):
         convolution.fp32_precision = before
 
 
+# For `make prove` on every architecture: other cases in `make test` launch the same kernels.
+LATER = ("resnet_fp32", "modulated_group", "modulated_all", "group_bf16", "group_last", "layer_rows", "layer_rows_largest")
+
+
 def in_turn(names, architectures):
     """Each case for one of the architectures, in turn; `make prove` has the others."""
-    left = lambda place, turn: [] if place % len(architectures) == turn else [pytest.mark.prove]
-    every = ((name, a, left(place, turn)) for place, name in enumerate(names) for turn, a in enumerate(architectures))
+    left = lambda place, turn, name: [] if place % len(architectures) == turn and name not in LATER else [pytest.mark.prove]
+    every = ((name, a, left(place, turn, name)) for place, name in enumerate(names) for turn, a in enumerate(architectures))
     return pytest.mark.parametrize(("name", "architecture"), [pytest.param(name, a, marks=marks) for name, a, marks in every])
 
 
@@ -218,10 +214,11 @@ def test_the_widest_few_channel_tiles_fit_the_smaller_cards(name):
 def test_every_kernel_is_compiled():
     """A kernel that no case launches would be proved by nobody."""
     from ganfast import _triton
+    from ganfast.ops.batch_norm_act import triton_modulated
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    modules = (_triton, triton_fwd, triton_few, triton_tma, op("bias_act"), op("batch_norm_act"), op("gan_loss"), op("gather_images"))
-    modules += (op("normalised_weights"),)
+    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights")
+    modules = (_triton, triton_fwd, triton_few, triton_tma, triton_modulated, *map(op, ops))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}
     assert compiled | {tma_launch("first", (9, 0)).kernel.__name__} == every

@@ -2,6 +2,7 @@
 where Triton would launch, and each recorded launch is compiled for an architecture with the specialisations Triton would choose.
 Shared by the tests and tools/triton_check.py; works with Triton 3.6 and newer."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -150,3 +151,16 @@ def compile_launch(launch: Launch, capability: int) -> Binary:
         launch.kernel.__name__, int(found[1]), int(found[2]), built.metadata.shared, matrix, ptx.count("cp.async.bulk.tensor"),
         *k_loops(built.asm["ttgir"]), ptx, built.asm["cubin"],
     )  # fmt: skip
+
+
+def op(name):
+    """The op's Triton module."""
+    return importlib.import_module(f"ganfast.ops.{name}.triton")
+
+
+def meta(*shape, dtype=torch.float32, channels_last=False):
+    """A tensor of no memory, for a launcher that is recorded."""
+    x = torch.empty(shape, dtype=dtype, device="meta")
+    if not channels_last:
+        return x
+    return x.contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.channels_last_3d)

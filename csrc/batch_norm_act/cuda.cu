@@ -155,15 +155,22 @@ ChannelGrid grid_of(const BatchNormShape& s, bool vectors) { return channel_grid
 
 int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.channels() * max_chunks(s.n, s.c, s.l, s.channels_last, s.per_image); }
 
-void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream) {
+int64_t batch_norm_act_partials_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* partials, cudaStream_t stream) {
+  int64_t chunks = 0;
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* typed_x = static_cast<const T*>(x);
     const ChannelGrid g = grid_of(s, aligned(typed_x, kVec));
     auto kernel = g.images() ? &batch_norm_act_stats_kernel<T, true> : &batch_norm_act_stats_kernel<T>;
-    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_x, scratch);
-    GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(g.c), kFinishThreads, stream, scratch, g.chunks, g.c, mean, var);
+    GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_x, partials);
+    chunks = g.chunks;
   });
+  return chunks;
+}
+
+void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream) {
+  const int64_t chunks = batch_norm_act_partials_cuda(s, dtype, x, scratch, stream), c = s.channels();
+  GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(c), kFinishThreads, stream, scratch, chunks, c, mean, var);
 }
 
 void batch_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x, const float* mean, const float* invstd, const float* weight,

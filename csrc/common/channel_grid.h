@@ -21,7 +21,7 @@ struct ChannelGrid {
   int64_t image;  // channels in an image: rows of it are that far apart where the channel is fastest
 
   int64_t blocks() const { return columns * chunks; }
-  bool images() const { return channels_last && image < c; }  // what a Walk wants to know
+  GANFAST_HD bool images() const { return channels_last && image < c; }  // what a Walk wants to know
 };
 
 // per_image: each image's channels are channels of their own, n * c of one image's pixels each. A thread keeps to its columns for
@@ -84,10 +84,15 @@ struct Walk {
   }
 };
 
-// body(offset, values [input][slot]) for every item of the thread, read from kInputs tensors. A thread asks for several items before
-// it uses any, 64 bytes (32 of one half-type tensor): the memory of an H100 or H200 wants some 40 KB a multiprocessor on their way.
-template <class T, int kInputs, class F> __device__ __forceinline__ void for_items(Walk& walk, const T* const (&from)[kInputs], F body) {
-  constexpr int kBatch = kInputs * sizeof(T) <= 4 ? 4 : 2;
+// A thread asks for several items before it uses any, 64 bytes (32 of one half-type tensor): the memory of an H100 or H200 wants some
+// 40 KB a multiprocessor on their way.
+template <class T, int kInputs> inline constexpr int kItemsAtOnce = kInputs * sizeof(T) <= 4 ? 4 : kInputs * sizeof(T) <= 10 ? 2 : 1;
+
+// body(offset, values [input][slot]) for every item of the thread, read from kInputs tensors. kOptional: some may be null, and their
+// values 0.
+template <class T, int kInputs, bool kOptional = false, class F>
+__device__ __forceinline__ void for_items(Walk& walk, const T* const (&from)[kInputs], F body) {
+  constexpr int kBatch = kItemsAtOnce<T, kInputs>;
   while (walk.more()) {
     Vec<T, kVec> raw[kBatch][kInputs] = {};
     int64_t at[kBatch];
@@ -96,7 +101,7 @@ template <class T, int kInputs, class F> __device__ __forceinline__ void for_ite
       at[b] = walk.more() ? walk.offset() : -1;
 #pragma unroll
       for (int k = 0; k < kInputs; ++k) {
-        if (at[b] < 0) continue;
+        if (at[b] < 0 || (kOptional && !from[k])) continue;
         if (walk.width == kVec) raw[b][k] = *reinterpret_cast<const Vec<T, kVec>*>(from[k] + at[b]);
         else raw[b][k].v[0] = from[k][at[b]];
       }
@@ -121,12 +126,13 @@ template <class T> __device__ __forceinline__ void store_item(T* to, int width, 
   else *to = item.v[0];
 }
 
-// A per-channel vector's values for the slots of this thread's items; `value` where there is no vector.
-__device__ __forceinline__ void load_channels(const ChannelGrid& g, int64_t channel, const float* from, float value, float (&to)[kVec]) {
+// A per-channel vector's values for the slots of this thread's items; `value` where there is no vector. A vector that is shorter than
+// the channels starts again every `period`.
+__device__ __forceinline__ void load_channels(const ChannelGrid& g, int64_t channel, const float* from, float value, float (&to)[kVec], int64_t period = 0) {
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
     const int64_t at = g.channels_last && i < g.width ? channel + i : channel;
-    to[i] = from && at < g.c ? from[at] : value;
+    to[i] = from && at < g.c ? from[period ? at % period : at] : value;
   }
 }
 

@@ -210,8 +210,8 @@ def test_instance_norm(name, dtype, monkeypatch):
 def test_more_channels_than_one_axis_of_the_grid(monkeypatch):
     """65535 blocks of channels are the most that an axis takes; images times channels are more."""
     op = backend("batch_norm_act")
-    rows, inner, columns, image = op._plan(torch.empty(400_000, 3, 1, 2, device="meta"), True, False)[0]
-    grid = op._plan(torch.empty(400_000, 3, 1, 600, device="meta"), True, False)[1]
+    rows, inner, columns, image = op.plan_of(torch.empty(400_000, 3, 1, 2, device="meta"), True, False)[0]
+    grid = op.plan_of(torch.empty(400_000, 3, 1, 600, device="meta"), True, False)[1]
     assert (rows, inner, columns, image) == (2, 2, 1_200_000, None) and max(grid) <= 65535 and grid[0] * grid[1] * 4 >= 1_200_000
     monkeypatch.setattr(op, "tile_shape", lambda rows, c, last: (16, 4))
     monkeypatch.setattr(op, "MOST_BLOCKS", 2)  # three rows of blocks, the last one half off the end

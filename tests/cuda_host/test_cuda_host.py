@@ -18,7 +18,9 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "gan_loss", "gather_images", "normalised_weights"]
+OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "modulated_norm_act", "group_norm_act", "gan_loss", "gather_images"]
+OPS += ["normalised_weights"]
+FOLDERS = {"modulated_norm_act": "batch_norm_act"}  # in csrc, where it is not called as the op
 FLAGS = {
     "plain": ["-O1"],
     "thread": ["-O1", "-g1", "-fsanitize=thread"],
@@ -40,6 +42,8 @@ FEW_CASES = {
     ],
     "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half", "nhwc, added, s"],
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
+    "modulated_norm_act": ["columns nhwc", "full nchw", "first, eval"],
+    "group_norm_act": ["nchw, two teams", "nhwc, runs", "rows, groups", "merge, wide"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
     "normalised_weights": ["weight, odd", "spectral, v first"],
@@ -50,6 +54,7 @@ BARRIERS = [
     ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "few slabs"),
     ("batch_norm_act", "batch_norm_act/cuda.cu", "nchw, odd"),
     ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "nchw, two teams"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
     ("normalised_weights", "normalised_weights/cuda.cu", "spectral, v first"),
 ]
@@ -80,6 +85,14 @@ MUTATIONS = [
     ("batch_norm_act", "batch_norm_act/cuda.cu", "inverse_count ? gbias : nullptr", "gbias"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
     ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "gain * sums[k]", "sums[k]"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "e.gy *= m.factor", "e.gy *= 1"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "h * by, of_product += product * by", "h, of_product += product"),
+    ("modulated_norm_act", "common/channel_grid.h", "period ? at % period : at", "at"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "kept[k] += total[0] * by", "kept[k] += total[0]"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "offset + xhat * slope", "offset"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "t.team * (g.team / 32) + warp)", "warp)"),
+    ("group_norm_act", "group_norm_act/cuda.cu", "g.across ? (g.side < 32", "g.across ? (g.side < 0"),
     ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
     ("gather_images", "gather_images/cuda.cu", "e + w - 2 * (e % w) - kWidth", "e + w - 2 * (e % w) - 1"),
     ("gather_images", "gather_images/cuda.cu", "pixel + w - 1 - 2 * column", "pixel + w - 2 * column"),
@@ -153,12 +166,15 @@ def test_right_in_both_block_orders(programs, op, kind):
 
 @pytest.mark.parametrize("op", OPS)
 def test_a_few_cases_are_right_in_both_block_orders(programs, op):
-    program, few = programs(op, "address"), only(FEW_CASES[op])
+    """The addresses of modulated_norm_act are those of common/channel_grid.h, as batch_norm_act's are: it is compiled without the checker,
+    in a third of the time; `make prove` has both."""
+    program, few = programs(op, "changed" if op == "modulated_norm_act" else "address"), only(FEW_CASES[op])
     assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
 
 
-# bias_act's one barrier is batch_norm_act's, of common/channel_grid.h, gather_images has none, and gan_loss's is taken out below.
-_ELSEWHERE = ("bias_act", "gather_images", "gan_loss")
+# The one barrier of bias_act and of modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
+# gan_loss's is taken out below. group_norm_act's program is compiled once in `make test`, with the address checker.
+_ELSEWHERE = ("bias_act", "modulated_norm_act", "group_norm_act", "gather_images", "gan_loss")
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.prove] if op in _ELSEWHERE else []) for op in OPS])
@@ -173,7 +189,8 @@ def barrier_lines() -> list:
         lines = (CSRC / path).read_text().splitlines()
         for number, line in enumerate(lines, 1):
             if "__syncthreads();" in line:
-                found.append(pytest.param(op, f"{Path(path).name}:{number}", case, id=f"{path}:{number}"))
+                later = [pytest.mark.prove] if op == "group_norm_act" else []
+                found.append(pytest.param(op, f"{Path(path).name}:{number}", case, id=f"{path}:{number}", marks=later))
     return found
 
 
@@ -195,6 +212,8 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("bias_act", "nhwc, rgb"),
         ("batch_norm_act", "nhwc, rgb"),
         ("batch_norm_act", "images nhwc, odd"),
+        pytest.param("modulated_norm_act", "full nhwc", marks=[pytest.mark.prove]),
+        ("group_norm_act", "nhwc, odd"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
         ("normalised_weights", "weight, odd"),
@@ -219,7 +238,7 @@ def test_a_misaligned_vector_is_reported(tmp_path):
 
 def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "changed") -> Path:
     """The program of `op` with one place of its source replaced."""
-    for part in ("common", op):
+    for part in ("common", FOLDERS.get(op, op)):
         shutil.copytree(CSRC / part, folder / "csrc" / part)
     shutil.copytree(HERE, folder / "tests/cuda_host", ignore=shutil.ignore_patterns("__pycache__"))
     source = folder / "csrc" / path
@@ -230,9 +249,9 @@ def changed(folder: Path, op: str, path: str, old: str, new: str, kind: str = "c
 
 
 def mutations() -> list:
-    """The first of each op, but for batch_norm_act, whose first is that of bias_act; the others are `make prove`'s."""
+    """The first of each op, but for the norms, whose cases the first of bias_act tries too; the others are `make prove`'s."""
     ops = [m[0] for m in MUTATIONS]
-    left = lambda place: [pytest.mark.prove] if ops[place] in ("batch_norm_act", *ops[:place]) else []
+    left = lambda place: [pytest.mark.prove] if ops[place].endswith("norm_act") or ops[place] in ops[:place] else []
     return [pytest.param(*m, id=m[2], marks=left(place)) for place, m in enumerate(MUTATIONS)]
 
 

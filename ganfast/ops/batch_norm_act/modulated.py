@@ -7,6 +7,7 @@ from torch import Tensor
 from ganfast import _backends, _native
 from ganfast._layout import memory_format
 from ganfast.ops.batch_norm_act import modulated_reference as reference
+from ganfast.ops.batch_norm_act.modulated_reference import is_full
 
 # Statistics [C], or [N * C]; weight, bias and alpha [C]; scale and shift [N, C] or x's shape, dtype and layout; residual of x's.
 _OPERANDS = (
@@ -27,19 +28,22 @@ _native.define("batch_norm_act_modulated_fwd_native" + _FWD.format(""))
 _native.define("batch_norm_act_modulated_bwd_native" + _BWD.format(""))
 
 
-def is_full(x: Tensor, scale: Tensor | None) -> bool:
-    """Whether scale and shift are read element by element."""
-    return scale is not None and scale.dim() == x.dim()
-
-
 def _dense(x: Tensor, channels_last: bool) -> Tensor:
     return x.contiguous(memory_format=memory_format(x.dim(), channels_last))
+
+
+def _columns(backend: str, x: Tensor, mean: Tensor, *vectors: Tensor | None) -> tuple:
+    """Vectors as a GPU's kernels read them: contiguous, in the accumulation dtype; what has x's shape as it is. `cpu` does that itself."""
+    if backend not in ("cuda", "triton"):
+        return vectors
+    return tuple(v if v is None or v.dim() == x.dim() else v.to(mean.dtype).contiguous() for v in vectors)
 
 
 def _fwd(
     x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last, backend
 ):  # fmt: skip
     _backends.ran["batch_norm_act_modulated"] = backend
+    weight, bias, scale, shift, alpha = _columns(backend, x, mean, weight, bias, scale, shift, alpha)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.batch_norm_act_modulated_fwd_native(
             x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last
@@ -64,6 +68,7 @@ def _fwd_fake(
 def _bwd(
     gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, factor, groups, training, channels_last, backend
 ):  # fmt: skip
+    weight, bias, scale, shift, alpha = _columns(backend, x, mean, weight, bias, scale, shift, alpha)
     args = (gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, factor, groups, training, channels_last)
     if backend in ("cpu", "cuda"):
         found = torch.ops.ganfast.batch_norm_act_modulated_bwd_native(*args)

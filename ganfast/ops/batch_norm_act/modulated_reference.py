@@ -11,6 +11,11 @@ from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd
 from ganfast.ops.batch_norm_act.reference import column, reduced_dims
 
 
+def is_full(x: Tensor, scale: Tensor | None) -> bool:
+    """Whether scale and shift are read element by element."""
+    return scale is not None and scale.dim() == x.dim()
+
+
 def over_image(v: Tensor | None, x: Tensor) -> Tensor | None:
     """[N, C] -> [N, C, 1, ...], in x's dtype; what has x's shape as it is."""
     if v is None:

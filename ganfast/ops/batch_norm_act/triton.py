@@ -173,7 +173,7 @@ def batch_norm_act_bwd_kernel(
     tl.store(gx + offsets, (g * (w * inverse)).to(gx.dtype.element_ty), mask=mask)
 
 
-def _plan(x: Tensor, per_image: bool, channels_last: bool) -> tuple[tuple, tuple, int, dict]:
+def plan_of(x: Tensor, per_image: bool, channels_last: bool) -> tuple[tuple, tuple, int, dict]:
     """((rows, inner, c, image), the grid over channels, channel blocks, constants) of every kernel over x."""
     n, c = x.shape[:2]
     inner = x.numel() // (n * c)
@@ -192,7 +192,7 @@ def _plan(x: Tensor, per_image: bool, channels_last: bool) -> tuple[tuple, tuple
 
 
 def batch_norm_act_stats_triton(x: Tensor, per_image: bool, channels_last: bool) -> tuple[Tensor, Tensor]:
-    sizes, grid, c_blocks, constants = _plan(x, per_image, channels_last)
+    sizes, grid, c_blocks, constants = plan_of(x, per_image, channels_last)
     rows, _, c, _ = sizes
     t_count, row_blocks = chunks(rows, constants["BLOCK_R"], c_blocks)
     partials = _triton.empty((t_count, 3, c), x, torch.float32)
@@ -217,7 +217,7 @@ def batch_norm_act_fwd_triton(
     channels_last: bool,
 ) -> Tensor:
     """Every vector is [C], or [N * C] where each image has its own; so in the backward."""
-    sizes, grid, _, constants = _plan(x, len(mean) > x.shape[1], channels_last)
+    sizes, grid, _, constants = plan_of(x, len(mean) > x.shape[1], channels_last)
     y = _triton.empty(x.shape, x, channels_last=channels_last)
     with _triton.on_device(x):
         batch_norm_act_fwd_kernel[(cdiv(sizes[0], constants["BLOCK_R"]), *grid)](
@@ -239,7 +239,7 @@ def batch_norm_act_bwd_triton(
     training: bool,
     channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    sizes, grid, c_blocks, constants = _plan(x, len(mean) > x.shape[1], channels_last)
+    sizes, grid, c_blocks, constants = plan_of(x, len(mean) > x.shape[1], channels_last)
     rows, _, c, _ = sizes
     t_count, row_blocks = chunks(rows, constants["BLOCK_R"], c_blocks)
     gx = _triton.empty(x.shape, x, channels_last=channels_last)

@@ -90,8 +90,7 @@ def run(plan: Plan, x, weight, bias, alpha, scale=None, shift=None, residual=Non
         y = x + sum((t.to(x.dtype).sum() * 0 for t in (*tensors[1:], residual) if t is not None), x.new_zeros(()))
     elif plan.elementwise is not None:
         with torch.no_grad():
-            mean, var = kernels.statistics(dense(x.detach(), spec.channels_last), spec.groups, spec.channels_last, spec.backend)
-            columns = (kernels.spread(v, x) for v in (mean, torch.rsqrt(var + spec.eps)))
+            columns = kernels.stats(dense(x.detach(), spec.channels_last), spec.groups, spec.eps, spec.channels_last, spec.backend)[2:]
         y = modulated_op.run(plan.elementwise, x, weight, bias, scale, shift, residual, alpha, *columns)
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         y = GroupNormAct.apply(dense(x, spec.channels_last), weight, kept(bias), scale, kept(shift), alpha, spec)
