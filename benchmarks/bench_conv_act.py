@@ -16,8 +16,8 @@ _CASES = on(DEVICE, CONV)
 
 def _layer(case: ConvCase) -> Subject:
     sizes = (case.c_in, case.c_out, case.kernel, case.stride, case.padding)
-    eager = nn.Sequential(nn.Conv2d(*sizes), ACTS[case.act]())
-    fused = gnn.ConvAct2d(*sizes, act=case.act, alpha=ALPHA.get(case.act))
+    eager = nn.Sequential(nn.Conv2d(*sizes, groups=case.groups), ACTS[case.act]())
+    fused = gnn.ConvAct2d(*sizes, groups=case.groups, act=case.act, alpha=ALPHA.get(case.act))
     same_parameters(eager, fused)
     return Subject(eager, fused, torch.randn(case.batch, case.c_in, *case.size))
 

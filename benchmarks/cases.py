@@ -74,6 +74,8 @@ UPSAMPLE = [
 ]
 
 _DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope 0.2; without norm, as a gradient penalty wants it"
+_R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in groups of 16 of its 1536, batch 512, slope 0.2"
+_RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -88,6 +90,9 @@ CONV = [
     ConvCase("pix2pix-down5", 1, 512, 512, (16, 16), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
+    ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
+    ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
+    ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
 ]
 
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"

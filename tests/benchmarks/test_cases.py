@@ -28,7 +28,7 @@ def test_a_transposed_convolutions_numbers_are_torchs(case):
 @pytest.mark.parametrize("case", cases.CONV, ids=lambda c: c.name)
 def test_a_convolutions_numbers_are_torchs(case):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        layer = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, case.padding)
+        layer = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, case.padding, groups=case.groups)
         x = torch.empty(case.batch, case.c_in, *case.size)
         y = layer(x)
     assert case.flops() == counter.get_total_flops()
