@@ -43,12 +43,13 @@ def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
     return entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
 
 
-def saved_form(act: str, alpha: Tensor | None, alpha_value: float, open_output: bool) -> str:
+def saved_form(act: str, alpha: Tensor | None, alpha_value: float, open_output: bool, residual: str = "", factor: float = 1.0) -> str:
     """What the backward of an activation reads: "y", "z" (the pre-activation), or "signs", in place of y where others may change it before
-    the backward. linear reads nothing, whatever this says."""
-    if not saves_y(act, alpha, alpha_value):
+    the backward. linear reads nothing, whatever this says. A residual added "last" hides z, a factor of 0 or below its sign, one far
+    from 1 its digits."""
+    if act != "linear" and (not saves_y(act, alpha, alpha_value) or not 1 / 16 <= factor <= 16):
         return "z"
-    if not open_output or act == "linear":
+    if act == "linear" or not (open_output or residual == "last"):
         return "y"
     return "signs" if act in PIECEWISE_LINEAR else "z"
 

@@ -130,19 +130,22 @@ def reached(node) -> bool:
         seen.add(node)
         if isinstance(node, _Leaf) or len(seen) > 64:
             return False
-        if getattr(getattr(type(node), "_forward_cls", None), "reaches_back", False) and node.spec.act != "linear":
+        op = getattr(type(node), "_forward_cls", None)
+        if getattr(op, "reaches_back", False) and node.spec.act != "linear":
             # One whose output autograd.grad was asked for counts as wanted; it runs only where something before it is wanted too.
             if not (_runs(node) and any(_runs(before) for before, _ in node.next_functions if before is not None)):
                 return False
+            if getattr(node.spec, "residual", "") == "last":  # the activation's zeros go nowhere but to its own branch
+                todo.append(_nodes(node).get(op.residual))
             continue
         todo += [before for before, _ in node.next_functions]
     return True
 
 
-def before(ctx, saved: Tensor | None = None) -> tuple[Tensor | None, bool]:
-    """For the double backward of a forward whose input 0 is x: (the tensor to hand zeros to, or None, whether no more is needed).
+def before(ctx, saved: Tensor | None = None, index: int = 0) -> tuple[Tensor | None, bool]:
+    """For the double backward of a forward whose input `index` is x: (the tensor to hand zeros to, or None, whether no more is needed).
     `saved` is x if the forward saved it. The second is False where what lies before x needs zeros and x was not saved."""
-    node = _nodes(ctx).get(0)
+    node = _nodes(ctx).get(index)
     if node is None:
         return None, True
     if isinstance(node, _Leaf):

@@ -1,6 +1,7 @@
 """Errors worded once: op, argument, what was received, what is wanted, the likely cause."""
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -39,15 +40,13 @@ def check_floating(op: str, argument: str, tensor: Tensor) -> None:
         fail(op, f"{argument} has dtype {tensor.dtype}, wants float32, bfloat16, float16 or float64", cause, TypeError)
 
 
-def check_like(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x") -> None:
+_CAST = "Cast one of them, or run under torch.autocast, which does"
+
+
+def check_like(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x", cause: str = _CAST) -> None:
     """Same dtype and device as `x`."""
     if tensor.dtype != x.dtype:
-        fail(
-            op,
-            f"{argument} has dtype {tensor.dtype}, {name} has {x.dtype}; both must be the same",
-            "Cast one of them, or run under torch.autocast, which does",
-            TypeError,
-        )
+        fail(op, f"{argument} has dtype {tensor.dtype}, {name} has {x.dtype}; both must be the same", cause, TypeError)
     check_device(op, argument, tensor, x, name)
 
 
@@ -63,6 +62,42 @@ def check_vector(op: str, argument: str, tensor: object, length: int, x: Tensor,
         fail(op, f"{argument} has shape {tuple(tensor.shape)}, wants ({length},), one entry for each of the {length} {meaning}")
     check_floating(op, argument, tensor)
     check_device(op, argument, tensor, x)
+
+
+def check_number(op: str, argument: str, value: object, cause: str = "") -> float:
+    """A finite number, as a float; `cause` where it is a tensor."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        fail(op, f"{argument} is {value!r}, wants a float", cause if isinstance(value, Tensor) else "", TypeError)
+    if not -math.inf < value < math.inf:  # torch.compile traces no isfinite of a number that it takes for dynamic
+        fail(op, f"{argument} is {value}, wants a finite number")
+    return float(value)
+
+
+def check_residual(
+    op: str, residual: object, shape: Iterable[int], x: Tensor, first: object, factor: object, instead: str, cause: str = _CAST
+) -> tuple[str, float]:
+    """(where it is added: "first", "last" or, without one, "", the factor) of a residual that must look like y: of this shape, and of x's
+    dtype and device. instead: what a factor without a residual should have been; cause: of another dtype."""
+    if not isinstance(first, bool):
+        fail(op, f"residual_first is {first!r}, wants a bool", error=TypeError)
+    factor = check_number(op, "factor", factor, "A factor that learns is a multiplication of its own")
+    if residual is None:
+        if first:
+            fail(op, "residual_first is True, but there is no residual", "It says where a residual is added")
+        if factor != 1:
+            fail(op, f"factor is {factor}, but there is no residual", f"It multiplies the sum with one; {instead}")
+        return "", 1.0
+    check_tensor(op, "residual", residual)
+    shape = tuple(shape)
+    if residual.shape != shape:
+        cause = ""
+        if residual.dim() == len(shape) and all(r in (1, s) for r, s in zip(residual.shape, shape)):
+            cause = "Nothing is broadcast: expand it to y's shape"
+        elif residual.dim() == len(shape) and len(shape) > 1:
+            cause = "A shortcut of other channels or another size wants a projection first"
+        fail(op, f"residual has shape {tuple(residual.shape)}, y has {shape}; both must be the same", cause)
+    check_like(op, "residual", residual, x, "y", cause)
+    return ("first" if first else "last"), factor
 
 
 def int_list(op: str, argument: str, value: object, dims: int, least: int) -> list[int]:

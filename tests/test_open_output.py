@@ -95,12 +95,13 @@ def test_without_it_the_change_is_noticed(name, act, alpha):
 @piecewise
 @each_op
 def test_signs_give_what_y_gives(name, act, alpha, order, dtype):
-    """Bit for bit, in channels_last too."""
+    """Bit for bit, in channels_last too; but for the bias's gradient, a sum in another order: 7e-7 apart at most."""
     inputs = leaves(name, dtype)
     if inputs[0].dim() == 4:
         inputs[0] = inputs[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     got, want = (gradients(fast(name, act, alpha, open_output), inputs, order, False) for open_output in (True, False))
-    torch.testing.assert_close(got, want, rtol=0, atol=0, check_stride=True)
+    torch.testing.assert_close(got[:-1], want[:-1], rtol=0, atol=0, check_stride=True)
+    torch.testing.assert_close(got[-1], want[-1], rtol=2e-6 if dtype == torch.float32 else 2**-7, atol=0)
 
 
 @piecewise
@@ -111,7 +112,7 @@ def test_the_slope_at_nan(name, act, alpha):
         bias[0] = torch.nan
     ones = lambda y: grad(y, (inputs[0], bias), torch.ones_like(y))
     got, want = (ones(fast(name, act, alpha, open_output)(*inputs, bias)) for open_output in (True, False))
-    torch.testing.assert_close(got, want, rtol=0, atol=0)
+    torch.testing.assert_close(got, want, rtol=2e-6, atol=0)
     assert all(g.isfinite().all() for g in got)
 
 

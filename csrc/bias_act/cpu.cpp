@@ -1,5 +1,7 @@
-// CPU bias + activation + gain + clamp: one pass forward, one backward with its channel sums.
+// CPU bias + activation + gain + clamp (+ residual): one pass forward, one backward with its channel sums.
 #include <torch/library.h>
+
+#include <limits>
 
 #include "../common/cpu_rows.h"
 
@@ -33,32 +35,91 @@ template <class T, bool kLast, bool kClamps, class Tag> void fwd_block(const Row
   });
 }
 
-void forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain, MaybeDouble clamp,
-             bool channels_last, const at::Tensor& y) {
-  const Rows rows = Rows::spread_out(x, channels_last);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "bias_act_fwd_cpu", [&] {
-    using T = scalar_t;
-    const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp);
-    const T* in = x.const_data_ptr<T>();
-    T* out = y.data_ptr<T>();
-    with_act(parse_act(act), [&](auto tag) {
-      const auto run = rows.channels_last ? (clamp ? &fwd_block<T, true, true, decltype(tag)> : &fwd_block<T, true, false, decltype(tag)>)
-                                          : (clamp ? &fwd_block<T, false, true, decltype(tag)> : &fwd_block<T, false, false, decltype(tag)>);
-      each_block(rows, [&](int64_t b) { run(rows, b, in, v, tag, out); });
-    });
+// What is added: to x + bias before the activation if first, else after gain and clamp; then all is multiplied by the factor.
+struct Added {
+  const at::Tensor* residual;  // null for none
+  bool first;
+  double factor;
+};
+
+constexpr uint8_t kClamped = 2;  // of the signs that a backward reads in place of y: 1 where the slope is 1, else 0
+
+constexpr bool has_signs(Act act) { return act == Act::linear || act == Act::relu || act == Act::leaky_relu || act == Act::prelu; }
+
+// x and y may be the same memory; so may x and r, where nothing is added. Without a clamp v.bound is infinite. Signs are those of y as it
+// would be without what is added after it, rounded, so that they say what such a y would.
+template <class T, bool kLast, bool kSigns, class Tag>
+void added_block(const Rows& rows, int64_t block, const T* x, const T* r, const Numbers<Acc<T>>& v, Added added, Tag act, T* y, uint8_t* signs) {
+  using A = Acc<T>;
+  const bool before = added.residual && added.first, after = added.residual && !added.first;
+  visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
+    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel;
+    const A bias0 = *bias, alpha0 = *alpha, gain = v.gain, clamp = v.bound, factor = added.factor;
+    const A edge = narrow<T>(clamp);
+    const bool clamps = clamp < std::numeric_limits<A>::infinity();
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) {
+      const A other = static_cast<A>(r[at + i]), z = static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0);
+      A value = gain * act_fwd<A>(act, before ? z + other : z, kLast ? alpha[i] : alpha0);
+      value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
+      if constexpr (kSigns) {
+        const A seen = static_cast<A>(narrow<T>(value));
+        const bool on = act == Act::relu ? !(seen == 0) : seen > 0;  // relu's slope is 1 at NaN
+        signs[at + i] = clamps & ((seen >= edge) | (seen <= -edge)) ? kClamped : on;
+      }
+      y[at + i] = narrow<T>((after ? value + other : value) * factor);
+    }
   });
 }
 
-at::Tensor bias_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
-                            MaybeDouble clamp, bool channels_last) {
-  auto y = at::empty_like(x);
-  forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, y);
-  return y;
+// Signs of a piecewise linear activation, or an empty tensor: bytes where there is a clamp, else bools.
+at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
+                   MaybeDouble clamp, bool channels_last, const Added& added, bool keep_signs, const at::Tensor& y) {
+  const Rows rows = Rows::spread_out(x, channels_last);
+  const Act parsed = parse_act(act);
+  TORCH_CHECK(!keep_signs || has_signs(parsed), "no signs of ", act);
+  const auto of_signs = x.options().dtype(clamp ? at::kByte : at::kBool);
+  at::Tensor signs = keep_signs ? at::empty_like(x, of_signs) : at::empty({0}, of_signs);
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "bias_act_fwd_cpu", [&] {
+    using T = scalar_t;
+    const T* in = x.const_data_ptr<T>();
+    T* out = y.data_ptr<T>();
+    if (!added.residual && !keep_signs) {
+      const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp);
+      with_act(parsed, [&](auto tag) {
+        const auto run = rows.channels_last ? (clamp ? &fwd_block<T, true, true, decltype(tag)> : &fwd_block<T, true, false, decltype(tag)>)
+                                            : (clamp ? &fwd_block<T, false, true, decltype(tag)> : &fwd_block<T, false, false, decltype(tag)>);
+        each_block(rows, [&](int64_t b) { run(rows, b, in, v, tag, out); });
+      });
+      return;
+    }
+    const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp.value_or(std::numeric_limits<double>::infinity()));
+    const T* residual = added.residual ? added.residual->const_data_ptr<T>() : in;
+    uint8_t* bytes = keep_signs ? static_cast<uint8_t*>(signs.mutable_data_ptr()) : nullptr;
+    with_act(parsed, [&](auto tag) {
+      auto run = rows.channels_last ? &added_block<T, true, false, decltype(tag)> : &added_block<T, false, false, decltype(tag)>;
+      if constexpr (!std::is_same_v<decltype(tag), Act>)
+        if constexpr (has_signs(decltype(tag)::value))
+          if (keep_signs) run = rows.channels_last ? &added_block<T, true, true, decltype(tag)> : &added_block<T, false, true, decltype(tag)>;
+      each_block(rows, [&](int64_t b) { run(rows, b, in, residual, v, added, tag, out, bytes); });
+    });
+  });
+  return signs;
 }
 
-void bias_act_fwd_cpu_(at::Tensor x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
-                       MaybeDouble clamp, bool channels_last) {
-  forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, x);
+Added added_of(const MaybeTensor& residual, bool first, double factor) { return {residual && residual->defined() ? &*residual : nullptr, first, factor}; }
+
+std::tuple<at::Tensor, at::Tensor> bias_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act,
+                                                    double alpha_value, double gain, MaybeDouble clamp, bool channels_last, const MaybeTensor& residual,
+                                                    bool residual_first, double factor, bool keep_signs) {
+  auto y = at::empty_like(x);
+  auto signs = forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, added_of(residual, residual_first, factor), keep_signs, y);
+  return {y, signs};
+}
+
+at::Tensor bias_act_fwd_cpu_(at::Tensor x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
+                             MaybeDouble clamp, bool channels_last, const MaybeTensor& residual, bool residual_first, double factor, bool keep_signs) {
+  return forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, added_of(residual, residual_first, factor), keep_signs, x);
 }
 
 struct Backward {
@@ -99,9 +160,59 @@ void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, con
   });
 }
 
+// From signs; sums [c]. slope: the activation's where it is not 1; where it is 0 the result is 0 whatever arrives.
+template <class T, bool kLast, bool kLeaks>
+void signs_block(const Rows& rows, int64_t block, const T* gy, const uint8_t* signs, Acc<T> gain, Acc<T> slope, T* gx, Acc<T>* sums) {
+  using A = Acc<T>;
+  visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
+    // Signs as wide as the sums first: bytes in the loop of the sums would make it another order of adding than bwd_block's.
+    constexpr int64_t kPiece = 2048;
+    A wide[kPiece];
+    for (int64_t first = 0; first < length; first += kPiece) {
+      const int64_t count = std::min(kPiece, length - first), from = at + first;
+      for (int64_t i = 0; i < count; ++i) wide[i] = signs[from + i];
+      A* sum = sums + channel + (kLast ? first : 0);
+      A total = 0;
+#pragma omp simd reduction(+ : total)
+      for (int64_t i = 0; i < count; ++i) {
+        const A g = wide[i] == kClamped ? A(0) : static_cast<A>(gy[from + i]) * gain;
+        A result;
+        if constexpr (kLeaks) result = g * (wide[i] == 0 ? slope : A(1));
+        else result = wide[i] == 0 ? A(0) : g;
+        gx[from + i] = narrow<T>(result);
+        if constexpr (kLast) sum[i] += result;
+        else total += result;
+      }
+      if constexpr (!kLast) *sum += total;
+    }
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> from_signs(const at::Tensor& gy, const at::Tensor& signs, Act act, double alpha_value, double gain,
+                                                          bool channels_last) {
+  auto gx = at::empty_like(gy);
+  const Rows rows = Rows::spread_out(gy, channels_last);
+  const double slope = act == Act::linear ? 1 : act == Act::relu ? 0 : alpha_value;
+  at::Tensor gbias;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, gy.scalar_type(), "bias_act_bwd_cpu", [&] {
+    using T = scalar_t;
+    using A = Acc<T>;
+    const auto run = rows.channels_last ? (slope != 0 ? &signs_block<T, true, true> : &signs_block<T, true, false>)
+                                        : (slope != 0 ? &signs_block<T, false, true> : &signs_block<T, false, false>);
+    const T* g = gy.const_data_ptr<T>();
+    const auto* bytes = static_cast<const uint8_t*>(signs.const_data_ptr());
+    T* out = gx.data_ptr<T>();
+    const auto sums = reduce_blocks<A>(rows, 1, [&](int64_t b, A* into) { run(rows, b, g, bytes, gain, slope, out, into); });
+    gbias = as_tensor<A>(sums.data(), rows.channels(), gy.options());
+  });
+  return {gx, gbias, at::empty({0}, gbias.options())};
+}
+
+// saved: y if from_y, else x; or the forward's signs, which hold the clamp.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> bias_act_bwd_cpu(const at::Tensor& gy, const at::Tensor& saved, const MaybeTensor& bias, const MaybeTensor& alpha,
                                                                 c10::string_view act, double alpha_value, double gain, MaybeDouble limit, bool from_y,
                                                                 bool channels_last) {
+  if (!saved.is_floating_point()) return from_signs(gy, saved, parse_act(act), alpha_value, gain, channels_last);
   auto gx = at::empty_like(gy);
   const Rows rows = Rows::spread_out(gy, channels_last);
   const Backward how{from_y, alpha && alpha->defined()};

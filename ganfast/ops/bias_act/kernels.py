@@ -12,8 +12,9 @@ from ganfast._layout import memory_format
 from ganfast.ops.bias_act import reference, torch_backend
 
 _NUMBERS = "Tensor? bias, Tensor? alpha, str act, float alpha_value, float gain"
-_FWD = f"(Tensor x, {_NUMBERS}, float? clamp, bool channels_last{{}}) -> Tensor"
-_FWD_ = f"(Tensor(a!) x, {_NUMBERS}, float? clamp, bool channels_last{{}}) -> ()"
+_RESIDUAL = ", Tensor? residual=None, bool residual_first=False, float factor=1.0, bool keep_signs=False"
+_FWD = f"(Tensor x, {_NUMBERS}, float? clamp, bool channels_last{{}}{_RESIDUAL}) -> (Tensor, Tensor)"
+_FWD_ = f"(Tensor(a!) x, {_NUMBERS}, float? clamp, bool channels_last{{}}{_RESIDUAL}) -> Tensor"
 _BWD = f"(Tensor gy, Tensor saved, {_NUMBERS}, float? %s, bool from_y, bool channels_last{{}}) -> (Tensor, Tensor, Tensor)"
 _BACKEND = ", str backend"
 
@@ -49,51 +50,78 @@ def limit(clamp: float | None, from_y: bool, dtype: torch.dtype) -> float | None
     return torch.nextafter(bound, torch.full_like(bound, math.inf)).item()
 
 
-def _fwd(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+def _no_signs(x: Tensor, clamp: float | None) -> Tensor:
+    return x.new_empty(0, dtype=torch.bool if clamp is None else torch.uint8)
+
+
+def _signs(args: tuple) -> Tensor:
+    """Of a forward's arguments, by torch's kernels: those of y as it is without what is added after the activation."""
+    x, _, _, act, _, _, clamp, _, residual, residual_first, _ = args
+    y = torch_backend.bias_act_fwd_torch(*args[:8], residual if residual_first else None, residual_first and residual is not None, 1.0)
+    return reference.signs(y, act, limit(clamp, True, x.dtype))
+
+
+def _fwd(
+    x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend, residual=None, residual_first=False, factor=1.0, keep_signs=False
+):
     _backends.ran["bias_act"] = backend
     bias, alpha = _vectors(backend, x, bias, alpha)
-    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last)
+    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor)
     if backend in ("cpu", "cuda"):
-        return torch.ops.ganfast.bias_act_fwd_native(*args)
+        return torch.ops.ganfast.bias_act_fwd_native(*args, keep_signs)
     if backend == "triton":
         from ganfast.ops.bias_act import triton
 
-        return triton.bias_act_fwd_triton(*args)
+        return triton.bias_act_fwd_triton(*args, keep_signs)
     run = torch_backend.bias_act_fwd_torch if backend == "torch" else reference.bias_act_fwd_reference
-    return run(*args).contiguous(memory_format=memory_format(x.dim(), channels_last))
+    fmt = memory_format(x.dim(), channels_last)
+    signs = _signs(args).contiguous(memory_format=fmt) if keep_signs else _no_signs(x, clamp)
+    return run(*args).contiguous(memory_format=fmt), signs
 
 
-def _fwd_fake(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    return torch.empty_like(x).contiguous(memory_format=memory_format(x.dim(), channels_last))
+def _fwd_fake(
+    x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend, residual=None, residual_first=False, factor=1.0, keep_signs=False
+):
+    y = torch.empty_like(x).contiguous(memory_format=memory_format(x.dim(), channels_last))
+    signs = _no_signs(x, clamp)
+    return y, torch.empty_like(y, dtype=signs.dtype) if keep_signs else signs
 
 
-def _fwd_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+def _fwd_(
+    x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend, residual=None, residual_first=False, factor=1.0, keep_signs=False
+):
     bias, alpha = _vectors(backend, x, bias, alpha)
-    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last)
-    if backend == "torch":
-        return torch_backend.bias_act_fwd_torch_(*args)
-    if backend == "reference":
-        x.copy_(reference.bias_act_fwd_reference(*args))
-        return None
+    args = (x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor)
+    if backend in ("torch", "reference"):
+        signs = _signs(args) if keep_signs else _no_signs(x, clamp)
+        if backend == "torch":
+            torch_backend.bias_act_fwd_torch_(*args)
+        else:
+            x.copy_(reference.bias_act_fwd_reference(*args))
+        return signs
     if backend == "triton":
         from ganfast.ops.bias_act import triton
 
-        triton.bias_act_fwd_triton_(*args)
+        signs = triton.bias_act_fwd_triton_(*args, keep_signs)
     else:
-        torch.ops.ganfast.bias_act_fwd_native_(*args)
+        signs = torch.ops.ganfast.bias_act_fwd_native_(*args, keep_signs)
     if not x.is_inference():
         torch.autograd.graph.increment_version(x)  # whoever saved the old values has to hear of it
-    return None
+    return signs
 
 
-def _fwd_fake_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    return None
+def _fwd_fake_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend, *residual):
+    keep_signs = len(residual) == 4 and residual[3]
+    signs = _no_signs(x, clamp)
+    return torch.empty_like(x, dtype=signs.dtype) if keep_signs else signs
 
 
 def _bwd(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels_last, backend):
     bias, alpha = _vectors(backend, gy, bias, alpha)
-    saved = saved.to(gy.dtype)  # signs, in place of y, are bytes
     bound = limit(clamp, from_y, gy.dtype)
+    if not saved.is_floating_point():  # signs, in place of y
+        bound = None if clamp is None else float(reference.CLAMPED)
+        saved = saved.to(gy.dtype) if backend in ("torch", "reference") else saved
     args = (gy, saved, bias, alpha, act, alpha_value, gain, bound, from_y, channels_last)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.bias_act_bwd_native(*args)
@@ -118,7 +146,6 @@ _overwrite = _native.register("bias_act_fwd_" + _FWD_.format(_BACKEND), _fwd_, _
 bwd = _native.register("bias_act_bwd" + (_BWD % "clamp").format(_BACKEND), _bwd, _bwd_fake)
 
 
-def fwd_(x: Tensor, *args) -> Tensor:
+def fwd_(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     """`fwd` that overwrites x and gives it back: for fresh results of another op that no backward saved."""
-    _overwrite(x, *args)
-    return x
+    return x, _overwrite(x, *args)

@@ -25,24 +25,30 @@ def bias_act(
     alpha: float | Tensor | None = None,
     gain: float = 1.0,
     clamp: float | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
     backend: str | None = None,
     open_output: bool = False,
 ) -> Tensor:
     """y = act(x + bias) * gain, limited to [-clamp, clamp] where ``clamp`` is given, in one pass.
 
+    With ``residual`` y = (act(x + bias) * gain [clamped] + residual) * factor; with ``residual_first`` y = act(x + bias + residual) * gain
+    [clamped] * factor.
+
     Shapes:
-        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha a float, [1] or [C]; y as x.
-    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y as x; bias and alpha any floating dtype. Sums are
-        float32 (float64 for float64). Autocast casts nothing.
+        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha a float, [1] or [C]; y and residual as x.
+    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y and residual as x; bias and alpha any floating dtype. Sums
+        are float32 (float64 for float64): y is rounded once. Autocast casts nothing.
     Layout: with ``dim`` 1 contiguous and channels_last in, the same out; with any other dim y is contiguous, and so should x be: it
-        is copied where not.
-    Grads: x, bias, alpha, to any order; zero where y is clamped. A value at the very bound counts as clamped where y was saved
-        (README.md in this folder), else not, as in torch.clamp.
+        is copied where not. A residual in another layout than y's is copied to it.
+    Grads: x, bias, alpha, residual, to any order; zero where y is clamped. A value at the very bound counts as clamped where y or its
+        signs were saved (README.md in this folder), else not, as in torch.clamp.
         With ``open_output`` y may be changed in place before its backward, as torch allows after a leaky_relu that is not in place: then
         a byte per element, the sign and whether y is clamped, is kept where y would be, for linear, relu, leaky_relu and prelu; other
         activations keep x, which must not be changed.
-    Raises: TypeError, ValueError for what the shapes above forbid, a gain that is not finite and a clamp that is not positive;
-        RuntimeError where a named backend cannot run.
+    Raises: TypeError, ValueError for what the shapes above forbid, a gain or factor that is not finite, a clamp that is not positive, a
+        factor or residual_first without a residual; RuntimeError where a named backend cannot run.
     Source: Karras et al. 2019 and 2020, whose networks end every layer this way: leaky_relu 0.2, gain sqrt(2), clamp 256 in 16 bits.
     """
     key = plan = None
@@ -52,15 +58,16 @@ def bias_act(
                 x.shape, x.stride(), x.dtype, x.device, None if bias is None else (bias.shape, bias.dtype, bias.device), dim, type(dim),
                 act, (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, type(alpha), gain, type(gain), clamp,
                 type(clamp), _backends.requested(_OP, backend), open_output,
+                None if residual is None else (residual.shape, residual.dtype, residual.device), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError):
             key = None
     if plan is None:
-        plan = planned(x, bias, dim, act, alpha, gain, clamp, backend, open_output)
+        plan = planned(x, bias, dim, act, alpha, gain, clamp, backend, open_output, residual, residual_first, factor)
         if key is not None:
             _plans[key] = plan
-    return run(plan, x, bias, alpha)
+    return run(plan, x, bias, alpha, residual)
 
 
 class Plan(NamedTuple):
@@ -75,7 +82,7 @@ class Plan(NamedTuple):
 _plans = Memo()  # key -> Plan
 
 
-def run(plan: Plan, x: Tensor, bias: Tensor | None, alpha: float | Tensor | None) -> Tensor:
+def run(plan: Plan, x: Tensor, bias: Tensor | None, alpha: float | Tensor | None, residual: Tensor | None = None) -> Tensor:
     """The call, checked and decided."""
     spec = plan.spec
     if isinstance(alpha, Tensor):
@@ -83,21 +90,30 @@ def run(plan: Plan, x: Tensor, bias: Tensor | None, alpha: float | Tensor | None
     else:
         alpha = None
     if x.numel() == 0:
-        return x + sum((v.to(x.dtype).sum() * 0 for v in (bias, alpha) if v is not None), x.new_zeros(()))
+        y = x + sum((v.to(x.dtype).sum() * 0 for v in (bias, alpha) if v is not None), x.new_zeros(()))
+        return y if residual is None else y + residual
     arranged = x if plan.view is None else x.reshape(plan.view)
     if not plan.dense:
         arranged = dense(arranged, spec.channels_last)
+    if residual is not None:
+        residual = dense(residual if plan.view is None else residual.reshape(plan.view), spec.channels_last)
     if torch.is_grad_enabled() and (
-        x.requires_grad or (bias is not None and bias.requires_grad) or (alpha is not None and alpha.requires_grad)
+        x.requires_grad
+        or (bias is not None and bias.requires_grad)
+        or (alpha is not None and alpha.requires_grad)
+        or (residual is not None and residual.requires_grad)
     ):
-        y = BiasAct.apply(arranged, kept(bias) if spec.saves == "x" else bias, alpha, spec)
-        y = y[0] if spec.saves == "signs" else y
+        y = BiasAct.apply(arranged, kept(bias) if spec.saves == "x" else bias, alpha, residual, spec)
+        y = y[0] if isinstance(y, tuple) else y
     else:
-        y = forward_op(arranged, bias, alpha, spec)
+        y, _ = forward_op(arranged, bias, alpha, residual, spec._replace(saves="nothing") if spec.saves == "signs" else spec)
     return y if plan.view is None else y.view(x.shape)
 
 
-def planned(x, bias, dim=1, act="linear", alpha=None, gain=1.0, clamp=None, backend=None, open_output=False) -> Plan:
+def planned(
+    x, bias, dim=1, act="linear", alpha=None, gain=1.0, clamp=None, backend=None, open_output=False, residual=None, residual_first=False,
+    factor=1.0,
+) -> Plan:  # fmt: skip
     """Every check, then every decision."""
     _checks.check_tensor(_OP, "x", x)
     _checks.check_floating(_OP, "x", x)
@@ -114,9 +130,14 @@ def planned(x, bias, dim=1, act="linear", alpha=None, gain=1.0, clamp=None, back
     if bias is not None:
         _checks.check_vector(_OP, "bias", bias, channels, x, f"entries of x along dim {dim}")
     alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
-    gain = _number("gain", gain)
-    if clamp is not None and (clamp := _number("clamp", clamp)) <= 0:
+    gain = _checks.check_number(_OP, "gain", gain, "A gain that learns is a multiplication of its own")
+    if clamp is not None and (clamp := _checks.check_number(_OP, "clamp", clamp)) <= 0:
         _checks.fail(_OP, f"clamp is {clamp}, wants a positive number, the bound on |y|, or None", "For no clamp pass None")
+    added, factor = _checks.check_residual(
+        _OP, residual, x.shape, x, residual_first, factor, "gain is what multiplies y alone", "Cast one of them: autocast casts neither"
+    )
+    if added == "first":  # nothing comes between gain, clamp and factor
+        gain, clamp, factor = gain * factor, None if clamp is None else clamp * abs(factor), 1.0
     wanted = _backends.requested(_OP, backend)
     chosen = kernels.automatic(x, act) if wanted == "auto" else _backends.named(_OP, wanted, x)
 
@@ -127,15 +148,6 @@ def planned(x, bias, dim=1, act="linear", alpha=None, gain=1.0, clamp=None, back
     else:
         view = (math.prod(x.shape[:dim]), channels, math.prod(x.shape[dim + 1 :]))
         is_dense = x.is_contiguous()
-    saves = what_is_saved(act, alpha, alpha_value, gain, clamp, open_output)
-    spec = Spec(act, alpha_value, gain, clamp, saves, channels_last, chosen)
+    saves = what_is_saved(act, alpha, alpha_value, gain, clamp, open_output, added, factor)
+    spec = Spec(act, alpha_value, gain, clamp, saves, channels_last, chosen, added, factor)
     return Plan(spec, channels, view, is_dense)
-
-
-def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        cause = "A gain that learns is a multiplication of its own" if isinstance(value, Tensor) and name == "gain" else ""
-        _checks.fail(_OP, f"{name} is {value!r}, wants a float", cause, TypeError)
-    if not math.isfinite(value):
-        _checks.fail(_OP, f"{name} is {value}, wants a finite number")
-    return float(value)

@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd
+from ganfast._activations import act_alpha_bwd, act_bwd, act_fwd, signs_of
+
+CLAMPED = 2  # of the signs
 
 
 def reduced_dims(x: Tensor) -> list[int]:
@@ -15,11 +17,23 @@ def column(vector: Tensor, x: Tensor) -> Tensor:
     return vector.to(x.dtype).view(1, -1, *[1] * (x.dim() - 2))
 
 
-def bias_act(x, bias, alpha, act, alpha_value, gain, clamp) -> Tensor:
-    """The whole op as one differentiable formula; x [N, C, ...]."""
+def bias_act(x, bias, alpha, act, alpha_value, gain, clamp, residual=None, residual_first=False, factor=1.0) -> Tensor:
+    """The whole op as one differentiable formula; x and the residual [N, C, ...]."""
     z = x if bias is None else x + column(bias, x)
+    z = z + residual if residual is not None and residual_first else z
     y = act_fwd(z, act, alpha, alpha_value) * gain
-    return y if clamp is None else y.clamp(-clamp, clamp)
+    y = y if clamp is None else y.clamp(-clamp, clamp)
+    y = y + residual if residual is not None and not residual_first else y
+    return y if factor == 1 else y * factor
+
+
+def signs(y: Tensor, act: str, limit: float | None) -> Tensor:
+    """A byte an element that the backward reads as it would y: 1 where the activation's slope is 1, else 0; CLAMPED where |y| >= limit."""
+    found = signs_of(y, act)
+    if limit is None:
+        return found
+    limit = torch.full((), limit, dtype=y.dtype, device=y.device)
+    return found.to(torch.uint8).masked_fill_((y >= limit).logical_or_(y <= -limit), CLAMPED)
 
 
 def gradients(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y):
@@ -38,9 +52,10 @@ def gradients(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y):
     return gx, gx.sum(reduced_dims(gy)), galpha
 
 
-def bias_act_fwd_reference(x, bias, alpha, act, alpha_value, gain, clamp, channels_last) -> Tensor:
-    y = bias_act(x.to(torch.promote_types(x.dtype, torch.float32)), bias, alpha, act, alpha_value, gain, clamp)
-    return y.to(x.dtype)
+def bias_act_fwd_reference(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor) -> Tensor:
+    acc = torch.promote_types(x.dtype, torch.float32)
+    residual = None if residual is None else residual.to(acc)
+    return bias_act(x.to(acc), bias, alpha, act, alpha_value, gain, clamp, residual, residual_first, factor).to(x.dtype)
 
 
 def bias_act_bwd_reference(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y, channels_last):

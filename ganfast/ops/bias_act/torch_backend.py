@@ -4,25 +4,36 @@ import torch
 from torch import Tensor
 
 from ganfast._activations import act_bwd, activate, activate_, has_one_kernel
-from ganfast.ops.bias_act.reference import bias_act_bwd_reference, column, reduced_dims
+from ganfast.ops.bias_act.reference import bias_act_bwd_reference, bias_act_fwd_reference, column, reduced_dims
 
 
-def _scaled_(y: Tensor, gain: float, clamp: float | None) -> Tensor:
+def _scaled_(y: Tensor, gain: float, clamp: float | None, residual: Tensor | None, factor: float) -> Tensor:
     y = y if gain == 1 else y.mul_(gain)
-    return y if clamp is None else y.clamp_(-clamp, clamp)
+    y = y if clamp is None else y.clamp_(-clamp, clamp)
+    y = y if residual is None else y.add_(residual)
+    return y if factor == 1 else y.mul_(factor)
 
 
-def bias_act_fwd_torch(x, bias, alpha, act, alpha_value, gain, clamp, channels_last) -> Tensor:
-    if bias is not None:
-        y = activate_(x + column(bias, x), act, alpha, alpha_value)
+def bias_act_fwd_torch(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor) -> Tensor:
+    if residual is not None and x.itemsize == 2:  # the sum is rounded once
+        return bias_act_fwd_reference(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor)
+    if bias is not None or (residual is not None and residual_first):
+        z = x + residual if bias is None else x + column(bias, x)
+        z = z.add_(residual) if bias is not None and residual_first else z
+        y = activate_(z, act, alpha, alpha_value)
     else:
         y = x.clone() if act == "linear" else activate(x, act, alpha, alpha_value)
-    return _scaled_(x.clone() if y is x else y, gain, clamp)  # snake of a zero frequency is x itself
+    y = x.clone() if y is x else y  # snake of a zero frequency is x itself
+    return _scaled_(y, gain, clamp, None if residual_first else residual, factor)
 
 
-def bias_act_fwd_torch_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last) -> None:
+def bias_act_fwd_torch_(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor) -> None:
+    if residual is not None and x.itemsize == 2:
+        x.copy_(bias_act_fwd_torch(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor))
+        return
     z = x if bias is None else x.add_(column(bias, x))
-    y = _scaled_(activate_(z, act, alpha, alpha_value), gain, clamp)
+    z = z.add_(residual) if residual_first else z
+    y = _scaled_(activate_(z, act, alpha, alpha_value), gain, clamp, None if residual_first else residual, factor)
     if y is not x:
         x.copy_(y)
 

@@ -13,18 +13,33 @@ from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
 
 @triton.jit
 def bias_act_fwd_kernel(
-    x, bias, alpha, y, alpha_value, gain, clamp, rows, inner, c,
-    ACT: tl.constexpr, CLAMPS: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
+    x, bias, alpha, residual, y, signs, alpha_value, gain, clamp, factor, rows, inner, c,
+    ACT: tl.constexpr, CLAMPS: tl.constexpr, FIRST: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """y = clamp(act(x + bias) * gain), one tile a program; x, y [N, C, inner], which may be the same memory."""
+    """y = (clamp(act(x + bias) * gain) + residual) * factor, one tile a program; x, residual, y, signs [N, C, inner]; x and y may be the
+    same memory. Of the residual, added to x if FIRST, and of the signs (reference.signs) either may be None."""
     t = tl.program_id(0)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     r = (t.to(tl.int64) if WIDE else t) * BLOCK_R + tl.arange(0, BLOCK_R)
     offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
     z = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) + load_channels(bias, channels, c, 0.0, CHANNELS_LAST)
+    if residual is not None and FIRST:
+        z += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
     out = gain * act_fwd(z, load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST), ACT)
     if CLAMPS:
         out = tl.where(out > clamp, clamp, tl.where(out < -clamp, -clamp, out))
+    if signs is not None:
+        seen = out.to(y.dtype.element_ty).to(tl.float32)
+        on = tl.where(seen != 0 if ACT == "relu" else seen > 0, 1, 0)
+        if CLAMPS:
+            edge = tl.full([], clamp, tl.float32).to(y.dtype.element_ty).to(tl.float32)
+            on = tl.where(tl.abs(seen) >= edge, 2, on)
+        tl.store(signs + offsets, on.to(tl.uint8), mask=mask)
+    if residual is not None:
+        if not FIRST:
+            out += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
+        out *= factor
     tl.store(y + offsets, out.to(y.dtype.element_ty), mask=mask)
 
 
@@ -82,26 +97,30 @@ def _plan(x: Tensor, channels_last: bool) -> tuple[int, int, int, dict]:
     return rows, inner, _triton.cdiv(c, block_c), constants
 
 
-def _launch_fwd(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, y) -> None:
+def _launch_fwd(
+    y: Tensor, x: Tensor, bias: Tensor | None, alpha: Tensor | None, act: str, alpha_value: float, gain: float, clamp: float | None,
+    channels_last: bool, residual: Tensor | None, residual_first: bool, factor: float, keep_signs: bool,
+) -> Tensor:  # fmt: skip
+    """The signs, empty where they are not kept."""
     rows, inner, c_blocks, constants = _plan(x, channels_last)
+    kind = torch.bool if clamp is None else torch.uint8
+    signs = _triton.empty(x.shape if keep_signs else 0, x, kind, channels_last=channels_last and keep_signs)
     with _triton.on_device(x):
         bias_act_fwd_kernel[(_triton.cdiv(rows, constants["BLOCK_R"]), c_blocks)](
-            x, bias, alpha, y, alpha_value, gain, clamp or 0.0, rows, inner, x.shape[1], ACT=act, CLAMPS=clamp is not None, **constants
-        )
+            x, bias, alpha, residual, y, signs.view(torch.uint8) if keep_signs else None, alpha_value, gain, clamp or 0.0, factor, rows,
+            inner, x.shape[1], ACT=act, CLAMPS=clamp is not None, FIRST=residual_first, **constants,
+        )  # fmt: skip
+    return signs
 
 
-def bias_act_fwd_triton(
-    x: Tensor, bias: Tensor | None, alpha: Tensor | None, act: str, alpha_value: float, gain: float, clamp: float | None,
-    channels_last: bool,
-) -> Tensor:  # fmt: skip
-    y = _triton.empty(x.shape, x, channels_last=channels_last)
-    _launch_fwd(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, y)
-    return y
+def bias_act_fwd_triton(x: Tensor, *args) -> tuple[Tensor, Tensor]:
+    y = _triton.empty(x.shape, x, channels_last=args[6])
+    return y, _launch_fwd(y, x, *args)
 
 
-def bias_act_fwd_triton_(x: Tensor, *args) -> None:
+def bias_act_fwd_triton_(x: Tensor, *args) -> Tensor:
     """Overwrites x."""
-    _launch_fwd(x, *args, x)
+    return _launch_fwd(x, x, *args)
 
 
 def bias_act_bwd_triton(
@@ -109,6 +128,7 @@ def bias_act_bwd_triton(
     from_y: bool, channels_last: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     c = gy.shape[1]
+    saved = saved.view(torch.uint8) if saved.dtype == torch.bool else saved
     rows, inner, c_blocks, constants = _plan(gy, channels_last)
     t_count, row_blocks = _triton.chunks(rows, constants["BLOCK_R"], c_blocks)
     gx = _triton.empty(gy.shape, gy, channels_last=channels_last)

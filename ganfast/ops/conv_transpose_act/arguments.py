@@ -78,6 +78,14 @@ def _check_channels(op: str, x_channels: int, weight: Tensor, groups: int, trans
     return c_out
 
 
+def check_residual(op: str, residual, shape, x: Tensor, cast: torch.dtype | None, first, factor) -> tuple[str, float]:
+    """(where it is added, the factor) of a residual of y's shape; x as the convolution takes it: autocast casts the residual too."""
+    if cast is not None and isinstance(residual, Tensor):
+        _checks.check_floating(op, "residual", residual)
+        (residual,) = cast_to(cast, residual)
+    return _checks.check_residual(op, residual, shape, x, first, factor, "bias_act has a gain, which multiplies its output alone")
+
+
 def check_size(op: str, size: list[int], x: Tensor, cause: str) -> list[int]:
     """The output's size, which must have pixels; x [N, Cin, *in]."""
     if any(length <= 0 for length in size):
@@ -96,6 +104,14 @@ def dense_operands(plan, x: Tensor, weight: Tensor, alpha) -> tuple[Tensor, Tens
     x = x if plan.x_dense else dense(x, plan.spec.channels_last)
     weight = weight if plan.weight_dense else dense_weight(weight)
     return x, weight, _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
+
+
+def beside(plan, residual: Tensor | None) -> Tensor | None:
+    """The residual as the passes read it: of y's dtype, batched, in y's layout."""
+    if residual is None:
+        return None
+    (residual,) = cast_to(plan.cast, residual)
+    return dense(residual.unsqueeze(0) if plan.unbatched else residual, plan.spec.channels_last)
 
 
 def empty(inputs: tuple[Tensor | None, ...], channels: int, size: list[int]) -> tuple[Tensor, Tensor]:

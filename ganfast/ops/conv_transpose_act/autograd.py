@@ -24,18 +24,27 @@ from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.choice import Spec
 
 
-def forward_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec) -> tuple[Tensor, Tensor, Tensor]:
+def forward_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, what else the activation's backward reads, see kernels.py, partials)"""
     return kernels.fwd(
         x, weight, bias, alpha, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups,
-        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, spec.partials, spec.backend,
+        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, spec.partials, spec.backend, *_residual(residual, spec),
     )  # fmt: skip
 
 
-def conv_act_op(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec, way: str) -> tuple[Tensor, Tensor]:
+def conv_act_op(
+    x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, spec: Spec, way: str, residual: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     return kernels.conv(
         x, weight, bias, alpha, spec.stride, spec.padding, spec.dilation, spec.groups,
-        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, way,
+        spec.act, spec.alpha_value, spec.channels_last, spec.save_z, way, *_residual(residual, spec),
     )  # fmt: skip
+
+
+def _residual(residual: Tensor | None, spec: Spec) -> tuple:
+    return () if residual is None else (residual, spec.residual == "first", spec.factor, spec.keep_signs)
 
 
 def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
@@ -43,7 +52,7 @@ def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> Tensor:
     if spec.backend == "auto":  # the data gradient of a convolution, first wanted here
         spec = spec._replace(backend=choice.conv_transpose(x, weight, spec))
     if differentiates() and (x.requires_grad or weight.requires_grad):
-        return ConvTransposeAct.apply(x, weight, None, None, spec)[0]
+        return ConvTransposeAct.apply(x, weight, None, None, None, spec)[0]
     return forward_op(x, weight, None, None, spec)[0]
 
 
@@ -106,13 +115,16 @@ class ConvTransposeAct(Function):
     """
 
     reaches_back = True  # see _autograd.reached
+    residual = 4  # its place among the inputs
 
     @staticmethod
-    def forward(ctx, x, weight, bias, alpha, spec):
-        y, z, partials = forward_op(x, weight, bias, alpha, spec)
+    def forward(ctx, x, weight, bias, alpha, residual, spec):
+        spec = _less_for_the_residual(ctx, spec)
+        y, z, partials = forward_op(x, weight, bias, alpha, spec, residual)
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         kept = (x, weight) if any(ctx.needs_input_grad[:3]) else (None, None)  # not for alpha alone
-        ctx.save_for_backward(*kept, alpha, *_of_the_output(y, z, spec), handle(bias))
+        z, *of_output = _of_the_output(y, z, spec)
+        ctx.save_for_backward(*kept, alpha, *of_output, handle(bias))
         ctx.mark_non_differentiable(partials)
         ctx.set_materialize_grads(False)
         return y, z, partials
@@ -120,10 +132,11 @@ class ConvTransposeAct(Function):
     @staticmethod
     def backward(ctx, gy, gz_direct, _):
         x, weight, alpha, saved, node, bias = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, needs_alpha, _ = wanted_gradients(ctx, weights=(1, 2, 3))
+        needs_x, needs_weight, needs_bias, needs_alpha, needs_residual, _ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
-        if upstream is None:
-            return None, None, None, None, None
+        gresidual = _beside(gy, ctx.spec) if needs_residual else None
+        if upstream is None or not (needs_x or needs_weight or needs_bias or needs_alpha or ctx.spec.residual != "last"):
+            return None, None, None, None, gresidual, None
         with no_autocast(upstream):
             if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
                 gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved if node is None else node)
@@ -131,7 +144,8 @@ class ConvTransposeAct(Function):
             linear = ctx.spec.linear()
             gx = data_grad(gz, weight, x.shape[2:], linear) if needs_x else None
             gweight = weight_grad(gz, x, weight, linear) if needs_weight else None
-        return gx, gweight, gbias, galpha if needs_alpha else None, None
+        gresidual = gz if needs_residual and ctx.spec.residual == "first" else gresidual
+        return gx, gweight, gbias, galpha if needs_alpha else None, gresidual, None
 
 
 class ConvAct(Function):
@@ -139,25 +153,29 @@ class ConvAct(Function):
     transposed convolution whose D it is."""
 
     reaches_back = True  # see _autograd.reached
+    residual = 4  # its place among the inputs
 
     @staticmethod
-    def forward(ctx, x, weight, bias, alpha, spec, way):
-        y, z = conv_act_op(x, weight, bias, alpha, spec, way)
+    def forward(ctx, x, weight, bias, alpha, residual, spec, way):
+        spec = _less_for_the_residual(ctx, spec)
+        y, z = conv_act_op(x, weight, bias, alpha, spec, way, residual)
         ctx.spec, ctx.bias_dtype = spec, None if bias is None else bias.dtype
         # x is for the weight's gradient alone: a frozen discriminator keeps no images.
         needs_x, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         kept = x if needs_weight else None, weight if needs_x or needs_weight or needs_bias else None
-        ctx.save_for_backward(*kept, alpha, *_of_the_output(y, z, spec), handle(bias))
+        z, *of_output = _of_the_output(y, z, spec)
+        ctx.save_for_backward(*kept, alpha, *of_output, handle(bias))
         ctx.set_materialize_grads(False)
         return y, z
 
     @staticmethod
     def backward(ctx, gy, gz_direct):
         x, weight, alpha, saved, node, bias = ctx.saved_tensors
-        needs_x, needs_weight, needs_bias, needs_alpha, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
+        needs_x, needs_weight, needs_bias, needs_alpha, needs_residual, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
         upstream = gy if gy is not None else gz_direct
-        if upstream is None:
-            return None, None, None, None, None, None
+        gresidual = _beside(gy, ctx.spec) if needs_residual else None
+        if upstream is None or not (needs_x or needs_weight or needs_bias or needs_alpha or ctx.spec.residual != "last"):
+            return None, None, None, None, gresidual, None, None
         with no_autocast(upstream):
             if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
                 gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved if node is None else node)
@@ -165,23 +183,43 @@ class ConvAct(Function):
             linear = ctx.spec.linear()
             gx = conv_transpose(gz, weight, linear) if needs_x else None
             gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
-        return gx, gweight, gbias, galpha if needs_alpha else None, None, None
+        gresidual = gz if needs_residual and ctx.spec.residual == "first" else gresidual
+        return gx, gweight, gbias, galpha if needs_alpha else None, gresidual, None, None
 
 
-def _of_the_output(y: Tensor, z: Tensor, spec: Spec) -> tuple[Tensor | None, Tensor | None]:
-    """(what the activation's backward reads, what else leads a double backward to this node: the empty z, where signs are read)."""
-    if spec.act == "linear":
-        return None, None
+def _less_for_the_residual(ctx, spec: Spec) -> Spec:
+    """The spec of a forward whose residual, added last, is all that needs a gradient: nothing is kept."""
+    if spec.residual == "last" and not any(ctx.needs_input_grad[:4]):
+        return spec._replace(save_z=False, keep_signs=False)
+    return spec
+
+
+def _beside(gy: Tensor | None, spec: Spec) -> Tensor | None:
+    """The gradient of a residual that is added last; None for another."""
+    if gy is None or spec.residual != "last":
+        return None
+    return gy if spec.factor == 1 else gy * spec.factor
+
+
+def _of_the_output(y: Tensor, kept: Tensor, spec: Spec) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """(the output z, what the activation's backward reads, what else leads a double backward to this node: the empty z, where signs are
+    read) from what the forward gave beside y."""
     if spec.keep_signs:
-        return signs_of(y, spec.act), z
-    return z if spec.save_z else y, None
+        signs, z = (kept, y.new_empty(0)) if spec.residual else (signs_of(y, spec.act), kept)
+        return z, signs, z
+    if spec.act == "linear" or (spec.residual == "last" and not spec.save_z):
+        return kept, None, None
+    return kept, kept if spec.save_z else y, None
 
 
 def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, output: Tensor) -> Tensor:
     """gy, whose double backward leads to the others and to what lies before x; through an output of the forward where x was not kept.
     `weight` is None where x's gradient leads to it."""
     x, enough = before(ctx, x)
-    return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha) if enough else reaching(gy, output, alpha)
+    residual, also = before(ctx, None, ConvAct.residual) if ctx.spec.residual == "first" else (None, True)
+    if enough and also:
+        return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha, residual)
+    return reaching(gy, output, alpha)
 
 
 def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -200,21 +238,24 @@ def _before_activation(gy, gz_direct, saved, alpha, spec, bias_dtype) -> tuple[T
 
 def _activation_backward(gy, saved, alpha, spec, from_y):
     """(gz, gbias or None, galpha or None)."""
+    gain = spec.factor
     if gy is None or saved is None:
-        return gy, None, None
+        return (gy if gy is None or gain == 1 else gy * gain), None, None
     gy = dense(gy, spec.channels_last)
     if not differentiates():
         gz, gbias, galpha = bias_act.bwd(
-            gy, saved, None, alpha, spec.act, spec.alpha_value, 1.0, None, from_y, spec.channels_last, spec.act_backend
+            gy, saved, None, alpha, spec.act, spec.alpha_value, gain, None, from_y, spec.channels_last, spec.act_backend
         )
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
     if spec.keep_signs:
-        return signs_bwd(gy, saved, spec.act, spec.alpha_value), None, None
-    if alpha is None and has_one_kernel(spec.act, from_y):
+        return signs_bwd(gy if gain == 1 else gy * gain, saved, spec.act, spec.alpha_value), None, None
+    if gain == 1 and alpha is None and has_one_kernel(spec.act, from_y):
         return act_bwd(gy, saved, spec.act, None, spec.alpha_value, from_y), None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.
     acc = torch.promote_types(gy.dtype, torch.float32)
     gy_acc, saved_acc = gy.to(acc), saved.to(acc)
+    if gain != 1:
+        gy_acc, saved_acc = gy_acc * gain, saved_acc / gain if from_y else saved_acc
     gz = act_bwd(gy_acc, saved_acc, spec.act, alpha, spec.alpha_value, from_y).to(gy.dtype)
     if alpha is None:
         return gz, None, None

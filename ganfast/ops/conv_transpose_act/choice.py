@@ -34,9 +34,11 @@ class Spec(NamedTuple):
     act_backend: str
     grad_backend: str
     keep_signs: bool = False  # of y, in place of y
+    residual: str = ""  # where it is added: "first" or "last"
+    factor: float = 1.0
 
     def linear(self) -> "Spec":
-        return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False, keep_signs=False)
+        return self._replace(act="linear", alpha_value=0.0, save_z=False, partials=False, keep_signs=False, residual="", factor=1.0)
 
 
 _FEW_CHANNELS = 8

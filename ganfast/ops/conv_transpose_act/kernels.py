@@ -26,9 +26,11 @@ _WEIGHT = (
 )
 _CONV = (
     "(Tensor x, Tensor weight, Tensor? bias, Tensor? alpha, int[] stride, int[] padding, int[] dilation, int groups,"
-    " str act, float alpha_value, bool channels_last, bool save_z, str backend) -> (Tensor, Tensor)"
+    " str act, float alpha_value, bool channels_last, bool save_z{}) -> (Tensor, Tensor)"
 )
 _BACKEND = ", str backend"
+# The second result is what the activation's backward reads, if not y: z, where save_z; signs, where keep_signs, which want a residual.
+_RESIDUAL = ", Tensor? residual=None, bool residual_first=False, float factor=1.0, bool keep_signs=False"
 
 _native.define("conv_transpose_act_fwd_native" + _FWD.format(""))
 _native.define("conv_transpose_act_data_grad_native" + _DATA.replace("SymInt", "int").format(""))
@@ -47,8 +49,13 @@ def conv_output_size(input_size, kernel, stride, padding, dilation) -> list[int]
 
 
 def _fwd(
-    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
-):
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend,
+    residual=None, residual_first=False, factor=1.0, keep_signs=False,
+):  # fmt: skip
+    if residual is not None and backend != "reference":
+        geometry = (stride, padding, output_padding, dilation, groups)
+        z, *_, stats = _fwd(x, weight, bias, None, *geometry, "linear", 0.0, channels_last, False, False, backend)
+        return *_added(z, None, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs), stats
     _backends.ran["conv_transpose_act"] = backend
     backend, _, config = backend.partition("/")
     acc = torch.promote_types(x.dtype, torch.float32)
@@ -69,21 +76,37 @@ def _fwd(
         if backend == "torch":
             y, z, stats = torch_backend.conv_transpose_act_fwd_torch(*args, config)
         else:
-            y, z, stats = reference.conv_transpose_act_fwd_reference(*args)
+            y, z, stats = reference.conv_transpose_act_fwd_reference(*args, residual, residual_first, factor, keep_signs)
         fmt = memory_format(y.dim(), channels_last)
         y = y.contiguous(memory_format=fmt)
-        z = z.contiguous(memory_format=fmt) if save_z else z
+        z = z.contiguous(memory_format=fmt) if z.numel() else z
     return y, z, merge_partials(stats) if partials else stats
 
 
+def _added(z, bias, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs):
+    """(y, z or its signs or an empty tensor) of a fresh convolution z and a residual: one pass, in place where z is not kept. A bias that
+    is still to be added comes where z is not kept."""
+    args = (alpha, act, alpha_value, 1.0, None, channels_last, bias_act.automatic(z, act), residual, residual_first, factor, keep_signs)
+    if not save_z:
+        y, signs = bias_act.fwd_(z, bias, *args)
+        return y, signs if keep_signs else z.new_empty(0)
+    y, _ = bias_act.fwd(z, None, *args)
+    return y, z.add_(residual) if residual_first else z
+
+
+def _kept_fake(y, save_z, keep_signs):
+    return torch.empty_like(y, dtype=torch.bool) if keep_signs else torch.empty_like(y) if save_z else y.new_empty(0)
+
+
 def _fwd_fake(
-    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend
-):
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend,
+    residual=None, residual_first=False, factor=1.0, keep_signs=False,
+):  # fmt: skip
     size = output_size(x.shape[2:], weight.shape[2:], stride, padding, output_padding, dilation)
     y = x.new_empty(x.shape[0], weight.shape[1] * groups, *size).contiguous(memory_format=memory_format(x.dim(), channels_last))
     acc = torch.promote_types(x.dtype, torch.float32)
     stats = x.new_empty((1, 3, y.shape[1]) if partials else (0,), dtype=acc)
-    return y, (torch.empty_like(y) if save_z else x.new_empty(0)), stats
+    return y, _kept_fake(y, save_z, keep_signs), stats
 
 
 def _data_grad(gz, weight, stride, padding, dilation, groups, input_size, channels_last, backend):
@@ -123,7 +146,10 @@ def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, cha
     return torch.empty_like(weight_like)
 
 
-def _conv(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend):
+def _conv(
+    x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend,
+    residual=None, residual_first=False, factor=1.0, keep_signs=False,
+):  # fmt: skip
     """The ordinary convolution: torch's own but on `cpu`, whose GEMM over patches is the data gradient of a transposed one. On a GPU
     torch's convolution adds its bias in a pass of its own: there bias and activation are one pass over its fresh output."""
     _backends.ran["conv_act"] = backend
@@ -131,22 +157,30 @@ def _conv(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_
     alpha = None if alpha is None else alpha.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     fmt = memory_format(x.dim(), channels_last)
     if backend == "reference":
-        y, z = reference.conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z)
-        return y.contiguous(memory_format=fmt), z.contiguous(memory_format=fmt) if save_z else z
+        y, z = reference.conv_act_fwd_reference(
+            x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z,
+            residual, residual_first, factor, keep_signs,
+        )  # fmt: skip
+        return y.contiguous(memory_format=fmt), z.contiguous(memory_format=fmt) if z.numel() else z
     epilogue = None if save_z or (bias is None and act == "linear") else _epilogue(x)
     if backend == "cpu" and minimal.refusal(x, weight, stride, padding, dilation, groups) is None:
         size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
         bias = None if bias is None else bias.to(x.dtype).contiguous()
-        return minimal.run(x, weight, bias, alpha, act, alpha_value, False, size, channels_last, save_z)
-    if backend == "cpu":
+        if residual is None:
+            return minimal.run(x, weight, bias, alpha, act, alpha_value, False, size, channels_last, save_z)
+        z, _ = minimal.run(x, weight, bias, None, "linear", 0.0, False, size, channels_last, False)
+    elif backend == "cpu":
         size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
         z = torch.ops.ganfast.conv_transpose_act_data_grad_native(x, weight, stride, padding, dilation, groups, size, channels_last)
         z = z if bias is None else z.add_(bias.to(z.dtype).view(-1, *[1] * len(size)))
     else:
         z = torch_backend.conv_torch(x, weight, None if epilogue else bias, stride, padding, dilation, groups, layout)
     z = z.contiguous(memory_format=fmt)
+    if residual is not None:
+        bias = bias if epilogue else None
+        return _added(z, bias, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs)
     if epilogue:
-        return bias_act.fwd_(z, bias, alpha, act, alpha_value, 1.0, None, channels_last, epilogue), z.new_empty(0)
+        return bias_act.fwd_(z, bias, alpha, act, alpha_value, 1.0, None, channels_last, epilogue)[0], z.new_empty(0)
     return torch_backend.finish_conv(z, act, alpha, alpha_value, save_z)
 
 
@@ -155,13 +189,16 @@ def _epilogue(x: torch.Tensor) -> str | None:
     return _backends.first_fused(x) if x.is_cuda and _backends.first_fused(x) != "torch" else None
 
 
-def _conv_fake(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend):
+def _conv_fake(
+    x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, channels_last, save_z, backend,
+    residual=None, residual_first=False, factor=1.0, keep_signs=False,
+):  # fmt: skip
     size = conv_output_size(x.shape[2:], weight.shape[2:], stride, padding, dilation)
     y = x.new_empty(x.shape[0], weight.shape[0], *size).contiguous(memory_format=memory_format(x.dim(), channels_last))
-    return y, (torch.empty_like(y) if save_z else x.new_empty(0))
+    return y, _kept_fake(y, save_z, keep_signs)
 
 
-fwd = _native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+fwd = _native.register("conv_transpose_act_fwd" + _FWD.format(_BACKEND + _RESIDUAL), _fwd, _fwd_fake)
 data_grad = _native.register("conv_transpose_act_data_grad" + _DATA.format(_BACKEND), _data_grad, _data_grad_fake)
 weight_grad = _native.register("conv_transpose_act_weight_grad" + _WEIGHT.format(_BACKEND), _weight_grad, _weight_grad_fake)
-conv = _native.register("conv_transpose_act_conv" + _CONV, _conv, _conv_fake)
+conv = _native.register("conv_transpose_act_conv" + _CONV.format(_BACKEND + _RESIDUAL), _conv, _conv_fake)

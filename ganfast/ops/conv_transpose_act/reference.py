@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast._activations import act_fwd
+from ganfast._activations import act_fwd, signs_of
 from ganfast._autograd import no_autocast
 from ganfast._statistics import partials_of
 
@@ -44,20 +44,31 @@ def conv_transpose_act(x, weight, bias, stride, padding, output_padding, dilatio
     return act_fwd(z, act, alpha, alpha_value)
 
 
+def _finished(z, dtype, act, alpha, alpha_value, save_z, residual, residual_first, factor, keep_signs) -> tuple[Tensor, Tensor]:
+    """(y, z or its signs or an empty tensor), in the accumulation dtype until the end."""
+    z = z + residual if residual_first else z
+    acted = act_fwd(z, act, alpha, alpha_value)
+    y = acted + residual if residual is not None and not residual_first else acted
+    kept = signs_of(acted.to(dtype), act) if keep_signs else z.to(dtype, copy=True) if save_z else z.new_empty(0, dtype=dtype)
+    return (y if factor == 1 else y * factor).to(dtype), kept
+
+
 def conv_transpose_act_fwd_reference(
-    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials
-) -> tuple[Tensor, Tensor, Tensor]:
+    x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials,
+    residual, residual_first, factor, keep_signs,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     acc = torch.promote_types(x.dtype, torch.float32)
     with no_autocast(x):  # which would cast them back
         z = conv_transpose(x.to(acc), weight.to(acc), bias, stride, padding, output_padding, dilation, groups)
-    y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
-    return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0)), (partials_of(y) if partials else x.new_empty(0, dtype=acc))
+    y, kept = _finished(z, x.dtype, act, alpha, alpha_value, save_z, residual, residual_first, factor, keep_signs)
+    return y, kept, (partials_of(y) if partials else x.new_empty(0, dtype=acc))
 
 
-def conv_act_fwd_reference(x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z) -> tuple[Tensor, Tensor]:
+def conv_act_fwd_reference(
+    x, weight, bias, alpha, stride, padding, dilation, groups, act, alpha_value, save_z, residual, residual_first, factor, keep_signs
+) -> tuple[Tensor, Tensor]:
     acc = torch.promote_types(x.dtype, torch.float32)
     bias = None if bias is None else bias.to(acc)
     with no_autocast(x):
         z = CONV[weight.dim() - 2](x.to(acc), weight.to(acc), bias, stride, padding, dilation, groups)
-    y = act_fwd(z, act, alpha, alpha_value).to(x.dtype)
-    return y, (z.to(x.dtype, copy=True) if save_z else x.new_empty(0))
+    return _finished(z, x.dtype, act, alpha, alpha_value, save_z, residual, residual_first, factor, keep_signs)

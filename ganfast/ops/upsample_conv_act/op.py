@@ -12,7 +12,7 @@ from ganfast import _backends, _checks, _tune, _tune_check
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.conv_act.op import conv_act
-from ganfast.ops.conv_transpose_act.arguments import check
+from ganfast.ops.conv_transpose_act.arguments import check, check_residual
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 
 _OP = "upsample_conv_act"
@@ -66,11 +66,17 @@ class Plan(NamedTuple):
     open_output: bool
     way: str
     final: bool  # False while the tuner could not measure
+    residual_first: bool = False
+    factor: float = 1.0
 
 
-def run(plan: Plan, x, weight, bias, alpha, plain: Callable | None = None, folded: Callable | None = None):
+def run(
+    plan: Plan, x, weight, bias, alpha, plain: Callable | None = None, folded: Callable | None = None, residual: Tensor | None = None
+):
     """The call, checked and decided. plain, folded: in place of the convolutions that it is made of."""
     options = {"groups": plan.groups, "act": plan.act, "alpha": alpha, "backend": plan.backend, "open_output": plan.open_output}
+    if residual is not None:
+        options |= {"residual": residual, "residual_first": plan.residual_first, "factor": plan.factor}
     if plan.way == "plain":
         y = (plain or conv_act)(F.interpolate(x, scale_factor=plan.scale), weight, bias, padding=plan.padding, **options)
     else:
@@ -127,6 +133,9 @@ def upsample_conv_act(
     groups: int = 1,
     act: str = "linear",
     alpha: float | Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
     return_partials: bool = False,
     backend: str | None = None,
     open_output: bool = False,
@@ -138,23 +147,27 @@ def upsample_conv_act(
 
     Shapes:
         x [N, Cin, *in] or unbatched [Cin, *in]; weight [Cout, Cin/groups, *k], 1-D to 3-D, as nn.Conv's; bias [Cout];
-        alpha a float, [1] or [Cout]. y [N, Cout, *out], out = in*scale_factor + 2*padding - k + 1.
+        alpha a float, [1] or [Cout]. y and residual [N, Cout, *out], out = in*scale_factor + 2*padding - k + 1.
         With ``return_partials``: (y, partials) as in ``conv_transpose_act``.
     Dtypes, Layout: as ``conv_transpose_act``; 16-bit weights are added in float32 and rounded once.
-    Grads: x, weight, bias, alpha, to any order; ``open_output`` as in ``conv_transpose_act``.
+    Grads: x, weight, bias, alpha, residual, to any order.
+    ``residual``, ``residual_first``, ``factor`` and ``open_output`` as in ``conv_transpose_act``.
     Raises: TypeError, ValueError for what the shapes above forbid and for a padding of k or more; RuntimeError where a named
         backend cannot run.
     Source: Odena, Dumoulin & Olah 2016 (resize-convolution); the fold is derived in README.md in this folder.
     """
-    plan = planned(x, weight, bias, scale_factor, padding, groups, act, alpha, return_partials, backend, open_output)
-    return run(plan, x, weight, bias, alpha)
+    plan = planned(
+        x, weight, bias, scale_factor, padding, groups, act, alpha, return_partials, backend, open_output, residual, residual_first, factor
+    )
+    return run(plan, x, weight, bias, alpha, residual=residual)
 
 
 def planned(
-    x, weight, bias, scale_factor=2, padding=1, groups=1, act="linear", alpha=None, return_partials=False, backend=None, open_output=False
-) -> Plan:
+    x, weight, bias, scale_factor=2, padding=1, groups=1, act="linear", alpha=None, return_partials=False, backend=None, open_output=False,
+    residual=None, residual_first=False, factor=1.0,
+) -> Plan:  # fmt: skip
     """Every check, then every decision."""
-    _, weight, bias, _, _, _, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
+    seen, weight, bias, _, _, _, cast, unbatched = check(_OP, x, weight, bias, groups, act, alpha, transposed=False)
     dims = weight.dim() - 2
     scale = tuple(_checks.int_list(_OP, "scale_factor", scale_factor, dims, 1))
     pads = tuple(_checks.int_list(_OP, "padding", padding, dims, 0))
@@ -163,6 +176,9 @@ def planned(
             _checks.fail(
                 _OP, f"padding is {padding!r}, wants less than the kernel's {k}", "Rows of nothing but bias would surround the image"
             )
-    plan = Plan(scale, pads, groups, act, return_partials, backend, open_output, "folded", True)
+    sizes = [i * s + 2 * p - k + 1 for i, s, p, k in zip(seen.shape[-dims:], scale, pads, weight.shape[2:])]
+    shape = (*(() if unbatched else seen.shape[:1]), weight.shape[0], *sizes)
+    _, factor = check_residual(_OP, residual, shape, seen, cast, residual_first, factor)
+    plan = Plan(scale, pads, groups, act, return_partials, backend, open_output, "folded", True, residual_first, factor)
     choosing = not return_partials and not unbatched and cast is None and _backends.requested(_OP, backend) == "auto"
     return _decided(plan, x, weight, bias, alpha) if choosing else plan
