@@ -78,6 +78,28 @@ class ConvCase(NamedTuple):
         )  # fmt: skip
 
 
+class BlockCase(NamedTuple):
+    """R3GAN's residual block: x -> 1x1 to `inner` channels -> bias, leaky ReLU, gain -> 3x3 in `groups` -> the same -> 1x1 back, + x."""
+
+    name: str
+    batch: int
+    channels: int
+    inner: int
+    groups: int
+    size: tuple[int, int]
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def flops(self) -> int:
+        return 2 * self.batch * math.prod(self.size) * self.inner * (2 * self.channels + self.inner // self.groups * 9)
+
+    def tiny(self) -> "BlockCase":
+        return self._replace(
+            name="tiny", source="", batch=1, channels=16, inner=32, groups=2, size=(2, 2), cpu_batch=None, gpu_batches=()
+        )  # fmt: skip
+
+
 class UpsampleCase(NamedTuple):
     """x [batch, c_in, *size] -> nearest x2 -> 3x3 convolution, padding 1 -> act."""
 

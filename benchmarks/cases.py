@@ -1,7 +1,17 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, GatherCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import (
+    BiasCase,
+    BlockCase,
+    ConvCase,
+    ConvTransposeCase,
+    GatherCase,
+    LossCase,
+    NetworkCase,
+    NormCase,
+    UpsampleCase,
+)
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -93,6 +103,11 @@ CONV = [
     ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
     ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
     ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
+]
+
+BLOCK = [
+    BlockCase("r3gan-block32", 512, 768, 1536, 96, (32, 32), _R3GAN, cpu_batch=1, gpu_batches=(64,)),
+    BlockCase("r3gan-block8", 512, 768, 1536, 96, (8, 8), _R3GAN, cpu_batch=16),
 ]
 
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"
