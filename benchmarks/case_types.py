@@ -43,7 +43,7 @@ class ConvTransposeCase(NamedTuple):
 
 
 class ConvCase(NamedTuple):
-    """x [batch, c_in, *size] -> convolution with bias -> act (-> + residual)."""
+    """x [batch, c_in, *size] -> convolution with bias, in groups -> act (-> + residual)."""
 
     name: str
     batch: int
@@ -55,6 +55,7 @@ class ConvCase(NamedTuple):
     padding: int
     act: str
     source: str
+    groups: int = 1
     cpu_batch: int | None = None
     gpu_batches: tuple[int, ...] = ()
     residual: bool = False
@@ -64,16 +65,39 @@ class ConvCase(NamedTuple):
 
     def elements(self) -> tuple[int, int, int]:
         """Of x, weight and y."""
-        weight = self.c_in * self.c_out * self.kernel ** len(self.size)
+        weight = self.c_in // self.groups * self.c_out * self.kernel ** len(self.size)
         return self.batch * self.c_in * math.prod(self.size), weight, self.batch * self.c_out * self._outputs()
 
     def flops(self) -> int:
-        return 2 * self.batch * self._outputs() * self.c_in * self.c_out * self.kernel ** len(self.size)
+        return 2 * self.batch * self._outputs() * self.c_in // self.groups * self.c_out * self.kernel ** len(self.size)
 
     def tiny(self) -> "ConvCase":
+        """Of two groups, where there are more."""
         return self._replace(
             name="tiny", source="", batch=1, c_in=min(self.c_in, 16), c_out=min(self.c_out, 16), size=tuple(min(n, 4) for n in self.size),
-            cpu_batch=None, gpu_batches=(),
+            groups=min(self.groups, 2), cpu_batch=None, gpu_batches=(),
+        )  # fmt: skip
+
+
+class BlockCase(NamedTuple):
+    """R3GAN's residual block: x -> 1x1 to `inner` channels -> bias, leaky ReLU, gain -> 3x3 in `groups` -> the same -> 1x1 back, + x."""
+
+    name: str
+    batch: int
+    channels: int
+    inner: int
+    groups: int
+    size: tuple[int, int]
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def flops(self) -> int:
+        return 2 * self.batch * math.prod(self.size) * self.inner * (2 * self.channels + self.inner // self.groups * 9)
+
+    def tiny(self) -> "BlockCase":
+        return self._replace(
+            name="tiny", source="", batch=1, channels=16, inner=32, groups=2, size=(2, 2), cpu_batch=None, gpu_batches=()
         )  # fmt: skip
 
 

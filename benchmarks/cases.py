@@ -1,7 +1,17 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, GatherCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import (
+    BiasCase,
+    BlockCase,
+    ConvCase,
+    ConvTransposeCase,
+    GatherCase,
+    LossCase,
+    NetworkCase,
+    NormCase,
+    UpsampleCase,
+)
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -74,9 +84,11 @@ UPSAMPLE = [
 ]
 
 _DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope 0.2; without norm, as a gradient penalty wants it"
+_R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in groups of 16 of its 1536, batch 512, slope 0.2"
+_RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
 _VQGAN = "Esser et al. 2021 (and Rombach et al. 2022), autoencoder's ResnetBlock: second convolution + x"
-_R3GAN = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; without bias there"
+_R3GAN_TAIL = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; without bias there"
 _EDSR = "Lim et al. 2017, EDSR baseline's block: second convolution + x, 48x48 crops, batch 16"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -92,8 +104,16 @@ CONV = [
     ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
     ConvCase("vqgan-block", 4, 128, 128, (64, 64), 3, 1, 1, "linear", _VQGAN, cpu_batch=2, residual=True),
-    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN, cpu_batch=4, residual=True),
+    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN_TAIL, cpu_batch=4, residual=True),
     ConvCase("edsr-block", 16, 64, 64, (48, 48), 3, 1, 1, "linear", _EDSR, cpu_batch=8, residual=True),
+    ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
+    ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
+    ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
+]
+
+BLOCK = [
+    BlockCase("r3gan-block32", 512, 768, 1536, 96, (32, 32), _R3GAN, cpu_batch=1, gpu_batches=(64,)),
+    BlockCase("r3gan-block8", 512, 768, 1536, 96, (8, 8), _R3GAN, cpu_batch=16),
 ]
 
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from ganfast import _backends
+from ganfast._autograd import here
 from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
 from ganfast.dropin.groups import Found, Group, opaque, replaced
@@ -70,6 +71,7 @@ class Graph:
             torch.get_num_threads(),
             torch._C._get_deterministic_algorithms(),
             torch._C._get_cudnn_deterministic(),
+            here.twice,
         )
         if settings != self._settings:
             self._settings = settings
