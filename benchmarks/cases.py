@@ -1,7 +1,17 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, GatherCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import (
+    BiasCase,
+    ConvCase,
+    ConvTransposeCase,
+    GatherCase,
+    LossCase,
+    NetworkCase,
+    NormCase,
+    UpsampleCase,
+    WeightsCase,
+)
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -157,6 +167,25 @@ GATHER = [
 ]
 
 # A whole network, sampling in eval mode; the training steps are in steps/cases.py.
+# Convolutions before and after, four that upsample, 18 in the residual blocks behind each of those.
+_HIFIGAN_SHAPES = (
+    (512, 80, 7),
+    *((512 >> i, 256 >> i, kernel) for i, kernel in enumerate((16, 16, 4, 4))),
+    *((256 >> i, 256 >> i, kernel) for i in range(4) for kernel in (3, 7, 11) for _ in range(6)),
+    (1, 32, 7),
+)
+_SNGAN_SHAPES = ((128, 3, 3, 3), (128, 3, 1, 1), (128, 128, 1, 1), *((128, 128, 3, 3),) * 7, (1, 128))
+WEIGHTS = [
+    WeightsCase("hifigan-v1", 78, "weight norm", _HIFIGAN_SHAPES, "Kong et al. 2020, the 78 weights of HiFi-GAN V1's generator"),
+    WeightsCase(
+        "sngan32-d",
+        11,
+        "spectral norm",
+        _SNGAN_SHAPES,
+        "Miyato et al. 2018, the 11 weights of the 32x32 ResNet discriminator, 128 channels; one power iteration",
+    ),
+]
+
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
 # The same with so few channels that a call is little but its Python.
 CALL = NetworkCase("dcgan64-w8", 1, 64, 100, 8, f"{_DCGAN}; here width 8, batch 1")

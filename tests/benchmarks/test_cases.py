@@ -11,6 +11,7 @@ from ganfast.models.dcgan import DCGANGenerator
 
 _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _EVERY = [cases.CONV, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER]
+_EVERY += [cases.WEIGHTS]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)
