@@ -180,6 +180,25 @@ class LossCase(NamedTuple):
     gpu_batches: tuple[int, ...] = ()
 
 
+class WeightsCase(NamedTuple):
+    """All weights of a network, normalised: kind "weight norm" or "spectral norm", one power iteration. The batch is how many there are."""
+
+    name: str
+    batch: int
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return sum(map(math.prod, self.shapes))
+
+    def tiny(self) -> "WeightsCase":
+        """As many weights of next to no size."""
+        return self._replace(name="tiny", source="", shapes=((2, 2, 1),) * len(self.shapes), cpu_batch=None, gpu_batches=())
+
+
 class GatherCase(NamedTuple):
     """A batch of images [channels, *size], half of them mirrored where `flip`, out of `count` that lie in memory."""
 

@@ -11,6 +11,7 @@ from benchmarks.case_types import (
     NetworkCase,
     NormCase,
     UpsampleCase,
+    WeightsCase,
 )
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
@@ -88,7 +89,7 @@ _R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in 
 _RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
 _VQGAN = "Esser et al. 2021 (and Rombach et al. 2022), autoencoder's ResnetBlock: second convolution + x"
-_R3GAN_TAIL = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; without bias there"
+_R3GAN_TAIL = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; there no bias"
 _EDSR = "Lim et al. 2017, EDSR baseline's block: second convolution + x, 48x48 crops, batch 16"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -185,6 +186,25 @@ GATHER = [
 ]
 
 # A whole network, sampling in eval mode; the training steps are in steps/cases.py.
+# Convolutions before and after, four that upsample, 18 in the residual blocks behind each of those.
+_HIFIGAN_SHAPES = (
+    (512, 80, 7),
+    *((512 >> i, 256 >> i, kernel) for i, kernel in enumerate((16, 16, 4, 4))),
+    *((256 >> i, 256 >> i, kernel) for i in range(4) for kernel in (3, 7, 11) for _ in range(6)),
+    (1, 32, 7),
+)
+_SNGAN_SHAPES = ((128, 3, 3, 3), (128, 3, 1, 1), (128, 128, 1, 1), *((128, 128, 3, 3),) * 7, (1, 128))
+WEIGHTS = [
+    WeightsCase("hifigan-v1", 78, "weight norm", _HIFIGAN_SHAPES, "Kong et al. 2020, the 78 weights of HiFi-GAN V1's generator"),
+    WeightsCase(
+        "sngan32-d",
+        11,
+        "spectral norm",
+        _SNGAN_SHAPES,
+        "Miyato et al. 2018, the 11 weights of the 32x32 ResNet discriminator, 128 channels; one power iteration",
+    ),
+]
+
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
 # The same with so few channels that a call is little but its Python.
 CALL = NetworkCase("dcgan64-w8", 1, 64, 100, 8, f"{_DCGAN}; here width 8, batch 1")
