@@ -53,7 +53,7 @@ def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp
     a, op_triton = c if alpha else None, op("bias_act")
     added = (x if residual else None, residual == "first", 0.7, signs)
     _, found = op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last, *added)
-    op_triton.bias_act_bwd_triton(x, found if signs else x, c, a, act, 0.2, gain, clamp, from_y or signs, last)
+    op_triton.bias_act_bwd_triton(x, found if signs and clamp is None else x, c, a, act, 0.2, gain, clamp, from_y or signs, last)
 
 
 def norm(shape, dtype, last, act, alpha=False, per_image=False):
