@@ -10,7 +10,7 @@ inline constexpr int kGroupWarps = kGroupThreads / 32;
 
 // The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads, 3) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
+__global__ void __launch_bounds__(kGroupThreads, sizeof(T) == 4 ? 2 : 3) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
   GANFAST_SHARED(float, shared, 3 * kGroupWarps);
   const GroupThread t(g);
   const unsigned groups = static_cast<unsigned>(g.groups);  // division of 32 bits
