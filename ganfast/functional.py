@@ -9,6 +9,7 @@ from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_los
 from ganfast.ops.gather_images.op import gather_images
 from ganfast.ops.group_norm_act.layer import layer_norm_act
 from ganfast.ops.group_norm_act.op import group_norm_act
+from ganfast.ops.normalised_weights.op import equalised_weights, spectral_norms, weight_norms
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 __all__ = [
@@ -18,10 +19,13 @@ __all__ = [
     "conv_act",
     "conv_transpose_act",
     "discriminator_loss",
+    "equalised_weights",
     "gather_images",
     "generator_loss",
     "group_norm_act",
     "instance_norm_act",
     "layer_norm_act",
+    "spectral_norms",
     "upsample_conv_act",
+    "weight_norms",
 ]

@@ -31,6 +31,9 @@ class Outside:
         return {"residual_first": self.residual == "first", "factor": self.factor}
 
 
+NOTHING = Outside()
+
+
 def formula(z, act, alpha, scale, shift, residual, outside: Outside) -> torch.Tensor:
     """From the normalised z on, in z's dtype."""
     ones = [1] * (z.dim() - 2)

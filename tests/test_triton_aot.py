@@ -55,6 +55,16 @@ def gather(shape, dtype, images_last, last, flip=True, index=torch.int64):
     op("gather_images").gather_images_fwd_triton(images, meta(64, dtype=index), mirrored if flip else None, dtype, images_last, last)
 
 
+def normalised(columns, dtype):
+    weights, flats = op("normalised_weights"), lambda *sizes: [meta(size, dtype=dtype) for size in sizes]
+    v, g, norms = [meta(512, columns, dtype=dtype), meta(64, columns, dtype=dtype)], flats(512, 64), meta(576)
+    weights.weight_norms_fwd_triton(v, g)
+    weights.weight_norms_bwd_triton(v, v, g, norms)
+    for iterations in (0, 1):
+        weights.spectral_norms_fwd_triton(v, g, flats(columns, columns), iterations, 1e-12, True)
+    weights.spectral_norms_bwd_triton(v, v, norms, meta(2 * columns), meta(2))
+
+
 def conv_tma(shape, c_out, dtype, act, config="", **kwargs):
     """Where only the copy engine's kernel fits: a name of it would be refused elsewhere."""
     return lambda capability: conv(shape, c_out, 4, 2, 1, dtype, True, act, config=config, capability=capability, **kwargs)
@@ -121,6 +131,9 @@ CASES = {
     "gather_to_last": (lambda: gather((3, 64, 64), BF16, False, True), "tf32", False, 0),
     "gather_from_last": (lambda: gather((3, 64, 64), FP32, True, False), "tf32", False, 0),
     "gather_grey": (lambda: gather((1, 28, 28), FP32, False, False), "tf32", False, 0),
+    "normalised": (lambda: normalised(512 * 3, FP32), "tf32", False, 0),
+    "normalised_bf16": (lambda: normalised(512 * 11, BF16), "tf32", False, 0),
+    "normalised_odd": (lambda: normalised(27, FP16), "tf32", False, 0),
     "gather_odd": (lambda: gather((3, 5, 7), BF16, True, True), "tf32", False, 0),
 }
 # The widest accumulators, every output, the costliest activations, slices of 1, 2 and 4.
@@ -204,7 +217,7 @@ def test_every_kernel_is_compiled():
     from ganfast.ops.batch_norm_act import triton_modulated
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images")
+    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights")
     modules = (_triton, triton_fwd, triton_few, triton_tma, triton_modulated, *map(op, ops))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}

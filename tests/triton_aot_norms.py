@@ -21,9 +21,9 @@ def modulated(shape, dtype, last, act, groups, full=False, first=None, alpha=Fal
     statistics = meta(shape[0] * shape[1]) if groups else c
     scale = image() if full else meta(*shape[:2])
     operands = (statistics, statistics, c, c, scale, scale, image(first is not None), c if alpha else None, act, 0.2)
-    bn.modulated_norm_act_fwd_triton(image(), *operands, bool(first), factor, last)
+    bn.batch_norm_act_modulated_fwd_triton(image(), *operands, bool(first), factor, last)
     operands = operands if first else (*operands[:6], None, *operands[7:])
-    bn.modulated_norm_act_bwd_triton(image(), image(), *operands, factor, groups, True, last)
+    bn.batch_norm_act_modulated_bwd_triton(image(), image(), *operands, factor, groups, True, last)
 
 
 def group_norm(shape, dtype, last, act, groups, alpha=False, scale=False, backward=True):

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpu_blocks.h"
+#include "../common/cpu_norm.h"
 
 namespace ganfast {
 namespace {

@@ -2,7 +2,7 @@
 // [N, C], or tensors of x's shape.
 #include <torch/library.h>
 
-#include "cpu_blocks.h"
+#include "../common/cpu_norm.h"
 
 namespace ganfast {
 namespace {
@@ -30,11 +30,11 @@ template <class T> struct Call {
   }
 };
 
-at::Tensor modulated_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+at::Tensor batch_norm_act_modulated_fwd_cpu(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
                                       const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha,
                                       c10::string_view act, double alpha_value, bool residual_first, double factor, bool channels_last) {
   at::Tensor y = at::empty_like(x);
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_norm_act_fwd_cpu", [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_modulated_fwd_cpu", [&] {
     using T = scalar_t;
     const Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, residual_first, factor, channels_last);
     const auto run = call.elementwise ? &normalise<T, Reads::tensors> : &normalise<T>;
@@ -46,14 +46,15 @@ at::Tensor modulated_norm_act_fwd_cpu(const at::Tensor& x, const at::Tensor& mea
 // groups: an image's sets of channels that are normalised together; 0 where a channel is, over all images. residual: where it comes
 // before the activation. Gives (gx, gweight, gbias, galpha, gscale, gshift, gresidual), empty where there is no such tensor,
 // and gresidual where shift is of x's shape, as gshift is the same.
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> modulated_norm_act_bwd_cpu(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_modulated_bwd_cpu(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
     const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, c10::string_view act, double alpha_value,
     double factor, int64_t groups, bool training, bool channels_last) {
   const int64_t n = x.size(0), c = x.size(1);
-  at::Tensor gx = at::empty_like(x), none = at::empty({0}, x.options().memory_format(std::nullopt)), gscale = none, gshift = none, gresidual = none;
+  const auto none = [&] { return at::empty({0}, x.options().memory_format(std::nullopt)); };
+  at::Tensor gx = at::empty_like(x), gscale = none(), gshift = none(), gresidual = none();
   at::Tensor gweight, gbias, galpha;
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_norm_act_bwd_cpu", [&] {
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_modulated_bwd_cpu", [&] {
     using T = scalar_t;
     using A = Acc<T>;
     Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, true, factor, channels_last);
@@ -83,8 +84,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
-  m.impl("modulated_norm_act_fwd_native", modulated_norm_act_fwd_cpu);
-  m.impl("modulated_norm_act_bwd_native", modulated_norm_act_bwd_cpu);
+  m.impl("batch_norm_act_modulated_fwd_native", batch_norm_act_modulated_fwd_cpu);
+  m.impl("batch_norm_act_modulated_bwd_native", batch_norm_act_modulated_bwd_cpu);
 }
 
 }  // namespace

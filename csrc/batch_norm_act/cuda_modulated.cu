@@ -30,7 +30,7 @@ struct Columns {
 
 // The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
 template <class T, bool kFull>
-__global__ void __launch_bounds__(kChannelThreads, kFull ? 2 : 3) modulated_norm_act_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
+__global__ void __launch_bounds__(kChannelThreads, kFull ? 2 : 3) batch_norm_act_modulated_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
   Walk walk(g, g.images());
   const Columns columns(g, walk.channel, m);
   const T *scale = static_cast<const T*>(m.full_scale), *shift = static_cast<const T*>(m.full_shift), *residual = static_cast<const T*>(m.residual);
@@ -83,7 +83,7 @@ struct Element {
 
 // partials[chunk][0..2][column] = sums of h, h * (x - mean), gy * factor * df/dalpha(z), h = g, times the scale of x's shape.
 template <class T, bool kFull>
-__global__ void __launch_bounds__(kChannelThreads) modulated_norm_act_bwd_sums_kernel(ChannelGrid g, const T* gy, const T* x, Modulation m, float* partials) {
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_modulated_bwd_sums_kernel(ChannelGrid g, const T* gy, const T* x, Modulation m, float* partials) {
   GANFAST_SHARED(float, shared, 3 * kVec * kChannelThreads);
   Walk walk(g, g.images());
   const Columns columns(g, walk.channel, m);
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kChannelThreads) modulated_norm_act_bwd_sums_k
 
 // gx = scale * h - through[0] * invstd - (x - mean) * through[1] * invstd^2, and the gradients of x's shape.
 template <class T, bool kFull>
-__global__ void __launch_bounds__(kChannelThreads) modulated_norm_act_bwd_kernel(ChannelGrid g, const T* gy, const T* x, Modulation m, const float* through, T* gx,
+__global__ void __launch_bounds__(kChannelThreads) batch_norm_act_modulated_bwd_kernel(ChannelGrid g, const T* gy, const T* x, Modulation m, const float* through, T* gx,
                                                                                  T* gscale, T* gshift) {
   Walk walk(g, g.images());
   const Columns columns(g, walk.channel, m);
@@ -184,18 +184,18 @@ template <class T> bool all_aligned(const Modulation& m) {
 
 int64_t modulated_norm_act_scratch(const BatchNormShape& s) { return s.n * s.c * (3 * max_chunks(s.n, s.c, s.l, s.channels_last, true) + 5); }
 
-void modulated_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x, const Modulation& m, void* y, cudaStream_t stream) {
+void batch_norm_act_modulated_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x, const Modulation& m, void* y, cudaStream_t stream) {
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
     const T* typed_x = static_cast<const T*>(x);
     T* typed_y = static_cast<T*>(y);
     const ChannelGrid g = grid_of(s, aligned(typed_x, kVec) && aligned(typed_y, kVec) && all_aligned<T>(m));
-    auto kernel = m.full() ? &modulated_norm_act_fwd_kernel<T, true> : &modulated_norm_act_fwd_kernel<T, false>;
+    auto kernel = m.full() ? &batch_norm_act_modulated_fwd_kernel<T, true> : &batch_norm_act_modulated_fwd_kernel<T, false>;
     GANFAST_LAUNCH(kernel, g.blocks(), kChannelThreads, stream, g, typed_x, m, typed_y);
   });
 }
 
-void modulated_norm_act_bwd_cuda(const BatchNormShape& s, Dtype dtype, const void* gy, const void* x, const Modulation& m, int64_t groups, bool training, void* gx,
+void batch_norm_act_modulated_bwd_cuda(const BatchNormShape& s, Dtype dtype, const void* gy, const void* x, const Modulation& m, int64_t groups, bool training, void* gx,
                                  const ModulationGradients& to, float* scratch, cudaStream_t stream) {
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -203,8 +203,8 @@ void modulated_norm_act_bwd_cuda(const BatchNormShape& s, Dtype dtype, const voi
     T *typed_gx = static_cast<T*>(gx), *gscale = static_cast<T*>(to.full_gscale), *gshift = static_cast<T*>(to.full_gshift);
     const bool vectors = aligned(typed_gy, kVec) && aligned(typed_x, kVec) && aligned(typed_gx, kVec) && all_aligned<T>(m);
     const ChannelGrid g = grid_of(s, vectors && aligned(gscale, kVec) && aligned(gshift, kVec));
-    auto sums_kernel = m.full() ? &modulated_norm_act_bwd_sums_kernel<T, true> : &modulated_norm_act_bwd_sums_kernel<T, false>;
-    auto kernel = m.full() ? &modulated_norm_act_bwd_kernel<T, true> : &modulated_norm_act_bwd_kernel<T, false>;
+    auto sums_kernel = m.full() ? &batch_norm_act_modulated_bwd_sums_kernel<T, true> : &batch_norm_act_modulated_bwd_sums_kernel<T, false>;
+    auto kernel = m.full() ? &batch_norm_act_modulated_bwd_kernel<T, true> : &batch_norm_act_modulated_bwd_kernel<T, false>;
     float *partials = scratch, *sums = partials + 3 * g.c * g.chunks, *through = training ? sums + 3 * g.c : nullptr;
     GANFAST_LAUNCH(sums_kernel, g.blocks(), kChannelThreads, stream, g, typed_gy, typed_x, m, partials);
     if (g.chunks == 1) sums = partials;

@@ -24,17 +24,17 @@ Modulation modulation_of(const at::Tensor& x, const at::Tensor& mean, const at::
   return m;
 }
 
-at::Tensor modulated_norm_act_fwd(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
+at::Tensor batch_norm_act_modulated_fwd(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias,
                                   const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, c10::string_view act,
                                   double alpha_value, bool residual_first, double factor, bool channels_last) {
   const Place place(x);
   at::Tensor y = new_like(x, x.sizes(), channels_last);
   const Modulation m = modulation_of(x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor);
-  modulated_norm_act_fwd_cuda(shape_of(x, channels_last), dtype_of(x), x.const_data_ptr(), m, y.mutable_data_ptr(), place.stream);
+  batch_norm_act_modulated_fwd_cuda(shape_of(x, channels_last), dtype_of(x), x.const_data_ptr(), m, y.mutable_data_ptr(), place.stream);
   return y;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> modulated_norm_act_bwd(
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> batch_norm_act_modulated_bwd(
     const at::Tensor& gy, const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,
     const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double factor, int64_t groups, bool training,
     bool channels_last) {
@@ -55,7 +55,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     to.gscale = pointer(gscale), to.gshift = pointer(gshift);
     if (residual) to.full_gshift = gresidual.mutable_data_ptr();
   }
-  modulated_norm_act_bwd_cuda(shape, dtype_of(x), gy.const_data_ptr(), x.const_data_ptr(), m, groups, training, gx.mutable_data_ptr(), to,
+  batch_norm_act_modulated_bwd_cuda(shape, dtype_of(x), gy.const_data_ptr(), x.const_data_ptr(), m, groups, training, gx.mutable_data_ptr(), to,
                               scratch.mutable_data_ptr<float>(), place.stream);
   return {gx, gweight, gbias, galpha, gscale, gshift, gresidual};
 }
@@ -63,8 +63,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
 }  // namespace
 
 TORCH_LIBRARY_IMPL(ganfast, CUDA, m) {
-  m.impl("modulated_norm_act_fwd_native", &modulated_norm_act_fwd);
-  m.impl("modulated_norm_act_bwd_native", &modulated_norm_act_bwd);
+  m.impl("batch_norm_act_modulated_fwd_native", &batch_norm_act_modulated_fwd);
+  m.impl("batch_norm_act_modulated_bwd_native", &batch_norm_act_modulated_bwd);
 }
 
 }  // namespace ganfast

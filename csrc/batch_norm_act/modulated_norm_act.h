@@ -31,12 +31,12 @@ struct ModulationGradients {
 // Floats of scratch for the backward.
 int64_t modulated_norm_act_scratch(const BatchNormShape& shape);
 
-void modulated_norm_act_fwd_cuda(const BatchNormShape& shape, Dtype dtype, const void* x, const Modulation& m, void* y, cudaStream_t stream);
+void batch_norm_act_modulated_fwd_cuda(const BatchNormShape& shape, Dtype dtype, const void* x, const Modulation& m, void* y, cudaStream_t stream);
 
 // groups: of an image's channels that are normalised together, 0 where a channel of all images is. With g = gy * factor * f'(z), h = g *
 // scale, xhat = (x - mean) * invstd: gx = weight * invstd * (h - mean of h - xhat * mean of h xhat), the means over what is normalised
 // together and of what weight multiplies; without them unless `training`. Three passes: sums, what follows from them, gx.
-void modulated_norm_act_bwd_cuda(const BatchNormShape& shape, Dtype dtype, const void* gy, const void* x, const Modulation& m, int64_t groups, bool training, void* gx,
+void batch_norm_act_modulated_bwd_cuda(const BatchNormShape& shape, Dtype dtype, const void* gy, const void* x, const Modulation& m, int64_t groups, bool training, void* gx,
                                  const ModulationGradients& to, float* scratch, cudaStream_t stream);
 
 }  // namespace ganfast

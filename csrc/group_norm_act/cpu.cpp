@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "../batch_norm_act/cpu_blocks.h"
+#include "../common/cpu_norm.h"
 
 namespace ganfast {
 namespace {

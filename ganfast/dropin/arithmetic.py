@@ -17,6 +17,7 @@ from ganfast.ops.batch_norm_act.autograd import BatchNormAct, rebuild
 from ganfast.ops.bias_act import op as bias_act
 from ganfast.ops.conv_act import op as conv_act
 from ganfast.ops.conv_transpose_act import op as conv_transpose_act
+from ganfast.ops.group_norm_act import op as group_norm_act
 from ganfast.ops.upsample_conv_act import op as upsample_conv_act
 
 _NOTHING = contextlib.nullcontext()
@@ -39,11 +40,25 @@ class Spec(NamedTuple):
     open_output: bool
     clones_x: bool
     recompute: bool
+    modulated: bool = False  # whether the norm has a factor and a summand of each image or pixel
+    residual: str = ""  # "first" or "last": before the activation or after it
+    factor: float = 1.0  # of the sum with the residual
+
+    @property
+    def modulates(self) -> bool:
+        """Whether the norm's pass reads more than x and vectors of channels."""
+        return self.norm is not None and (self.modulated or self.residual != "")
+
+    @property
+    def adds(self) -> dict[str, Any]:
+        """The options of an op that adds the residual."""
+        return {"residual_first": self.residual == "first", "factor": self.factor} if self.residual else {}
 
     @property
     def folds(self) -> bool:
         """Whether a norm by running statistics may become a factor of the convolution's weight."""
-        return self.conv is not None and self.norm is not None and self.norm["kind"] == "batch" and not self.norm["training"]
+        of_running = self.norm is not None and self.norm["kind"] == "batch" and not self.norm["training"]
+        return self.conv is not None and of_running and not self.modulated
 
     @property
     def ops(self) -> tuple[str, ...]:
@@ -71,10 +86,10 @@ class Bound(dict):
             self[op] = plan
         return plan
 
-    def call(self, op: ModuleType, x, weight, bias, *, alpha, **options):
+    def call(self, op: ModuleType, x, weight, bias, *, alpha, residual=None, **options):
         """The op, by its plan."""
-        plan = self.get(op) or self.made(op, x, weight, bias, alpha=alpha, **options)
-        return op.run(plan, x, weight, bias, alpha)
+        plan = self.get(op) or self.made(op, x, weight, bias, alpha=alpha, residual=residual, **options)
+        return op.run(plan, x, weight, bias, alpha, residual=residual)
 
 
 def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
@@ -89,18 +104,24 @@ def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Ten
         return _normalised(spec, bound, x, weight, bias, t, alpha)
     if spec.conv is not None and t["scale"] is not None:
         weight, bias = _scaled(spec, weight, bias, t["scale"].reshape(-1), None if t["offset"] is None else t["offset"].reshape(-1))
+    residual = t["residual"]
     if spec.gain == 1 and spec.clamp is None and spec.conv is not None:
-        return _convolved(spec, bound, x, weight, bias, spec.act, alpha)
+        return _convolved(spec, bound, x, weight, bias, spec.act, alpha, residual=residual)
     z = x if spec.conv is None else _convolved(spec, bound, x, weight, None, "linear", None)
     plan = bound.get(bias_act) or bound.made(
-        bias_act, z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output
-    )
-    return bias_act.run(plan, z, bias, alpha)
+        bias_act, z, bias, act=spec.act, alpha=alpha, gain=spec.gain, clamp=spec.clamp, open_output=spec.open_output, residual=residual,
+        **spec.adds,
+    )  # fmt: skip
+    return bias_act.run(plan, z, bias, alpha, residual)
 
 
 def _own(vector: Tensor) -> Tensor:
     """[C], to be kept for a backward where eager keeps nothing of it: a copy of what a caller may change."""
-    vector = vector.reshape(-1)
+    return _own_like(vector, (-1,))
+
+
+def _own_like(vector: Tensor, shape: tuple[int, ...]) -> Tensor:
+    vector = vector.reshape(shape)
     return vector.clone() if torch.is_grad_enabled() else vector
 
 
@@ -110,8 +131,8 @@ def _sum(bias: Tensor | None, added: Tensor) -> Tensor:
     return added.reshape(-1) if added.is_leaf else _own(added)  # of a leaf the ops keep nothing
 
 
-def _convolved(spec: Spec, bound: Bound, x, weight, bias, act: str, alpha, partials: bool = False):
-    """act(conv(x) + bias), after the upsampling where there is one."""
+def _convolved(spec: Spec, bound: Bound, x, weight, bias, act: str, alpha, partials: bool = False, residual: Tensor | None = None):
+    """act(conv(x) + bias) and the residual, after the upsampling where there is one."""
     if spec.clones_x and torch.is_grad_enabled() and weight.requires_grad:
         x = x.clone()  # eager keeps the upsampled x, which is larger and nobody else's
     op = conv_transpose_act if spec.transposed else conv_act if spec.scale is None else upsample_conv_act
@@ -119,10 +140,11 @@ def _convolved(spec: Spec, bound: Bound, x, weight, bias, act: str, alpha, parti
     if plan is None:
         options = spec.conv | {"act": act, "alpha": alpha, "open_output": spec.open_output and act != "linear"}
         options |= ({} if spec.scale is None else {"scale_factor": spec.scale}) | ({"return_partials": True} if partials else {})
+        options |= {} if residual is None else {"residual": residual} | spec.adds
         plan = bound.made(op, x, weight, bias, **options)
     inner = [functools.partial(bound.call, part) for part in (conv_act, conv_transpose_act)] if spec.scale is not None else ()
     with _rebuilt(x) if spec.recompute else _NOTHING:
-        return op.run(plan, x, weight, bias, alpha, *inner)
+        return op.run(plan, x, weight, bias, alpha, *inner, residual=residual)
 
 
 def _normalised(spec: Spec, bound: Bound, x: Tensor, weight, bias, t: dict[str, Tensor | None], alpha) -> Tensor:
@@ -141,21 +163,37 @@ def _normalised(spec: Spec, bound: Bound, x: Tensor, weight, bias, t: dict[str, 
         offset = -t["mean"].to(acc) * factor
         offset = offset if shift is None else offset + shift.to(acc)
         folded, moved = _scaled(spec, weight, bias, factor, offset)
-        return _convolved(spec, bound, x, folded, moved, spec.act, alpha)
+        return _convolved(spec, bound, x, folded, moved, spec.act, alpha, residual=t["residual"])
     partials = None
     if spec.conv is not None and spec.transposed and norm.get("training"):
         x, partials = _convolved(spec, bound, x, weight, bias, "linear", None, partials=True)
     elif spec.conv is not None:
         x = _convolved(spec, bound, x, weight, bias, "linear", None)
+    beside = dict(zip(("scale", "shift", "residual"), (*_modulation(t, x), t["residual"])))
     if norm["kind"] == "instance":
         x = x.contiguous() if is_channels_last(x) else x  # as torch's, whose output somebody may flatten by `view`
-        plan = bound.get(instance_norm_act) or bound.made(instance_norm_act, x, gain, shift, norm["eps"], spec.act, alpha)
-        return instance_norm_act.run_instance(plan, x, gain, shift, alpha)
+        plan = bound.get(instance_norm_act) or bound.made(
+            instance_norm_act, x, gain, shift, norm["eps"], spec.act, alpha, **beside, **spec.adds
+        )
+        return instance_norm_act.run_instance(plan, x, gain, shift, alpha, **beside)
+    if norm["kind"] == "group":
+        plan = bound.get(group_norm_act) or bound.made(
+            group_norm_act, x, norm["groups"], gain, shift, norm["eps"], spec.act, alpha, **beside, **spec.adds
+        )
+        return group_norm_act.run(plan, x, gain, shift, alpha, **beside)
     mean, var, momentum = t["mean"], t["var"], norm["momentum"]
     plan = bound.get(batch_norm_act) or bound.made(
-        batch_norm_act, x, mean, var, gain, shift, norm["training"], momentum, norm["eps"], spec.act, alpha, partials
+        batch_norm_act, x, mean, var, gain, shift, norm["training"], momentum, norm["eps"], spec.act, alpha, partials, **beside, **spec.adds
     )
-    return batch_norm_act.run(plan, x, gain, shift, alpha, mean, var, momentum, partials)
+    return batch_norm_act.run(plan, x, gain, shift, alpha, mean, var, momentum, partials, **beside)
+
+
+def _modulation(t: dict[str, Tensor | None], x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """scale and shift as the norms take them: [N, C], or of x's shape. Of the summand eager keeps nothing."""
+    by, more = t["by"], t["more"]
+    if by is None or (by.shape == x.shape and x[0, 0].numel() > 1):
+        return by, more
+    return by.reshape(by.shape[:2]), _own_like(more, more.shape[:2])
 
 
 def _affine(t: dict[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:

@@ -19,14 +19,15 @@ from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
 from ganfast.dropin.groups import Found, Group, opaque, replaced
 from ganfast.dropin.nodes import Names, has_fixed_sizes, is_pure, storages, tensor, version, written
-from ganfast.dropin.pays import fused_pays, whole_pays
+from ganfast.dropin.pays import fused_pays, together_pays, whole_pays
+from ganfast.dropin.weights import Together, together
 
 
 class Graph:
     """What runs in place of one of dynamo's graphs. Which groups run as one is settled at the first call of each size, on that call's
     tensors; after that a call costs no more than the graph's own nodes.
 
-    groups: what can run as one; left: (layer, reason) of the others.
+    groups: what can run as one; batches: weights that can be made together; left: (layer, reason) of the others.
     """
 
     def __init__(
@@ -34,8 +35,13 @@ class Graph:
     ) -> None:
         leave_backwards()
         self.module, self.plain = module, module.forward
-        found = None if opaque(module) else Found(module.graph, Names(module.graph, root, path).of, recompute)
+        called = Names(module.graph, root, path).of
+        found = None if opaque(module) else Found(module.graph, called, recompute)
         self.groups: list[Group] = found.groups if found else []
+        taken = {node for group in self.groups for node in group.nodes}
+        self.batches: list[Together] = together(module.graph, taken, called) if found else []
+        inputs_at = {node: i for i, node in enumerate(node for node in module.graph.nodes if node.op == "placeholder")}
+        self._operands = [[inputs_at[node] for node in batch.operands] for batch in self.batches]  # their places among the arguments
         self.left: list[tuple[str, str]] = found.left if found else []
         self._writes, self._pure = _written_inputs(module.graph), all(map(is_pure, module.graph.nodes))
         for node in module.graph.nodes:  # fake tensors, of which a large graph has thousands
@@ -44,16 +50,15 @@ class Graph:
         self._sized = [i for i, t in enumerate(inputs) if isinstance(t, Tensor) and not has_fixed_sizes(t)]
         self._settings: tuple | None = None  # of the calls that run
         self._plans = Memo()  # (settings, sizes) -> the graph's forward with the groups that pay
-        self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one -> the forward
+        self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one, which weights are made together -> the forward
         self._kept: set[tuple[bool, ...]] = set()  # of these, those that calls run, not a trial alone
-        self._first = replaced(module, self.groups, [self._settling(i) for i in range(len(self.groups))])
         self._answers: dict[int, tuple[bool, bool]] = {}
 
     def __call__(self, *args: Any) -> Any:
         """Plainly where ganfast's ops do not work: under dispatch modes, functorch's levels, tracers, forward-mode AD. Written out, as a
         call of a Python function costs a microsecond here, where dynamo looks at every frame."""
         if (
-            not self.groups
+            not (self.groups or self.batches)
             or torch._C._len_torch_dispatch_stack()
             or torch._C._functorch.peek_interpreter_stack() is not None
             or torch._C._get_tracing_state() is not None
@@ -68,8 +73,8 @@ class Graph:
         )
         if settings != self._settings:
             self._settings = settings
-            for group in self.groups:
-                group.settings = settings
+            for part in (*self.groups, *self.batches):
+                part.settings = settings
         look = (settings, *[args[i].shape for i in self._sized])
         plan = self._plans.get(look) or functools.partial(self._settle, look)
         return self._watched(plan, args) if getattr(watching, "modes", None) else plan(*args)
@@ -84,19 +89,23 @@ class Graph:
         refuse_in_recording("kernels are chosen")
         self._answers = {}
         before = _Before(self._writes, args)
-        result = self._first(*args)
-        answers = [self._answers.get(i, (True, False)) for i in range(len(self.groups))]
+        weights = [together_pays(batch, [args[i] for i in places]) for batch, places in zip(self.batches, self._operands)]
+        batches = [batch for batch, (pays, _) in zip(self.batches, weights) if pays]
+        result = replaced(self.module, self.groups, [self._settling(i) for i in range(len(self.groups))], batches)(*args)
+        answers = [*(self._answers.get(i, (True, False)) for i in range(len(self.groups))), *weights]
         if all(final for _, final in answers):
             pays = tuple(pays for pays, _ in answers)
-            fused = [group for group, pays_alone in zip(self.groups, pays) if pays_alone]
+            fused = [part for part, pays_alone in zip((*self.groups, *self.batches), pays) if pays_alone]
             # One that was not measured must run as it does: torch may be wrong there.
-            measured = bool(fused) and all(group.question for group in fused)
+            measured = bool(fused) and all(part.question for part in fused)
             # Under saved-tensor hooks, checkpointing's, the next run must keep what this one kept.
             hooked = torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
             if measured and self._pure and not hooked and not self._pays_as_a_whole(pays, args):
                 pays = (False,) * len(pays)
                 for group in self.groups:
                     group.ran, group.outvoted = ("eager",), True
+                for batch in self.batches:
+                    batch.ran = "eager"
                 if before.put_back(args):  # as all later calls: a resumed run makes its first call where another makes its third
                     result = self._with(pays)(*args)
             self._kept.add(pays)
@@ -104,19 +113,21 @@ class Graph:
         return result
 
     def _pays_as_a_whole(self, pays: tuple[bool, ...], args: tuple) -> bool:
-        about = [group.question for group in self.groups], pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
+        questions = [part.question for part in (*self.groups, *self.batches)]
+        about = questions, pays, self.module.code, [t.requires_grad for t in args if isinstance(t, Tensor)]
         graph = f"graph of {len(pays)} groups, {sum(pays)} fused, {hashlib.sha256(repr(about).encode()).hexdigest()[:16]}"
         family = f"graph {hashlib.sha256(repr((pays, self.module.code, about[3])).encode()).hexdigest()[:16]}"
         return whole_pays(graph, family, self._with(pays), self.plain, args, self._writes)
 
     @property
     def fuses(self) -> bool:
-        """Whether a group runs as one, for any size."""
-        return any(map(any, self._kept)) if self._kept else bool(self.groups)
+        """Whether a group runs as one, or weights are made together, for any size."""
+        return any(map(any, self._kept)) if self._kept else bool(self.groups or self.batches)
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:
-            self._made[pays] = replaced(self.module, self.groups, [g if p else None for g, p in zip(self.groups, pays)])
+            batches = [batch for batch, pays_alone in zip(self.batches, pays[len(self.groups) :]) if pays_alone]
+            self._made[pays] = replaced(self.module, self.groups, [g if p else None for g, p in zip(self.groups, pays)], batches)
         return self._made[pays]
 
     def _settling(self, i: int) -> Callable[..., Tensor]:

@@ -54,7 +54,7 @@ class Compiled:
         self.graphs: list = []
         self.breaks: list[Break] = []
         self.seconds = 0.0
-        self.found, self.broke = False, False  # whether any graph has a group; whether dynamo left one
+        self.found, self.broke = False, False  # whether any graph has a group, or weights to make together; whether dynamo left one
         self._failures: dict[types.CodeType, int] = {}
         self._forwards: dict[type, types.FunctionType] = {}  # of the classes of all modules in what was called
         self._call = call
@@ -79,7 +79,7 @@ class Compiled:
             # Inside a graph torch keeps the counts of batch norms for the second run, which changes them: its backward raises.
             raise RuntimeError("it checkpoints activations, as eager does; the modules that it calls have graphs of their own")
         self.graphs.append(Graph(module, inputs, self.root(), self._recompute, self._path))
-        self.found = self.found or bool(self.graphs[-1].groups)
+        self.found = self.found or bool(self.graphs[-1].groups or self.graphs[-1].batches)
         return self.graphs[-1]
 
     def is_needed(self) -> bool:

@@ -1,7 +1,7 @@
 """`explain`: what every layer of a model became, what ran and why, and what was left."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -28,16 +28,39 @@ class Row(NamedTuple):
     note: str
 
 
+class Weights(NamedTuple):
+    """Normalised weights that can be made together.
+
+    kind: "weight norms", "spectral norms" or "equalised weights"; count: how many in one call; layers: whose they are, by their paths; ran:
+    the backend that made them, or "eager" where torch's own calls did, one by one; note: the times that decided.
+    """
+
+    kind: str
+    count: int
+    layers: tuple[str, ...]
+    ran: str
+    note: str
+
+
 class Explanation:
     """Prints as a table.
 
-    groups: list of Row in the order of the layers; left: [(layer, reason)] of those in no group; breaks: list of Break, where dynamo left
-    the graph, compiled anew or gave up; graphs: how many there are; seconds: what compiling took, all in all. A layer that never ran is
-    in none of them.
+    groups: list of Row in the order of the layers; weights: list of Weights; left: [(layer, reason)] of those in no group; breaks: list of
+    Break, where dynamo left the graph, compiled anew or gave up; graphs: how many there are; seconds: what compiling took, all in all. A
+    layer that never ran is in none of them.
     """
 
-    def __init__(self, groups: list[Row], left: list[tuple[str, str]], breaks: list[Break], graphs: int, seconds: float) -> None:
+    def __init__(
+        self,
+        groups: list[Row],
+        left: list[tuple[str, str]],
+        breaks: list[Break],
+        graphs: int,
+        seconds: float,
+        weights: Sequence[Weights] = (),
+    ) -> None:
         self.groups, self.left, self.breaks, self.graphs, self.seconds = groups, left, breaks, graphs, seconds
+        self.weights = list(weights)
 
     def __str__(self) -> str:
         head = ("layers", "became", "ran", "note")
@@ -46,6 +69,10 @@ class Explanation:
         lines = ["  ".join((*(cell.ljust(width) for cell, width in zip(line, widths)), line[3])).rstrip() for line in (head, *cells)]
         if not self.graphs and not self.left:
             lines = ["nothing was called yet: graphs are made at the first call"]
+        for row in self.weights:
+            how = "by torch's own calls" if row.ran == "eager" else f"in one call, {row.ran}"
+            note = f" ({row.note})" if row.note else ""
+            lines.append(f"{row.count} {row.kind}, {row.layers[0]} to {row.layers[-1]}: made {how}{note}")
         lines += [f"{name or 'the model'}: left: {reason}" for name, reason in self.left]
         lines += [f"{kind}: {reason}" for kind, reason in self.breaks]
         if self.graphs:
@@ -66,6 +93,7 @@ def explain(model: nn.Module | Callable) -> Explanation:
     if why := closed(model) or ("" if compiled or _is_accelerated(model) else "not accelerated"):
         return Explanation([], [("", why)], [], 0, 0.0)
     groups: dict[tuple, Row] = {}
+    weights: dict[tuple, Weights] = {}
     left: dict[str, str] = {}
     for i, graph in ((i, graph) for i, each in enumerate(compiled) for graph in each.graphs):
         times: Counter = Counter()  # a layer may be called twice, and functions have names in common
@@ -74,11 +102,15 @@ def explain(model: nn.Module | Callable) -> Explanation:
             nameless = all(layer.endswith("()") for layer in row.layers)
             groups[row.layers, times[row.layers], i if nameless else -1] = row
             times[row.layers] += 1
+        for batch in (batch for batch in graph.batches if batch.ran):
+            weights[batch.kind, batch.layers] = Weights(batch.kind, batch.count, batch.layers, batch.ran, _times(batch.question))
         left |= dict(graph.left)
     covered = {layer for row in groups.values() for layer in row.layers if not layer.endswith("()")}
     rows = [(name, reason) for name, reason in left.items() if name not in covered]
     breaks = [entry for each in compiled for entry in each.breaks]
-    return Explanation(_ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), compile_seconds(model))
+    return Explanation(
+        _ordered(model, groups), rows, breaks, sum(len(c.graphs) for c in compiled), compile_seconds(model), weights.values()
+    )
 
 
 def compile_seconds(*models: nn.Module) -> float:
@@ -108,11 +140,16 @@ def _ordered(model: object, groups: dict[tuple, Row]) -> list[Row]:
     return sorted(groups.values(), key=first)
 
 
+def _times(question: str) -> str:
+    choice = _tune.chosen().get(f"{question} | {place(torch.device('cpu'))}")
+    return ", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()) if choice is not None else ""
+
+
 def _note(group: Group) -> str:
     notes = []
     choice = _tune.chosen().get(f"{group.question} | {place(torch.device('cpu'))}")
     if choice is not None and len(choice.microseconds) > 1:
-        notes.append(", ".join(f"{name} {us:.0f} us" for name, us in choice.microseconds.items()))
+        notes.append(_times(group.question))
     if group.outvoted:
         notes.append("the whole graph was faster with torch's calls")
     if choice is not None:

@@ -1,6 +1,7 @@
 """Groups of a graph's nodes that run as one, and the graph with some of them replaced."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -12,10 +13,11 @@ from ganfast.dropin import arithmetic, nodes
 from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
 from ganfast.dropin.table import ACTIVATIONS, STEPS
+from ganfast.dropin.weights import Together
 from ganfast.ops.bias_act.autograd import what_is_saved
 
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
-_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "alpha")
+_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "by", "more", "alpha", "residual")
 _MOST_LOOKS = 256  # of which a group keeps what was decided: a network may have a hundred groups
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
@@ -54,7 +56,7 @@ class Group:
         """The place among x and the operands of a bias that a norm by the data's own statistics takes away again: its gradient is rounding
         alone, which no two ways share."""
         norm = self.spec.norm
-        own = norm is not None and (norm["kind"] == "instance" or norm["training"])
+        own = norm is not None and (norm["kind"] == "instance" or norm.get("training", False))
         return self._at.index("bias") + 1 if own and "bias" in self._at else None
 
     def __call__(self, x: Tensor, *operands: Tensor) -> Tensor:
@@ -70,7 +72,8 @@ class Group:
 
     def note_backends(self) -> None:
         """What ran just now."""
-        kernels = {"instance_norm_act": "batch_norm_act"}
+        norms = ("batch_norm_act", "instance_norm_act", "group_norm_act")
+        kernels = dict.fromkeys(norms, "batch_norm_act_modulated") if self.spec.modulates else {"instance_norm_act": "batch_norm_act"}
         self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.spec.ops)
 
     @property
@@ -109,7 +112,7 @@ class Found:
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
         for node in graph.nodes:
-            if node not in taken and (steps := self._longest(node)):
+            if node not in taken and (steps := self._longest(node, taken)):
                 self.groups.append(Group(steps, self._spec(steps), called))
                 taken.update(self.groups[-1].nodes)
         self.left = [(called(node, name_of(node)), self._why(node)) for node in graph.nodes if node not in taken and _known(node)]
@@ -124,9 +127,10 @@ class Found:
                 node.replace_all_uses_with(node.args[0])
                 graph.erase_node(node)
 
-    def _longest(self, node: fx.Node) -> list[Step]:
-        """From the node on, as far as it may go."""
+    def _longest(self, node: fx.Node, taken: set[fx.Node]) -> list[Step]:
+        """From the node on, as far as it may go. A sum of two branches is that of the first."""
         steps = self._grown(node)
+        steps = steps[: next((i for i, step in enumerate(steps) if not taken.isdisjoint(step.nodes)), len(steps))]
         while steps and (why := self._why_not(steps)):
             self.refused.setdefault(node, why)
             steps = steps[:-1]
@@ -150,7 +154,14 @@ class Found:
         return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
 
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
-        """Of a group that begins with a bias add: bias_act's backward may read its input."""
+        """Of a group that begins with a bias add: bias_act's backward may read its input. Of a norm: what is added to it before an
+        activation."""
+        of = {step.role: step for step in steps}
+        added = [of["residual"].tensors["residual"]] if "residual" in of and of["residual"].options["first"] else []
+        if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
+            added.append(of["modulation"].tensors["more"])
+        if "norm" in of and any(map(self._reaches, added)):
+            return "its backward would keep a summand that may be changed"
         if steps[0].role != "bias" or not self._reaches(steps[0].tensors["x"]):
             return ""
         spec = self._spec(steps)
@@ -190,6 +201,8 @@ class Found:
         return arithmetic.Spec(
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
+            modulated="modulation" in by_role, residual=_place_of(by_role.get("residual")),
+            factor=by_role.get("factor", {}).get("factor", 1.0),
             open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
             clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
@@ -197,7 +210,7 @@ class Found:
     def _why(self, node: fx.Node) -> str:
         if node in self.refused:
             return self.refused[node]
-        if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "interpolate")):
+        if name_of(node).startswith(("conv", "batch_norm", "instance_norm", "group_norm", "interpolate")):
             if not nodes.is_floating(tensor(node)):
                 return "its input is no real floating tensor"
             if name_of(node) == "interpolate":
@@ -206,7 +219,11 @@ class Found:
         return "what it follows is no convolution, norm or bias add, or is read elsewhere too"
 
 
-_KNOWN = ("batch_norm", "instance_norm", "interpolate", *ACTIVATIONS)
+def _place_of(residual: dict | None) -> str:
+    return "" if residual is None else "first" if residual["first"] else "last"
+
+
+_KNOWN = ("batch_norm", "instance_norm", "group_norm", "interpolate", *ACTIVATIONS)
 
 
 def _known(node: fx.Node) -> bool:
@@ -217,7 +234,7 @@ def _known(node: fx.Node) -> bool:
 
 def _one_pass(steps: list[Step]) -> str:
     roles = {step.role for step in steps}
-    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} else "one pass already"
+    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} or roles >= {"bias", "residual"} else "one pass already"
 
 
 def _unlike(steps: list[Step]) -> str:
@@ -227,12 +244,17 @@ def _unlike(steps: list[Step]) -> str:
     return "" if alike and all(type(t) is type(x) and t.device == x.device for t in values) else "its values differ in dtype"
 
 
-def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None]) -> Callable:
-    """The graph's forward with each group as its call; None: torch's own nodes stay."""
+def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable | None], batches: Sequence[Together] = ()) -> Callable:
+    """The graph's forward with each group as its call, None: torch's own nodes stay; and with these weights made together."""
     graph, new = fx.Graph(), {}
     ends = {group.nodes[-1]: (group, call) for group, call in zip(groups, calls) if call is not None}
-    inside = {node for group, call in ends.values() for node in group.nodes}
+    inside = {node for group, call in ends.values() for node in group.nodes}.union(*(batch.nodes for batch in batches))
+    starts = {batch.start: batch for batch in batches}
     for node in module.graph.nodes:
+        if (batch := starts.get(node)) is not None:
+            made = graph.call_function(batch, tuple(new[operand] for operand in batch.operands))
+            new.update({value: graph.call_function(operator.getitem, (made, i)) for i, value in enumerate(batch.values)})
+            new.update({same: new[operand] for same, operand in batch.same.items()})
         if node in ends:
             group, call = ends[node]
             new[node] = graph.call_function(call, tuple(new[operand] for operand in group.operands))

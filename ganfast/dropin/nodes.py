@@ -24,6 +24,7 @@ _ORDER = {
     **{f"conv_transpose{n}d": _CONV_TRANSPOSE for n in (1, 2, 3)},
     "batch_norm": "running_mean running_var weight bias training momentum eps",
     "instance_norm": "running_mean running_var weight bias use_input_stats momentum eps",
+    "group_norm": "num_groups weight bias eps",
     "interpolate": "size scale_factor mode align_corners recompute_scale_factor antialias",
     **dict.fromkeys(("relu", "selu", "silu"), "inplace"),
     "leaky_relu": "negative_slope inplace",
@@ -136,8 +137,9 @@ def switch(node: fx.Node) -> str:
 
 
 def regimes(graph: fx.Graph) -> dict[fx.Node, tuple]:
-    """The grad mode and the autocasts that are on at each node, as far as the graph's own calls set them."""
-    grad, casts, found = None, [], {}
+    """The grad mode and the autocasts that are on at each node: dynamo hands a graph on in the grad mode that it begins in, and of
+    autocasts what the graph's own calls set."""
+    grad, casts, found = torch.is_grad_enabled(), [], {}
     for node in graph.nodes:
         kind = switch(node)
         if kind == "grad":
@@ -158,8 +160,9 @@ def is_pure(node: fx.Node) -> bool:
 
 
 def is_barrier(node: fx.Node) -> bool:
-    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
-    known = name_of(node) or switch(node) or isinstance(node.target, torch._ops.OpOverload)
+    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own. A tensor's attribute, its .H, is
+    read and no more."""
+    known = name_of(node) or switch(node) or node.target is getattr or isinstance(node.target, torch._ops.OpOverload)
     return node.op == "call_module" or (node.op == "call_function" and not known)
 
 
@@ -168,8 +171,8 @@ def is_same(node: fx.Node) -> bool:
     y, x = tensor(node), tensor(node.args[0]) if node.args else None
     if name_of(node) not in ("view", "reshape") or y is None or x is None or y.dtype != x.dtype or y.requires_grad != x.requires_grad:
         return False
-    spelt = lambda t: [str(size) for size in (*t.shape, *t.stride())]
-    return y.dim() == x.dim() and spelt(y) == spelt(x) and bool(storages(node) & storages(node.args[0]))
+    looks = (spelt((*t.shape, *t.stride())) for t in (y, x))
+    return y.dim() == x.dim() and next(looks) == next(looks) and bool(storages(node) & storages(node.args[0]))
 
 
 def is_floating(t: Tensor | None) -> bool:
@@ -188,6 +191,25 @@ def per_channel(node: Any, x: Tensor) -> bool:
         return False
     shape = [1] * (x.dim() - t.dim()) + list(t.shape)
     return shape[1] == count and all(type(s) is int and s == 1 for i, s in enumerate(shape) if i != 1)
+
+
+def per_image(node: Any, x: Tensor) -> bool:
+    """Whether the node is a tensor with one value for each channel of each image of x."""
+    t = tensor(node)
+    if t is None or t.dtype != x.dtype or t.device != x.device or t.dim() != x.dim() or x.dim() < 3:
+        return False
+    return spelt(t.shape[:2]) == spelt(x.shape[:2]) and all(type(s) is int and s == 1 for s in t.shape[2:])
+
+
+def same_shape(node: Any, x: Tensor) -> bool:
+    """Whether the node is a tensor like x."""
+    t = tensor(node)
+    return t is not None and t.dtype == x.dtype and t.device == x.device and t.dim() == x.dim() and spelt(t.shape) == spelt(x.shape)
+
+
+def spelt(sizes: Any) -> list[str]:
+    """Sizes that can be compared, fixed or not."""
+    return [str(size) for size in sizes]
 
 
 def each(option: Any, dims: int) -> tuple:

@@ -1,5 +1,6 @@
 """Whether a group runs as one or as torch's own calls: small ones on a CPU can be faster so, and the two are measured."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from ganfast._autograd import autocast_dtype
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
 from ganfast.dropin.nodes import each
+from ganfast.dropin.weights import Together
 from ganfast.ops.conv_transpose_act import kernels, torch_faults
 
 _MARGIN = 0.05  # a group's own Python costs more between other calls than where it is timed
@@ -96,6 +98,30 @@ def whole_pays(question: str, family: str, fused: Callable, plain: Callable, arg
             return True
 
 
+def together_pays(batch: Together, operands: list[Tensor]) -> tuple[bool, bool]:
+    """(whether weights are made together, whether that is final): where a group would run as one, else as the tuner says."""
+    batch.question, x = "", operands[0]
+    if _tune.off_reason() or _backends.requested("accelerate", None) != "auto" or x.device.type != "cpu":
+        return True, True
+    learns = torch.is_grad_enabled()
+    mine = [t.clone() if i in batch.writes else _leaf(t, learns) for i, t in enumerate(operands)]
+    leaves = [t for t in mine if t.requires_grad]
+    gradients = [torch.ones_like(t) for t in operands[: batch.count]]
+
+    def run(way: Callable) -> None:
+        with torch.set_grad_enabled(learns), _tune_check.unseen():
+            pairs = [pair for pair in zip(way(*mine), gradients) if pair[0].requires_grad]
+            if pairs:
+                torch.autograd.grad([y for y, _ in pairs], leaves, [g for _, g in pairs], allow_unused=True)
+
+    about = " ".join(f"{tuple(t.shape)}{'+' if t.requires_grad and learns else ''}" for t in operands)
+    words = f"{batch.kind} {batch.options} {len(operands)} {hashlib.sha256(about.encode()).hexdigest()[:16]} {x.dtype}"
+    batch.question = f"{words} {'grad' if learns else 'no grad'}".replace("torch.", "")
+    name, final = _tune.choose(batch.question, {"eager": lambda: run(batch.plain), "together": lambda: run(batch)}, x)
+    batch.ran = batch.ran if name == "together" else "eager"
+    return name == "together", final
+
+
 def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
     """On copies of what the group writes to; gradients go nowhere."""
     learns = torch.is_grad_enabled()
@@ -137,4 +163,4 @@ def _measured(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bo
 def _norm_takes_all(group: Group, y: Tensor) -> bool:
     """Whether next to nothing of a gradient is left behind a norm over so few values but rounding, which no two ways share."""
     norm = group.spec.norm
-    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * y.shape[1]
+    return norm is not None and (y if norm["kind"] == "batch" else y[0]).numel() <= 3 * norm.get("groups", y.shape[1])

@@ -1,7 +1,9 @@
 """The dictionary of what runs together: each entry reads one more step from a graph, or says that there is none.
 
 [nearest upsampling] + convolution + [bias add] + [norm] + [scale] + [shift] + [activation] + [gain] + [clamp], a norm or a bias add with
-what follows it. To add a step: a reader here, its line in `STEPS`, its arithmetic in arithmetic.py, and a row in tests/families.
+what follows it. A norm may take scale and shift of each image or pixel; and a tensor of the same shape may be added, before the
+activation or after it, and the sum multiplied by a constant.
+To add a step: a reader here, its line in `STEPS`, its arithmetic in arithmetic.py, and a row in tests/families.
 """
 
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, read, tensor, works_in_place
+from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, per_image, read, same_shape, tensor, works_in_place
 from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
@@ -71,14 +73,19 @@ def upsampling(node: fx.Node, before: list[Step]) -> Step | None:
 
 
 def norm(node: fx.Node, before: list[Step]) -> Step | None:
-    """A batch norm, or an instance norm on its own statistics."""
+    """A batch norm, an instance norm on its own statistics, or a group norm."""
     call = read(node)
-    if call.name not in ("batch_norm", "instance_norm") or (before and before[0].role == "bias"):
+    if call.name not in ("batch_norm", "instance_norm", "group_norm") or (before and before[0].role == "bias"):
         return None
     x, given = tensor(call.x), call.arguments
     if not is_floating(x) or channels(x) is None or not 2 <= x.dim() <= 5 or not is_constant(given["eps"]):
         return None
     tensors = {"x": call.x} | _tensors(given, gain="weight", shift="bias")
+    if call.name == "group_norm":
+        groups = given.get("num_groups")
+        if type(groups) is not int or groups < 1 or channels(x) % groups:
+            return None
+        return Step("norm", (node,), call.name, tensors, {"kind": "group", "groups": groups, "eps": given["eps"]})
     if call.name == "instance_norm":
         if given["running_mean"] is not None or given["use_input_stats"] is not True or x.dim() == 2:
             return None
@@ -124,6 +131,24 @@ def shift(value: fx.Node, before: list[Step]) -> Step | None:
     return None if found is None else found._replace(role="shift", tensors={"offset": found.tensors["added"]})
 
 
+def modulation(value: fx.Node, before: list[Step]) -> Step | None:
+    """A factor and a summand of each channel of each image, or of each value: conditional norms, AdaIN, SPADE."""
+    t = tensor(value)
+    product = both_ways(value, "mul")
+    total = both_ways(product[0], "add") if product is not None else None
+    if total is None or not any(like(product[1], t) and like(total[1], t) for like in (per_image, same_shape)):
+        return None
+    return Step("modulation", (product[0], total[0]), "mul", {"by": product[1], "more": total[1]}, {})
+
+
+def residual(value: fx.Node, before: list[Step]) -> Step | None:
+    """A tensor like the value, added to it."""
+    found = both_ways(value, "add")
+    if found is None or any(step.role == "clamp" for step in before) or not same_shape(found[1], tensor(value)):
+        return None
+    return Step("residual", (found[0],), "add", {"residual": found[1]}, {"first": all(step.role != "act" for step in before)})
+
+
 # name, torch's and ganfast's -> torch's argument that is alpha
 ACTIVATIONS: dict[str, str | None] = {
     **dict.fromkeys(("relu", "tanh", "sigmoid", "selu", "silu", "gelu")),
@@ -133,6 +158,8 @@ ACTIVATIONS: dict[str, str | None] = {
 
 def activation(value: fx.Node, before: list[Step]) -> Step | None:
     """One of torch's, as one call; else as people write it."""
+    if any(step.role == "act" for step in before):
+        return None
     found = single_use(value)
     if found is None:
         return written_silu(value) or written_snake(value)
@@ -160,15 +187,27 @@ def _is_alpha(node: Any, value: fx.Node) -> bool:
 def gain(value: fx.Node, before: list[Step]) -> Step | None:
     """An activation times a constant, where no norm stands before it."""
     found = both_ways(value, "mul")
-    if found is None or not is_constant(found[1]) or any(step.role == "norm" for step in before):
+    if found is None or not is_constant(found[1]) or any(step.role in ("norm", "residual") for step in before):
         return None
     return Step("gain", (found[0],), "mul", {}, {"gain": float(found[1])})
+
+
+def factor(value: fx.Node, before: list[Step]) -> Step | None:
+    """What a sum with a residual, or its activation, is multiplied by or divided by."""
+    if all(step.role != "residual" for step in before):
+        return None
+    found = both_ways(value, "mul")
+    if found is not None and is_constant(found[1]):
+        return Step("factor", (found[0],), "mul", {}, {"factor": float(found[1])})
+    divided = single_use(value)
+    by = divided[1].arguments.get("other") if divided is not None and divided[1].name.rstrip("_") == "div" else None
+    return Step("factor", (divided[0],), "div", {}, {"factor": 1 / by}) if is_constant(by) and by != 0 else None
 
 
 def clamp(value: fx.Node, before: list[Step]) -> Step | None:
     """To [-c, c], where no norm stands before it."""
     found = single_use(value)
-    if found is None or found[1].name.rstrip("_") != "clamp" or any(step.role == "norm" for step in before):
+    if found is None or found[1].name.rstrip("_") != "clamp" or any(step.role in ("norm", "residual") for step in before):
         return None
     low, high = found[1].arguments.get("min"), found[1].arguments.get("max")
     if not is_constant(low) or not is_constant(high) or low != -high or high <= 0:
@@ -186,7 +225,10 @@ STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "bias": (("conv",), bias_add),
     "scale": (("norm", "conv"), scale),
     "shift": (("norm", "scale"), shift),
-    "act": (("conv", "bias", "norm", "scale", "shift"), activation),
+    "modulation": (("norm",), modulation),
+    "act": (("conv", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
     "gain": (("act",), gain),
     "clamp": (("act", "gain"), clamp),
+    "residual": (("conv", "bias", "norm", "scale", "shift", "modulation", "act", "gain"), residual),
+    "factor": (("residual", "act"), factor),
 }

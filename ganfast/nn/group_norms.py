@@ -40,8 +40,8 @@ class GroupNormAct(Activated, nn.GroupNorm):
 class LayerNormAct(Activated, nn.LayerNorm):
     """``nn.LayerNorm`` followed by ``act`` in one pass: its arguments, parameters and state_dict.
 
-    Shapes: x [*, *normalized_shape]; y the same. ``alpha``: a float, or a tensor [1] or normalized_shape that becomes the learned parameter
-        ``alpha``.
+    Shapes: x [*, *normalized_shape]; y the same. ``alpha``: a float, or a tensor [1] or, where normalized_shape is one number, [that
+        number], that becomes the learned parameter ``alpha``.
     Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.layer_norm_act``.
     """
 
@@ -54,6 +54,4 @@ class LayerNormAct(Activated, nn.LayerNorm):
             return layer_norm_act(x, self.normalized_shape, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha)
 
     def _as_torch(self, x: Tensor) -> Tensor:
-        alpha = self.alpha
-        one_each = 0 if not isinstance(alpha, Tensor) or alpha.numel() == 1 else alpha.dim() - 1
-        return self._activated(self._torch_forward(x), one_each)
+        return self._activated(self._torch_forward(x), 0)

@@ -6,6 +6,7 @@ The extra `train` brings its dependencies.
 import importlib
 
 from ganfast.train._moved import MOVED
+from ganfast.train.autoencoders import autoencoding
 from ganfast.train.config import TrainConfig
 from ganfast.train.loop import Trainer
 from ganfast.train.networks import Network
@@ -15,7 +16,7 @@ from ganfast.train.terms import adversarial
 from ganfast.train.watch.callbacks import Callback
 from ganfast.train.watch.metrics import Evaluate
 
-__all__ = ["Batch", "Callback", "Evaluate", "ImagePool", "Network", "Phase", "TrainConfig", "Trainer", "adversarial"]
+__all__ = ["Batch", "Callback", "Evaluate", "ImagePool", "Network", "Phase", "TrainConfig", "Trainer", "adversarial", "autoencoding"]
 
 
 def __getattr__(name: str):

@@ -1,6 +1,6 @@
 """The parts of a Trainer: its networks by name, their optimizers and averages, its phases, and how all of them are called."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from ganfast import _checks
 from ganfast.step.ema import EMA
 from ganfast.train import checks, networks, parts, prepare
+from ganfast.train.autoencoders import Autoencoding
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.phases import Call, Draws, Phase, phases_of, turns_of
 from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed
-from ganfast.train.sampling import INHERITED, Sampler, conditioner
+from ganfast.train.sampling import IMITATED, INHERITED, Sampler, conditioner
 from ganfast.train.terms import Adversarial, Objective, Pair, Terms, adversaries
 from ganfast.train.turns import Turn, Updates
 
@@ -39,13 +40,19 @@ class Assembly:
         short, usual = given is None, objective is None
         self.settings = networks.named(generator, discriminator, given)
         self.networks = networks.Networks(**{name: network.module for name, network in self.settings.items()})
-        checks.networks(self.settings, usual)
+        checks.networks(self.settings, usual or isinstance(objective, Adversarial))
         if phases is None and (lacking := [name for name in ("generator", "discriminator") if name not in self.settings]):
             _checks.fail("train", f"there is no network {lacking[0]!r}", "phases=[...] says what is minimised instead of the usual losses")
         own = self.config if objective is None else objective
         self.objective = Terms(own) if isinstance(own, TrainConfig | Adversarial) else Pair(objective) if short else objective
         self.phases = phases_of(self.config) if phases is None else tuple(phases)
         checks.phases(self.phases, self.settings, self.config, usual, short)
+        terms = (objective, *adversaries(self.phases).values())
+        self.autoencoders = [term for term in terms if isinstance(term, Autoencoding)]
+        for term in self.autoencoders:
+            self.settings |= term.arranged(self.settings)
+        self.starts = {term.discriminator: term.start for term in self.autoencoders}
+        self.waiting: tuple[str, ...] = ()
         self.sampled = networks.sampled(self.settings, self.phases)
         first = [*self.sampled, *(name for phase in self.phases[::-1] for name in phase.networks)]
         self.main = "generator" if "generator" in self.settings else first[0]
@@ -55,7 +62,8 @@ class Assembly:
     def _take_conditions(self, condition: object) -> None:
         """What the networks are called with."""
         c = self.config
-        self.latent_shape = c.latent_shape or ((c.latent_dim,) if c.latent_dim else None)
+        takes = any(network.latent for network in self.settings.values())
+        self.latent_shape = (c.latent_shape or ((c.latent_dim,) if c.latent_dim else None)) if takes else None
         self.condition, self.conditioner = condition, conditioner(condition, self.device)
         self.classes = list(self.source.classes) if self.conditioner else []
         self.calls = {name: self._call_of(network) for name, network in self.settings.items()}
@@ -63,12 +71,14 @@ class Assembly:
     def _call_of(self, network: networks.Network) -> Call:
         own = network.condition is not INHERITED
         given = conditioner(network.condition, self.device) if own else self.conditioner
-        return Call(network.latent and self.latent_shape is not None, given, network.output, network.real)
+        latent, of_real = network.latent and self.latent_shape is not None, network.condition is IMITATED
+        return Call(latent, given, network.output, network.real, network.call, of_real)
 
     def _put_together(self) -> None:
         """Networks on the device, optimizers, averages, phases as turns."""
         c, used = self.config, adversaries(self.phases)
-        critics = [name for name in self.settings if name in ("discriminator", *(term.discriminator for term in used.values()))]
+        terms = (*used.values(), *self.autoencoders)
+        critics = [name for name in self.settings if name in ("discriminator", *(term.discriminator for term in terms))]
         if c.spectral_norm and not critics:
             _checks.fail("train", "spectral_norm finds no network 'discriminator', and none of an adversarial term", "Leave it off")
         prepare.prepare(self.settings, critics, c, self.device, self.world)
@@ -77,6 +87,8 @@ class Assembly:
         self.rates = {name: prepare.rate(network, name in critics, c) for name, network in self.settings.items()}
         self.optimizers = prepare.optimizers(self.settings, self.rates, c, self.device)
         self.rates = {name: self.rates[name] for name in self.optimizers}
+        for term in self.autoencoders:
+            term.prepare(self.networks, self.reals(1, term.generator), self.world)
         averages = {name: EMA(self.networks[name]) for name in networks.averaged(self.settings, self.phases)}
         self.averages = {name: average.module for name, average in averages.items()}
         self.ema = self.averages.get(self.main, self.generator)
@@ -88,7 +100,7 @@ class Assembly:
                 term.pool.begin(reals.shape[1:], self.device)
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
         self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | pools
-        how = self.objective, self.precision, self.world, tuple(pools.values()), bool(critics)
+        how = self.objective, self.precision, self.world, tuple(pools.values()), critics
         self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         usual = Call(self.latent_shape is not None, self.conditioner)
@@ -96,6 +108,15 @@ class Assembly:
         look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise, "calls": calls}
         distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
         self.turns = [distinct[group] for group in turns_of(self.phases)]
+
+    def _due(self) -> Iterator[tuple[Turn, tuple[str, ...]]]:
+        """The turns that are due at this step, and the names of the networks that have not begun to learn."""
+        waiting = tuple(name for name, start in self.starts.items() if self.steps < start)
+        if waiting != self.waiting:  # what was recorded until now is not needed again, and holds memory
+            for turn in self.turns:
+                turn.forget()
+        self.waiting = waiting
+        return ((turn, waiting) for turn in self.turns if turn.due(self.steps, waiting))
 
     def sample(
         self, n: int, condition: object = None, seed: int = 0, *, network: str | None = None, latents: Tensor | None = None
@@ -113,15 +134,16 @@ class Assembly:
         title = f"{type(self.networks[name]).__name__}{f' {name!r}' if name != self.main else ''}"
         said, latent_shape = f"{title}, {self.run_dir or 'not saved'}, step {self.steps}", self.latent_shape if call.latent else None
         seconds = lambda: self.told(WATCHED, name)[1]
-        return Sampler(module, latent_shape, said, self.steps, classes, call.conditioner, seconds, call.output)
+        return Sampler(module, latent_shape, said, self.steps, classes, call.conditioner, seconds, call.output, call.by)
 
     def told(self, n: int, network: str | None = None, source: Source | None = None) -> tuple[Tensor, object]:
         """The first n (or all there are) of the data's fixed shuffle: the reals that a network's samples imitate, and what the data tell of
-        them, or beside a lone tensor the reals themselves. source: of other data than the run's."""
+        them; beside a lone tensor, and for an autoencoder, the reals themselves. source: of other data than the run's."""
         real, told = (self.source if source is None else source).reals(n)
-        key = self.settings[self.main if network is None else network].real
+        settings = self.settings[self.main if network is None else network]
+        key = settings.real
         imitated = real if key is None else parts.first(parts.part(parts.whole(real, told), key, "real"))
-        return imitated, real if told is None else told
+        return imitated, imitated if settings.condition is IMITATED else real if told is None else told
 
     def reals(self, n: int, network: str | None = None) -> Tensor:
         """[n, ...] of the reals that a network's samples imitate, always the same."""

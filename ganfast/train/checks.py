@@ -15,10 +15,20 @@ from ganfast.train import trees
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
-from ganfast.train.networks import Network
-from ganfast.train.phases import PENALTIES, Phase
-from ganfast.train.sampling import Conditioner
+from ganfast.train.networks import Network, Networks
+from ganfast.train.phases import PENALTIES, Call, Phase
+from ganfast.train.sampling import Conditioner, as_arguments
 from ganfast.train.terms import KNOWN, Adversarial, adversaries, refuse_sigmoid
+
+
+class Later(Protocol):
+    """An objective whose discriminator begins at a later step."""
+
+    generator: str
+    discriminator: str
+    start: int
+
+    def rehearse(self, discriminator: nn.Module, real: Tensor, given: tuple) -> None: ...
 
 
 class Checked(Protocol):
@@ -32,6 +42,12 @@ class Checked(Protocol):
     condition: object
     conditioner: Conditioner | None
     settings: dict[str, Network]
+    networks: Networks
+    calls: dict[str, Call]
+    autoencoders: Sequence[Later]
+    steps: int
+
+    def reals(self, n: int, network: str | None = None) -> Tensor: ...
 
 
 def networks(given: dict[str, Network], usual: bool) -> None:
@@ -170,8 +186,15 @@ def _pair(given: str, what: str) -> NoReturn:
 
 @contextlib.contextmanager
 def first_step(trainer: Checked) -> Iterator[None]:
-    """Around the first step: adds the shapes that the networks were called with to torch's own error."""
+    """Around the first step: adds the shapes that the networks were called with to torch's own error. A discriminator that begins later is
+    tried now."""
     try:
+        for term in trainer.autoencoders:
+            if trainer.steps + 1 < term.start:
+                real, told = trainer.source.reals(trainer.source.rows)
+                made = trainer.calls[term.discriminator].conditioner
+                given = as_arguments(made and made(real if told is None else told))
+                term.rehearse(trainer.networks[term.discriminator], trainer.reals(len(real), term.generator), given)
         yield
     except (RuntimeError, TypeError, IndexError) as error:
         known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
@@ -187,8 +210,11 @@ def first_step(trainer: Checked) -> Iterator[None]:
             shapes = ", ".join(str(list(leaf.shape[1:])) for leaf in made if isinstance(leaf, Tensor))
             given, labels = f" with a condition {shapes} each", ""
         if trainer.settings.keys() == {"generator", "discriminator"}:
-            calls = f"the generator is called with {latent}, see latent_dim and latent_shape, the discriminator with {reals}"
-            calls += f", both{given}" if given else ""
+            latents, both = f"{latent}, see latent_dim and latent_shape", "both" if given else ""
+            if trainer.autoencoders:
+                latents, labels, both = "the images", "", "the latter" if given else ""
+            calls = f"the generator is called with {latents}, the discriminator with {reals}"
+            calls += f", {both}{given}" if both else ""
         else:  # the user's own terms call them
             calls = f"the run has {latent}, see latent_dim and latent_shape, and reals {reals}{given}"
         words = " ".join(str(error).split())[:500]

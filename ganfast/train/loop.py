@@ -45,8 +45,8 @@ class Trainer(Assembly):
         config: all settings, a TrainConfig.
         networks: in place of generator and discriminator, modules or ganfast.train.Network by name.
         objective: instead of the usual losses, a pure function (phase, generator, discriminator, batch), with networks by name (phase,
-            networks, batch) -> loss, or (loss, numbers to log); ganfast.train.adversarial makes the usual one. phases: instead of those
-            that the config asks for; see ganfast.train.Phase.
+            networks, batch) -> loss, or (loss, numbers to log); ganfast.train.adversarial makes the usual one, autoencoding that of an
+            autoencoder. phases: instead of those that the config asks for; see ganfast.train.Phase.
         condition: None: none. True: the data's second item as it is, such as labels [B] int64, vectors [B, D], images. A name: that part of
             an item. A tensor [classes, D]: the row of each label. A function: of a pair's second item, of another item as a whole; a
             tuple that it gives becomes several arguments.
@@ -141,12 +141,11 @@ class Trainer(Assembly):
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
         with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # for dropout
-            for turn in self.turns:
-                if self.steps % turn.interval == 0:
-                    args = weights, keep, self.source.next()
-                    turn.run = turn.run or runner(turn, self.world, self.device, *args)
-                    self.meters.add(turn.run(*args))
-                    self.images_seen += c.batch_size
+            for turn, waiting in self._due():
+                args = weights, keep, self.source.next(), waiting
+                turn.run = turn.run or runner(turn, self.world, self.device, *args)
+                self.meters.add(turn.run(*args))
+                self.images_seen += c.batch_size
 
     def fit(self, *, progress_bar: bool = True) -> None:
         """Trains until config.steps or config.max_seconds are done, or a SIGTERM, Ctrl-C or `stop` asks to end it (`stopped` says which);

@@ -1,7 +1,7 @@
 """The networks of a run by name: what each is trained with, called with, and sampled by."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -30,6 +30,7 @@ class Network:
         condition: what it is called with, as Trainer's `condition`, which it has where this is left out; None: nothing.
         real: which part of an item its samples imitate; None: Trainer's `real`.
         output: which part of what it gives are the samples, where that is a tuple or dict; None: the first tensor.
+        call: a function (module, *arguments) that is called instead of the module.
     Raises: ValueError for rates, betas and weight decays that make no sense; what the module must be, Trainer says.
     """
 
@@ -44,6 +45,7 @@ class Network:
     condition: object = INHERITED
     real: parts.Key = None
     output: parts.Key = None
+    call: Callable | None = None
 
     def __post_init__(self) -> None:
         rate, betas = self.learning_rate, self.betas
@@ -53,6 +55,8 @@ class Network:
             _checks.fail("Network", f"betas is {betas!r}, wants two numbers in [0, 1), or None")
         if not (isinstance(self.weight_decay, (int, float)) and self.weight_decay >= 0):
             _checks.fail("Network", f"weight_decay is {self.weight_decay!r}, wants no negative number")
+        if self.call is not None and not callable(self.call):
+            _checks.fail("Network", f"call is {self.call!r}, wants a function, or None", error=TypeError)
 
 
 class Networks(types.SimpleNamespace):

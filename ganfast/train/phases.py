@@ -116,12 +116,14 @@ class Draws:
 
 class Call(NamedTuple):
     """How a batch calls a network: with a latent or without, with which condition; which part of its output are samples, and which part of
-    an item these imitate (ganfast.train.Network says more)."""
+    an item these imitate; by which function (ganfast.train.Network says more). of_real: with the samples that it imitates."""
 
     latent: bool = True
     conditioner: Conditioner | None = None
     output: parts.Key = None
     real: parts.Key = None
+    by: Callable | None = None
+    of_real: bool = False
 
 
 @dataclass
@@ -133,7 +135,8 @@ class Batch:
     noise: what happens to all that the discriminator sees. data: the whole item, a tree; phase: the one that is due.
     calls: how networks are called, of those that are not called as `latent` and `condition` say. learning: the parameters of each network
     that a phase of this batch updates, whose fakes carry a graph; None: all do. updated: the networks that the phase updates, the
-    others' fakes are detached; None: none are. told: what the data tell of the samples, None beside a lone tensor.
+    others' fakes are detached; None: none are. told: what the data tell of the samples, None beside a lone tensor. waiting: the names of
+    networks that have not begun to learn.
     """
 
     real: Tensor
@@ -149,6 +152,7 @@ class Batch:
     updated: tuple[nn.Module, ...] | None = field(default=None, repr=False)
     phase: Phase | None = None
     told: object = None
+    waiting: tuple[str, ...] = ()
     made: dict[nn.Module, object] = field(default_factory=dict, repr=False)
     own: dict[nn.Module, tuple] = field(default_factory=dict, repr=False)
 
@@ -162,6 +166,8 @@ class Batch:
         call = self.calls.get(network)
         if call is None:
             return self.given
+        if call.of_real:
+            return (self.imitated(network),)
         if network not in self.own:
             self.own[network] = as_arguments(call.conditioner and call.conditioner(self.data if self.told is None else self.told))
         return self.own[network]
@@ -172,13 +178,14 @@ class Batch:
         if network not in self.made:
             call = self.calls.get(network, Call())
             latent = () if self.latent is None or not call.latent else (self.latent,)
+            given = (*latent, *self.given_to(network))
             learned = None if self.learning is None else self.learning.get(network)
             spared = [p for p in learned or () if not p.requires_grad]  # by a phase before the one that updates it
             with torch.set_grad_enabled(torch.is_grad_enabled() if self.learning is None else learned is not None):
                 for p in spared:
                     p.requires_grad_(True)
                 try:
-                    self.made[network] = network(*latent, *self.given_to(network))
+                    self.made[network] = call.by(network, *given) if call.by else network(*given)
                 finally:
                     for p in spared:
                         p.requires_grad_(False)

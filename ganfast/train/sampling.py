@@ -22,7 +22,14 @@ class _Inherited:
         return "the Trainer's"
 
 
-INHERITED = _Inherited()
+class _Imitated:
+    """The condition of a network that is called with the samples it imitates: an autoencoder."""
+
+    def __repr__(self) -> str:
+        return "what it imitates"
+
+
+INHERITED, IMITATED = _Inherited(), _Imitated()
 
 
 def as_arguments(condition: object) -> tuple:
@@ -34,7 +41,7 @@ def as_arguments(condition: object) -> tuple:
 class Sampler:
     """A generator ready to sample. latent_shape None: it takes no latent. `conditioner` None: it is unconditional. `seconds`: some of what
     the data tell of samples, which serves in turn where nothing is asked for and there are no classes. output: which part of what it
-    gives are the samples, where that is a tuple or dict."""
+    gives are the samples, where that is a tuple or dict. by: a function (generator, *arguments) that is called instead of it."""
 
     generator: nn.Module
     latent_shape: tuple[int, ...] | None
@@ -44,6 +51,7 @@ class Sampler:
     conditioner: Conditioner | None = None
     seconds: Callable[[], object] | None = None
     output: parts.Key = None
+    by: Callable | None = None
     chunk: int = 256  # samples in one forward, which bounds its memory
 
     def sample(self, n: int, condition: object = None, seed: int = 0, latents: Tensor | None = None) -> Tensor:
@@ -81,7 +89,8 @@ class Sampler:
         with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), device):
             for i in range(0, n, self.chunk):
                 some = trees.mapped(lambda leaf: leaf[i : i + self.chunk] if isinstance(leaf, Tensor) else leaf, given)  # noqa: B023
-                found.append(parts.samples(self.generator(*some), self.output, "the generator").float())
+                made = self.by(self.generator, *some) if self.by else self.generator(*some)
+                found.append(parts.samples(made, self.output, "the generator").float())
         return torch.cat(found)
 
     def _conditions(self, n: int, condition: object, device: torch.device) -> tuple:
@@ -137,8 +146,8 @@ def conditioner(condition: object, device: torch.device) -> Conditioner | None:
     """Trainer's `condition` as a function on the device. Raises: ValueError for what is none of its kinds."""
     if condition is None or condition is False:
         return None
-    if condition is True:
-        return lambda second: second
+    if condition is True or condition is IMITATED:
+        return lambda given: given
     if isinstance(condition, Tensor):
         if condition.dim() < 2:
             raise ValueError(f"train: condition got a tensor of shape {list(condition.shape)}, wants [classes, D], a row for each label.")
@@ -152,9 +161,9 @@ def conditioner(condition: object, device: torch.device) -> Conditioner | None:
     raise ValueError(f"train: condition got {type(condition).__name__}, wants {kinds}.")
 
 
-def can_sample(generator: nn.Module) -> bool:
+def can_sample(sampler: Sampler) -> bool:
     """False for a container of several networks, which an objective of the user's own calls one by one."""
-    return getattr(type(generator), "forward", None) is not _forward_unimplemented
+    return sampler.by is not None or getattr(type(sampler.generator), "forward", None) is not _forward_unimplemented
 
 
 @contextlib.contextmanager

@@ -94,11 +94,11 @@ class Adversarial:
         if "r1" in terms:
             found["r1"], real_logits = penalties.r1_penalty(discriminator, real, *given, **asked)
         elif "adversarial" in terms:
-            real_logits = _logits(discriminator, real, given)
+            real_logits = logits_of(discriminator, real, given)
         if "r2" in terms:
             found["r2"], fake_logits = penalties.r2_penalty(discriminator, fake, *given_fake, **asked)
         elif "adversarial" in terms:
-            fake_logits = _logits(discriminator, fake, given_fake)
+            fake_logits = logits_of(discriminator, fake, given_fake)
         if "gradient_penalty" in terms:
             epsilon = batch.draws.uniform(len(real))
             found["gradient_penalty"] = penalties.gradient_penalty(discriminator, real, fake, *given, epsilon=epsilon)
@@ -110,7 +110,7 @@ class Adversarial:
             found |= stats._asdict()
             if self.mismatched:
                 other, given_other = _seen(batch, self._reals(networks, batch), self._mismatched(batch, discriminator))
-                further, of_further = GF.discriminator_loss(real_logits, _logits(discriminator, other, given_other), **how)
+                further, of_further = GF.discriminator_loss(real_logits, logits_of(discriminator, other, given_other), **how)
                 loss_d = (loss_d + further) / 2
                 found["mismatched_accuracy"] = of_further.fake_accuracy
             loss = loss + terms["adversarial"] * loss_d
@@ -118,19 +118,23 @@ class Adversarial:
         return loss, found
 
     def _generator(self, phase, networks, batch, terms):
-        generator, discriminator, found, loss = networks[self.generator], networks[self.discriminator], {}, 0
+        generator, found, loss = networks[self.generator], {}, 0
         if "adversarial" in terms:
-            fake, given = _seen(batch, self._fakes(networks, batch), batch.given_to(discriminator))
-            fake_logits, real_logits = _logits(discriminator, fake, given), None
-            if self.kind in RELATIVISTIC:
-                with torch.no_grad():
-                    real_logits = _logits(discriminator, *_seen(batch, self._reals(networks, batch), batch.given_to(discriminator)))
-            found["loss_g"] = GF.generator_loss(fake_logits, real_logits, kind=self.kind, backend=self.backend)
+            found["loss_g"] = self._judged(networks, batch, self._fakes(networks, batch))
             loss = loss + terms["adversarial"] * found["loss_g"]
         if "mode_seeking" in terms:
             found["mode_seeking"] = mode_seeking(generator, batch)
             loss = loss + terms["mode_seeking"] * phase.interval * batch.weights["mode_seeking"] * found["mode_seeking"]
         return loss, found
+
+    def _judged(self, networks: Networks, batch: Batch, fakes: Tensor) -> Tensor:
+        """The generator's loss of these fakes."""
+        discriminator, real_logits = networks[self.discriminator], None
+        fake_logits = logits_of(discriminator, *_seen(batch, fakes, batch.given_to(discriminator)))
+        if self.kind in RELATIVISTIC:
+            with torch.no_grad():
+                real_logits = logits_of(discriminator, *_seen(batch, self._reals(networks, batch), batch.given_to(discriminator)))
+        return GF.generator_loss(fake_logits, real_logits, kind=self.kind, backend=self.backend)
 
     def _reals(self, networks: Networks, batch: Batch) -> Tensor:
         if self.real is None:
@@ -202,7 +206,7 @@ def _seen(batch: Batch, images: Tensor, given: tuple) -> tuple[Tensor, tuple]:
     return seen, tuple(given)
 
 
-def _logits(discriminator: nn.Module, images: Tensor, given: tuple) -> Tensor:
+def logits_of(discriminator: nn.Module, images: Tensor, given: tuple) -> Tensor:
     logits = discriminator(images, *given)
     if not isinstance(logits, Tensor):
         _checks.fail("train", f"the discriminator gives a {type(logits).__name__}, wants a tensor of logits", error=TypeError)

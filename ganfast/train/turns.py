@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
-from ganfast.step.capture import capture
+from ganfast.step.capture import Captured, capture
 from ganfast.step.ema import EMA
 from ganfast.step.finite import FiniteGuard
 from ganfast.train import parts
@@ -23,7 +23,7 @@ RESERVED = ("step", "images", "seconds", "images_per_second", "skipped", "skippe
 
 class Updates:
     """Takes the optimizer steps of the phases. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
-    modules that hold images; objective: a function (phase, networks, batch); judged: there is a discriminator, from which fakes get
+    modules that hold images; objective: a function (phase, networks, batch); judges: names of the discriminators, from which fakes get
     gradients."""
 
     def __init__(
@@ -36,10 +36,10 @@ class Updates:
         precision: Precision,
         world: World,
         pools: Sequence[nn.Module] = (),
-        judged: bool = True,
+        judges: Sequence[str] = ("discriminator",),
     ) -> None:
         self.networks, self.optimizers, self.averages, self.objective = networks, optimizers, averages, objective
-        self.precision, self.world, self.judged = precision, world, judged
+        self.precision, self.world, self.judges = precision, world, judges
         self.guard = FiniteGuard(*(networks[name] for name in networks), *pools)
         self.held = {name: list(networks[name].parameters()) for name in networks}
         self.learning = {name: [p for p in held if p.requires_grad] for name, held in self.held.items()}
@@ -67,7 +67,7 @@ class Updates:
             with self.precision.autocast():
                 loss, numbers = _checked(phase, self.objective(phase, self.networks, batch))
             hooks = []
-            for name in names if self.judged else ():
+            for name in names if set(self.judges) - set(batch.waiting) else ():
                 made = batch.made.get(self.networks[name])
                 fake = made if made is None else parts.samples(made, batch.output_of(self.networks[name]), name)
                 if fake is not None and fake.requires_grad:
@@ -135,17 +135,32 @@ class Turn:
         learn = [name for phase in phases for name in phase.networks]
         self.learning = {updates.networks[name]: updates.learning[name] for name in learn}
 
-    def __call__(self, weights: dict[str, Tensor], keep: Tensor, handle: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def due(self, step: int, waiting: tuple[str, ...]) -> bool:
+        return step % self.interval == 0 and any(map(self._begun(waiting), self.phases))
+
+    @staticmethod
+    def _begun(waiting: tuple[str, ...]) -> Callable[[Phase], bool]:
+        return lambda phase: not set(phase.networks) & set(waiting)
+
+    def forget(self) -> None:
+        """Frees what was recorded; the next step is recorded anew."""
+        if isinstance(self.run, Captured):
+            self.run.reset()
+
+    def __call__(
+        self, weights: dict[str, Tensor], keep: Tensor, handle: tuple[Tensor, ...], waiting: tuple[str, ...] = ()
+    ) -> dict[str, Tensor]:
         """The phases' numbers, 0-d float32, each as "phase|name", and `good`, 1; all are 0 where an update was skipped because its gradient
-        was not finite."""
+        was not finite. waiting: the names of networks that have not begun to learn; phases that update one are left out."""
         real, told = self.source.open(handle, self.draws)
         condition = None if self.condition is None else self.condition(real if told is None else told)
         latent = None if self.latent_shape is None else self.draws.normal(len(real), *self.latent_shape)
         data = parts.whole(real, told)
-        batch = Batch(real, latent, condition, weights, self.draws, data=data, told=told, learning=self.learning, **self.look)
+        seen = {"data": data, "told": told, "learning": self.learning, "waiting": waiting}
+        batch = Batch(real, latent, condition, weights, self.draws, **seen, **self.look)
         numbers: dict[str, Tensor] = {}
         with self.updates.guard as guard:
-            for phase in self.phases:
+            for phase in filter(self._begun(waiting), self.phases):
                 numbers |= {f"{phase.name}|{name}": value for name, value in self.updates(phase, batch, keep).items()}
         numbers["good"] = torch.ones_like(guard.bad)
         bad = guard.bad.bool()
@@ -157,7 +172,7 @@ def runner(turn: Turn, world: World, device: torch.device, *example) -> Callable
     if world.size == 1:
         return capture(turn, *example)
     as_tensor = lambda number: torch.tensor(number, dtype=torch.float32, device=device)
-    return lambda weights, keep, handle: turn({name: as_tensor(w) for name, w in weights.items()}, as_tensor(keep), handle)
+    return lambda weights, keep, *others: turn({name: as_tensor(w) for name, w in weights.items()}, as_tensor(keep), *others)
 
 
 class Meters:

@@ -160,7 +160,8 @@ def test_another_layout_is_right(call, affine):
     norm = norm.get(call, lambda **o: call(x, 4, **o))
     scale, shift, residual = Outside(affine, "last").tensors(x.contiguous(), torch.float32)
     got = norm(scale=scale, shift=shift, residual=residual)
-    torch.testing.assert_close(got, norm() * scale.view(3, 8, *scale.shape[2:] or (1, 1)) + shift.view(3, 8, *scale.shape[2:] or (1, 1)) + residual)
+    by, more = (t.view(3, 8, *(t.shape[2:] or (1, 1))) for t in (scale, shift))
+    torch.testing.assert_close(got, norm() * by + more + residual)
     assert got.stride() == x.stride()
 
 
@@ -188,20 +189,34 @@ def test_fullgraph_compile(affine):
 
 
 X = torch.randn(3, 8, 5, 5)
+ONES, MAPS = torch.ones(3, 8), torch.ones(3, 8, 5, 5)
+# What is passed, the error, what it says.
 BAD = {
-    "scale without shift": ({"scale": torch.ones(3, 8)}, ValueError, "scale was given without shift; they come together. For none pass torch.zeros_like(scale)"),
-    "shift without scale": ({"shift": torch.ones(3, 8)}, ValueError, "shift was given without scale"),
-    "a vector of channels": ({"scale": torch.ones(8), "shift": torch.ones(8)}, ValueError, "scale has shape (8,), wants (3, 8) or x's (3, 8, 5, 5). What belongs to a channel alone is weight and bias"),
-    "shapes that differ": ({"scale": torch.ones(3, 8), "shift": torch.ones(X.shape)}, ValueError, "shift has shape (3, 8, 5, 5), scale (3, 8); both must be the same"),
-    "integers": ({"scale": torch.ones(3, 8).long(), "shift": torch.ones(3, 8)}, TypeError, "scale has dtype torch.int64"),
-    "maps of another dtype": ({"scale": X.half(), "shift": X.half()}, TypeError, "scale has dtype torch.float16, x has torch.float32"),
-    "a residual of another shape": ({"residual": torch.ones(3, 8, 1, 1)}, ValueError, "residual has shape (3, 8, 1, 1), y has (3, 8, 5, 5); both must be the same. Nothing is broadcast"),
+    "scale without shift": (
+        {"scale": ONES},
+        ValueError,
+        "scale was given without shift; they come together. For none pass torch.zeros_like(scale)",
+    ),
+    "shift without scale": ({"shift": ONES}, ValueError, "shift was given without scale"),
+    "a vector of channels": (
+        {"scale": ONES[0], "shift": ONES[0]},
+        ValueError,
+        "scale has shape (8,), wants (3, 8) or x's (3, 8, 5, 5). What belongs to a channel alone is weight and bias",
+    ),
+    "shapes that differ": ({"scale": ONES, "shift": MAPS}, ValueError, "shift has shape (3, 8, 5, 5), scale (3, 8); both must be the same"),
+    "integers": ({"scale": ONES.long(), "shift": ONES}, TypeError, "scale has dtype torch.int64"),
+    "maps of another dtype": ({"scale": MAPS.half(), "shift": MAPS.half()}, TypeError, "scale has dtype torch.float16, x has"),
+    "a residual of another shape": (
+        {"residual": MAPS[:, :, :1, :1]},
+        ValueError,
+        "residual has shape (3, 8, 1, 1), y has (3, 8, 5, 5); both must be the same. Nothing is broadcast",
+    ),
     "a residual of another dtype": ({"residual": X.double()}, TypeError, "residual has dtype torch.float64, y has torch.float32"),
     "a factor alone": ({"factor": 0.5}, ValueError, "factor is 0.5, but there is no residual"),
-    "a factor that learns": ({"residual": X, "factor": torch.ones(())}, TypeError, "A factor that learns is a multiplication of its own"),
+    "a factor that learns": ({"residual": X, "factor": ONES[0, 0]}, TypeError, "A factor that learns is a multiplication of its own"),
     "residual_first alone": ({"residual_first": True}, ValueError, "residual_first is True, but there is no residual"),
     "no tensor": ({"residual": 1.0}, TypeError, "residual is a builtins.float, wants a torch.Tensor"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -55,14 +55,14 @@ template <class T> void run(const char* name, int64_t n, int64_t c, int64_t l, b
   if (form.columns) m.scale = scale.data(), m.shift = shift.data();
   if (form.full) m.full_scale = by.data(), m.full_shift = more.data();
   if (form.residual) m.residual = residual.data();
-  modulated_norm_act_fwd_cuda(claimed, dtype_of<T>(), x.data(), m, y.data(), nullptr);
+  batch_norm_act_modulated_fwd_cuda(claimed, dtype_of<T>(), x.data(), m, y.data(), nullptr);
   check("y", y, want_y, {16});
   ModulationGradients to{gweight.data(), gbias.data(), with_alpha ? galpha.data() : nullptr, nullptr, nullptr, nullptr, nullptr};
   if (form.columns) to.gscale = gscale.data(), to.gshift = gshift.data();
   if (form.full) to.full_gscale = full_gscale.data();
   if (form.full || form.first) to.full_gshift = full_gshift.data();
   if (!form.first) m.residual = nullptr;  // the backward knows only of what comes before the activation
-  modulated_norm_act_bwd_cuda(claimed, dtype_of<T>(), gy.data(), x.data(), m, groups, training, gx.data(), to, scratch.data(), nullptr);
+  batch_norm_act_modulated_bwd_cuda(claimed, dtype_of<T>(), gy.data(), x.data(), m, groups, training, gx.data(), to, scratch.data(), nullptr);
   check("gbias", gbias, bias_sum, bounds);
   check("gweight", gweight, weight_sum, bounds);
   if (with_alpha) check("galpha", galpha, alpha_sum, bounds);

@@ -19,6 +19,7 @@ CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
 OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "modulated_norm_act", "group_norm_act", "gan_loss", "gather_images"]
+OPS += ["normalised_weights"]
 FOLDERS = {"modulated_norm_act": "batch_norm_act"}  # in csrc, where it is not called as the op
 FLAGS = {
     "plain": ["-O1"],
@@ -39,12 +40,13 @@ FEW_CASES = {
         "few slabs",
         "few nchw, vectors",
     ],
-    "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half"],
+    "bias_act": ["nhwc, bfl", "nchw, odd", "rows, half", "nhwc, added, s"],
     "batch_norm_act": ["nchw, odd", "nhwc, bfloat16", "rows, half", "images nhwc, odd"],
     "modulated_norm_act": ["columns nhwc", "full nchw", "first, eval"],
     "group_norm_act": ["nchw, two teams", "nhwc, runs", "rows, groups", "merge, wide"],
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
+    "normalised_weights": ["weight, odd", "spectral, v first"],
 }
 # Barriers, and the case that has to notice that one is gone.
 BARRIERS = [
@@ -54,6 +56,7 @@ BARRIERS = [
     ("batch_norm_act", "common/channel_grid.h", "nchw, odd"),
     ("group_norm_act", "group_norm_act/cuda.cu", "nchw, two teams"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "spectral, v first"),
 ]
 # A line of the source, what it becomes, and the program that has to call the result wrong.
 MUTATIONS = [
@@ -74,6 +77,10 @@ MUTATIONS = [
     ("bias_act", "bias_act/cuda.cu", "y >= limit || y <= -limit", "y >= limit"),
     ("bias_act", "bias_act/cuda.cu", "value < -clamp ? -clamp : value", "value"),
     ("bias_act", "bias_act/cuda.cu", "from_y ? nullptr : bias", "bias"),
+    ("bias_act", "bias_act/cuda.cu", "(last ? value + v[1][i] : value)", "value"),
+    ("bias_act", "bias_act/cuda.cu", "first ? z + v[1][i] : z", "z"),
+    ("bias_act", "bias_act/cuda.cu", "seen >= edge || seen <= -edge", "seen >= edge"),
+    ("bias_act", "bias_act/cuda.cu", "sign.v[i] == 0 && slope != 0", "sign.v[i] == 0"),
     ("batch_norm_act", "common/activations.h", "if (act == Act::relu) return saved <= 0 ? T(0) : g;", ""),
     ("batch_norm_act", "batch_norm_act/cuda.cu", "inverse_count ? gbias : nullptr", "gbias"),
     ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
@@ -94,6 +101,11 @@ MUTATIONS = [
     ("gather_images", "gather_images/cuda.cu", "kWidth - 1 - i", "i"),
     ("gather_images", "gather_images/cuda.cu", "inside ? kLow : NAN", "kLow"),
     ("gather_images", "gather_images/cuda.cu", "at < s.count", "at <= s.count"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "scale * (g[j] - x[j] * back)", "scale * g[j]"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "first[middle] <= row", "first[middle] < row"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "* inverse * inverse * u[row]", "* inverse * u[row]"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "block -= blocks;", "block -= 1;"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "other ? other[k] : x[k]", "x[k]"),
     ("gather_images", "gather_images/cuda.cu", "kLow = 0x1.010102p-23f", "kLow = 0"),
 ]
 
@@ -204,6 +216,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("group_norm_act", "nhwc, odd"),
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
+        ("normalised_weights", "weight, odd"),
     ],
 )
 def test_an_overrun_is_reported(programs, op, case):

@@ -24,8 +24,8 @@ _BWD = (
 )
 _BACKEND = ", str backend"
 
-_native.define("modulated_norm_act_fwd_native" + _FWD.format(""))
-_native.define("modulated_norm_act_bwd_native" + _BWD.format(""))
+_native.define("batch_norm_act_modulated_fwd_native" + _FWD.format(""))
+_native.define("batch_norm_act_modulated_bwd_native" + _BWD.format(""))
 
 
 def _dense(x: Tensor, channels_last: bool) -> Tensor:
@@ -42,16 +42,16 @@ def _columns(backend: str, x: Tensor, mean: Tensor, *vectors: Tensor | None) -> 
 def _fwd(
     x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last, backend
 ):  # fmt: skip
-    _backends.ran["modulated_norm_act"] = backend
+    _backends.ran["batch_norm_act_modulated"] = backend
     weight, bias, scale, shift, alpha = _columns(backend, x, mean, weight, bias, scale, shift, alpha)
     if backend in ("cpu", "cuda"):
-        return torch.ops.ganfast.modulated_norm_act_fwd_native(
+        return torch.ops.ganfast.batch_norm_act_modulated_fwd_native(
             x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last
         )
     if backend == "triton":
         from ganfast.ops.batch_norm_act import triton_modulated
 
-        return triton_modulated.modulated_norm_act_fwd_triton(
+        return triton_modulated.batch_norm_act_modulated_fwd_triton(
             x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last
         )
     xhat = reference.by_statistics(x.to(mean.dtype), mean, invstd)[0]
@@ -71,11 +71,11 @@ def _bwd(
     weight, bias, scale, shift, alpha = _columns(backend, x, mean, weight, bias, scale, shift, alpha)
     args = (gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, factor, groups, training, channels_last)
     if backend in ("cpu", "cuda"):
-        found = torch.ops.ganfast.modulated_norm_act_bwd_native(*args)
+        found = torch.ops.ganfast.batch_norm_act_modulated_bwd_native(*args)
     elif backend == "triton":
         from ganfast.ops.batch_norm_act import triton_modulated
 
-        found = triton_modulated.modulated_norm_act_bwd_triton(*args)
+        found = triton_modulated.batch_norm_act_modulated_bwd_triton(*args)
     else:
         acc = mean.dtype
         found = reference.gradients(gy.to(acc), x.to(acc), *args[2:-1], None)
@@ -93,14 +93,12 @@ def _bwd(
 def _bwd_fake(
     gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, factor, groups, training, channels_last, backend
 ):  # fmt: skip
-    c, like = x.shape[1], _dense(torch.empty_like(x), channels_last)
-    none = mean.new_empty(0)
-    of_scale = none if scale is None else torch.empty_like(like) if is_full(x, scale) else mean.new_empty(scale.shape)
-    return (
-        like, mean.new_empty(c), mean.new_empty(c), none if alpha is None else mean.new_empty(c), of_scale, torch.empty_like(of_scale),
-        none if residual is None or is_full(x, scale) else torch.empty_like(like),
-    )  # fmt: skip
+    c, full = x.shape[1], is_full(x, scale)
+    like = lambda: _dense(torch.empty_like(x), channels_last)
+    vectors = [mean.new_empty(size) for size in (c, c, 0 if alpha is None else c)]
+    of_scale = [like() if full else mean.new_empty(0 if scale is None else scale.shape) for _ in range(2)]
+    return like(), *vectors, *of_scale, mean.new_empty(0) if residual is None or full else like()
 
 
-fwd = _native.register("modulated_norm_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
-bwd = _native.register("modulated_norm_act_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)
+fwd = _native.register("batch_norm_act_modulated_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)
+bwd = _native.register("batch_norm_act_modulated_bwd" + _BWD.format(_BACKEND), _bwd, _bwd_fake)

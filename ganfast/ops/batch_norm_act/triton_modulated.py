@@ -42,7 +42,7 @@ def affine(xhat, weight, bias, scale, shift, residual, offsets, mask, k, columns
 
 
 @triton.jit
-def modulated_norm_act_fwd_kernel(
+def batch_norm_act_modulated_fwd_kernel(
     x, mean, invstd, weight, bias, scale, shift, before, after, alpha, y, alpha_value, factor, rows, inner, columns, image, stats, c,
     ACT: tl.constexpr, FULL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -60,7 +60,7 @@ def modulated_norm_act_fwd_kernel(
 
 
 @triton.jit
-def modulated_norm_act_bwd_reduce_kernel(
+def batch_norm_act_modulated_bwd_reduce_kernel(
     gy, x, mean, invstd, weight, bias, scale, shift, before, alpha, partials, alpha_value, factor, rows, inner, columns, image, stats, c,
     row_blocks,
     ACT: tl.constexpr, FULL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -179,7 +179,7 @@ def modulated_norm_act_fold_kernel(
 
 
 @triton.jit
-def modulated_norm_act_bwd_kernel(
+def batch_norm_act_modulated_bwd_kernel(
     gy, x, mean, invstd, weight, bias, scale, shift, before, alpha, through, gx, gscale, gshift, alpha_value, factor, rows, inner, columns,
     image, stats, c,
     ACT: tl.constexpr, FULL: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
@@ -205,7 +205,7 @@ def modulated_norm_act_bwd_kernel(
     tl.store(gx + offsets, (out * inverse).to(gx.dtype.element_ty), mask=mask)
 
 
-def modulated_norm_act_fwd_triton(
+def batch_norm_act_modulated_fwd_triton(
     x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, residual_first, factor, channels_last
 ) -> Tensor:
     """Vectors in float32: statistics [C] or [N * C], weight, bias and alpha [C], scale and shift [N, C]; or these two of x's shape."""
@@ -213,7 +213,7 @@ def modulated_norm_act_fwd_triton(
     y = _triton.empty(x.shape, x, channels_last=channels_last)
     before, after = (residual, None) if residual_first else (None, residual)
     with _triton.on_device(x):
-        modulated_norm_act_fwd_kernel[(cdiv(sizes[0], constants["BLOCK_R"]), *grid)](
+        batch_norm_act_modulated_fwd_kernel[(cdiv(sizes[0], constants["BLOCK_R"]), *grid)](
             x, mean, invstd, weight, bias, scale, shift, before, after, alpha, y, alpha_value, factor, *sizes, len(mean), x.shape[1],
             ACT=act, FULL=is_full(x, scale), **constants,
         )  # fmt: skip
@@ -240,7 +240,7 @@ def fold(sums: Tensor, x: Tensor, weight, bias, scale, alpha, groups: int, train
     return through, gweight, gbias, galpha, gscale, gshift
 
 
-def modulated_norm_act_bwd_triton(
+def batch_norm_act_modulated_bwd_triton(
     gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha, act, alpha_value, factor, groups, training, channels_last
 ) -> tuple[Tensor, ...]:
     """`residual`: where it comes before the activation. Gives what the schema in modulated.py says."""
@@ -254,7 +254,7 @@ def modulated_norm_act_bwd_triton(
     operands = (gy, x, mean, invstd, weight, bias, scale, shift, residual, alpha)
     constants |= {"ACT": act, "FULL": full}
     with _triton.on_device(x):
-        modulated_norm_act_bwd_reduce_kernel[(t_count, *grid)](
+        batch_norm_act_modulated_bwd_reduce_kernel[(t_count, *grid)](
             *operands, partials, alpha_value, factor, *sizes, len(mean), x.shape[1], row_blocks, **constants
         )
         sums = partials[0]
@@ -262,7 +262,7 @@ def modulated_norm_act_bwd_triton(
             sums = _triton.empty(sums.shape, x, torch.float32)
             _triton.finish_sums(partials, *sums)
         through, gweight, gbias, galpha, gscale, gshift = fold(sums, x, weight, bias, None if full else scale, alpha, groups, training)
-        modulated_norm_act_bwd_kernel[(cdiv(rows, constants["BLOCK_R"]), *grid)](
+        batch_norm_act_modulated_bwd_kernel[(cdiv(rows, constants["BLOCK_R"]), *grid)](
             *operands, through, gx, full_scale, full_shift, alpha_value, factor, *sizes, len(mean), x.shape[1], **constants
         )
     found = (gx, gweight, gbias, galpha, full_scale if full else gscale, full_shift if full else gshift, None if full else full_shift)

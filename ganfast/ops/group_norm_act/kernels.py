@@ -115,12 +115,9 @@ def _bwd(gy, x, mean, invstd, weight, bias, scale, shift, alpha, slope, groups, 
 
 
 def _bwd_fake(gy, x, mean, invstd, weight, bias, scale, shift, alpha, slope, groups, act, alpha_value, channels_last, backend):
-    c, none = x.shape[1], mean.new_empty(0)
-    of_scale = none if scale is None else mean.new_empty(scale.shape)
-    return (
-        _dense(torch.empty_like(x), channels_last), mean.new_empty(c), mean.new_empty(c), none if alpha is None else mean.new_empty(c),
-        of_scale, torch.empty_like(of_scale),
-    )  # fmt: skip
+    c, of_scale = x.shape[1], (0,) if scale is None else scale.shape
+    sizes = (c, c, 0 if alpha is None else c, of_scale, of_scale)
+    return _dense(torch.empty_like(x), channels_last), *(mean.new_empty(size) for size in sizes)
 
 
 stats = _native.register("group_norm_act_stats" + _STATS.format(_BACKEND), _stats, _stats_fake)

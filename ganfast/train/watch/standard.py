@@ -43,7 +43,7 @@ class Pictures(Callback):
                 cell = tuple(real.shape[2:]) if real.dim() == 4 else None
                 fields = grids.about(f"{sampler.name}, from the first on", seed)
                 grids.write_gif(run / f"learning{end}.gif", sorted(frames), fields, cell=cell, rows=bool(sampler.classes))
-            if sampler.latent_shape and real.dim() == 4 and can_sample(sampler.generator):
+            if sampler.latent_shape and real.dim() == 4 and can_sample(sampler):
                 grids.interpolation(run / f"interpolation{end}.gif", sampler, seed)
         if (run / "log.jsonl").exists():
             from ganfast.train.watch.curves import write_curves
@@ -55,7 +55,7 @@ class Pictures(Callback):
         folder.mkdir(exist_ok=True)
         for at, name in enumerate(trainer.sampled):
             sampler, real = trainer.sampler(name), trainer.reals(WATCHED, name)
-            if not can_sample(sampler.generator):
+            if not can_sample(sampler):
                 continue
             path = folder / f"step-{trainer.steps:07d}{f'-{name}' if at else ''}.png"
             if real.dim() == 4:
@@ -88,7 +88,7 @@ def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
     """Adds to a log row the diversity of a fixed batch of samples, the alarms that are on, and the seconds that accelerated networks have
     spent in compiling, which a resumed run does anew. Returns the alarms to show now."""
     for at, name in enumerate(trainer.sampled):
-        if not can_sample(trainer.sampler(name).generator):
+        if not can_sample(trainer.sampler(name)):
             continue
         try:
             fakes, reals = trainer.sample(WATCHED, seed=trainer.config.seed, network=name), trainer.reals(WATCHED, name)

@@ -15,7 +15,7 @@ from torch import nn
 
 from ganfast import accelerate, models
 from ganfast.nn import BatchNormAct2d
-from ganfast.train import Network, Phase, TrainConfig, Trainer, adversarial
+from ganfast.train import Network, Phase, TrainConfig, Trainer, adversarial, autoencoding
 from ganfast.train.data import unpaired
 from ganfast.train.distributed.sync_batch_norm import synchronise
 from ganfast.train.distributed.world import World
@@ -27,6 +27,7 @@ CASES = {
     "norms": {"loss": "hinge", "sync_batch_norm": True, "r1": 0.5},
     "labels": {"sync_batch_norm": True, "loss": "lsgan", "flip": True},
     "skipped": {"precision": "fp16", "r1": 0.5},
+    "autoencoder": {"loss": "hinge", "r1": 0.5},
 }  # fmt: skip
 
 
@@ -46,6 +47,9 @@ def networks(case: str) -> tuple[nn.Module, nn.Module]:
     if case == "images":
         up = nn.ConvTranspose2d(6, 8, 4), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 1, 4, 4), nn.Tanh()
         return nn.Sequential(nn.Unflatten(1, (6, 1, 1)), *up), accelerate(models.DCGANDiscriminator(16, 4, 1, norm=False))
+    if case == "autoencoder":
+        layers = nn.Conv2d(1, 4, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(4, 1, 4, 2, 1)
+        return nn.Sequential(*layers), models.DCGANDiscriminator(16, 4, 1, norm=False)
     if case in ("norms", "labels"):
         given = {"num_classes": 3} if case == "labels" else {}
         generator, discriminator = models.DCGANGenerator(16, 6, 4, 1, **given), models.DCGANDiscriminator(16, 4, 1, **given)
@@ -71,7 +75,8 @@ def made(case: str, rank: int, interfere=None, **changes) -> tuple[Trainer, list
         loss, numbers = plain(phase, generator, discriminator, batch)
         return interfere(found[0], phase, loss), numbers
 
-    more = {"objective": objective if interfere else None, "condition": case == "labels"}
+    own = autoencoding(config, perceptual="random", start=3) if case == "autoencoder" else None
+    more = {"objective": objective if interfere else own, "condition": case == "labels"}
     trainer = Trainer(*networks(case), data(case), config, callbacks=[lambda _, row: rows.append(dict(row))], **more)
     found.append(trainer)
     return trainer, rows

@@ -1,7 +1,7 @@
 // The CPU's normalising passes: normalise and activate, reduce for the backward, write gx. Each recomputes the normalised values from
 // x, which is cheaper than reading them back.
 #pragma once
-#include "../common/cpu_moments.h"
+#include "cpu_moments.h"
 
 namespace ganfast {
 
@@ -84,7 +84,7 @@ template <class T, class Tag, class Z, class Alpha> void activate_run(int64_t le
   }
 }
 
-// The passes over all blocks, compiled in cpu_blocks.cpp, cpu_blocks_tensors.cpp and cpu_blocks_slope.cpp.
+// The passes over all blocks, compiled in cpu_norm_vectors.cpp, cpu_norm_tensors.cpp and cpu_norm_slope.cpp.
 
 template <class T, Reads kReads = Reads::vectors> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, T* y);
 

@@ -1,5 +1,5 @@
 // Passes that also read tensors of x's shape.
-#include "cpu_blocks_body.h"
+#include "cpu_norm_body.h"
 
 namespace ganfast {
 GANFAST_NORM_PASSES(float, Reads::tensors)

@@ -1,5 +1,5 @@
 // Passes that read x and vectors alone.
-#include "cpu_blocks_body.h"
+#include "cpu_norm_body.h"
 
 namespace ganfast {
 GANFAST_NORM_PASSES(float, Reads::vectors)

@@ -1,6 +1,6 @@
 // One block of each pass, and the passes; included where they are compiled.
 #pragma once
-#include "cpu_blocks.h"
+#include "cpu_norm.h"
 
 namespace ganfast {
 

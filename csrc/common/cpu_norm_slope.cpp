@@ -1,5 +1,5 @@
 // Passes that write and read the activation's slope.
-#include "cpu_blocks_body.h"
+#include "cpu_norm_body.h"
 
 namespace ganfast {
 GANFAST_NORM_PASSES(float, Reads::slope)

@@ -1,0 +1,1 @@
+"""The weights of a network that are normalised before they are used, made together."""
