@@ -12,11 +12,12 @@ struct Columns {
 
   __device__ __forceinline__ Columns(const ChannelGrid& g, int64_t column, const Modulation& m) {
     float gain[kVec], more[kVec];
-    load_channels(g, column, m.mean, 0, mean, m.statistics);
-    load_channels(g, column, m.invstd, 0, scale, m.statistics);
-    load_channels(g, column, m.weight, 1, gain, g.image);
-    load_channels(g, column, m.bias, 0, shift, g.image);
-    load_channels(g, column, m.alpha, m.alpha_value, alpha, g.image);
+    const int64_t channel = column % g.image;  // no item has slots in two images
+    load_channels(g, m.statistics == g.image ? channel : column, m.mean, 0, mean);
+    load_channels(g, m.statistics == g.image ? channel : column, m.invstd, 0, scale);
+    load_channels(g, channel, m.weight, 1, gain);
+    load_channels(g, channel, m.bias, 0, shift);
+    load_channels(g, channel, m.alpha, m.alpha_value, alpha);
 #pragma unroll
     for (int i = 0; i < kVec; ++i) scale[i] *= gain[i];
     if (!m.scale) return;
@@ -27,9 +28,9 @@ struct Columns {
   }
 };
 
-// Two blocks a multiprocessor: left to itself ptxas aims at three or four with the last register, and spills some.
+// The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
 template <class T, bool kFull>
-__global__ void __launch_bounds__(kChannelThreads, 2) batch_norm_act_modulated_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
+__global__ void __launch_bounds__(kChannelThreads, kFull ? 2 : 3) batch_norm_act_modulated_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
   Walk walk(g, g.images());
   const Columns columns(g, walk.channel, m);
   const T *scale = static_cast<const T*>(m.full_scale), *shift = static_cast<const T*>(m.full_shift), *residual = static_cast<const T*>(m.residual);
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_modulated_bwd_
   float offset[kVec], slope[kVec], inverse[kVec];
   load_channels(g, walk.channel, through, 0, offset);
   load_channels(g, walk.channel, through ? through + g.c : nullptr, 0, slope);
-  load_channels(g, walk.channel, m.invstd, 0, inverse, m.statistics);
+  load_channels(g, m.statistics == g.image ? walk.channel % g.image : walk.channel, m.invstd, 0, inverse);
 #pragma unroll
   for (int i = 0; i < kVec; ++i) offset[i] *= inverse[i], slope[i] *= inverse[i] * inverse[i];
   with_act(m.act, [&](auto tag) {
@@ -140,14 +141,15 @@ __global__ void __launch_bounds__(kFinishThreads) modulated_norm_act_fold_kernel
   const int64_t warp = blockIdx.x * static_cast<int64_t>(kFinishThreads / 32) + threadIdx.x / 32, columns = n * c;
   const int lane = threadIdx.x % 32;
   if (warp < group_warps) {
+    const int64_t first = warp * width, channel = first % c;
     float of_h = 0, of_product = 0;
     for (int64_t i = lane; i < width; i += 32) {
-      const int64_t k = warp * width + i;
-      const float gain = (m.weight ? m.weight[k % c] : 1) * (m.scale ? m.scale[k] : 1);
-      of_h += gain * sums[k], of_product += gain * sums[columns + k] * m.invstd[k % m.statistics];
+      const int64_t k = first + i;
+      const float gain = (m.weight ? m.weight[channel + i] : 1) * (m.scale ? m.scale[k] : 1);
+      of_h += gain * sums[k], of_product += gain * sums[columns + k] * m.invstd[m.statistics == c ? channel + i : k];
     }
     of_h = warp_sum(of_h) * inverse_count, of_product = warp_sum(of_product) * inverse_count;
-    for (int64_t i = lane; i < width; i += 32) through[warp * width + i] = of_h, through[columns + warp * width + i] = of_product;
+    for (int64_t i = lane; i < width; i += 32) through[first + i] = of_h, through[columns + first + i] = of_product;
     return;
   }
   const int64_t channel = warp - group_warps;
@@ -156,7 +158,7 @@ __global__ void __launch_bounds__(kFinishThreads) modulated_norm_act_fold_kernel
   float of_h = 0, of_product = 0, of_alpha = 0;
   for (int64_t image = lane; image < n; image += 32) {
     const int64_t k = image * c + channel;
-    const float by = m.scale ? m.scale[k] : 1, h = sums[k], product = sums[columns + k] * m.invstd[k % m.statistics];
+    const float by = m.scale ? m.scale[k] : 1, h = sums[k], product = sums[columns + k] * m.invstd[m.statistics == c ? channel : k];
     of_h += h * by, of_product += product * by;
     if (to.galpha) of_alpha += sums[2 * columns + k];
     if (to.gscale) to.gscale[k] = product * w + h * b, to.gshift[k] = h;

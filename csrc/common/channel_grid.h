@@ -126,13 +126,12 @@ template <class T> __device__ __forceinline__ void store_item(T* to, int width, 
   else *to = item.v[0];
 }
 
-// A per-channel vector's values for the slots of this thread's items; `value` where there is no vector. A vector that is shorter than
-// the channels starts again every `period`.
-__device__ __forceinline__ void load_channels(const ChannelGrid& g, int64_t channel, const float* from, float value, float (&to)[kVec], int64_t period = 0) {
+// A per-channel vector's values for the slots of this thread's items; `value` where there is no vector.
+__device__ __forceinline__ void load_channels(const ChannelGrid& g, int64_t channel, const float* from, float value, float (&to)[kVec]) {
 #pragma unroll
   for (int i = 0; i < kVec; ++i) {
     const int64_t at = g.channels_last && i < g.width ? channel + i : channel;
-    to[i] = from && at < g.c ? from[period ? at % period : at] : value;
+    to[i] = from && at < g.c ? from[at] : value;
   }
 }
 

@@ -8,12 +8,13 @@ namespace {
 
 inline constexpr int kGroupWarps = kGroupThreads / 32;
 
-// Two blocks a multiprocessor, here and below: left to itself ptxas aims at three or four with the last register, and spills some.
+// The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
 template <class T>
-__global__ void __launch_bounds__(kGroupThreads, 2) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
+__global__ void __launch_bounds__(kGroupThreads, sizeof(T) == 4 ? 2 : 3) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
   GANFAST_SHARED(float, shared, 3 * kGroupWarps);
   const GroupThread t(g);
-  const int64_t group = blockIdx.x % g.groups, image = blockIdx.x / g.groups * (kGroupThreads / g.team) + t.team;
+  const unsigned groups = static_cast<unsigned>(g.groups);  // division of 32 bits
+  const int64_t group = blockIdx.x % groups, image = static_cast<int64_t>(blockIdx.x / groups) * (kGroupThreads / g.team) + t.team;
   float n = 0, mean[kVec] = {}, m2[kVec] = {};
   for (int64_t column = t.slot; column < g.columns && image < g.n; column += g.side)
     for_column<T, 1>(g, t, {x}, column_base(g, image, column_channel(g, group, column)), [&](int64_t, const float (&values)[1][kVec]) {
@@ -77,7 +78,8 @@ __global__ void __launch_bounds__(kGroupThreads, 2) group_norm_act_bwd_kernel(Gr
   GANFAST_SHARED(float, shared, 2 * kGroupWarps);
   const GroupThread t(g);
   const int rows = v.alpha ? 3 : 2, teams = kGroupThreads / g.team;
-  const int64_t group = blockIdx.x % g.groups, slice = blockIdx.x / g.groups, size = rows * g.width;
+  const unsigned groups = static_cast<unsigned>(g.groups);
+  const int64_t group = blockIdx.x % groups, slice = blockIdx.x / groups, size = rows * g.width;
   float *sums = dynamic + t.team * (g.parts + 1) * size, *kept = sums + g.parts * size;
   for (int64_t k = t.lane; k < g.width; k += g.team)
     for (int row = 0; row < rows; ++row) kept[row * g.width + k] = 0;

@@ -92,7 +92,7 @@ MUTATIONS = [
     ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "gain * sums[k]", "sums[k]"),
     ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "e.gy *= m.factor", "e.gy *= 1"),
     ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "h * by, of_product += product * by", "h, of_product += product"),
-    ("modulated_norm_act", "common/channel_grid.h", "period ? at % period : at", "at"),
+    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "shift[i] * gain[i] + more[i]", "shift[i] + more[i]"),
     ("group_norm_act", "group_norm_act/cuda.cu", "kept[k] += total[0] * by", "kept[k] += total[0]"),
     ("group_norm_act", "group_norm_act/cuda.cu", "offset + xhat * slope", "offset"),
     ("group_norm_act", "group_norm_act/cuda.cu", "t.team * (g.team / 32) + warp)", "warp)"),
