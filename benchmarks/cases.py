@@ -7,7 +7,9 @@ from benchmarks.case_types import (
     ConvCase,
     ConvTransposeCase,
     GatherCase,
+    GroupNormCase,
     LossCase,
+    ModulatedCase,
     NetworkCase,
     NormCase,
     UpsampleCase,
@@ -140,6 +142,39 @@ INSTANCE_NORM = [
     NormCase("cyclegan-d", 1, 128, (64, 64), "leaky_relu", "Zhu et al. 2017, 70x70 PatchGAN's second layer, slope 0.2, batch 1"),
     NormCase("pix2pix-in7", 16, 512, (2, 2), "relu", "Isola et al. 2017, U-Net's innermost norm with instance statistics, batch 16"),
 ]
+
+_VQGAN_GN = "Esser et al. 2021, VQGAN's decoder (Rombach et al. 2022's with factor 4) for 64x64 images, group norm + swish of a level"
+GROUP_NORM = [
+    GroupNormCase("vqgan-gn64", 8, 128, (64, 64), 32, "silu", _VQGAN_GN, cpu_batch=4, gpu_batches=(8, 64)),
+    GroupNormCase("vqgan-gn32", 8, 256, (32, 32), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
+    GroupNormCase("vqgan-gn16", 8, 512, (16, 16), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
+    GroupNormCase(
+        "ldm-gn256", 1, 128, (256, 256), 32, "silu", "Rombach et al. 2022, autoencoder's last level, 256x256, one image", gpu_batches=(1, 8)
+    ),
+    GroupNormCase(
+        "adm-agn32", 16, 256, (32, 32), 32, "silu", "Dhariwal & Nichol 2021, adaptive group norm at 32x32 for 64x64 images", cpu_batch=4,
+        gpu_batches=(16,), embedding=True,
+    ),
+    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 384 channels, 256 tokens, batch 256", cpu_batch=4096),
+]  # fmt: skip
+MODULATED = [
+    ModulatedCase(
+        "biggan-cbn", 64, 384, (32, 32), "batch", "vectors", "relu", "Brock et al. 2019, 128x128, width 96: at 32x32",
+        cpu_batch=4, gpu_batches=(64,),
+    ),
+    ModulatedCase(
+        "munit-adain", 1, 256, (64, 64), "instance", "vectors", "relu", "Huang et al. 2018, MUNIT's decoder for 256x256: AdaIN, batch 1",
+        gpu_batches=(1, 16),
+    ),
+    ModulatedCase(
+        "spade-64", 4, 256, (64, 64), "batch", "maps", "leaky_relu", "Park et al. 2019, generator at 64x64 (64x128), slope 0.2",
+        cpu_batch=1, gpu_batches=(4, 16),
+    ),
+    ModulatedCase(
+        "resnet-sum", 64, 256, (8, 8), "batch", "residual", "relu", "He et al. 2016, at 8x8: norm + shortcut, ReLU, batch 64",
+        gpu_batches=(64, 512),
+    ),
+]  # fmt: skip
 
 _STYLEGAN2_D = (
     "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
