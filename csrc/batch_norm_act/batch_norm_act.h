@@ -20,9 +20,6 @@ int64_t batch_norm_act_scratch(const BatchNormShape& shape);
 // Mean and biased variance of every channel, by Welford's update within a thread and Chan's rule above it.
 void batch_norm_act_stats_cuda(const BatchNormShape& shape, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream);
 
-// Their first half: the moments (n, mean, M2) of parts of every channel, [chunks, 3, channels], into the scratch. Gives chunks.
-int64_t batch_norm_act_partials_cuda(const BatchNormShape& shape, Dtype dtype, const void* x, float* partials, cudaStream_t stream);
-
 // y = act((x - mean) * invstd * weight + bias).
 void batch_norm_act_fwd_cuda(const BatchNormShape& shape, Dtype dtype, const void* x, const float* mean, const float* invstd, const float* weight,
                              const float* bias, const float* alpha, Act act, float alpha_value, void* y, cudaStream_t stream);

@@ -1,6 +1,7 @@
 // Batch norm + activation: a pass for the statistics, one that normalises and activates; backward one reducing and one
 // writing pass. Sums are per block, then per channel by one warp, in an order that only shape and alignment decide.
 #include "../common/channel_grid.h"
+#include "../common/channel_moments.h"
 #include "batch_norm_act.h"
 
 namespace ganfast {
@@ -151,11 +152,8 @@ __global__ void __launch_bounds__(kChannelThreads) batch_norm_act_bwd_kernel(Cha
 
 ChannelGrid grid_of(const BatchNormShape& s, bool vectors) { return channel_grid(s.n, s.c, s.l, s.channels_last, vectors, s.per_image); }
 
-}  // namespace
-
-int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.channels() * max_chunks(s.n, s.c, s.l, s.channels_last, s.per_image); }
-
-int64_t batch_norm_act_partials_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* partials, cudaStream_t stream) {
+// partials [chunks, 3, channels]; gives chunks.
+int64_t partial_statistics(const BatchNormShape& s, Dtype dtype, const void* x, float* partials, cudaStream_t stream) {
   int64_t chunks = 0;
   with_dtype(dtype, [&](auto tag) {
     using T = decltype(tag);
@@ -168,10 +166,20 @@ int64_t batch_norm_act_partials_cuda(const BatchNormShape& s, Dtype dtype, const
   return chunks;
 }
 
+}  // namespace
+
+int64_t batch_norm_act_scratch(const BatchNormShape& s) { return 3 * s.channels() * max_chunks(s.n, s.c, s.l, s.channels_last, s.per_image); }
+
 void batch_norm_act_stats_cuda(const BatchNormShape& s, Dtype dtype, const void* x, float* mean, float* var, float* scratch, cudaStream_t stream) {
-  const int64_t chunks = batch_norm_act_partials_cuda(s, dtype, x, scratch, stream), c = s.channels();
+  const int64_t chunks = partial_statistics(s, dtype, x, scratch, stream), c = s.channels();
   GANFAST_LAUNCH(batch_norm_act_stats_finish_kernel, finish_blocks(c), kFinishThreads, stream, scratch, chunks, c, mean, var);
 }
+
+int64_t channel_moments_cuda(int64_t n, int64_t c, int64_t l, bool channels_last, Dtype dtype, const void* x, float* partials, cudaStream_t stream) {
+  return partial_statistics({n, c, l, channels_last, true}, dtype, x, partials, stream);
+}
+
+int64_t channel_moments_floats(int64_t n, int64_t c, int64_t l, bool channels_last) { return batch_norm_act_scratch({n, c, l, channels_last, true}); }
 
 void batch_norm_act_fwd_cuda(const BatchNormShape& s, Dtype dtype, const void* x, const float* mean, const float* invstd, const float* weight,
                              const float* bias, const float* alpha, Act act, float alpha_value, void* y, cudaStream_t stream) {

@@ -1,6 +1,6 @@
 #include "group_norm_act.h"
 
-#include "../batch_norm_act/batch_norm_act.h"
+#include "../common/channel_moments.h"
 #include "../common/cuda_bind.h"
 
 namespace ganfast {
@@ -22,10 +22,11 @@ float* pointer(at::Tensor& t) { return t.numel() ? t.mutable_data_ptr<float>() :
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_stats(const at::Tensor& x, int64_t groups, double eps, bool channels_last) {
   const Place place(x);
   const GroupNormShape shape = shape_of(x, groups, channels_last);
-  const BatchNormShape columns{shape.n, shape.c, shape.l, channels_last, true};
-  at::Tensor mean = new_floats(x, {shape.n * groups}), invstd = new_floats(x, {shape.n * groups}), scratch = new_floats(x, {batch_norm_act_scratch(columns)});
-  at::Tensor mean_columns = new_floats(x, {columns.channels()}), invstd_columns = new_floats(x, {columns.channels()});
-  const int64_t chunks = batch_norm_act_partials_cuda(columns, dtype_of(x), x.const_data_ptr(), scratch.mutable_data_ptr<float>(), place.stream);
+  at::Tensor mean = new_floats(x, {shape.n * groups}), invstd = new_floats(x, {shape.n * groups});
+  at::Tensor mean_columns = new_floats(x, {shape.n * shape.c}), invstd_columns = new_floats(x, {shape.n * shape.c});
+  at::Tensor scratch = new_floats(x, {channel_moments_floats(shape.n, shape.c, shape.l, channels_last)});
+  const int64_t chunks =
+      channel_moments_cuda(shape.n, shape.c, shape.l, channels_last, dtype_of(x), x.const_data_ptr(), scratch.mutable_data_ptr<float>(), place.stream);
   group_norm_act_merge_cuda(shape, scratch.const_data_ptr<float>(), chunks, static_cast<float>(eps), pointer(mean), pointer(invstd), pointer(mean_columns),
                             pointer(invstd_columns), place.stream);
   return {mean, invstd, mean_columns, invstd_columns};
