@@ -149,7 +149,7 @@ GROUP_NORM = [
     GroupNormCase("vqgan-gn32", 8, 256, (32, 32), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
     GroupNormCase("vqgan-gn16", 8, 512, (16, 16), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
     GroupNormCase(
-        "ldm-gn256", 1, 128, (256, 256), 32, "silu", "Rombach et al. 2022, autoencoder's last level, 256x256, one image", gpu_batches=(1, 8)
+        "ldm-gn256", 1, 128, (256, 256), 32, "silu", "Rombach et al. 2022, last level at 256x256, batch 1", gpu_batches=(1, 8)
     ),
     GroupNormCase(
         "adm-agn32", 16, 256, (32, 32), 32, "silu", "Dhariwal & Nichol 2021, adaptive group norm at 32x32 for 64x64 images", cpu_batch=4,
