@@ -108,6 +108,7 @@ class Found:
         self.inputs = storages(*(node for node in graph.nodes if node.op == "placeholder"))
         if any(map(_known, self.nodes)) and not any("example_value" in node.meta for node in self.nodes):
             tell(f"torch {torch.__version__} does not say of its graphs' tensors what they look like (example_value): nothing runs as one")
+        self.writers = [(node, to) for node in self.nodes if (to := nodes.written(node))]
         self.groups: list[Group] = []
         self.refused: dict[fx.Node, str] = {}
         taken: set[fx.Node] = set()
@@ -160,9 +161,9 @@ class Found:
         added = [of["residual"].tensors["residual"]] if spec.residual == "first" else []
         if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
             added.append(of["modulation"].tensors["more"])
-        if "norm" in of and any(map(self._reaches, added)):
+        if "norm" in of and any(map(self._changes, added)):
             return "its backward would keep a summand that may be changed"
-        if steps[0].role != "bias" or not any(map(self._reaches, [steps[0].tensors["x"], *added])):
+        if steps[0].role != "bias" or not (self._reaches(steps[0].tensors["x"]) or any(map(self._changes, added))):
             return ""
         alpha = next((tensor(step.tensors["alpha"]) for step in steps if "alpha" in step.tensors), None)
         alpha_value = 1.0 if spec.alpha is None else spec.alpha
@@ -188,6 +189,11 @@ class Found:
     def _reaches(self, node: fx.Node, own: int = 0) -> bool:
         """Whether somebody outside, or a later write, can get at the node's memory; own: how many writes are the group's."""
         return bool(storages(node) & (self.inputs | self.outputs)) or nodes.version(node) > own
+
+    def _changes(self, summand: fx.Node) -> bool:
+        """The same of a summand, which may have been made in place."""
+        own = storages(summand)
+        return self._reaches(summand, sum(bool(to & own) for node, to in self.writers if self.order[node] <= self.order[summand]))
 
     def _spec(self, steps: list[Step]) -> arithmetic.Spec:
         by_role = {step.role: step.options for step in steps}

@@ -187,17 +187,18 @@ _ATTENTION = [(f"attention.{conv}",) for conv in ("theta", "phi", "g", "o")]
 
 
 def _up(path: str) -> Groups:
-    """A norm ends its group: gain and bias are each sample's own."""
+    """Gain and bias are each sample's own. The sum belongs to the shortcut, whose upsampling comes before the residual path ends."""
     return [
-        ("batch_norm()",),
-        ("interpolate()", f"{path}.conv1", "batch_norm()"),
-        ("interpolate()", f"{path}.conv_sc"),
+        ("batch_norm()", "mul()", f"{path}.activation"),
+        ("interpolate()", f"{path}.conv1", "batch_norm()", "mul()", f"{path}.activation"),
+        ("interpolate()", f"{path}.conv_sc", "add()"),
         (f"{path}.conv2",),
     ]
 
 
-def _down(path: str, shortcut: bool = True) -> Groups:
-    return [(f"{path}.conv1", "relu()"), (f"{path}.conv2",), *([(f"{path}.conv_sc",)] if shortcut else [])]
+def _down(path: str, *shortcut: str) -> Groups:
+    """The first block pools its shortcut before the convolution, the next after it; both pool the residual path."""
+    return [(f"{path}.conv1", "relu()"), (f"{path}.conv2",), (f"{path}.conv_sc", *shortcut)]
 
 
 def labelled(n_classes: int, *size: int):
@@ -222,7 +223,7 @@ ROWS = [
         "biggan-d",
         Discriminator,
         labelled(N_CLASSES, 3, 16, 16),
-        [*_down("blocks.0"), *_ATTENTION, *_down("blocks.1"), *_down("last", shortcut=False)],
+        [*_down("blocks.0", "add()"), *_ATTENTION, *_down("blocks.1"), *_down("last")[:1], ("last.conv2", "add()", "relu()")],
         batch=2,
     ),
 ]

@@ -175,7 +175,7 @@ class DecoderBlock(nn.Module):
 def _amp(path: str, snake: bool = True) -> list[tuple[str, ...]]:
     """activations 0 and 2 come before their convolutions, 1 and 3 between two."""
     first = [(f"{path}.convs1.{i}", *([f"{path}.activations.{2 * i + 1}"] if snake else [])) for i in range(2)]
-    return [first[0], (f"{path}.convs2.0",), first[1], (f"{path}.convs2.1",)]
+    return [first[0], (f"{path}.convs2.0", "add()"), first[1], (f"{path}.convs2.1", "add()")]
 
 
 def groups(snake: bool = True) -> list[tuple[str, ...]]:
@@ -183,7 +183,11 @@ def groups(snake: bool = True) -> list[tuple[str, ...]]:
     return [("conv_pre",), ("ups.0.0",), *first, ("ups.1.0",), *second, ("conv_post", "tanh()")]
 
 
-_UNITS = [group for i in (2, 3) for group in numbered(f"model.1.block.{i}.block", "1 2", "3")]
+_UNITS = [
+    *numbered("model.1.block.2.block", "1 2", "3 add()"),
+    *numbered("model.1.block.3.block", "1 2"),
+    ("model.1.block.3.block.3", "add()", "model.2"),
+]
 
 ROWS = [
     Family(

@@ -173,7 +173,7 @@ _CRITICS = [
     for group in (*_stack(f"discriminators.{i}.convs", count), (f"discriminators.{i}.conv_post",))
 ]
 # The scripted snake flattens its input first, which changes nothing of three dimensions.
-_UNITS = [group for i in (2, 3) for group in numbered(f"block.{i}.block", "1 2", "3")]
+_UNITS = [group for i in (2, 3) for group in numbered(f"block.{i}.block", "1 2", "3 add()")]
 
 ROWS = [
     Family(

@@ -98,11 +98,12 @@ class ProjectionDiscriminator(nn.Module):
 
 
 def generator_groups(upsample: bool) -> Groups:
-    """A norm is the last of its group: the scale and shift behind it are each sample's own."""
+    """The scale and shift behind a norm are each sample's own. The sum is the shortcut's, which comes first."""
     groups: Groups = []
     for block in ("block2", "block3"):
-        first = ("interpolate()", f"{block}.c1", f"{block}.b2.bn") if upsample else (f"{block}.c1", f"{block}.b2.bn")
-        groups += [("interpolate()", f"{block}.c_sc"), (f"{block}.b1.bn",), first, (f"{block}.c2",)]
+        up = ("interpolate()",) if upsample else ()
+        first = (*up, f"{block}.c1", f"{block}.b2.bn", "mul()", "relu()")
+        groups += [("interpolate()", f"{block}.c_sc", "add()"), (f"{block}.b1.bn", "mul()", "relu()"), first, (f"{block}.c2",)]
     return [*groups, ("b4", "relu()"), ("conv4", "tanh()")]
 
 

@@ -78,7 +78,7 @@ class Discriminator(nn.Module):
         return F.avg_pool2d(x, x.size()[2:]).view(x.size()[0], -1)
 
 
-_BLOCKS = [group for i in (10, 11) for group in numbered(f"model.{i}.conv_block", "1 2 3", "5 6")]
+_BLOCKS = [group for i in (10, 11) for group in numbered(f"model.{i}.conv_block", "1 2 3", "5 6 add()")]
 
 ROWS = [
     Family(

@@ -190,13 +190,13 @@ class MultiScaleDiscriminator(nn.Module):
 
 def generator_groups(block: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The first convolution meets the loop's activation; what `ups` gives is used by the two blocks behind it. `block`:
-    what each of them has."""
+    what each of them has. The sum of the blocks is no part: a group adds one residual."""
     each = [[group for i in pair for group in numbered(f"resblocks.{i}", *block)] for pair in ((0, 1), (2, 3))]
     return [("conv_pre", "leaky_relu()"), ("ups.0",), *each[0], ("ups.1",), *each[1], ("conv_post", "tanh()")]
 
 
-_BLOCK1 = ("convs1.0 leaky_relu()", "convs2.0", "convs1.1 leaky_relu()", "convs2.1")
-_BLOCK2 = ("convs.0", "convs.1")
+_BLOCK1 = ("convs1.0 leaky_relu()", "convs2.0 add()", "convs1.1 leaky_relu()", "convs2.1 add()")
+_BLOCK2 = ("convs.0 add()", "convs.1 add()")
 _S = ("convs.0 leaky_relu()", "convs.1 leaky_relu()", "convs.2 leaky_relu()", "convs.3 leaky_relu()", "conv_post")
 
 ROWS = [

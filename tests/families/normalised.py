@@ -18,6 +18,7 @@ WEIGHTS = {
     "codec-decoder": [("weight norms", 7)],
     "codec-d": [("weight norms", 18)],
     "codec-bands-d": [("weight norms", 10)],
+    "spade-g": [("spectral norms", 5)],
     "codec-decoder-block": [("weight norms", 5)],
     "stylegan2-g": [("equalised weights", 14)],
     "stylegan2-d": [("equalised weights", 9)],

@@ -126,7 +126,7 @@ class Discriminator(nn.Module):
 
 
 def _block(path: str) -> Groups:
-    return [(f"{path}.expand", f"{path}.act1"), (f"{path}.mix", f"{path}.act2"), (f"{path}.project",)]
+    return [(f"{path}.expand", f"{path}.act1"), (f"{path}.mix", f"{path}.act2"), (f"{path}.project", "add()")]
 
 
 ROWS = [

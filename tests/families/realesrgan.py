@@ -107,8 +107,8 @@ class RRDBNet(nn.Module):
 
 
 def _dense(path: str) -> list[tuple[str, ...]]:
-    """The factor of a residual is no gain: no activation stands before it."""
-    return [*((f"{path}.convs.{i}", f"{path}.lrelu") for i in range(4)), (f"{path}.convs.4",)]
+    """What is added is not multiplied by 0.2."""
+    return [*((f"{path}.convs.{i}", f"{path}.lrelu") for i in range(4)), (f"{path}.convs.4", "mul()", "add()")]
 
 
 ROWS = [
@@ -116,7 +116,7 @@ ROWS = [
         "realesrgan-unet-d",
         UNetDiscriminator,
         images(3, 16, 16),
-        [*((f"conv{i}", "leaky_relu()") for i in range(9)), ("conv9",)],
+        [*((f"conv{i}", "leaky_relu()", *(["add()"] if i in (4, 5, 6) else [])) for i in range(9)), ("conv9",)],
         batch=2,
         half="autocast",
         real=Real(
@@ -145,8 +145,9 @@ ROWS = [
         [
             ("conv_first",),
             *_dense("body.0.blocks.0"),
-            *_dense("body.0.blocks.1"),
-            ("conv_body",),
+            *_dense("body.0.blocks.1")[:-1],
+            ("body.0.blocks.1.convs.4", "mul()", "add()", "mul()"),  # the block's 0.2; a group adds one residual
+            ("conv_body", "add()"),
             ("interpolate()", "conv_up1", "lrelu"),
             ("interpolate()", "conv_up2", "lrelu"),
             ("conv_hr", "lrelu"),

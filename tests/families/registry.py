@@ -8,6 +8,7 @@ from tests.families import (
     conditional_bn,
     context_encoder,
     cyclegan,
+    dcae,
     dcgan,
     gan3d,
     hifigan,
@@ -15,7 +16,9 @@ from tests.families import (
     pix2pix,
     r3gan,
     realesrgan,
+    residual,
     sngan,
+    spade,
     srgan,
     stackgan,
     stylegan2,
@@ -29,7 +32,7 @@ FAMILIES = named(
         row
         for family in (
             dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, gan3d, vae, conditional_bn, stackgan,
-            r3gan, vqgan, realesrgan, biggan, stylegan2, codec,
+            r3gan, vqgan, realesrgan, biggan, stylegan2, codec, spade, dcae, residual,
         )
         for row in family.ROWS
     )

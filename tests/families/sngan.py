@@ -69,12 +69,13 @@ class Generator(nn.Module):
 
 
 def block_groups(path: str, upsample: bool = True) -> Groups:
-    """The residual path; a block that keeps its size and channels has no convolution in its shortcut."""
+    """The residual path, which the sum belongs to: it comes first. A block that keeps its size and channels has no convolution in its
+    shortcut."""
     up = ("interpolate()",) if upsample else ()
     groups = [
         (f"{path}.bn1", f"{path}.activation"),
         (*up, f"{path}.conv1", f"{path}.bn2", f"{path}.activation"),
-        (f"{path}.conv2",),
+        (f"{path}.conv2", "add()"),
     ]
     return [*groups, (*up, f"{path}.c_sc")] if upsample else groups
 
@@ -143,7 +144,9 @@ class FunctionalDiscriminator(nn.Module):
 
 
 _RESIDUALS = [[(f"model.{i}.model.1", f"model.{i}.model.2"), (f"model.{i}.model.3",)] for i in range(3)]
-_D_GROUPS = [*_RESIDUALS[0], ("model.0.bypass.0",), *_RESIDUALS[1], ("model.1.bypass.0",), *_RESIDUALS[2]]
+# Where both branches are pooled, the sum is that of two poolings.
+_LAST = [_RESIDUALS[2][0], ("model.2.conv2", "add()", "model.3")]
+_D_GROUPS = [*_RESIDUALS[0], ("model.0.bypass.0",), *_RESIDUALS[1], ("model.1.bypass.0",), *_LAST]
 
 ROWS = [
     Family(

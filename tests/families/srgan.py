@@ -148,8 +148,8 @@ class PooledDiscriminator(nn.Module):
         return torch.sigmoid(self.net(x).view(batch_size))
 
 
-_RES = [group for i in range(2) for group in numbered(f"res_blocks.{i}.conv_block", "0 1 2", "3 4")]
-_FUNCTIONAL_RES = [group for i in (1, 2) for group in numbered(f"residual_block{i}", "conv1 bn1 prelu", "conv2 bn2")]
+_RES = [group for i in range(2) for group in numbered(f"res_blocks.{i}.conv_block", "0 1 2", "3 4 add()")]
+_FUNCTIONAL_RES = [group for i in (1, 2) for group in numbered(f"residual_block{i}", "conv1 bn1 prelu", "conv2 bn2 add()")]
 
 ROWS = [
     Family(
@@ -159,7 +159,7 @@ ROWS = [
         [
             ("conv1.0", "conv1.1"),
             *_RES,
-            ("conv2.0", "conv2.1"),
+            ("conv2.0", "conv2.1", "add()"),
             ("upsampling.0", "upsampling.1"),
             ("upsampling.4", "upsampling.5"),
             ("conv3.0", "conv3.1"),

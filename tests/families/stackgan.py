@@ -212,7 +212,7 @@ text_and_noise = lambda batch: (torch.randn(batch, TEXT_DIM), torch.randn(batch,
 _STAGE2 = [
     *numbered("encoder", "0 1", "2 3 4"),
     *numbered("hr_joint", "0 1 2"),
-    *(group for i in range(2) for group in numbered(f"residual.{i}.block", "0 1 2", "3 4")),
+    *(group for i in range(2) for group in numbered(f"residual.{i}", "block.0 block.1 block.2", "block.3 block.4 add() relu")),
     *numbered("upsample1", "0 1 2 3"),
     *numbered("img", "0 1"),
 ]

@@ -206,7 +206,7 @@ _UP = [("conv_transpose2d()",), ("convs.0.conv.blur",), ("convs.0.activate",), *
 
 
 def _residual(path: str) -> Groups:
-    return [(f"{path}.conv1.0", f"{path}.conv1.1"), (f"{path}.conv2.0",), (f"{path}.conv2.1", f"{path}.conv2.2"),
+    return [(f"{path}.conv1.0", f"{path}.conv1.1"), (f"{path}.conv2.0",), (f"{path}.conv2.1", f"{path}.conv2.2", "add()", "div()"),
             (f"{path}.skip.0",), (f"{path}.skip.1",)]  # fmt: skip
 
 
@@ -215,7 +215,7 @@ ROWS = [
         "stylegan2-g",
         Generator,
         noise(12),
-        [*_STYLED, ("conv1.activate",), *_STYLED, *_UP],
+        [*_STYLED, ("conv1.activate",), *_STYLED, *_UP, ("add()", "add()")],  # the last: a picture's bias and the picture before it
         real=Real(
             lambda: Generator(256, (256, 256, 256, 128), 8),
             noise(256),

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tests.families.family import Family, Groups, Real, images, numbered
+from tests.families.family import Family, Groups, Real, images, noise, numbered
 
 
 def swish(x):
@@ -170,12 +170,13 @@ class NLayerDiscriminator(nn.Module):
 
 
 def _block(path: str, shortcut: bool = False) -> Groups:
-    """Swish belongs to the group norm before it, which is no member."""
-    return [(f"{path}.{conv}",) for conv in ("conv1", "conv2", *(["shortcut"] if shortcut else []))]
+    """The sum belongs to the second convolution, which comes before the shortcut's."""
+    first = [(f"{path}.norm1", "silu()"), (f"{path}.conv1", f"{path}.norm2", "silu()"), (f"{path}.conv2", "add()")]
+    return [*first, (f"{path}.shortcut",)] if shortcut else first
 
 
 def _middle(path: str) -> Groups:
-    attention = [(f"{path}.attention.{conv}",) for conv in ("q", "k", "v", "out")]
+    attention = [(f"{path}.attention.{layer}",) for layer in ("norm", "q", "k", "v")] + [(f"{path}.attention.out", "add()")]
     return [*_block(f"{path}.block1"), *attention, *_block(f"{path}.block2")]
 
 
@@ -185,6 +186,7 @@ _ENCODER = [
     ("encoder.down.0.resample.conv",),
     *_block("encoder.down.1.blocks.0", shortcut=True),
     *_middle("encoder.mid"),
+    ("encoder.norm_out", "silu()"),
     ("encoder.conv_out",),
     ("quant_conv",),
 ]
@@ -197,6 +199,7 @@ _DECODER = [
     ("interpolate()", "decoder.up.0.resample.conv"),
     *_block("decoder.up.1.blocks.0", shortcut=True),
     *_block("decoder.up.1.blocks.1"),
+    ("decoder.norm_out", "silu()"),
     ("decoder.conv_out",),
 ]
 
@@ -215,5 +218,20 @@ ROWS = [
             "Latent diffusion (Rombach et al. 2022), autoencoder with factor 4: 64 to 256 channels, there 128 to 512; 32x32, there 256x256",
         ),
     ).with_small(1),
+    Family(
+        "vqgan-decoder",
+        lambda: Decoder(8, (1, 2), 1, 4, 2),
+        noise(2, 3, 3),
+        [tuple(part.removeprefix("decoder.") for part in group) for group in _DECODER[1:]],
+        batch=1,
+        half="autocast",
+        real=Real(
+            lambda: Decoder(64, (1, 2, 4), 2, 32, 3),
+            noise(3, 16, 16),
+            2,
+            "Latent diffusion (Rombach et al. 2022), decoder of factor 4: 64 to 256 channels, there 128 to 512; 64x64 pixels",
+        ),
+        small=Real(lambda: Decoder(8, (1, 2), 1, 4, 2), noise(2, 3, 3), 1, "the size that is tested"),
+    ),
     Family("vqgan-d", NLayerDiscriminator, images(3, 32, 32), numbered("main", "0 1", "2 3 4", "5 6 7", "8")),
 ]
