@@ -155,7 +155,7 @@ GROUP_NORM = [
         "adm-agn32", 16, 256, (32, 32), 32, "silu", "Dhariwal & Nichol 2021, adaptive group norm at 32x32 for 64x64 images", cpu_batch=4,
         gpu_batches=(16,), embedding=True,
     ),
-    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 384 channels, 256 tokens, batch 256", cpu_batch=4096),
+    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 256 tokens of 384, batch 256", cpu_batch=4096),
 ]  # fmt: skip
 MODULATED = [
     ModulatedCase(
