@@ -155,8 +155,8 @@ gpu-test: gpu-build  ## the tests that need a GPU
 	GANFAST_PROMISED=triton,cuda,gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and not alone" -v $(GPU_PROCESSES) $(PYTEST_OPTIONS)
 	GANFAST_PROMISED=gpu $(PYTHON) -m pytest tests/gpu tests/step -m "gpu and alone" -v $(PYTEST_OPTIONS)
 
-# What the tuner takes for three layers of a DCGAN, and that no candidate failed or was wrong.
-gpu-tuned: gpu-build  ## three layers tuned: fails unless every candidate ran and was right
+# What the tuner takes for three layers of a DCGAN and a grouped one of R3GAN, and that no candidate failed or was wrong.
+gpu-tuned: gpu-build  ## four layers tuned: fails unless every candidate ran and was right
 	$(PYTHON) tools/tuned.py
 
 # Without torch's pool of memory, each tensor is an allocation whose bounds memcheck knows.

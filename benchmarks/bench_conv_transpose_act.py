@@ -14,7 +14,7 @@ _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _FUSED = {1: gnn.ConvTransposeAct1d, 2: gnn.ConvTransposeAct2d, 3: gnn.ConvTransposeAct3d}
 ACTS = {
     "linear": nn.Identity, "relu": lambda: nn.ReLU(inplace=True), "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "prelu": nn.PReLU,
-    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True),
+    "leaky_relu": lambda: nn.LeakyReLU(0.2, inplace=True), "silu": nn.SiLU,
 }  # fmt: skip
 ALPHA = {"leaky_relu": 0.2}  # prelu learns its own, from torch's 0.25
 _CASES = on(DEVICE, CONV_TRANSPOSE)

@@ -43,7 +43,7 @@ class ConvTransposeCase(NamedTuple):
 
 
 class ConvCase(NamedTuple):
-    """x [batch, c_in, *size] -> convolution with bias -> act (-> + residual)."""
+    """x [batch, c_in, *size] -> convolution with bias, in groups -> act (-> + residual)."""
 
     name: str
     batch: int
@@ -55,6 +55,7 @@ class ConvCase(NamedTuple):
     padding: int
     act: str
     source: str
+    groups: int = 1
     cpu_batch: int | None = None
     gpu_batches: tuple[int, ...] = ()
     residual: bool = False
@@ -64,16 +65,39 @@ class ConvCase(NamedTuple):
 
     def elements(self) -> tuple[int, int, int]:
         """Of x, weight and y."""
-        weight = self.c_in * self.c_out * self.kernel ** len(self.size)
+        weight = self.c_in // self.groups * self.c_out * self.kernel ** len(self.size)
         return self.batch * self.c_in * math.prod(self.size), weight, self.batch * self.c_out * self._outputs()
 
     def flops(self) -> int:
-        return 2 * self.batch * self._outputs() * self.c_in * self.c_out * self.kernel ** len(self.size)
+        return 2 * self.batch * self._outputs() * self.c_in // self.groups * self.c_out * self.kernel ** len(self.size)
 
     def tiny(self) -> "ConvCase":
+        """Of two groups, where there are more."""
         return self._replace(
             name="tiny", source="", batch=1, c_in=min(self.c_in, 16), c_out=min(self.c_out, 16), size=tuple(min(n, 4) for n in self.size),
-            cpu_batch=None, gpu_batches=(),
+            groups=min(self.groups, 2), cpu_batch=None, gpu_batches=(),
+        )  # fmt: skip
+
+
+class BlockCase(NamedTuple):
+    """R3GAN's residual block: x -> 1x1 to `inner` channels -> bias, leaky ReLU, gain -> 3x3 in `groups` -> the same -> 1x1 back, + x."""
+
+    name: str
+    batch: int
+    channels: int
+    inner: int
+    groups: int
+    size: tuple[int, int]
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def flops(self) -> int:
+        return 2 * self.batch * math.prod(self.size) * self.inner * (2 * self.channels + self.inner // self.groups * 9)
+
+    def tiny(self) -> "BlockCase":
+        return self._replace(
+            name="tiny", source="", batch=1, channels=16, inner=32, groups=2, size=(2, 2), cpu_batch=None, gpu_batches=()
         )  # fmt: skip
 
 
@@ -121,6 +145,51 @@ class NormCase(NamedTuple):
         return self._replace(name="tiny", source="", batch=2, channels=16, size=(2, 2), cpu_batch=None, gpu_batches=())
 
 
+class GroupNormCase(NamedTuple):
+    """Group norm + act over [batch, channels, *size]; a layer norm of rows where there is no size and one group. embedding: with scale and
+    shift [batch, channels] from outside."""
+
+    name: str
+    batch: int
+    channels: int
+    size: tuple[int, ...]
+    groups: int
+    act: str
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+    embedding: bool = False
+
+    def elements(self) -> int:
+        return self.batch * self.channels * math.prod(self.size)
+
+    def tiny(self) -> "GroupNormCase":
+        sizes = {"batch": 2, "channels": 16, "groups": min(self.groups, 4), "size": tuple(2 for _ in self.size)}
+        return self._replace(name="tiny", source="", **sizes, cpu_batch=None, gpu_batches=())
+
+
+class ModulatedCase(NamedTuple):
+    """norm: "batch", in train mode, or "instance", without an affine of its own. outside: "vectors" [batch, channels], "maps" of x's shape,
+    or "residual": no affine at all, but a tensor that is added before the activation."""
+
+    name: str
+    batch: int
+    channels: int
+    size: tuple[int, ...]
+    norm: str
+    outside: str
+    act: str
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return self.batch * self.channels * math.prod(self.size)
+
+    def tiny(self) -> "ModulatedCase":
+        return self._replace(name="tiny", source="", batch=2, channels=16, size=(2, 2), cpu_batch=None, gpu_batches=())
+
+
 class BiasCase(NamedTuple):
     """x [batch, channels, *size] + bias -> act -> gain -> clamp (-> (that + residual) * factor)."""
 
@@ -154,6 +223,25 @@ class LossCase(NamedTuple):
     source: str
     cpu_batch: int | None = None
     gpu_batches: tuple[int, ...] = ()
+
+
+class WeightsCase(NamedTuple):
+    """All weights of a network, normalised: kind "weight norm" or "spectral norm", one power iteration. The batch is how many there are."""
+
+    name: str
+    batch: int
+    kind: str
+    shapes: tuple[tuple[int, ...], ...]
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        return sum(map(math.prod, self.shapes))
+
+    def tiny(self) -> "WeightsCase":
+        """As many weights of next to no size."""
+        return self._replace(name="tiny", source="", shapes=((2, 2, 1),) * len(self.shapes), cpu_batch=None, gpu_batches=())
 
 
 class GatherCase(NamedTuple):

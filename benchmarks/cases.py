@@ -1,7 +1,20 @@
 """Layers of real networks, each with its source. Widths, kernel, stride and padding are the published ones, the batch that of the
 paper's or its repository's training run; `cpu_batch` is a smaller one for a CPU (0: GPU only), `gpu_batches` others for a GPU."""
 
-from benchmarks.case_types import BiasCase, ConvCase, ConvTransposeCase, GatherCase, LossCase, NetworkCase, NormCase, UpsampleCase
+from benchmarks.case_types import (
+    BiasCase,
+    BlockCase,
+    ConvCase,
+    ConvTransposeCase,
+    GatherCase,
+    GroupNormCase,
+    LossCase,
+    ModulatedCase,
+    NetworkCase,
+    NormCase,
+    UpsampleCase,
+    WeightsCase,
+)
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -74,9 +87,11 @@ UPSAMPLE = [
 ]
 
 _DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope 0.2; without norm, as a gradient penalty wants it"
+_R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in groups of 16 of its 1536, batch 512, slope 0.2"
+_RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
 _VQGAN = "Esser et al. 2021 (and Rombach et al. 2022), autoencoder's ResnetBlock: second convolution + x"
-_R3GAN = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; without bias there"
+_R3GAN_TAIL = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; there no bias"
 _EDSR = "Lim et al. 2017, EDSR baseline's block: second convolution + x, 48x48 crops, batch 16"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -92,8 +107,16 @@ CONV = [
     ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
     ConvCase("vqgan-block", 4, 128, 128, (64, 64), 3, 1, 1, "linear", _VQGAN, cpu_batch=2, residual=True),
-    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN, cpu_batch=4, residual=True),
+    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN_TAIL, cpu_batch=4, residual=True),
     ConvCase("edsr-block", 16, 64, 64, (48, 48), 3, 1, 1, "linear", _EDSR, cpu_batch=8, residual=True),
+    ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
+    ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
+    ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
+]
+
+BLOCK = [
+    BlockCase("r3gan-block32", 512, 768, 1536, 96, (32, 32), _R3GAN, cpu_batch=1, gpu_batches=(64,)),
+    BlockCase("r3gan-block8", 512, 768, 1536, 96, (8, 8), _R3GAN, cpu_batch=16),
 ]
 
 _DCGAN_D = "Radford et al. 2016, discriminator for 64x64, slope 0.2"
@@ -119,6 +142,39 @@ INSTANCE_NORM = [
     NormCase("cyclegan-d", 1, 128, (64, 64), "leaky_relu", "Zhu et al. 2017, 70x70 PatchGAN's second layer, slope 0.2, batch 1"),
     NormCase("pix2pix-in7", 16, 512, (2, 2), "relu", "Isola et al. 2017, U-Net's innermost norm with instance statistics, batch 16"),
 ]
+
+_VQGAN_GN = "Esser et al. 2021, VQGAN's decoder (Rombach et al. 2022's with factor 4) for 64x64 images, group norm + swish of a level"
+GROUP_NORM = [
+    GroupNormCase("vqgan-gn64", 8, 128, (64, 64), 32, "silu", _VQGAN_GN, cpu_batch=4, gpu_batches=(8, 64)),
+    GroupNormCase("vqgan-gn32", 8, 256, (32, 32), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
+    GroupNormCase("vqgan-gn16", 8, 512, (16, 16), 32, "silu", _VQGAN_GN, gpu_batches=(8, 64)),
+    GroupNormCase(
+        "ldm-gn256", 1, 128, (256, 256), 32, "silu", "Rombach et al. 2022, last level at 256x256, batch 1", gpu_batches=(1, 8)
+    ),
+    GroupNormCase(
+        "adm-agn32", 16, 256, (32, 32), 32, "silu", "Dhariwal & Nichol 2021, adaptive group norm at 32x32 for 64x64 images", cpu_batch=4,
+        gpu_batches=(16,), embedding=True,
+    ),
+    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 256 tokens of 384, batch 256", cpu_batch=4096),
+]  # fmt: skip
+MODULATED = [
+    ModulatedCase(
+        "biggan-cbn", 64, 384, (32, 32), "batch", "vectors", "relu", "Brock et al. 2019, 128x128, width 96: at 32x32",
+        cpu_batch=4, gpu_batches=(64,),
+    ),
+    ModulatedCase(
+        "munit-adain", 1, 256, (64, 64), "instance", "vectors", "relu", "Huang et al. 2018, MUNIT's decoder for 256x256: AdaIN, batch 1",
+        gpu_batches=(1, 16),
+    ),
+    ModulatedCase(
+        "spade-64", 4, 256, (64, 64), "batch", "maps", "leaky_relu", "Park et al. 2019, generator at 64x64 (64x128), slope 0.2",
+        cpu_batch=1, gpu_batches=(4, 16),
+    ),
+    ModulatedCase(
+        "resnet-sum", 64, 256, (8, 8), "batch", "residual", "relu", "He et al. 2016, at 8x8: norm + shortcut, ReLU, batch 64",
+        gpu_batches=(64, 512),
+    ),
+]  # fmt: skip
 
 _STYLEGAN2_D = (
     "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
@@ -165,6 +221,25 @@ GATHER = [
 ]
 
 # A whole network, sampling in eval mode; the training steps are in steps/cases.py.
+# Convolutions before and after, four that upsample, 18 in the residual blocks behind each of those.
+_HIFIGAN_SHAPES = (
+    (512, 80, 7),
+    *((512 >> i, 256 >> i, kernel) for i, kernel in enumerate((16, 16, 4, 4))),
+    *((256 >> i, 256 >> i, kernel) for i in range(4) for kernel in (3, 7, 11) for _ in range(6)),
+    (1, 32, 7),
+)
+_SNGAN_SHAPES = ((128, 3, 3, 3), (128, 3, 1, 1), (128, 128, 1, 1), *((128, 128, 3, 3),) * 7, (1, 128))
+WEIGHTS = [
+    WeightsCase("hifigan-v1", 78, "weight norm", _HIFIGAN_SHAPES, "Kong et al. 2020, the 78 weights of HiFi-GAN V1's generator"),
+    WeightsCase(
+        "sngan32-d",
+        11,
+        "spectral norm",
+        _SNGAN_SHAPES,
+        "Miyato et al. 2018, the 11 weights of the 32x32 ResNet discriminator, 128 channels; one power iteration",
+    ),
+]
+
 GENERATOR = NetworkCase("dcgan64", 64, 64, 100, 64, _DCGAN)
 # The same with so few channels that a call is little but its Python.
 CALL = NetworkCase("dcgan64-w8", 1, 64, 100, 8, f"{_DCGAN}; here width 8, batch 1")

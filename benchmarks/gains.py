@@ -8,6 +8,7 @@ from benchmarks.ratios import geometric_mean, known, ratio
 
 LAYERS = (
     "conv_transpose_act", "conv_transpose+batch_norm", "conv_act", "upsample_conv_act", "batch_norm_act", "instance_norm_act", "bias_act",
+    "group_norm_act", "modulated norm",
 )  # fmt: skip
 STEP = {"cpu": (16, 64), "cuda": (128,)}  # the batches of DCGAN-64's step
 UNKNOWN = "not measured"

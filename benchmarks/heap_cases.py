@@ -27,7 +27,7 @@ from ganfast.ops.upsample_conv_act import op as upsample
 
 OPS = ("conv_act", "conv_transpose_act", "upsample_conv_act")
 # What runs the passes; "auto" asks the tuner, each of whose candidates then runs too.
-PATHS = ("reference", "torch", "torch/nchw", "torch/nhwc", "torch/shuffle", "cpu", "auto")
+PATHS = ("reference", "torch", "torch/nchw", "torch/nhwc", "torch/shuffle", "torch/wide8", "cpu", "auto")
 DTYPES = ("float32", "bfloat16", "float16")
 # Largest error over the largest value, of results that go through up to four 16-bit roundings (second order): a wrong number, not an
 # inexact one. Sums are float32, in other orders than float64's.

@@ -10,6 +10,7 @@ LAYERS = ("conv_transpose_act", "upsample_conv_act")
 CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
 CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
 CPU_LEAST = 0.95
+CPU_BLOCK = 1.2
 FAMILY_LEAST = 0.97
 CPU_FAMILIES = {"train": 1.15, "inference": 1.10}
 CPU_CALL_US = 60.0
@@ -29,6 +30,7 @@ GPU_STEP_OVER = {
 }
 GPU_STEP_OVER_DEFAULT, GPU_SMALL_STEP_OVER_DEFAULT, GPU_PIX2PIX_OVER_DEFAULT = 6.0, 4.0, 2.5
 GPU_PENALTY = 2.0  # plain steps
+CPU_PENALTY = {"r3gan-d": 2.1}  # plain steps; elsewhere what it costs eager
 GPU_PEAK = 1.0  # of best eager's
 
 
@@ -92,6 +94,8 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         chosen = [r for r in rows if r["op"] in LAYERS and r["dtype"] == dtype and r["mode"] == "fwd+bwd"]
         found.append(_at_least(f"layers fwd+bwd {dtype}, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
         found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
+        chosen = [r for r in rows if (r["op"], r["dtype"], r["mode"]) == ("r3gan_block", dtype, "fwd+bwd")]
+        found.append(_at_least(f"R3GAN's residual block fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_BLOCK, of=min))
     found += families(rows)
     calls = [(best(r, "ganfast"), best(r, "eager")) for r in rows if r["op"] == "call"]
     added = [(ours[1]["median"] - eager[1]["median"]) * 1e6 for ours, eager in calls if eager]
@@ -158,6 +162,8 @@ def penalties(rows: list[dict], kind: str) -> list[Finding]:
                  if best(row, who) and best(row, f"plain-{who}")]  # fmt: skip
         if len(costs) == 2:
             goal, words = (GPU_PENALTY, f"{GPU_PENALTY:g} plain steps") if kind == "cuda" else (costs[0], f"eager's {costs[0]:.2f}")
+            if kind != "cuda" and (least := CPU_PENALTY.get(row["case"])):
+                goal, words = least, f"{least:g} plain steps (eager's {costs[0]:.2f})"
             text = f"a step of {row['case']} with its penalty, {row['dtype']}"
             found.append(Finding(text, f"{costs[1]:.2f} plain steps", words, costs[1] <= goal))
     return found

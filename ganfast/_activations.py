@@ -59,11 +59,6 @@ def signs_of(y: Tensor, act: str) -> Tensor:
     return y != 0 if act == "relu" else y > 0  # relu's slope is 1 at NaN, as in act_grad
 
 
-def signs_bwd(g: Tensor, signs: Tensor, act: str, alpha_value: float) -> Tensor:
-    """g * f'(z) from signs_of, differentiable; 0 whatever arrives where relu is off."""
-    return torch.where(signs, g, 0.0 if act == "relu" else g * alpha_value)
-
-
 def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | float:
     return alpha_value if alpha is None else alpha.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
 

@@ -1,6 +1,7 @@
 """What every op's backward asks: will this be differentiated again, and is autocast in the way."""
 
 import contextlib
+import threading
 
 import torch
 from torch import Tensor
@@ -17,6 +18,25 @@ def differentiates() -> bool:
     """True where a backward must build a graph. A compiled region has no double backward (torch refuses it), and its
     backward is traced with grad mode on, so tracing counts as no."""
     return torch.is_grad_enabled() and not compiles()
+
+
+class _Here(threading.local):
+    """`twice`: whether this thread runs a forward whose gradient will be differentiated. Torch's convolutions then take far longer than
+    ganfast's, which a trial of a group, whose gradient is taken once, does not show."""
+
+    twice = False
+
+
+here = _Here()
+
+
+@contextlib.contextmanager
+def differentiating_twice():
+    before, here.twice = here.twice, True
+    try:
+        yield
+    finally:
+        here.twice = before
 
 
 class no_weight_gradients(contextlib.ContextDecorator):
@@ -56,8 +76,9 @@ def wanted_gradients(ctx, weights: tuple[int, ...] = ()) -> tuple[bool, ...]:
         if need and (node := nodes[i]) is not None:
             # The answer for a leaf that autograd.grad wants costs 15 us: not asked for an image that is one, nor for what is nearly
             # free beside the weight's gradient.
-            free = isinstance(node, _Leaf) and (i == 0 or (i > 1 and wanted[1]))
-            need = not (skips and i in weights) and (free or _runs(node))
+            leaf = isinstance(node, _Leaf)
+            free = leaf and (i == 0 or (i > 1 and wanted[1]))
+            need = not (skips and i in weights) and (free or _runs(node)) and not (leaf and i == 0 and not node.variable.requires_grad)
         wanted.append(need)
     return tuple(wanted)
 
@@ -103,13 +124,14 @@ class _Reaches(Function):
 
     @staticmethod
     def forward(ctx, gz, *tensors):
-        ctx.tensors = [None if t is None else (t.shape, t.dtype, t.device) for t in tensors]
+        ctx.tensors = [None if t is None else (t.shape, t.dtype, t.device, t.is_leaf) for t in tensors]
         return gz.view_as(gz)
 
     @staticmethod
     def backward(ctx, u):
-        zeros = (torch.zeros(t[0], dtype=t[1], device=t[2]) if need else None for t, need in zip(ctx.tensors, ctx.needs_input_grad[1:]))
-        return u, *zeros
+        # On the way one zero, expanded: it costs no pass, and the sum with what else arrives has the memory format of that.
+        zero = lambda shape, dtype, device, leaf: torch.zeros(shape if leaf else (), dtype=dtype, device=device).expand(shape)
+        return u, *(zero(*t) if need else None for t, need in zip(ctx.tensors, ctx.needs_input_grad[1:]))
 
 
 def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
@@ -119,40 +141,40 @@ def reaching(gz: Tensor, *tensors: Tensor | None) -> Tensor:
     return _Reaches.apply(gz, *tensors) if any(t is not None and t.requires_grad for t in tensors) else gz
 
 
-def reached(node) -> bool:
-    """Whether a double backward needs no zeros from here on for what lies before this node of a forward's graph: every way leads to
-    one of ganfast's activations whose backward runs now, and hands zeros to what lies before itself; and to no parameter on the way."""
-    todo, seen = [node], set()
+def _unreached(node) -> list[Tensor] | None:
+    """The leaves before this node of a forward's graph that a double backward hands no zeros to, unless they are handed here; None where
+    that takes too long to find out. Every way back ends at one of ganfast's activations whose backward runs now, which sees to what
+    lies before itself. To the weight of a linear convolution whose backward runs now leads its own double backward."""
+    todo, seen, leaves = [node], set(), []
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, _Leaf) or len(seen) > 64:
-            return False
-        op = getattr(type(node), "_forward_cls", None)
-        if getattr(op, "reaches_back", False) and node.spec.act != "linear":
-            # One whose output autograd.grad was asked for counts as wanted; it runs only where something before it is wanted too.
-            if not (_runs(node) and any(_runs(before) for before, _ in node.next_functions if before is not None)):
-                return False
-            if getattr(node.spec, "residual", "") == "last":  # the activation's zeros go nowhere but to its own branch
-                todo.append(_nodes(node).get(op.residual))
+        if len(seen) > 64:
+            return None
+        if isinstance(node, _Leaf):
+            leaves.append(node.variable)
             continue
-        todo += [before for before, _ in node.next_functions]
-    return True
+        before, op = [before for before, _ in node.next_functions if before is not None], getattr(type(node), "_forward_cls", None)
+        # One whose output autograd.grad was asked for counts as wanted; it runs only where something before it is wanted too.
+        if getattr(op, "reaches_back", False) and _runs(node) and any(map(_runs, before)):
+            inputs = _nodes(node)
+            if node.spec.act != "linear":  # of a residual that is added last the activation knows nothing
+                before = [inputs.get(op.residual)] if getattr(node.spec, "residual", "") == "last" else []
+            elif (x := inputs.get(0)) is not None and _runs(x):
+                before = [before for i, before in inputs.items() if i != getattr(op, "weight", None)]
+        todo += before
+    return leaves
 
 
-def before(ctx, saved: Tensor | None = None, index: int = 0) -> tuple[Tensor | None, bool]:
-    """For the double backward of a forward whose input `index` is x: (the tensor to hand zeros to, or None, whether no more is needed).
-    `saved` is x if the forward saved it. The second is False where what lies before x needs zeros and x was not saved."""
-    node = _nodes(ctx).get(index)
-    if node is None:
-        return None, True
-    if isinstance(node, _Leaf):
-        return node.variable, True
-    if reached(node):
-        return None, True
-    return saved, saved is not None
+def before(ctx, saved: Tensor | None = None, index: int = 0) -> tuple[list[Tensor], bool]:
+    """For the double backward of a forward whose input `index` is x: (the tensors to hand zeros to for what lies before x, whether these
+    are enough). `saved` is x if the forward saved it. The second is False where x itself would have to get them and was not saved."""
+    leaves = _unreached(_nodes(ctx).get(index))
+    if leaves is not None:
+        return leaves, True
+    return ([] if saved is None else [saved]), saved is not None
 
 
 def _runs(node) -> bool:

@@ -1,5 +1,6 @@
 """Gradient penalties for discriminators: R1, R2, WGAN-GP; and `no_weight_gradients` for penalties of one's own."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
-from ganfast._autograd import autocast_dtype, no_autocast, no_weight_gradients
+from ganfast._autograd import autocast_dtype, differentiating_twice, no_autocast, no_weight_gradients
 
 __all__ = ["gradient_penalty", "no_weight_gradients", "r1_penalty", "r2_penalty"]
 
@@ -112,7 +113,8 @@ def _image_gradient(op: str, discriminator, images: Tensor, args: tuple, scale: 
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         images = images.detach().requires_grad_()
-        logits = discriminator(images, *args)
+        with differentiating_twice() if differentiable else contextlib.nullcontext():
+            logits = discriminator(images, *args)
         _check_logits(op, logits, images)
         if scale is None:
             half = torch.float16 in (logits.dtype, images.dtype, autocast_dtype(images))
@@ -120,6 +122,7 @@ def _image_gradient(op: str, discriminator, images: Tensor, args: tuple, scale: 
         # Under autocast the recorded graph would be differentiated in other dtypes than it was made.
         with no_autocast(images):
             (gradient,) = torch.autograd.grad(logits, images, torch.full_like(logits, scale), create_graph=differentiable)
+    images.requires_grad_(False)  # the loss's backward comes by here, and nobody wants its gradient
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return (gradient if scale == 1 else gradient / scale), (logits if differentiable else logits.detach())
 

@@ -1,4 +1,5 @@
-"""The tuner on three layers of a DCGAN, forward and backward, as a fresh cache finds them: every candidate with its time, and what failed.
+"""The tuner on three layers of a DCGAN and a grouped one of R3GAN, forward and backward, as a fresh cache finds them: every candidate with
+its time, and what failed.
 
 Exit: 0 where no candidate failed or was wrong, 1 where one was. On a GPU in bfloat16, else in float32 on small batches.
 """
@@ -29,10 +30,13 @@ def main() -> int:
             x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for t in (x, weight))
             y = GF.conv_transpose_act(x, weight, stride=2, padding=1, act="relu")
             y.backward(torch.randn_like(y))
+        x, weight = torch.randn(batch, 1536, 8, 8, device=device), torch.randn(1536, 16, 3, 3, device=device) / 12
+        x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last).requires_grad_() for t in (x, weight))
+        GF.conv_act(x, weight, padding=1, groups=96, act="leaky_relu", alpha=0.2).square().mean().backward()
         print(_tune.report())
         choices = _tune.chosen()
     failed = {question: choice.failed for question, choice in choices.items() if choice.failed}
-    wanted = len(LAYERS)
+    wanted = len(LAYERS) + 3  # a grouped layer asks for each of its passes
     if len(choices) < wanted:
         print(f"tuned: {len(choices)} questions were asked, wants {wanted} at least: nothing was proved")
         return 1

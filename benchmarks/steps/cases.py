@@ -36,7 +36,7 @@ class StepCase(NamedTuple):
 
     @property
     def mode(self) -> str:
-        return {"": "inference", "DG": "D + G update", "GD": "G + D update"}[self.game.order]
+        return {"": "inference", "D": "D update", "DG": "D + G update", "GD": "G + D update"}[self.game.order]
 
     def checked(self, device: str) -> "StepCase":
         """What the oracle sees: on a CPU float64's convolutions take many times a step's time."""
@@ -59,6 +59,11 @@ _PIX2PIX = "Isola et al. 2017: U-Net for 256x256, 70x70 PatchGAN, cross entropy 
 _CYCLEGAN = "Zhu et al. 2017: two 9-block ResNets for 256x256, two 70x70 PatchGANs, least squares + 10 cycle + 5 identity, batch 1"
 _HIFIGAN = "Kong et al. 2020: config_v1.json, segments of 8192 samples, batch 16, multi-period and multi-scale discriminators, AdamW"
 
+_R3GAN = (
+    "Huang et al. 2024, discriminator's turn for CIFAR-10: four stages of 768 channels, two blocks a stage, 3x3 in groups of 16, R1 + R2 "
+    "at every step, batch 512; pooling by means for its filter"
+)
+
 _HALF = ("bf16",)
 
 STEPS = [
@@ -74,6 +79,7 @@ STEPS = [
         note="one critic step and one generator step, published are five to one",
     ),
     StepCase("r1-relativistic64", games.R1, 64, 64, 64, _R1, gpu=(64,), cpu=(16,), note="R1 at every step"),
+    StepCase("r3gan-d", games.R3GAN, 32, 128, 512, _R3GAN, cpu=(32,), cpu_dtypes=("fp32",), check=(4, 32), note="width 128, published 768"),
     StepCase(
         "dcgan128", games.DCGAN, 128, 64, 128, _DCGAN + "; one level more", gpu=(128, 1, 16), cpu=(16,), cpu_dtypes=_HALF, check=(2, 128)
     ),

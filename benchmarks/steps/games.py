@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.steps import networks
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
-from tests.families import cyclegan
+from tests.families import cyclegan, r3gan
 
 Nets = dict[str, nn.Module]
 Made = dict[str, Tensor]
@@ -127,6 +127,33 @@ class R1(_Critic):
         with torch.no_grad():
             real = nets["d"](made["real"])
         return by.generator("relativistic", nets["d"](made["fake"]), real)
+
+
+class R3GAN(Game):
+    """The discriminator's turn alone: the paired loss with R1 and R2, gamma 0.05, at every step. Real and fake images are one batch, whose
+    forward gives logits and penalties."""
+
+    order = "D"
+    betas = 0.0, 0.99
+    double_backward = True
+
+    def __init__(self, size: int, width: int, penalised: bool = True) -> None:
+        super().__init__(size, width)
+        self.penalised = penalised
+
+    def networks(self) -> Nets:
+        return {"d": r3gan.Discriminator((self.width,) * 4, blocks=2, group_size=16)}
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        return self._pictures(batch), self._pictures(batch)
+
+    def forward(self, nets, by, data, inputs):
+        return dict(zip(("real", "fake"), inputs))
+
+    def d_loss(self, nets, by, made):
+        images = torch.cat([made["real"], made["fake"]])
+        penalty, logits = by.r1(nets["d"], images) if self.penalised else (0.0, nets["d"](images))
+        return by.discriminator("relativistic", *logits.chunk(2)) + 0.05 * penalty, ()
 
 
 class Pix2Pix(Game):

@@ -38,7 +38,7 @@ def rivals(case: StepCase, dtype: torch.dtype, who: tuple[str, ...], device: str
         if gpu or (case.cpu_default and dtype == torch.bfloat16):  # the same in both dtypes' rows, and seconds long on a CPU
             found[f"{DEFAULT}-nchw"] = How(torch.float32, formats["nchw"], tuned=False)
         found[f"eager-{layout}"] = best
-        if case.game.order:
+        if "G" in case.game.order:
             found[f"eager-frozen-{layout}"] = best._replace(frozen=True)
         if gpu:
             found[f"eager-captured-{layout}"] = best._replace(captured=True)

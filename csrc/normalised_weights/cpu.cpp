@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include <cmath>
+#include <numeric>
 
 #include "../common/cpu_rows.h"
 
@@ -9,6 +10,7 @@ namespace ganfast {
 namespace {
 
 constexpr int64_t kRun = 4096;     // values summed in the accumulation type before their sum joins one in double
+constexpr int64_t kSums = 32;      // side by side: one sum waits for each addition
 constexpr int64_t kColumns = 256;  // of a task that sums over rows
 
 // All weights as rows one behind the other; weight i has the rows from first[i] on, of columns[i] values.
@@ -74,13 +76,16 @@ template <class A> at::Tensor vector_of(int64_t size, const at::Tensor& x) {
 
 template <class A, class T, class U> A dot(const T* a, const U* b, int64_t count) {
   double total = 0;
-  for (int64_t from = 0; from < count; from += kRun) {
-    const int64_t to = std::min(count, from + kRun);
-    A sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = from; i < to; ++i) sum += static_cast<A>(a[i]) * static_cast<A>(b[i]);
-    total += sum;
+  const int64_t whole = count - count % kSums;
+  for (int64_t from = 0; from < whole; from += kRun) {
+    A sums[kSums] = {};
+    for (int64_t i = from; i < std::min(whole, from + kRun); i += kSums) {
+#pragma omp simd
+      for (int64_t j = 0; j < kSums; ++j) sums[j] += static_cast<A>(a[i + j]) * static_cast<A>(b[i + j]);
+    }
+    total += std::accumulate(sums, sums + kSums, 0.0);
   }
+  for (int64_t i = whole; i < count; ++i) total += static_cast<A>(a[i]) * static_cast<A>(b[i]);
   return static_cast<A>(total);
 }
 

@@ -15,6 +15,7 @@ from torch import Tensor, fx
 from torch.autograd import forward_ad
 
 from ganfast import _backends
+from ganfast._autograd import here
 from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
 from ganfast.dropin.groups import Found, Group, opaque, replaced
@@ -51,6 +52,7 @@ class Graph:
         self._settings: tuple | None = None  # of the calls that run
         self._plans = Memo()  # (settings, sizes) -> the graph's forward with the groups that pay
         self._made: dict[tuple[bool, ...], Callable] = {}  # which groups run as one, which weights are made together -> the forward
+        self._settling_ones: dict[tuple[bool, ...], Callable] = {}  # which weights are made together -> the first call's forward
         self._kept: set[tuple[bool, ...]] = set()  # of these, those that calls run, not a trial alone
         self._answers: dict[int, tuple[bool, bool]] = {}
 
@@ -70,6 +72,7 @@ class Graph:
             torch.get_num_threads(),
             torch._C._get_deterministic_algorithms(),
             torch._C._get_cudnn_deterministic(),
+            here.twice,
         )
         if settings != self._settings:
             self._settings = settings
@@ -90,8 +93,7 @@ class Graph:
         self._answers = {}
         before = _Before(self._writes, args)
         weights = [together_pays(batch, [args[i] for i in places]) for batch, places in zip(self.batches, self._operands)]
-        batches = [batch for batch, (pays, _) in zip(self.batches, weights) if pays]
-        result = replaced(self.module, self.groups, [self._settling(i) for i in range(len(self.groups))], batches)(*args)
+        result = self._first(tuple(pays for pays, _ in weights))(*args)
         answers = [*(self._answers.get(i, (True, False)) for i in range(len(self.groups))), *weights]
         if all(final for _, final in answers):
             pays = tuple(pays for pays, _ in answers)
@@ -126,9 +128,19 @@ class Graph:
 
     def _with(self, pays: tuple[bool, ...]) -> Callable:
         if pays not in self._made:
-            batches = [batch for batch, pays_alone in zip(self.batches, pays[len(self.groups) :]) if pays_alone]
-            self._made[pays] = replaced(self.module, self.groups, [g if p else None for g, p in zip(self.groups, pays)], batches)
+            calls = [group if pays_alone else None for group, pays_alone in zip(self.groups, pays)]
+            self._made[pays] = replaced(self.module, self.groups, calls, self._chosen(pays[len(self.groups) :]))
         return self._made[pays]
+
+    def _chosen(self, pays: tuple[bool, ...]) -> list[Together]:
+        return [batch for batch, pays_alone in zip(self.batches, pays) if pays_alone]
+
+    def _first(self, weights: tuple[bool, ...]) -> Callable:
+        """The graph's forward that settles each group as it comes to it, with these weights made together."""
+        if weights not in self._settling_ones:
+            calls = [self._settling(i) for i in range(len(self.groups))]
+            self._settling_ones[weights] = replaced(self.module, self.groups, calls, self._chosen(weights))
+        return self._settling_ones[weights]
 
     def _settling(self, i: int) -> Callable[..., Tensor]:
         group = self.groups[i]

@@ -14,6 +14,8 @@ from ganfast import _layout
 _HOMES = (torch, F, torch._C._nn, torch.special, operator)
 _OPERATORS = {"iadd": "add_", "isub": "sub_", "imul": "mul_", "itruediv": "div_", "truediv": "div"}
 _IN_PLACE = {f"i{name}" for name in ("and", "concat", "floordiv", "lshift", "matmul", "mod", "or", "pow", "rshift", "xor")}
+# Of a tensor's attribute, its .H, and of what torch's own modules count themselves by.
+_HARMLESS = (getattr, torch._C._log_api_usage_once)
 # torch has functions of these names that take their arguments in another order.
 _THE_ONES = {"batch_norm": F.batch_norm, "instance_norm": F.instance_norm, "elu": F.elu}
 _CONV = "weight bias stride padding dilation groups"
@@ -160,9 +162,8 @@ def is_pure(node: fx.Node) -> bool:
 
 
 def is_barrier(node: fx.Node) -> bool:
-    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own. A tensor's attribute, its .H, is
-    read and no more."""
-    known = name_of(node) or switch(node) or node.target is getattr or isinstance(node.target, torch._ops.OpOverload)
+    """Whether it may do more than compute, in ways that the graph does not show: code of a user's own."""
+    known = name_of(node) or switch(node) or node.target in _HARMLESS or isinstance(node.target, torch._ops.OpOverload)
     return node.op == "call_module" or (node.op == "call_function" and not known)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from ganfast import _backends, _timing, _tune, _tune_check
-from ganfast._autograd import autocast_dtype
+from ganfast._autograd import autocast_dtype, here
 from ganfast._layout import is_channels_last
 from ganfast.dropin.groups import Group
 from ganfast.dropin.nodes import each
@@ -23,9 +23,9 @@ _GUARDS = 40e-6  # seconds that dynamo's guards take a call, of which a module i
 
 def fused_pays(group: Group, x: Tensor, operands: tuple[Tensor, ...]) -> tuple[bool, bool]:
     """(the tuner's answer for tensors that look like these, whether that is final). True where nothing may be measured, where a backend is
-    named, and on a GPU, where every call less is a launch less."""
+    named, on a GPU, where every call less is a launch less, and under a gradient penalty, whose second backward no trial runs."""
     group.question = ""
-    off = _tune.off_reason() or _backends.requested("accelerate", None) != "auto"
+    off = _tune.off_reason() or _backends.requested("accelerate", None) != "auto" or here.twice
     if off or group.spec.recompute or x.device.type != "cpu" or x.numel() == 0 or _torch_is_wrong(group, x, operands):
         return True, True
     return _measured(group, x, operands)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _backends, _tune
+from ganfast._autograd import here
 from ganfast._memo import Memo
 from ganfast.dropin.compiled import Compiled
 
@@ -19,7 +20,7 @@ _PLAIN = (int, float, bool, str, type(None))
 
 
 class Routes:
-    """Of one module, by the look of the call: training mode, grad mode, autocast, threads, and the arguments' shapes and dtypes."""
+    """Of one module, by the look of the call: training mode, grad mode, autocast, threads, a penalty, the arguments' shapes and dtypes."""
 
     def __init__(self) -> None:
         self._known = Memo()  # look -> whether the call goes as it is written; a _Trial while that is open
@@ -69,7 +70,7 @@ class _Trial:
 
 def _look(module: nn.Module, args: tuple) -> tuple | None:
     """None for arguments of other kinds."""
-    found = [module.training, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), torch.get_num_threads()]
+    found = [module.training, torch.is_grad_enabled(), torch._C._is_any_autocast_enabled(), torch.get_num_threads(), here.twice]
     for t in args:
         if isinstance(t, Tensor):
             found += (t.shape, t.dtype, t.requires_grad)

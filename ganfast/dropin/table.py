@@ -185,7 +185,7 @@ def _is_alpha(node: Any, value: fx.Node) -> bool:
 
 
 def gain(value: fx.Node, before: list[Step]) -> Step | None:
-    """An activation times a constant, where no norm stands before it."""
+    """What is there times a constant, where no norm stands before it."""
     found = both_ways(value, "mul")
     if found is None or not is_constant(found[1]) or any(step.role in ("norm", "residual") for step in before):
         return None
@@ -227,7 +227,7 @@ STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "shift": (("norm", "scale"), shift),
     "modulation": (("norm",), modulation),
     "act": (("conv", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
-    "gain": (("act",), gain),
+    "gain": (("act", "conv", "bias"), gain),
     "clamp": (("act", "gain"), clamp),
     "residual": (("conv", "bias", "norm", "scale", "shift", "modulation", "act", "gain"), residual),
     "factor": (("residual", "act"), factor),

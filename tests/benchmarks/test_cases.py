@@ -8,9 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import case_types, cases
 from benchmarks.case_types import convolution_bytes, label, on
 from ganfast.models.dcgan import DCGANGenerator
+from tests.families.r3gan import ResidualBlock
 
 _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-_EVERY = [cases.CONV, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER]
+_EVERY = [
+    cases.CONV, cases.BLOCK, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER,
+]  # fmt: skip
+_EVERY += [cases.WEIGHTS]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)
@@ -28,13 +32,21 @@ def test_a_transposed_convolutions_numbers_are_torchs(case):
 @pytest.mark.parametrize("case", cases.CONV, ids=lambda c: c.name)
 def test_a_convolutions_numbers_are_torchs(case):
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        layer = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, case.padding)
+        layer = nn.Conv2d(case.c_in, case.c_out, case.kernel, case.stride, case.padding, groups=case.groups)
         x = torch.empty(case.batch, case.c_in, *case.size)
         y = layer(x)
     assert case.flops() == counter.get_total_flops()
     assert case.elements() == (x.numel(), layer.weight.numel(), y.numel())
     tiny = case.tiny()
     assert (tiny.kernel, tiny.stride, tiny.act) == (case.kernel, case.stride, case.act) and tiny.flops() < 1e6
+
+
+@pytest.mark.parametrize("case", cases.BLOCK, ids=lambda c: c.name)
+def test_a_blocks_numbers_are_torchs(case):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        block = ResidualBlock(case.channels, case.inner // case.channels, case.inner // case.groups)
+        block(torch.empty(case.batch, case.channels, *case.size))
+    assert case.flops() == counter.get_total_flops() and block.mix.layer.groups == case.groups
 
 
 @pytest.mark.parametrize("case", cases.UPSAMPLE, ids=lambda c: c.name)

@@ -9,6 +9,7 @@ from torch import nn
 import ganfast
 from ganfast import _tune
 from ganfast.dropin import pays
+from ganfast.penalties import r1_penalty
 from tests.dropin.common import x_for
 
 
@@ -192,3 +193,21 @@ def test_the_bias_before_a_norm_is_no_reason_to_call_a_way_wrong(monkeypatch):
         eager, fused = next(found for found in compared if len(found) == 2)
         assert eager == fused and eager[1] == (6, 4, 3, 3) and (eager[2] is None) == without
         compared.clear()
+
+
+@pytest.mark.parametrize("act", [nn.LeakyReLU(0.2), nn.SiLU()], ids=["leaky_relu", "silu"])
+def test_a_penalty_runs_every_group_as_one(act, asked):
+    """Without a question: a trial takes the gradient once, and torch's convolutions lose in the gradient of a gradient. Beside it the
+    tuner's answer stands."""
+    asked.answer = "eager"
+    plain = nn.Sequential(nn.Conv2d(4, 6, 3), act, nn.Conv2d(6, 1, 3), nn.Flatten())
+    fast = ganfast.accelerate(copy.deepcopy(plain))
+    assert fast(x_for()).shape == plain(x_for()).shape
+    ran = lambda: {row.ran == "eager" for row in ganfast.explain(fast).groups}
+    questions = len(asked)
+    assert questions > 0 and ran() == {True}
+    found = [torch.autograd.grad(r1_penalty(model, x_for()), list(model.parameters())[:3]) for model in (fast, plain)]
+    assert len(asked) == questions and False in ran()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x_for()), plain(x_for()))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import ganfast
 from tests.families import oracle
 from tests.families.family import Family, aliases, groups_of
+from tests.families.normalised import WEIGHTS
 from tests.families.registry import FAMILIES
 
 # A row's tests follow each other, in one process where several share them out: what is compiled for one of them serves the next.
@@ -64,6 +65,7 @@ def test_finds_the_chains(row, request):
         request.applymarker(pytest.mark.xfail(reason=why, strict=True))
     model = judged(row, True)[1]
     assert groups_of(model) == aliases(model, row.fused), ganfast.explain(model)
+    assert [each[:2] for each in ganfast.explain(model).weights] == WEIGHTS.get(row.name, [])
 
 
 @rows

@@ -51,7 +51,7 @@ def forward_op(x, weight, bias, alpha, mean, invstd, spec, together: Together | 
 class BatchNormAct(Function):
     """Saves x and its statistics; never the running statistics, which the next forward overwrites. The bias arrives as `kept` gives it."""
 
-    reaches_back = True  # see _autograd.reached
+    reaches_back = True  # see _autograd._unreached
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, mean, invstd, spec, together):
@@ -70,7 +70,7 @@ class BatchNormAct(Function):
                 vectors = (None if v is None else v.to(acc) for v in (weight, bias))
                 gy = gy.to(acc)
                 if spec.act in PIECEWISE_LINEAR:  # in train mode the statistics lead to x
-                    gy = reaching(gy, None if spec.training else before(ctx, x)[0], weight, bias, alpha)
+                    gy = reaching(gy, *([] if spec.training else before(ctx, x)[0]), weight, bias, alpha)
                 gx, gweight, gbias, galpha = gradients(
                     gy, x.to(acc), mean, invstd, *vectors, spec.act, alpha, spec.alpha_value, spec.training, spec.eps
                 )

@@ -1,4 +1,5 @@
-"""Gradients: the fused pass when nothing will differentiate it, the same formulas in torch when grad mode is on."""
+"""Gradients: the fused pass when nothing will differentiate it, and where the slope is piecewise constant; else, when grad mode is on, the
+same formulas in torch."""
 
 from typing import NamedTuple
 
@@ -58,7 +59,7 @@ class BiasAct(Function):
     """x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x. The bias
     arrives as `kept` gives it where its numbers are needed."""
 
-    reaches_back = True  # see _autograd.reached
+    reaches_back = True  # see _autograd._unreached
     residual = 3  # its place among the inputs
 
     @staticmethod
@@ -104,12 +105,17 @@ class BiasAct(Function):
                 galpha = None
             elif differentiates():
                 if spec.act in PIECEWISE_LINEAR:
-                    x, enough = before(ctx, saved if spec.saves == "x" else None)
-                    other, also = before(ctx, residual, BiasAct.residual) if spec.residual == "first" else (None, True)
-                    bias_too = handle_of(ctx, 1, bias)
-                    gy = reaching(gy, x, bias_too, alpha, other) if enough and also else reaching(gy, saved if node is None else node)
+                    found, enough = before(ctx, saved if spec.saves == "x" else None)
+                    others, also = before(ctx, residual, BiasAct.residual) if spec.residual == "first" else ([], True)
+                    found += [*others, handle_of(ctx, 1, bias), alpha]
+                    gy = reaching(gy, *found) if enough and also else reaching(gy, saved if node is None else node)
                 z = saved if residual is None else saved + residual
-                gx, gbias, galpha = _differentiable(gy, z, None if from_y else bias, alpha, spec, from_y)
+                z_bias, galpha = None if from_y else bias, None
+                if alpha is None and spec.act in ("linear", *PIECEWISE_LINEAR):
+                    constants = (spec.act, spec.alpha_value, gain, clamp, from_y, spec.channels_last, spec.backend)
+                    gx, gbias = kernels.slopes(gy, z, z_bias, *constants)
+                else:
+                    gx, gbias, galpha = _differentiable(gy, z, z_bias, alpha, spec, from_y)
             else:
                 gy = dense(gy, spec.channels_last)
                 z = gy if saved is None else saved if residual is None else saved + residual

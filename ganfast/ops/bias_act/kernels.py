@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
 
 from ganfast import _backends, _native
-from ganfast._layout import memory_format
+from ganfast._autograd import differentiates
+from ganfast._layout import dense, memory_format
 from ganfast.ops.bias_act import reference, torch_backend
 
 _NUMBERS = "Tensor? bias, Tensor? alpha, str act, float alpha_value, float gain"
@@ -121,7 +123,8 @@ def _bwd(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels
     bound = limit(clamp, from_y, gy.dtype)
     if not saved.is_floating_point():  # signs, in place of y
         bound = None if clamp is None else float(reference.CLAMPED)
-        saved = saved.to(gy.dtype) if backend in ("torch", "reference") else saved
+        if backend in ("torch", "reference") or (backend == "triton" and clamp is not None):  # whose bytes with a clamp would take a stack
+            saved = saved.to(gy.dtype)
     args = (gy, saved, bias, alpha, act, alpha_value, gain, bound, from_y, channels_last)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.bias_act_bwd_native(*args)
@@ -149,3 +152,29 @@ bwd = _native.register("bias_act_bwd" + (_BWD % "clamp").format(_BACKEND), _bwd,
 def fwd_(x: Tensor, *args) -> tuple[Tensor, Tensor]:
     """`fwd` that overwrites x and gives it back: for fresh results of another op that no backward saved."""
     return x, _overwrite(x, *args)
+
+
+class _Slopes(Function):
+    @staticmethod
+    def forward(ctx, gy, saved, bias, constants):
+        ctx.save_for_backward(saved, bias)
+        ctx.constants, ctx.dtype = constants, gy.dtype
+        ctx.set_materialize_grads(False)
+        return bwd(gy, saved, bias, None, *constants)[:2]
+
+    @staticmethod
+    def backward(ctx, u, usum):
+        saved, bias = ctx.saved_tensors
+        if usum is not None:
+            column = usum.view(1, -1, *[1] * (saved.dim() - 2))
+            u = (column.expand_as(saved) if u is None else u + column).to(ctx.dtype)
+        return (None if u is None else slopes(u, saved, bias, *ctx.constants)[0]), None, None, None
+
+
+def slopes(gy: Tensor, saved: Tensor, bias: Tensor | None, *constants) -> tuple[Tensor, Tensor]:
+    """(gx, gbias) as `bwd` gives them, from `act` on its arguments but alpha, differentiable to any order by the same pass: for activations
+    whose slope is piecewise constant, linear in gy."""
+    gy, saved, bias = dense(gy, constants[-2]), saved.detach(), None if bias is None else bias.detach()
+    if differentiates() and gy.requires_grad:
+        return _Slopes.apply(gy, saved, bias, constants)
+    return bwd(gy, saved, bias, None, *constants)[:2]

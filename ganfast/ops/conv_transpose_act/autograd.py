@@ -9,14 +9,15 @@ With T(x, w) the transposed convolution, D(gz, w) its data gradient and W(gz, x)
 so a double backward runs the same kernels as a backward, and never torch's own backward of a transposed convolution.
 An ordinary convolution is the same three maps in other roles: with its weight [Cout, Cin/groups, *k] read as a transposed
 one's, z = D(x, w), gx = T(gz, w), gw = W(x, gz).
-The activation's derivative is the fused pass when nothing will differentiate it, plain torch formulas when grad mode is on.
+The activation's derivative is the fused pass when nothing will differentiate it, and where it is piecewise constant; else, when grad mode
+is on, plain torch formulas.
 """
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd, has_one_kernel, signs_bwd, signs_of
+from ganfast._activations import PIECEWISE_LINEAR, act_alpha_bwd, act_bwd, has_one_kernel, signs_of
 from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching, wanted_gradients
 from ganfast._layout import dense, dense_weight
 from ganfast.ops.bias_act import kernels as bias_act
@@ -86,6 +87,7 @@ class DataGrad(Function):
         linear = ctx.spec.linear()
         needs_gz, needs_weight, *_ = wanted_gradients(ctx, weights=(1,))
         with no_autocast(u):
+            u = dense(u, linear.channels_last)
             ggz = conv_transpose(u, weight, linear) if needs_gz else None
             gweight = weight_grad(gz, u, weight, linear) if needs_weight else None
         return ggz, gweight, None, None
@@ -114,8 +116,8 @@ class ConvTransposeAct(Function):
     x arrives dense: a copy made in here would be saved without a graph, and the second order would lose its paths through x.
     """
 
-    reaches_back = True  # see _autograd.reached
-    residual = 4  # its place among the inputs
+    reaches_back = True  # see _autograd._unreached
+    weight, residual = 1, 4  # their places among the inputs
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, residual, spec):
@@ -133,6 +135,7 @@ class ConvTransposeAct(Function):
     def backward(ctx, gy, gz_direct, _):
         x, weight, alpha, saved, node, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, needs_residual, _ = wanted_gradients(ctx, weights=(1, 2, 3))
+        gy = None if gy is None else dense(gy, ctx.spec.channels_last)  # once, for all that read it, the residual's branch too
         upstream = gy if gy is not None else gz_direct
         gresidual = _beside(gy, ctx.spec) if needs_residual else None
         if upstream is None or not (needs_x or needs_weight or needs_bias or needs_alpha or ctx.spec.residual != "last"):
@@ -152,8 +155,8 @@ class ConvAct(Function):
     """(y, z) of an ordinary convolution, z as in ConvTransposeAct. `way`: the forward's backend; the spec is that of the
     transposed convolution whose D it is."""
 
-    reaches_back = True  # see _autograd.reached
-    residual = 4  # its place among the inputs
+    reaches_back = True  # see _autograd._unreached
+    weight, residual = 1, 4  # their places among the inputs
 
     @staticmethod
     def forward(ctx, x, weight, bias, alpha, residual, spec, way):
@@ -172,6 +175,7 @@ class ConvAct(Function):
     def backward(ctx, gy, gz_direct):
         x, weight, alpha, saved, node, bias = ctx.saved_tensors
         needs_x, needs_weight, needs_bias, needs_alpha, needs_residual, *_ = wanted_gradients(ctx, weights=(1, 2, 3))
+        gy = None if gy is None else dense(gy, ctx.spec.channels_last)  # once, for all that read it, the residual's branch too
         upstream = gy if gy is not None else gz_direct
         gresidual = _beside(gy, ctx.spec) if needs_residual else None
         if upstream is None or not (needs_x or needs_weight or needs_bias or needs_alpha or ctx.spec.residual != "last"):
@@ -215,10 +219,10 @@ def _of_the_output(y: Tensor, kept: Tensor, spec: Spec) -> tuple[Tensor, Tensor 
 def _reaching(ctx, gy: Tensor, x, weight, bias, alpha, output: Tensor) -> Tensor:
     """gy, whose double backward leads to the others and to what lies before x; through an output of the forward where x was not kept.
     `weight` is None where x's gradient leads to it."""
-    x, enough = before(ctx, x)
-    residual, also = before(ctx, None, ConvAct.residual) if ctx.spec.residual == "first" else (None, True)
+    found, enough = before(ctx, x)
+    others, also = before(ctx, None, ConvAct.residual) if ctx.spec.residual == "first" else ([], True)
     if enough and also:
-        return reaching(gy, x, weight, handle_of(ctx, 2, bias), alpha, residual)
+        return reaching(gy, *found, *others, weight, handle_of(ctx, 2, bias), alpha)
     return reaching(gy, output, alpha)
 
 
@@ -241,14 +245,12 @@ def _activation_backward(gy, saved, alpha, spec, from_y):
     gain = spec.factor
     if gy is None or saved is None:
         return (gy if gy is None or gain == 1 else gy * gain), None, None
-    gy = dense(gy, spec.channels_last)
+    constants = (spec.act, spec.alpha_value, gain, None, from_y, spec.channels_last, spec.act_backend)
     if not differentiates():
-        gz, gbias, galpha = bias_act.bwd(
-            gy, saved, None, alpha, spec.act, spec.alpha_value, gain, None, from_y, spec.channels_last, spec.act_backend
-        )
+        gz, gbias, galpha = bias_act.bwd(gy, saved, None, alpha, *constants)
         return gz, gbias, None if alpha is None else galpha.to(alpha.dtype)
-    if spec.keep_signs:
-        return signs_bwd(gy if gain == 1 else gy * gain, saved, spec.act, spec.alpha_value), None, None
+    if alpha is None and spec.act in PIECEWISE_LINEAR:
+        return *bias_act.slopes(gy, saved, None, *constants), None
     if gain == 1 and alpha is None and has_one_kernel(spec.act, from_y):
         return act_bwd(gy, saved, spec.act, None, spec.alpha_value, from_y), None, None
     # fp16 and bf16 products are formed in float32, as in the fused pass; autograd casts back.

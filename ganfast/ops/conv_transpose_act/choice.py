@@ -1,8 +1,8 @@
 """What `auto` runs: a static rule where nothing may be measured, else the tuner's answer among what can run here.
 
 The rule holds what was measured on a CPU (README.md in this folder): `cpu` where torch's convolutions reach a fraction of the
-matrix rate, for one input pixel, few output channels, and the weight gradients of 1-D and 3-D layers; `torch` elsewhere, for the
-half types' few channels as a convolution and a pixel shuffle (the `cpu` backend's columns are float32, at half the rate).
+matrix rate, for one input pixel in one group, few output channels, and the weight gradients of 1-D and 3-D layers; `torch` elsewhere,
+for the half types' few channels as a convolution and a pixel shuffle (the `cpu` backend's columns are float32, at half the rate).
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ganfast import _backends, _tune, _tune_check
 from ganfast._memo import Memo
-from ganfast.ops.conv_transpose_act import kernels, sampled, torch_backend
+from ganfast.ops.conv_transpose_act import grouped, kernels, sampled, torch_backend
 
 
 class Spec(NamedTuple):
@@ -50,6 +50,12 @@ def _other_layout(channels_last: bool, dims: int) -> list[str]:
     return [] if dims == 1 else ["torch/nchw" if channels_last else "torch/nhwc"]
 
 
+def _flip(weight: Tensor, spec: Spec) -> list[str]:
+    """Torch's transposed convolutions of many groups take up to 1.6 times as long as the ordinary one that one of stride 1 is."""
+    geometry = (spec.stride, spec.padding, spec.output_padding, spec.dilation)
+    return ["torch/flip"] if spec.groups > 1 and grouped.can_flip(weight.shape[2:], *geometry) else []
+
+
 def _signature(name: str, x: Tensor, weight: Tensor, spec: Spec) -> tuple[str, str]:
     """(the tuner's question, its family)"""
     sizes = f"w {tuple(weight.shape)} s{spec.stride} p{spec.padding} o{spec.output_padding} d{spec.dilation} g{spec.groups}"
@@ -66,7 +72,7 @@ def _shuffles(x: Tensor, weight: Tensor, spec: Spec) -> bool:
 def static_forward(x: Tensor, weight: Tensor, spec: Spec) -> str:
     if _backends.first_fused(x) != "cpu":
         return "torch"
-    if x[0, 0].numel() == 1:
+    if x[0, 0].numel() == 1 and spec.groups == 1:
         return "cpu"
     if weight.shape[1] * spec.groups > _FEW_CHANNELS or x.dim() == 3:
         return "torch"
@@ -79,9 +85,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
     fused = _backends.first_fused(x)
     if fused == "torch" or torch.compiler.is_compiling():
         return rule, not torch.compiler.is_compiling()
-    names = [rule, "torch", fused]
+    wide = grouped.configurations(x, weight, spec.groups)[:2]
+    names = [rule, "torch", *wide, fused]
     if fused == "cpu":
         names += _other_layout(spec.channels_last, x.dim() - 2)
+        names += [] if wide else _flip(weight, spec)
         names += ["torch/shuffle"] if _shuffles(x, weight, spec) else []
     else:
         if _backends.reason("cuda", x.device) is None:
@@ -125,10 +133,9 @@ def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> str:
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, size: list[int], spec: Spec) -> tuple[str, bool]:
     """(backend of an ordinary convolution's forward, whether that is final); x and weight dense, x not empty."""
-    rule = _rule(x, size, False)
-    if rule == "" or torch.compiler.is_compiling():
-        return rule or "torch", not torch.compiler.is_compiling()
-    names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, x.dim() - 2)])
+    names = _ways(x, weight, size, False, spec)
+    if len(names) == 1 or torch.compiler.is_compiling():
+        return names[0], not torch.compiler.is_compiling()
     inputs = [None if t is None else t.detach() for t in (x, weight, bias, alpha)]
     run = lambda name: kernels.conv(
         *inputs, spec.stride, spec.padding, spec.dilation, spec.groups, spec.act, spec.alpha_value, spec.channels_last,
@@ -140,14 +147,13 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, s
     return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
 
 
-def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run, check: _tune_check.Check) -> str:
-    if torch.compiler.is_compiling() or rule == "" or gz.device.type != "cpu" or gz.shape[0] == 0:
-        return rule or "torch"
+def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, names: list[str], run, check: _tune_check.Check) -> str:
+    if torch.compiler.is_compiling() or len(names) == 1 or gz.shape[0] == 0:
+        return names[0]
     off = _tune.off_reason()
-    key = (name, off, gz.shape, gz.dtype, weight.shape, weight.stride(), spec)
+    key = (name, off, gz.shape, gz.dtype, gz.device, weight.shape, weight.stride(), spec)
     if (known := _settled.get(key)) is not None:
         return known
-    names = dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2)])
     question, family = _signature(name, gz, weight, spec)
     calls = {candidate: lambda candidate=candidate: run(candidate) for candidate in names}
     chosen, final = _tune.choose(question, calls, gz, family, check)
@@ -156,12 +162,14 @@ def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, rule: str, run,
     return chosen
 
 
-def _rule(gz: Tensor, input_size, for_weight: bool) -> str:
-    """The static choice for a gradient; empty where only torch can run."""
+def _ways(gz: Tensor, weight: Tensor, input_size, for_weight: bool, spec: Spec) -> list[str]:
+    """Those of an ordinary convolution and of the gradients, the static choice first. On a GPU they are torch's."""
+    wide = [] if torch.compiler.is_compiling() else grouped.configurations(gz, weight, spec.groups)
     if _backends.first_fused(gz) != "cpu":
-        return ""
-    one_pixel = all(length == 1 for length in input_size)
-    return "cpu" if one_pixel or (for_weight and gz.dim() != 4) else "torch"
+        return ["torch", *(wide if gz.is_cuda else [])]
+    one_pixel = all(length == 1 for length in input_size) and spec.groups == 1
+    rule = "cpu" if one_pixel or (for_weight and gz.dim() != 4) else "torch"
+    return list(dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2), *wide]))
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
@@ -170,7 +178,8 @@ def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
         *inputs[:2], spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
     )
     check = sampled.Outputs(inputs, input_size, spec.linear(), False, run)
-    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, _rule(gz, input_size, False), run, check)
+    names = _ways(gz, weight, input_size, False, spec)
+    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, names, run, check)
 
 
 def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
@@ -179,4 +188,5 @@ def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
         *inputs, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
     )
     check = sampled.WeightGradient(inputs, weight, spec, run)
-    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, _rule(gz, x.shape[2:], True), run, check)
+    names = _ways(gz, weight, x.shape[2:], True, spec)
+    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, names, run, check)

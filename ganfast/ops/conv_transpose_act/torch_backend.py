@@ -11,7 +11,7 @@ from ganfast._activations import activate, activate_
 from ganfast._autograd import no_autocast
 from ganfast._layout import memory_format
 from ganfast._statistics import partials_of
-from ganfast.ops.conv_transpose_act import torch_faults
+from ganfast.ops.conv_transpose_act import grouped, torch_faults
 from ganfast.ops.conv_transpose_act.reference import CONV
 
 _CONV_TRANSPOSE = (None, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
@@ -19,6 +19,7 @@ _CONV_TRANSPOSE = (None, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpos
 
 def _in_layout(layout: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors copied to "nchw" or "nhwc"; as they are for ""."""
+    layout = grouped.laid_out(tensors[0], layout)
     if not layout:
         return tensors
     return tuple(t.contiguous(memory_format=memory_format(t.dim(), layout == "nhwc")) for t in tensors)
@@ -71,7 +72,11 @@ def conv_transpose_act_fwd_torch(
     bias = None if bias is None else bias.to(x.dtype)
     if layout == "shuffle":
         z = shuffled(x, weight, bias, stride, padding)
+    elif layout == "flip":
+        weight, padding = grouped.flipped(weight, groups, padding, dilation)
+        z = _convolved(*_in_layout(layout, x, weight), bias, stride, padding, dilation, groups)
     else:
+        weight, groups = grouped.merge(weight, groups, layout)
         x, weight = _in_layout(layout, x, weight)
         convolve, geometry = _CONV_TRANSPOSE[weight.dim() - 2], (stride, padding, output_padding, groups, dilation)
         if torch_faults.in_float32(x, torch_faults.conv_transpose(x)):
@@ -85,6 +90,7 @@ def conv_transpose_act_fwd_torch(
 
 
 def conv_torch(x, weight, bias, stride, padding, dilation, groups, layout="") -> Tensor:
+    weight, groups = grouped.merge(weight, groups, layout)
     x, weight = _in_layout(layout, x, weight)
     return _convolved(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
 
@@ -99,6 +105,7 @@ def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, s
 def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, groups, input_size, layout: str = "") -> Tensor:
     """[N, Cout, *out] -> [N, Cin, *input_size]: an ordinary convolution. Where output_padding reaches the stride (the
     dilation allows it) the convolution sees positions past the input, which are cut off."""
+    weight, groups = grouped.merge(weight, groups, layout)
     gz, weight = _in_layout(layout, gz, weight)
     gx = _convolved(gz, weight, None, stride, padding, dilation, groups)
     for d, size in enumerate(input_size):
@@ -109,9 +116,10 @@ def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, group
 
 def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups, layout: str = "") -> Tensor:
     """The weight gradient [Cin, Cout/groups, *k] of the ordinary convolution gz -> x; `weight_like` gives shape and strides."""
+    groups_of_weight = groups
     if layout:
+        weight_like, groups = grouped.merged_like(weight_like, groups, layout, x)
         gz, x = _in_layout(layout, gz, x)
-        weight_like = torch.empty_like(weight_like, memory_format=memory_format(x.dim(), layout == "nhwc"))
     border = []
     for d in reversed(range(len(stride))):
         out = (gz.shape[2 + d] + 2 * padding[d] - dilation[d] * (weight_like.shape[2 + d] - 1) - 1) // stride[d] + 1
@@ -122,6 +130,7 @@ def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, paddin
     zeros, dtype = [0] * len(stride), gz.dtype
     if torch_faults.in_float32(gz, torch_faults.weight_grad(gz, x.shape[-1], stride)):
         gz, x, weight_like = _wide(gz, x, weight_like)
-    return torch.ops.aten.convolution_backward(
+    gweight = torch.ops.aten.convolution_backward(
         x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]
-    )[1].to(dtype)
+    )[1]
+    return grouped.blocks(gweight, groups_of_weight, groups).to(dtype)

@@ -73,10 +73,10 @@ def row_of(table, weight_of, row, WIDE: tl.constexpr):
 @triton.jit
 def address(fields, like, WIDE: tl.constexpr):
     """The weight itself, of the element type of `like`."""
-    first = tl.load(fields)
+    first = tl.load(fields).to(tl.pointer_type(like.dtype.element_ty))
     if WIDE:
         first = tl.multiple_of(first, 16)
-    return first.to(tl.pointer_type(like.dtype.element_ty))
+    return first
 
 
 @triton.jit
