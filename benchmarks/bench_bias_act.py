@@ -22,6 +22,8 @@ class _Bias(nn.Module):
         super().__init__()
         self.case = case
         self.bias = nn.Parameter(torch.randn(case.channels))
+        residual = None if case.factor is None else torch.randn(case.batch, case.channels, *case.size)
+        self.register_buffer("residual", residual)
 
 
 class _Eager(_Bias):
@@ -32,18 +34,22 @@ class _Eager(_Bias):
         y = x + self.bias.view(1, -1, *[1] * len(case.size))
         y = F.leaky_relu(y, ALPHA[case.act], inplace=True) if case.act == "leaky_relu" else F.relu(y, inplace=True)
         y = y if case.gain == 1 else y * case.gain
-        return y if case.clamp is None else y.clamp(-case.clamp, case.clamp)
+        y = y if case.clamp is None else y.clamp(-case.clamp, case.clamp)
+        return y if case.factor is None else (y + self.residual) * case.factor
 
 
 class _Fused(_Bias):
     def forward(self, x):
         case = self.case
-        return GF.bias_act(x, self.bias, act=case.act, alpha=ALPHA.get(case.act), gain=case.gain, clamp=case.clamp)
+        added = {} if case.factor is None else {"residual": self.residual, "factor": case.factor}
+        return GF.bias_act(x, self.bias, act=case.act, alpha=ALPHA.get(case.act), gain=case.gain, clamp=case.clamp, **added)
 
 
 def layer(case: BiasCase) -> Subject:
     eager, fused = _Eager(case), _Fused(case)
     same_parameters(eager, fused)
+    if case.factor is not None:
+        fused.residual.copy_(eager.residual)
     x = torch.randn(case.batch, case.channels, *case.size)
     z = x + eager.bias.detach().view(1, -1, *[1] * len(case.size))
     return Subject(eager, fused, x + 0.2 * (z.abs() < 0.05))  # off the kink, also as bfloat16 rounds: gradients may differ there
@@ -53,6 +59,7 @@ def layer(case: BiasCase) -> Subject:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", _CASES, ids=label)
 def test_bias(bench, case, dtype, mode):
-    moved = case.elements() * torch.finfo(DTYPES[dtype]).bits // 8 * _ACCESSES[mode]
+    accesses = _ACCESSES[mode] + (case.factor is not None)  # a residual is read once, forward
+    moved = case.elements() * torch.finfo(DTYPES[dtype]).bits // 8 * accesses
     row = {"op": "bias_act", "bytes": moved, "flops": None}
     bench.modules(layer, case, dtype, mode, row, dims=len(case.size), tiny=case.tiny())

@@ -16,11 +16,28 @@ from tests.families.r3gan import SLOPE, ResidualBlock
 _CASES = on(DEVICE, CONV)
 
 
+class _Block(nn.Module):
+    """The end of a residual block. What is added is a constant: its gradient would be y's own."""
+
+    def __init__(self, conv: nn.Conv2d, residual: torch.Tensor, act: nn.Module | None = None) -> None:
+        super().__init__()
+        self.conv, self.act = conv, act
+        self.register_buffer("residual", residual)
+
+    def forward(self, x):
+        if self.act is None:
+            return self.conv(x, residual=self.residual)
+        return self.act(self.conv(x)) + self.residual
+
+
 def _layer(case: ConvCase) -> Subject:
     sizes = (case.c_in, case.c_out, case.kernel, case.stride, case.padding)
     eager = nn.Sequential(nn.Conv2d(*sizes, groups=case.groups), ACTS[case.act]())
     fused = gnn.ConvAct2d(*sizes, groups=case.groups, act=case.act, alpha=ALPHA.get(case.act))
     same_parameters(eager, fused)
+    if case.residual:
+        residual = torch.randn(case.batch, case.c_out, *case.size)  # these convolutions keep the size
+        eager, fused = _Block(eager[0], residual, eager[1]), _Block(fused, residual.clone())
     return Subject(eager, fused, torch.randn(case.batch, case.c_in, *case.size))
 
 

@@ -43,7 +43,7 @@ class ConvTransposeCase(NamedTuple):
 
 
 class ConvCase(NamedTuple):
-    """x [batch, c_in, *size] -> convolution with bias, in groups -> act."""
+    """x [batch, c_in, *size] -> convolution with bias, in groups -> act (-> + residual)."""
 
     name: str
     batch: int
@@ -58,6 +58,7 @@ class ConvCase(NamedTuple):
     groups: int = 1
     cpu_batch: int | None = None
     gpu_batches: tuple[int, ...] = ()
+    residual: bool = False
 
     def _outputs(self) -> int:
         return math.prod((n + 2 * self.padding - self.kernel) // self.stride + 1 for n in self.size)
@@ -145,7 +146,7 @@ class NormCase(NamedTuple):
 
 
 class BiasCase(NamedTuple):
-    """x [batch, channels, *size] + bias -> act -> gain -> clamp."""
+    """x [batch, channels, *size] + bias -> act -> gain -> clamp (-> (that + residual) * factor)."""
 
     name: str
     batch: int
@@ -157,6 +158,7 @@ class BiasCase(NamedTuple):
     source: str
     cpu_batch: int | None = None
     gpu_batches: tuple[int, ...] = ()
+    factor: float | None = None  # None: no residual
 
     def elements(self) -> int:
         return self.batch * self.channels * math.prod(self.size)

@@ -87,6 +87,9 @@ _DOWN = "Radford et al. 2016, discriminator for 64x64, width 64, batch 64, slope
 _R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in groups of 16 of its 1536, batch 512, slope 0.2"
 _RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
+_VQGAN = "Esser et al. 2021 (and Rombach et al. 2022), autoencoder's ResnetBlock: second convolution + x"
+_R3GAN_LAST = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; without bias there"
+_EDSR = "Lim et al. 2017, EDSR baseline's block: second convolution + x, 48x48 crops, batch 16"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
     ConvCase("dcgan64-conv2", 64, 64, 128, (32, 32), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -103,6 +106,9 @@ CONV = [
     ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
     ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
     ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
+    ConvCase("vqgan-block", 4, 128, 128, (64, 64), 3, 1, 1, "linear", _VQGAN, cpu_batch=2, residual=True),
+    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN_LAST, cpu_batch=4, residual=True),
+    ConvCase("edsr-block", 16, 64, 64, (48, 48), 3, 1, 1, "linear", _EDSR, cpu_batch=8, residual=True),
 ]
 
 BLOCK = [
@@ -137,6 +143,7 @@ INSTANCE_NORM = [
 _STYLEGAN2_D = (
     "Karras et al. 2020, config F's last layer of a block at this resolution, slope 0.2, gain sqrt(2), batch 32; clamp of 2020's ADA"
 )
+_STYLEGAN2_SKIP = "Karras et al. 2020, residual discriminator, slope 0.2: (leaky_relu(x + bias) + skip) / sqrt(2), batch 32"
 BIAS = [
     BiasCase(
         "dcgan64-d1", 64, 64, (32, 32), "leaky_relu", 1.0, None, "Radford et al. 2016, discriminator's first layer: no norm, slope 0.2"
@@ -146,6 +153,7 @@ BIAS = [
     BiasCase(
         "hifigan-res3", 16, 64, (4096,), "leaky_relu", 1.0, None, "Kong et al. 2020, V1's residual blocks at 64 channels; slope 0.1 there"
     ),
+    BiasCase("stylegan2-residual", 32, 256, (64, 64), "leaky_relu", 1.0, None, _STYLEGAN2_SKIP, cpu_batch=4, factor=2**-0.5),
     BiasCase("wgan-gp-d", 64, 64, (64, 64), "relu", 1.0, None, "Gulrajani et al. 2017, ResNet critic's first block, no norm", cpu_batch=16),
 ]
 

@@ -48,11 +48,12 @@ def few(shape, c_out, kernel, stride, padding, dtype, last, save_z=False, alpha=
         )
 
 
-def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp=None):
+def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp=None, residual="", signs=False):
     x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
     a, op_triton = c if alpha else None, op("bias_act")
-    op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last)
-    op_triton.bias_act_bwd_triton(x, x, c, a, act, 0.2, gain, clamp, from_y, last)
+    added = (x if residual else None, residual == "first", 0.7, signs)
+    _, found = op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last, *added)
+    op_triton.bias_act_bwd_triton(x, found if signs and clamp is None else x, c, a, act, 0.2, gain, clamp, from_y or signs, last)
 
 
 def norm(shape, dtype, last, act, alpha=False, per_image=False):
@@ -113,6 +114,9 @@ CASES = {
     "bias_clamp": (lambda: epilogue((64, 256, 16, 16), FP32, False, "softplus", alpha=True, gain=0.5, clamp=1.0), "tf32", False, 0),
     "bias_stylegan": (lambda: epilogue((8, 512, 32, 32), FP16, True, "leaky_relu", False, True, 2**0.5, 256.0), "tf32", False, 0),
     "bias_snake_clamp": (lambda: epilogue((4, 96, 999), BF16, False, "snake", True, False, 2.0, 1.0), "tf32", False, SNAKE_STACK),
+    "bias_added": (lambda: epilogue((64, 256, 16, 16), BF16, True, "silu", residual="first"), "tf32", False, 0),
+    "bias_added_signs": (lambda: epilogue((64, 256, 16, 16), FP16, False, "leaky_relu", residual="last", signs=True), "tf32", False, 0),
+    "bias_signs_clamp": (lambda: epilogue((8, 512, 32, 32), FP32, True, "relu", clamp=2.0, signs=True), "tf32", False, 0),
     "bias_rows": (lambda: epilogue((64, 512), FP32, False, "tanh", from_y=True), "tf32", False, 0),
     "norm_bf16_last": (lambda: norm((64, 256, 16, 16), BF16, True, "relu"), "tf32", False, 0),
     "norm_alpha": (lambda: norm((64, 256, 16, 16), FP32, False, "softplus", alpha=True), "tf32", False, 0),

@@ -17,7 +17,8 @@ def interpreted(monkeypatch):
     reason = _triton.unavailable_reason(torch.device("cpu"))
     assert reason is None, f"{reason}: run these as `TRITON_INTERPRET=1 pytest -m triton tests/`"
     plain = _triton.empty
-    monkeypatch.setattr(_triton, "empty", lambda *args, **kwargs: plain(*args, **kwargs).fill_(float("nan")))
+    unwritten = lambda t: t.fill_(float("nan") if t.is_floating_point() else 77)  # 77 is no sign
+    monkeypatch.setattr(_triton, "empty", lambda *args, **kwargs: unwritten(plain(*args, **kwargs)))
     precision = torch.backends.cudnn.conv.fp32_precision
     torch.backends.cudnn.conv.fp32_precision = "ieee"
     yield

@@ -35,48 +35,73 @@ template <class T, bool kLast, bool kClamps, class Tag> void fwd_block(const Row
   });
 }
 
-// What is added: to x + bias before the activation if first, else after gain and clamp; then all is multiplied by the factor.
-struct Added {
-  const at::Tensor* residual;  // null for none
-  bool first;
-  double factor;
-};
+// Where a residual is added: to x + bias, or after gain and clamp. Then all is multiplied by the factor.
+enum class Adds { nothing, first, last };
 
-constexpr uint8_t kClamped = 2;  // of the signs that a backward reads in place of y: 1 where the slope is 1, else 0
+constexpr int64_t kPiece = 2048;  // elements that a stack's array holds on their way to and from bytes
+constexpr uint8_t kClamped = 2;   // of the signs that a backward reads in place of y: 1 where the slope is 1, else 0
 
 constexpr bool has_signs(Act act) { return act == Act::linear || act == Act::relu || act == Act::leaky_relu || act == Act::prelu; }
 
-// x and y may be the same memory; so may x and r, where nothing is added. Without a clamp v.bound is infinite. Signs are those of y as it
-// would be without what is added after it, rounded, so that they say what such a y would.
-template <class T, bool kLast, bool kSigns, class Tag>
-void added_block(const Rows& rows, int64_t block, const T* x, const T* r, const Numbers<Acc<T>>& v, Added added, Tag act, T* y, uint8_t* signs) {
+// x and y may be the same memory. Without a clamp v.bound is infinite; kClamps is false then for the types that are worth it. Signs are those of y as it would be without what is added after
+// it, rounded, so that they say what such a y would.
+template <class T, bool kLast, Adds kAdds, bool kSigns, bool kClamps, class Tag>
+void added_block(const Rows& rows, int64_t block, const T* x, const T* residual, const Numbers<Acc<T>>& v, Acc<T> by, Tag act, T* y, uint8_t* signs) {
   using A = Acc<T>;
-  const bool before = added.residual && added.first, after = added.residual && !added.first;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel;
-    const A bias0 = *bias, alpha0 = *alpha, gain = v.gain, clamp = v.bound, factor = added.factor;
-    const A edge = narrow<T>(clamp);
+    const A gain = v.gain, clamp = v.bound, factor = by, edge = narrow<T>(clamp);
     const bool clamps = clamp < std::numeric_limits<A>::infinity();
+    A seen[kSigns ? kPiece : 1];
+    const int64_t piece = kSigns ? kPiece : length;
+    for (int64_t first = 0; first < length; first += piece) {
+      const int64_t from = at + first, count = std::min(piece, length - first), c = channel + (kLast ? first : 0);
+      const A *bias = v.bias.data() + c, *alpha = v.alpha.data() + c;
+      const A bias0 = *bias, alpha0 = *alpha;
+      const T *in = x + from, *r = residual + from;
+      T* out = y + from;
 #pragma omp simd
-    for (int64_t i = 0; i < length; ++i) {
-      const A other = static_cast<A>(r[at + i]), z = static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0);
-      A value = gain * act_fwd<A>(act, before ? z + other : z, kLast ? alpha[i] : alpha0);
-      value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
-      if constexpr (kSigns) {
-        const A seen = static_cast<A>(narrow<T>(value));
-        const bool on = act == Act::relu ? !(seen == 0) : seen > 0;  // relu's slope is 1 at NaN
-        signs[at + i] = clamps & ((seen >= edge) | (seen <= -edge)) ? kClamped : on;
+      for (int64_t i = 0; i < count; ++i) {
+        A z = static_cast<A>(in[i]) + (kLast ? bias[i] : bias0);
+        if constexpr (kAdds == Adds::first) z += static_cast<A>(r[i]);
+        A value = gain * act_fwd<A>(act, z, kLast ? alpha[i] : alpha0);
+        if constexpr (kClamps) value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
+        if constexpr (kSigns) seen[i] = kClamps ? static_cast<A>(narrow<T>(value)) : value;
+        if constexpr (kAdds == Adds::last) value += static_cast<A>(r[i]);
+        out[i] = narrow<T>(value * factor);
       }
-      y[at + i] = narrow<T>((after ? value + other : value) * factor);
+      if constexpr (kSigns) {
+        uint8_t* to = signs + from;
+        for (int64_t i = 0; i < count; ++i) {
+          const A u = seen[i];
+          const int on = act == Act::relu ? !(u == 0) : u > 0;  // relu's slope is 1 at NaN
+          if constexpr (kClamps) to[i] = static_cast<uint8_t>(clamps & ((u >= edge) | (u <= -edge)) ? int{kClamped} : on);
+          else to[i] = static_cast<uint8_t>(on);
+        }
+      }
     }
   });
 }
 
+template <class T, Adds kAdds, bool kClamps, class Tag> auto added_run(bool channels_last, bool signs, Tag) {
+  if constexpr (!std::is_same_v<Tag, Act>)
+    if constexpr (has_signs(Tag::value))
+      if (signs) return channels_last ? &added_block<T, true, kAdds, true, kClamps, Tag> : &added_block<T, false, kAdds, true, kClamps, Tag>;
+  return channels_last ? &added_block<T, true, kAdds, false, kClamps, Tag> : &added_block<T, false, kAdds, false, kClamps, Tag>;
+}
+
+template <class T, Adds kAdds, class Tag> auto added_run(bool channels_last, bool signs, bool clamps, Tag tag) {
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, at::BFloat16>)
+    if (!clamps) return added_run<T, kAdds, false>(channels_last, signs, tag);
+  return added_run<T, kAdds, true>(channels_last, signs, tag);
+}
+
 // Signs of a piecewise linear activation, or an empty tensor: bytes where there is a clamp, else bools.
 at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
-                   MaybeDouble clamp, bool channels_last, const Added& added, bool keep_signs, const at::Tensor& y) {
+                   MaybeDouble clamp, bool channels_last, const MaybeTensor& residual, bool residual_first, double factor, bool keep_signs,
+                   const at::Tensor& y) {
   const Rows rows = Rows::spread_out(x, channels_last);
   const Act parsed = parse_act(act);
+  const bool adds = residual && residual->defined();
   TORCH_CHECK(!keep_signs || has_signs(parsed), "no signs of ", act);
   const auto of_signs = x.options().dtype(clamp ? at::kByte : at::kBool);
   at::Tensor signs = keep_signs ? at::empty_like(x, of_signs) : at::empty({0}, of_signs);
@@ -84,7 +109,7 @@ at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTens
     using T = scalar_t;
     const T* in = x.const_data_ptr<T>();
     T* out = y.data_ptr<T>();
-    if (!added.residual && !keep_signs) {
+    if (!adds && !keep_signs) {
       const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp);
       with_act(parsed, [&](auto tag) {
         const auto run = rows.channels_last ? (clamp ? &fwd_block<T, true, true, decltype(tag)> : &fwd_block<T, true, false, decltype(tag)>)
@@ -94,32 +119,30 @@ at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTens
       return;
     }
     const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp.value_or(std::numeric_limits<double>::infinity()));
-    const T* residual = added.residual ? added.residual->const_data_ptr<T>() : in;
+    const T* r = adds ? residual->const_data_ptr<T>() : in;
     uint8_t* bytes = keep_signs ? static_cast<uint8_t*>(signs.mutable_data_ptr()) : nullptr;
     with_act(parsed, [&](auto tag) {
-      auto run = rows.channels_last ? &added_block<T, true, false, decltype(tag)> : &added_block<T, false, false, decltype(tag)>;
-      if constexpr (!std::is_same_v<decltype(tag), Act>)
-        if constexpr (has_signs(decltype(tag)::value))
-          if (keep_signs) run = rows.channels_last ? &added_block<T, true, true, decltype(tag)> : &added_block<T, false, true, decltype(tag)>;
-      each_block(rows, [&](int64_t b) { run(rows, b, in, residual, v, added, tag, out, bytes); });
+      const bool last = rows.channels_last, clamps = clamp.has_value();
+      const auto run = !adds            ? added_run<T, Adds::nothing>(last, keep_signs, clamps, tag)
+                       : residual_first ? added_run<T, Adds::first>(last, keep_signs, clamps, tag)
+                                        : added_run<T, Adds::last>(last, keep_signs, clamps, tag);
+      each_block(rows, [&](int64_t b) { run(rows, b, in, r, v, adds ? factor : 1, tag, out, bytes); });
     });
   });
   return signs;
 }
 
-Added added_of(const MaybeTensor& residual, bool first, double factor) { return {residual && residual->defined() ? &*residual : nullptr, first, factor}; }
-
 std::tuple<at::Tensor, at::Tensor> bias_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act,
                                                     double alpha_value, double gain, MaybeDouble clamp, bool channels_last, const MaybeTensor& residual,
                                                     bool residual_first, double factor, bool keep_signs) {
   auto y = at::empty_like(x);
-  auto signs = forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, added_of(residual, residual_first, factor), keep_signs, y);
+  auto signs = forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor, keep_signs, y);
   return {y, signs};
 }
 
 at::Tensor bias_act_fwd_cpu_(at::Tensor x, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act, double alpha_value, double gain,
                              MaybeDouble clamp, bool channels_last, const MaybeTensor& residual, bool residual_first, double factor, bool keep_signs) {
-  return forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, added_of(residual, residual_first, factor), keep_signs, x);
+  return forward(x, bias, alpha, act, alpha_value, gain, clamp, channels_last, residual, residual_first, factor, keep_signs, x);
 }
 
 struct Backward {
@@ -162,24 +185,26 @@ void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, con
 
 // From signs; sums [c]. slope: the activation's where it is not 1; where it is 0 the result is 0 whatever arrives.
 template <class T, bool kLast, bool kLeaks>
-void signs_block(const Rows& rows, int64_t block, const T* gy, const uint8_t* signs, Acc<T> gain, Acc<T> slope, T* gx, Acc<T>* sums) {
+void signs_block(const Rows& rows, int64_t block, const T* gy, const uint8_t* signs, Acc<T> gain_, Acc<T> slope_, T* gx, Acc<T>* sums) {
   using A = Acc<T>;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    // Signs as wide as the sums first: bytes in the loop of the sums would make it another order of adding than bwd_block's.
-    constexpr int64_t kPiece = 2048;
-    A wide[kPiece];
+    const A gain = gain_, slope = slope_;
+    A on[kPiece];  // the slope, never below 0, or -1: bytes in the loop of the sums would keep it from vectors
     for (int64_t first = 0; first < length; first += kPiece) {
-      const int64_t count = std::min(kPiece, length - first), from = at + first;
-      for (int64_t i = 0; i < count; ++i) wide[i] = signs[from + i];
+      const int64_t from = at + first, count = std::min(kPiece, length - first);
+      const uint8_t* s = signs + from;
+      const T* g = gy + from;
+      T* out = gx + from;
       A* sum = sums + channel + (kLast ? first : 0);
       A total = 0;
+      for (int64_t i = 0; i < count; ++i) on[i] = s[i] == 1 ? A(1) : (s[i] == 0 ? slope : A(-1));
 #pragma omp simd reduction(+ : total)
       for (int64_t i = 0; i < count; ++i) {
-        const A g = wide[i] == kClamped ? A(0) : static_cast<A>(gy[from + i]) * gain;
+        const A scaled = static_cast<A>(g[i]) * gain, f = on[i];
         A result;
-        if constexpr (kLeaks) result = g * (wide[i] == 0 ? slope : A(1));
-        else result = wide[i] == 0 ? A(0) : g;
-        gx[from + i] = narrow<T>(result);
+        if constexpr (kLeaks) result = f == A(-1) ? A(0) : scaled * f;
+        else result = f > 0 ? scaled : A(0);
+        out[i] = narrow<T>(result);
         if constexpr (kLast) sum[i] += result;
         else total += result;
       }

@@ -197,7 +197,9 @@ template <class T> void one_gemm(const at::Tensor& x, at::Tensor weight, Forward
 std::tuple<at::Tensor, at::Tensor, at::Tensor> conv_transpose_act_fwd_cpu(
     const at::Tensor& x, const at::Tensor& weight, const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& alpha,
     at::IntArrayRef stride, at::IntArrayRef padding, at::IntArrayRef output_padding, at::IntArrayRef dilation, int64_t groups,
-    c10::string_view act, double alpha_value, bool channels_last, bool save_z, bool partials) {
+    c10::string_view act, double alpha_value, bool channels_last, bool save_z, bool partials, const std::optional<at::Tensor>& residual,
+    bool residual_first, double factor, bool keep_signs) {
+  TORCH_CHECK(!residual && !residual_first && factor == 1 && !keep_signs, "a residual is bias_act's on a CPU");
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   std::vector<int64_t> size{x.size(0), weight.size(1) * groups};
   for (int64_t d = 0; d < x.dim() - 2; ++d)

@@ -11,7 +11,7 @@ constexpr int kK = 8;  // input channels a step
 
 template <class T, int kM, int kN, int kTM, int kTN>
 __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(FwdPlan p, const T* x, const T* weight, const float* bias, const float* alpha, Act act,
-                                                                          float alpha_value, T* y, T* z, float* partials) {
+                                                                          float alpha_value, ConvTransposeAdded added, T* y, T* z, float* partials) {
   constexpr int kXRun = kM * kK / kThreads, kWRun = kK * kN / kThreads;  // elements a thread stages a step
   constexpr int kAcross = kN / kTN;                                      // threads side by side along the channels
   constexpr int kRunM = 4, kRunN = kTN < 4 ? kTN : 4;                    // neighbours read by one shared load
@@ -124,11 +124,7 @@ __global__ void __launch_bounds__(kThreads, 3) conv_transpose_act_fwd_kernel(Fwd
       if (offset < 0 || work.first_channel + column >= p.c_out) continue;
       const int64_t channel = static_cast<int64_t>(work.group) * p.c_out + work.first_channel + column, at = offset + channel * s.y_stride[1];
       const float value = tile[row * kPitch + column] + (bias ? bias[channel] : 0);
-      if (z) z[at] = from_float<T>(value);
-      T rounded{};
-      with_act(act, [&](auto tag) { rounded = from_float<T>(tag.fwd(value, alpha ? alpha[channel] : alpha_value)); });
-      y[at] = rounded;
-      tile[row * kPitch + column] = to_float(rounded);
+      tile[row * kPitch + column] = to_float(finish_output(value, at, act, alpha ? alpha[channel] : alpha_value, added, y, z));
     }
     if (!partials) continue;
     __syncthreads();
@@ -160,7 +156,7 @@ ConvTransposeTiles general_tiles(const ConvTransposeShape& shape) {
 }
 
 void conv_transpose_act_fwd_general_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
-                                         Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
+                                         Act act, float alpha_value, const ConvTransposeAdded& added, void* y, void* z, float* partials, cudaStream_t stream) {
   bool large;
   FwdPlan p = fwd_plan(shape, &large);
   const int64_t blocks = general_tiles(shape).blocks;
@@ -174,7 +170,7 @@ void conv_transpose_act_fwd_general_cuda(const ConvTransposeShape& shape, Dtype 
     p.x_vectors = aligned(typed_x, kBytes16) && runs(shape.x_stride, x_size, 1, p.c_in, kBytes16);
     p.w_vectors = aligned(typed_weight, 4) && runs(shape.w_stride, w_size, 1, p.c_out, 4);
     auto kernel = large ? &conv_transpose_act_fwd_kernel<T, kLargeM, kLargeN, 8, 8> : &conv_transpose_act_fwd_kernel<T, kSmallM, kSmallN, 4, 2>;
-    GANFAST_LAUNCH(kernel, blocks, kThreads, stream, p, typed_x, typed_weight, bias, alpha, act, alpha_value, typed_y, typed_z, partials);
+    GANFAST_LAUNCH(kernel, blocks, kThreads, stream, p, typed_x, typed_weight, bias, alpha, act, alpha_value, added, typed_y, typed_z, partials);
   });
 }
 
@@ -191,10 +187,10 @@ ConvTransposeTiles conv_transpose_act_fwd_tiles(const ConvTransposeShape& shape)
 }
 
 void conv_transpose_act_fwd_cuda(const ConvTransposeShape& shape, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha,
-                                 Act act, float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
+                                 Act act, float alpha_value, const ConvTransposeAdded& added, void* y, void* z, float* partials, cudaStream_t stream) {
   FewPlan few;
-  if (few_plan(shape, &few)) return conv_transpose_act_fwd_few_cuda(few, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
-  conv_transpose_act_fwd_general_cuda(shape, dtype, x, weight, bias, alpha, act, alpha_value, y, z, partials, stream);
+  if (few_plan(shape, &few)) return conv_transpose_act_fwd_few_cuda(few, dtype, x, weight, bias, alpha, act, alpha_value, added, y, z, partials, stream);
+  conv_transpose_act_fwd_general_cuda(shape, dtype, x, weight, bias, alpha, act, alpha_value, added, y, z, partials, stream);
 }
 
 }  // namespace ganfast

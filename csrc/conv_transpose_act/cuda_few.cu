@@ -89,7 +89,7 @@ template <class T, bool kLast> __device__ __forceinline__ void multiply(const Pa
 
 template <class T, bool kLast, bool kVectors>
 __global__ void __launch_bounds__(kMaxThreads, kVectors ? 2 : 1) conv_transpose_act_fwd_few_kernel(FewPlan plan, const T* x, const T* weight, const float* bias, const float* alpha, Act act,
-                                                                             float alpha_value, T* y, T* z, float* partials) {
+                                                                             float alpha_value, ConvTransposeAdded added, T* y, T* z, float* partials) {
   constexpr bool kHalf = sizeof(T) == 2;
   // Channels a patch brings to a warp (lanes of the half types have 8 different ones), and how many are staged and summed at once.
   // Of the half types a slab's patches stay in registers for all columns; single loads need registers for their addresses.
@@ -211,10 +211,7 @@ __global__ void __launch_bounds__(kMaxThreads, kVectors ? 2 : 1) conv_transpose_
           }
         }
         const int64_t to = here.image * s.y_stride[0] + channel * s.y_stride[1] + (here.from_h + oh) * s.y_stride[3] + (here.from_w + ow) * s.y_stride[4];
-        if (z) z[to] = from_float<T>(value);
-        T rounded{};
-        with_act(act, [&](auto tag) { rounded = from_float<T>(tag.fwd(value, a)); });
-        y[to] = rounded;
+        const T rounded = finish_output(value, to, act, a, added, y, z);
         if (!partials) continue;
         const float v = to_float(rounded), delta = v - moments.mean;
         moments.n += 1, moments.mean += delta / moments.n, moments.m2 += delta * (v - moments.mean);
@@ -246,7 +243,7 @@ __global__ void __launch_bounds__(kMaxThreads, kVectors ? 2 : 1) conv_transpose_
 }  // namespace
 
 void conv_transpose_act_fwd_few_cuda(FewPlan plan, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha, Act act,
-                                     float alpha_value, void* y, void* z, float* partials, cudaStream_t stream) {
+                                     float alpha_value, const ConvTransposeAdded& added, void* y, void* z, float* partials, cudaStream_t stream) {
   const ConvTransposeShape& s = plan.fwd.s;
   const int64_t x_size[5] = {s.n, s.c_in, s.in[0], s.in[1], s.in[2]};
   const bool last = s.x_stride[1] == 1 && s.x_stride[4] == s.c_in;
@@ -258,7 +255,7 @@ void conv_transpose_act_fwd_few_cuda(FewPlan plan, Dtype dtype, const void* x, c
     const bool vectors = aligned(typed_x, kRun) && (last ? runs(s.x_stride, x_size, 1, plan.fwd.c_in, kRun) : runs(s.x_stride, x_size, 4, s.in[2], kRun));
     auto kernel = last ? (vectors ? &conv_transpose_act_fwd_few_kernel<T, true, true> : &conv_transpose_act_fwd_few_kernel<T, true, false>)
                        : (vectors ? &conv_transpose_act_fwd_few_kernel<T, false, true> : &conv_transpose_act_fwd_few_kernel<T, false, false>);
-    GANFAST_LAUNCH_SHARED(kernel, few_tiles(plan).blocks, 32 * plan.warps, plan.shared_bytes, stream, plan, typed_x, typed_weight, bias, alpha, act, alpha_value, typed_y, typed_z, partials);
+    GANFAST_LAUNCH_SHARED(kernel, few_tiles(plan).blocks, 32 * plan.warps, plan.shared_bytes, stream, plan, typed_x, typed_weight, bias, alpha, act, alpha_value, added, typed_y, typed_z, partials);
   });
 }
 

@@ -107,6 +107,21 @@ inline ConvTransposeTiles few_tiles(const FewPlan& p) {
 }
 
 void conv_transpose_act_fwd_few_cuda(FewPlan plan, Dtype dtype, const void* x, const void* weight, const float* bias, const float* alpha, Act act,
-                                     float alpha_value, void* y, void* z, float* partials, cudaStream_t stream);
+                                     float alpha_value, const ConvTransposeAdded& added, void* y, void* z, float* partials, cudaStream_t stream);
+
+// An output's end, from the convolution's value with its bias; gives y as it is stored.
+template <class T>
+__device__ __forceinline__ T finish_output(float value, int64_t at, Act act, float alpha, const ConvTransposeAdded& added, T* y, T* z) {
+  const float other = added.residual ? to_float(static_cast<const T*>(added.residual)[at]) : 0;
+  if (added.residual && added.first) value += other;
+  if (z && !added.signs) z[at] = from_float<T>(value);
+  with_act(act, [&](auto tag) { value = tag.fwd(value, alpha); });
+  if (z && added.signs) {
+    const float seen = to_float(from_float<T>(value));
+    reinterpret_cast<uint8_t*>(z)[at] = act == Act::relu ? !(seen == 0) : seen > 0;  // relu's slope is 1 at NaN
+  }
+  if (added.residual) value = (added.first ? value : value + other) * added.factor;
+  return y[at] = from_float<T>(value);
+}
 
 }  // namespace ganfast

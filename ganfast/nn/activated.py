@@ -32,17 +32,20 @@ def refuse_partials(given: bool) -> None:
         )
 
 
-def _constructor(torchs: type) -> FunctionType:
-    """torch's own, with its arguments, and the activation's after them."""
+def _constructor(torchs: type, own: dict[str, object]) -> FunctionType:
+    """torch's own, with its arguments, and the layer's own after them, by name: the activation's, and those of its residual if it has."""
     signature = inspect.signature(torchs.__init__)
 
-    def __init__(self, *args, act="linear", alpha=None, **kwargs):
+    def __init__(self, *args, **kwargs):
+        mine = {name: kwargs.pop(name, default) for name, default in own.items()}
         torchs.__init__(self, *args, **kwargs)
         self._check_options()
         given = signature.bind(self, *args, **kwargs).arguments
-        self._set_activation(act, alpha, given.get("device"), given.get("dtype"))
+        self._set_activation(mine.pop("act"), mine.pop("alpha"), given.get("device"), given.get("dtype"))
+        if mine:
+            self._set_residual(**mine)
 
-    added = [parameter for name, parameter in inspect.signature(__init__).parameters.items() if name in ("act", "alpha")]
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in own.items()]
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])
     return __init__
 
@@ -52,6 +55,7 @@ class Activated:
     `_as_torch`, which takes all that forward takes."""
 
     __jit_unused_properties__: ClassVar = ["itself"]
+    _own: ClassVar[dict[str, object]] = {"act": "linear", "alpha": None}
 
     def __init_subclass__(cls, **options: object) -> None:
         super().__init_subclass__(**options)
@@ -63,7 +67,7 @@ class Activated:
         cls._torch_forward = FunctionType(forward.__code__, forward.__globals__, "_torch_forward", forward.__defaults__)
         cls._torch_forward.__annotations__ = forward.__annotations__
         if cls.__init__ is torchs.__init__:
-            cls.__init__ = _constructor(torchs)
+            cls.__init__ = _constructor(torchs, cls._own)
         dims = int(torchs.__name__[-2])
         cls._dims, cls.__constants__ = dims, [*torchs.__constants__, "_dims"]  # a constant to torch.jit too
         if cls.__doc__ is None:
@@ -132,3 +136,30 @@ class Activated:
         if x.dim() == self._dims + 1:
             return F.interpolate(x.unsqueeze(0), scale_factor=scale).squeeze(0)
         return F.interpolate(x, scale_factor=scale)
+
+
+class Added(Activated):
+    """A layer whose call takes a residual; `residual_first` and `factor` are constants of the layer."""
+
+    _own: ClassVar[dict[str, object]] = Activated._own | {"residual_first": False, "factor": 1.0}
+    residual_first: bool = False  # of a layer pickled before there were any
+    factor: float = 1.0
+
+    def _set_residual(self, residual_first: bool, factor: float) -> None:
+        name = type(self).__name__
+        if not isinstance(residual_first, bool):
+            _checks.fail(name, f"residual_first is {residual_first!r}, wants a bool", error=TypeError)
+        self.residual_first = residual_first
+        self.factor = _checks.check_number(name, "factor", factor, "A factor that learns is a multiplication of its own")
+
+    def extra_repr(self) -> str:
+        said = super().extra_repr() + (", residual_first=True" if self.residual_first else "")
+        return said + ("" if self.factor == 1 else f", factor={self.factor}")
+
+    def _finished(self, z: Tensor, dims: int, residual: Tensor | None) -> Tensor:
+        """The layer's end by torch's functions."""
+        if residual is None:
+            return self._activated(z, dims)
+        if self.residual_first:
+            return self._activated(z + residual, dims) * self.factor
+        return (self._activated(z, dims) + residual) * self.factor

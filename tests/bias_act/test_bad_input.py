@@ -30,6 +30,26 @@ ROWS = {
     "clamp pair": (lambda: bias_act(X, clamp=(-1, 1)), TypeError, r"clamp is \(-1, 1\), wants a float"),
     "clamp infinite": (lambda: bias_act(X, clamp=float("inf")), ValueError, "clamp is inf, wants a finite number"),
     "backend": (lambda: bias_act(X, backend="tritn"), ValueError, "backend='tritn' is unknown.*Did you mean 'triton'"),
+    "residual numpy": (lambda: bias_act(X, residual=X.numpy()), TypeError, "residual is a numpy.ndarray.*from_numpy"),
+    "residual broadcast": (
+        lambda: bias_act(X, residual=X[:1]),
+        ValueError,
+        r"residual has shape \(1, 3, 5, 5\), y has .*expand",
+    ),
+    "residual channels": (lambda: bias_act(X, residual=X[:, :2]), ValueError, r"residual has shape \(4, 2, 5, 5\).*projection"),
+    "residual rank": (lambda: bias_act(X, residual=X[0]), ValueError, r"residual has shape \(3, 5, 5\), y has"),
+    "residual dtype": (
+        lambda: bias_act(X, residual=X.half()),
+        TypeError,
+        "residual has dtype torch.float16, y has .*Cast one",
+    ),
+    "residual elsewhere": (lambda: bias_act(X, residual=X.to("meta")), ValueError, "residual is on meta, y on cpu"),
+    "first without": (lambda: bias_act(X, residual_first=True), ValueError, "residual_first is True, but there is no residual"),
+    "first": (lambda: bias_act(X, residual=X, residual_first=X), TypeError, "residual_first is tensor.*wants a bool"),
+    "factor without": (lambda: bias_act(X, factor=0.5), ValueError, "factor is 0.5, but there is no residual.*gain is what multiplies"),
+    "factor": (lambda: bias_act(X, residual=X, factor=float("inf")), ValueError, "factor is inf, wants a finite number"),
+    "factor bool": (lambda: bias_act(X, residual=X, factor=True), TypeError, "factor is True, wants a float"),
+    "factor tensor": (lambda: bias_act(X, residual=X, factor=X), TypeError, "factor is tensor.*multiplication of its own"),
     "backend elsewhere": (lambda: bias_act(X, backend="cuda"), RuntimeError, "backend 'cuda' cannot run: x is on cpu"),
 }
 
@@ -37,7 +57,8 @@ ROWS = {
 @pytest.mark.parametrize("row", ROWS)
 def test_one_error(row):
     call, error, message = ROWS[row]
+    bias_act(X, residual=X, factor=1.0)
     for _ in range(2):  # a call that failed must not be remembered as one that passed
-        with pytest.raises(error, match=message) as caught:
+        with pytest.raises(error, match="(?s)" + message) as caught:
             call()
         assert str(caught.value).startswith("bias_act: ")

@@ -29,6 +29,7 @@ TILES = {
     "rows": ((37, 9), False),
 }
 SHAPES = pytest.mark.parametrize("shape, channels_last", TILES.values(), ids=TILES)
+ALONE = (None, False, 1.0, False)  # no residual, no signs
 GAINS = pytest.mark.parametrize("gain, clamp", [(1.0, None), (2**0.5, 1.1), (-0.5, 0.3), (0.0, 0.2)])
 
 
@@ -70,7 +71,7 @@ def test_from_x(shape, channels_last, gain, clamp):
     x, gy, bias, alpha = make(shape, channels_last)
     op = backend("bias_act")
     y, grads = exact(x, gy, bias, alpha, "prelu", 0.0, gain, clamp)
-    got = op.bias_act_fwd_triton(x, bias, alpha, "prelu", 0.0, gain, clamp, channels_last)
+    got, _ = op.bias_act_fwd_triton(x, bias, alpha, "prelu", 0.0, gain, clamp, channels_last, *ALONE)
     assert_close(got, y, "y")
     assert_layout(got, channels_last)
     limit = kernels.limit(clamp, False, x.dtype)
@@ -79,7 +80,7 @@ def test_from_x(shape, channels_last, gain, clamp):
         assert_close(result, want, what, floor=64.0)
     assert_layout(results[0], channels_last)
     overwritten = x.clone()
-    op.bias_act_fwd_triton_(overwritten, bias, alpha, "prelu", 0.0, gain, clamp, channels_last)
+    op.bias_act_fwd_triton_(overwritten, bias, alpha, "prelu", 0.0, gain, clamp, channels_last, *ALONE)
     assert torch.equal(overwritten, got)
 
 
@@ -105,7 +106,7 @@ def test_fp16(channels_last):
     op, clamp = backend("bias_act"), 0.7003
     assert torch.tensor(clamp).half().item() < clamp
     y, grads = exact(x, gy, bias, None, "leaky_relu", 0.2, 1.5, clamp)
-    got = op.bias_act_fwd_triton(x, bias, None, "leaky_relu", 0.2, 1.5, clamp, channels_last)
+    got, _ = op.bias_act_fwd_triton(x, bias, None, "leaky_relu", 0.2, 1.5, clamp, channels_last, *ALONE)
     assert_close(got, y, "y")
     limit = kernels.limit(clamp, True, x.dtype)
     gx, gbias, _ = op.bias_act_bwd_triton(gy, got, None, None, "leaky_relu", 0.2, 1.5, limit, True, channels_last)
@@ -118,14 +119,14 @@ def test_fp16(channels_last):
 def test_activation_forward(act, tensor_alpha):
     z, alpha = activation_input(act, tensor_alpha)
     value = ALPHAS.get(act, 0.0)
-    y = backend("bias_act").bias_act_fwd_triton(z, None, alpha, act, value, 1.0, None, False)
+    y, _ = backend("bias_act").bias_act_fwd_triton(z, None, alpha, act, value, 1.0, None, False, *ALONE)
     want = _activations.act_fwd(z.double(), act, None if alpha is None else alpha.double(), value)
     if act in ("silu", "tanh", "sigmoid", "elu", "selu", "softplus"):
         relative(y, want, act)
     else:
         assert_close(y, want, act, floor=2.0)
     z[0, 0, 0, 0] = float("nan")
-    y = backend("bias_act").bias_act_fwd_triton(z, None, alpha, act, value, 1.0, 2.0, False)
+    y, _ = backend("bias_act").bias_act_fwd_triton(z, None, alpha, act, value, 1.0, 2.0, False, *ALONE)
     assert y[0, 0, 0, 0].isnan() and not y[0, :, 1:].isnan().any(), f"{act} or its clamp swallowed a NaN"
 
 
@@ -159,3 +160,32 @@ def test_backward_sums_before_rounding():
     gx, gbias, _ = backend("bias_act").bias_act_bwd_triton(gy, saved, None, None, "leaky_relu", 0.2001, 1.0, None, False, False)
     assert_close(gbias, torch.tensor([0.2001 * 4096], dtype=torch.float64), "gbias", floor=2.0)
     assert gx.dtype == torch.float16
+
+
+@pytest.mark.pairs
+@SHAPES
+@pytest.mark.parametrize("act, clamp", [("relu", None), ("leaky_relu", 0.9), ("tanh", 0.7)])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.usefixtures("plan")
+def test_a_residual(shape, channels_last, first, act, clamp):
+    """With signs where the activation has them, and the backward from those."""
+    x, residual, bias, _ = make(shape, channels_last)
+    gy = in_layout(torch.randn(shape, generator=torch.Generator().manual_seed(4)), channels_last)
+    numbers, op, keeps = (act, 0.2, 2**0.5, clamp), backend("bias_act"), act != "tanh"
+    leaves = [t.double().requires_grad_() for t in (x, bias, residual)]
+    y = reference.bias_act(leaves[0], leaves[1], None, *numbers, leaves[2], first, 0.7)
+    got, signs = op.bias_act_fwd_triton(x, bias, None, *numbers, channels_last, residual, first, 0.7, keeps)
+    assert_close(got, y.detach(), "y")
+    overwritten = x.clone()
+    again = op.bias_act_fwd_triton_(overwritten, bias, None, *numbers, channels_last, residual, first, 0.7, keeps)
+    assert torch.equal(overwritten, got) and torch.equal(again, signs)
+    if not keeps:
+        assert signs.numel() == 0
+        return
+    u = reference.bias_act(x, bias, None, *numbers, residual if first else None, first, 1.0)
+    assert torch.equal(signs, reference.signs(u, act, kernels.limit(clamp, True, x.dtype))) and signs.stride() == got.stride()
+    want = torch.autograd.grad(y, leaves[:2], gy.double())
+    limit = None if clamp is None else 2.0
+    results = op.bias_act_bwd_triton(gy, signs, None, None, act, 0.2, 2**0.5 * 0.7, limit, True, channels_last)
+    for result, exact_gradient, what in zip(results, want, ("gx", "gbias"), strict=False):
+        assert_close(result, exact_gradient, what, floor=64.0)

@@ -12,6 +12,7 @@ struct Case {
   Act act;
   int shift;
   int processors;  // 0: the general kernel; else the few-channel one, its tile chosen for that many: one takes the largest
+  int residual;    // 1: added after the activation, 2: before it, 3: as 1, with signs in place of z
 };
 
 // Strides of a dense [a, b, d, h, w]; with `last`, b is fastest.
@@ -36,7 +37,9 @@ template <class T> void forward(const Case& c) {
   dense(c.c_out, s.out, c.channels_last, s.y_stride);
   Buffer<T> x(c.n * c.c_in * in, c.shift), weight(c.c_in * group_out * taps), y(c.n * c.c_out * out), z(c.n * c.c_out * out);
   Buffer<float> bias(c.c_out), alpha(c.c_out);
-  x.randomize(), weight.randomize(0.3), bias.randomize(), alpha.randomize();
+  Buffer<T> residual(y.count);
+  std::vector<uint8_t> signs(c.residual == 3 ? y.count : 0, 77);
+  x.randomize(), weight.randomize(0.3), bias.randomize(), alpha.randomize(), residual.randomize();
 
   std::vector<double> pre(y.count), scale(y.count), post(y.count);  // scatter: no phases here
   for (int64_t image = 0; image < c.n; ++image)
@@ -64,7 +67,12 @@ template <class T> void forward(const Case& c) {
             pre[to] += product, scale[to] += std::fabs(product);
           }
       }
-  for (int64_t i = 0; i < y.count; ++i) post[i] = act_fwd<double>(c.act, pre[i], c.alpha ? alpha[i / s.y_stride[1] % c.c_out] : 0.2);
+  const float factor = c.residual ? 0.7f : 1;
+  for (int64_t i = 0; i < y.count; ++i) {
+    pre[i] += c.residual == 2 ? residual[i] : 0;
+    post[i] = (act_fwd<double>(c.act, pre[i], c.alpha ? alpha[i / s.y_stride[1] % c.c_out] : 0.2) + (c.residual % 2 ? residual[i] : 0)) * factor;
+  }
+  const ConvTransposeAdded added{c.residual ? residual.data() : nullptr, c.residual == 2, c.residual == 3, factor};
 
   FewPlan plan;
   if (c.processors && !few_plan(s, &plan, c.processors)) std::printf("%s: no few-channel kernel\n", c.name), ++failures;
@@ -72,12 +80,19 @@ template <class T> void forward(const Case& c) {
   Buffer<float> partials(c.partials ? rows * 3 * c.c_out : 0);
   s.n += overrun, plan.fwd.s.n += overrun;
   const auto launch = [&](auto call, auto how) {
-    call(how, dtype_of<T>(), x.data(), weight.data(), bias.data(), c.alpha ? alpha.data() : nullptr, c.act, 0.2f, y.data(), c.save_z ? z.data() : nullptr,
+    call(how, dtype_of<T>(), x.data(), weight.data(), bias.data(), c.alpha ? alpha.data() : nullptr, c.act, 0.2f, added, y.data(),
+         c.residual == 3 ? reinterpret_cast<void*>(signs.data()) : c.save_z ? z.data() : nullptr,
          c.partials ? partials.data() : nullptr, nullptr);
   };
   c.processors ? launch(conv_transpose_act_fwd_few_cuda, plan) : launch(conv_transpose_act_fwd_general_cuda, s);
   check("y", y, post, scale);
   if (c.save_z) check("z", z, pre, scale);
+  Buffer<float> found(signs.size());
+  std::vector<double> want(signs.size());
+  for (size_t i = 0; i < signs.size(); ++i) {  // which side of 0 it falls on is rounding's
+    found.set(i, std::fabs(pre[i]) < 1e-3 * (1 + scale[i]) ? pre[i] > 0 : signs[i]), want[i] = pre[i] > 0;
+  }
+  if (c.residual == 3) check("signs", found, want, {1});
   if (!c.partials) return;
   Buffer<float> merged(3 * c.c_out);
   std::vector<double> moments(3 * c.c_out);
@@ -132,5 +147,11 @@ int main(int argc, char** argv) {
   forward<float>({"few stride past kernel", 1, 5, 6, 1, {1, 3, 3}, {1, 2, 1}, {1, 3, 4}, {0, 0, 0}, {0, 2, 3}, {1, 1, 1}, 0, 0, 1, 1, 0, Act::softplus, 0, 1});
   forward<float>({"few dilation", 1, 6, 5, 1, {1, 4, 18}, {1, 3, 4}, {1, 3, 2}, {0, 2, 3}, {0, 1, 1}, {1, 2, 6}, 1, 0, 0, 1, 0, Act::selu, 0, 132});
   forward<Half>({"few 1d", 2, 5, 2, 1, {1, 1, 75}, {1, 1, 4}, {1, 1, 2}, {0, 0, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 1, 0, Act::linear, 0, 132});
+
+  forward<float>({"fwd large, added", 2, 11, 37, 1, {1, 7, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 1, 0, 0, Act::silu, 0, 0, 1});
+  forward<Half>({"fwd small, added first", 2, 8, 20, 1, {1, 3, 4}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {0, 1, 1}, {1, 1, 1}, 1, 1, 1, 0, 0, Act::tanh, 0, 0, 2});
+  forward<BFloat16>({"fwd small, signs", 1, 9, 5, 1, {1, 5, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 0, 0, 0, Act::relu, 0, 0, 3});
+  forward<float>({"few added first", 1, 9, 3, 1, {1, 5, 6}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 1, 0, 1, 0, 0, Act::tanh, 0, 132, 2});
+  forward<Half>({"few signs", 2, 40, 3, 1, {1, 4, 16}, {1, 4, 4}, {1, 2, 2}, {0, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0, 0, 0, 0, 0, Act::leaky_relu, 0, 1, 3});
   return finish();
 }

@@ -37,7 +37,7 @@ def exact_float32():
     torch.backends.cudnn.allow_tf32 = before
 
 
-def _conv_leaves(row, dtype, channels_last):
+def conv_leaves(row, dtype, channels_last):
     n, c_in, c_out, size, kernel, *_, groups = row
     taps = torch.tensor(kernel).prod().item()
     x, weight, bias = torch.randn(n, c_in, *size), torch.randn(c_in, c_out // groups, *kernel) / (c_in * taps) ** 0.5, torch.randn(c_out)
@@ -53,7 +53,7 @@ def _conv_leaves(row, dtype, channels_last):
 def test_conv_transpose_act(row, backend, dtype, channels_last):
     *_, stride, padding, output_padding, dilation, groups = CONV[row]
     options = {"stride": stride, "padding": padding, "output_padding": output_padding, "dilation": dilation, "groups": groups}
-    leaves = _conv_leaves(CONV[row], dtype, channels_last)
+    leaves = conv_leaves(CONV[row], dtype, channels_last)
     dims = leaves[0].dim() - 2
     lists = [[v] * dims for v in (stride, padding, output_padding, dilation)]
     fused = lambda *t, b: conv_transpose_act(*t, **options, act="silu", backend=b, return_partials=True)
@@ -80,7 +80,7 @@ def test_few_channels_triton(row, dtype, channels_last):
     """Every configuration of the kernel for few output channels, which the launcher takes for large images only."""
     from ganfast.ops.conv_transpose_act import triton_few
 
-    x, weight, bias = (t.detach() for t in _conv_leaves(CONV[row], dtype, channels_last))
+    x, weight, bias = (t.detach() for t in conv_leaves(CONV[row], dtype, channels_last))
     *_, stride, padding, output_padding, dilation, groups = CONV[row]
     lists = [[v] * 2 for v in (stride, padding, output_padding, dilation)]
     plain = torch.nn.functional.conv_transpose2d(x, weight, bias, *lists[:3], groups, lists[3])
@@ -95,7 +95,7 @@ def test_few_channels_triton(row, dtype, channels_last):
 @pytest.mark.parametrize("backend", ["torch", "triton", "cuda"])
 def test_small_second_order(backend):
     """A gradient penalty through the op, against the float64 formula."""
-    leaves = [t.detach().requires_grad_() for t in _conv_leaves(CONV["small odd"], torch.float32, False)]
+    leaves = [t.detach().requires_grad_() for t in conv_leaves(CONV["small odd"], torch.float32, False)]
     double = [t.detach().double().requires_grad_() for t in leaves]
     fused = conv_transpose_act(*leaves, stride=2, padding=1, output_padding=1, act="tanh", backend=backend)
     exact = reference.conv_transpose_act(*double, [2, 2], [1, 1], [1, 1], [1, 1], 1, "tanh", None, 0.0)
@@ -234,7 +234,7 @@ def test_gan_loss(kind, backend, count):
 
 @pytest.mark.parametrize("backend", ["triton", "cuda"])
 def test_small_gradients_repeat_bit_for_bit(backend):
-    leaves = _conv_leaves(CONV["small rgb"], torch.float32, True)
+    leaves = conv_leaves(CONV["small rgb"], torch.float32, True)
     runs = []
     for _ in range(3):
         y, partials = conv_transpose_act(*leaves, stride=2, padding=1, act="tanh", backend=backend, return_partials=True)

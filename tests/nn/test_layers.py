@@ -80,6 +80,35 @@ def test_frozen_norm_in_a_training_model():
     assert ours.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("kind", ["ConvAct", "ConvTransposeAct", "UpsampleConvAct"])
+def test_a_residual(kind, first):
+    layer = getattr(gnn, f"{kind}2d")(3, 3, 3, padding=1, act="relu", residual_first=first, factor=0.5)
+    x = torch.randn(2, 3, 4, 4)
+    plain = copy.deepcopy(layer)
+    plain.act, plain.residual_first, plain.factor = "linear", False, 1.0
+    z = plain(x)
+    residual = torch.randn_like(z)
+    want = (z + residual).relu() * 0.5 if first else (z.relu() + residual) * 0.5
+    torch.testing.assert_close(layer(x, residual=residual), want)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(layer))(x, residual=residual), want)
+    assert "factor=0.5" in repr(layer) and ("residual_first=True" in repr(layer)) == first
+    with pytest.raises(ValueError, match="but there is no residual"):
+        layer(x)
+    seen = [torch.jit.script(layer), torch.fx.symbolic_trace(_Adds(layer))]
+    for module, given in zip(seen, ({"residual": residual}, {"other": residual})):
+        torch.testing.assert_close(module(x, **given), want)
+
+
+class _Adds(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, other):
+        return self.layer(x, residual=other)
+
+
 def test_alpha_is_a_constant_or_a_parameter():
     assert "alpha" not in gnn.ConvTransposeAct2d(2, 3, 2, act="leaky_relu", alpha=0.2).state_dict()
     learned = gnn.ConvTransposeAct2d(2, 3, 2, act="snake", alpha=torch.ones(3))
@@ -110,6 +139,7 @@ def test_repr_copy_pickle_and_dtype():
         (lambda: gnn.BatchNormAct2d(3, act="relu", alpha=0.1), "BatchNormAct2d: alpha was given, but act='relu' has no parameter"),
         (lambda: gnn.ConvAct2d(2, 3, 4)(torch.randn(1, 3, 4, 4)), "conv_act: weight expects Cin=2, x has 3 channels"),
         (lambda: gnn.BatchNormAct2d(3)(torch.randn(2, 3)), "expected 4D input"),
+        (lambda: gnn.ConvAct2d(2, 3, 4, factor=float("nan")), "ConvAct2d: factor is nan, wants a finite number"),
         (lambda: gnn.ConvTransposeAct2d(2, 3, 4)(torch.randn(1, 3, 4, 4)), "conv_transpose_act: weight expects Cin=2, x has 3 channels"),
     ],
 )

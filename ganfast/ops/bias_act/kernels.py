@@ -123,7 +123,8 @@ def _bwd(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, channels
     bound = limit(clamp, from_y, gy.dtype)
     if not saved.is_floating_point():  # signs, in place of y
         bound = None if clamp is None else float(reference.CLAMPED)
-        saved = saved.to(gy.dtype) if backend in ("torch", "reference") else saved
+        if backend in ("torch", "reference") or (backend == "triton" and clamp is not None):  # whose bytes with a clamp would take a stack
+            saved = saved.to(gy.dtype)
     args = (gy, saved, bias, alpha, act, alpha_value, gain, bound, from_y, channels_last)
     if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.bias_act_bwd_native(*args)

@@ -63,7 +63,7 @@ def bias_act_bwd_kernel(
         r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
         offsets, mask = tile_offsets(r, channels, rows, inner, c, CHANNELS_LAST)
         g = tl.load(gy + offsets, mask=mask, other=0.0).to(tl.float32) * gain
-        v = tl.load(saved + offsets, mask=mask, other=0.0).to(tl.float32)
+        v = tl.load(saved + offsets, mask=mask, other=0).to(tl.float32)
         z = v * scale + b
         if CLAMPS:
             y = v if FROM_Y else gain * act_fwd(z, a, ACT)

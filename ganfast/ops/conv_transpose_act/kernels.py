@@ -32,7 +32,7 @@ _BACKEND = ", str backend"
 # The second result is what the activation's backward reads, if not y: z, where save_z; signs, where keep_signs, which want a residual.
 _RESIDUAL = ", Tensor? residual=None, bool residual_first=False, float factor=1.0, bool keep_signs=False"
 
-_native.define("conv_transpose_act_fwd_native" + _FWD.format(""))
+_native.define("conv_transpose_act_fwd_native" + _FWD.format(_RESIDUAL))
 _native.define("conv_transpose_act_data_grad_native" + _DATA.replace("SymInt", "int").format(""))
 _native.define("conv_transpose_act_weight_grad_native" + _WEIGHT.format(""))
 
@@ -52,7 +52,7 @@ def _fwd(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend,
     residual=None, residual_first=False, factor=1.0, keep_signs=False,
 ):  # fmt: skip
-    if residual is not None and backend != "reference":
+    if residual is not None and backend not in ("reference", "cuda"):
         geometry = (stride, padding, output_padding, dilation, groups)
         z, *_, stats = _fwd(x, weight, bias, None, *geometry, "linear", 0.0, channels_last, False, False, backend)
         return *_added(z, None, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs), stats
@@ -67,7 +67,7 @@ def _fwd(
         y, z = minimal.run(x, weight, bias, alpha, act, alpha_value, True, size, channels_last, save_z)
         stats = partials_of(y) if partials else x.new_empty(0)
     elif backend in ("cpu", "cuda"):
-        y, z, stats = torch.ops.ganfast.conv_transpose_act_fwd_native(*args)
+        y, z, stats = torch.ops.ganfast.conv_transpose_act_fwd_native(*args, residual, residual_first, factor, keep_signs)
     elif backend == "triton":
         from ganfast.ops.conv_transpose_act import triton
 
