@@ -154,19 +154,19 @@ class Found:
         return _one_pass(steps) or _unlike(steps) or self._keeps_more_than_eager(steps) or self._parted(steps)
 
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
-        """Of a group that begins with a bias add: bias_act's backward may read its input. Of a norm: what is added to it before an
+        """Of a group that begins with a bias add: bias_act's backward may read what it adds up. Of a norm: what is added to it before an
         activation."""
-        of = {step.role: step for step in steps}
-        added = [of["residual"].tensors["residual"]] if "residual" in of and of["residual"].options["first"] else []
+        of, spec = {step.role: step for step in steps}, self._spec(steps)
+        added = [of["residual"].tensors["residual"]] if spec.residual == "first" else []
         if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
             added.append(of["modulation"].tensors["more"])
         if "norm" in of and any(map(self._reaches, added)):
             return "its backward would keep a summand that may be changed"
-        if steps[0].role != "bias" or not self._reaches(steps[0].tensors["x"]):
+        if steps[0].role != "bias" or not any(map(self._reaches, [steps[0].tensors["x"], *added])):
             return ""
-        spec = self._spec(steps)
         alpha = next((tensor(step.tensors["alpha"]) for step in steps if "alpha" in step.tensors), None)
-        kept = what_is_saved(spec.act, alpha, 1.0 if spec.alpha is None else spec.alpha, spec.gain, spec.clamp, spec.open_output)
+        alpha_value = 1.0 if spec.alpha is None else spec.alpha
+        kept = what_is_saved(spec.act, alpha, alpha_value, spec.gain, spec.clamp, spec.open_output, spec.residual, spec.factor)
         return "its backward would keep an input that may be changed" if kept == "x" else ""
 
     def _parted(self, steps: list[Step]) -> str:
@@ -201,7 +201,7 @@ class Found:
         return arithmetic.Spec(
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
-            modulated="modulation" in by_role, residual=_place_of(by_role.get("residual")),
+            modulated="modulation" in by_role, residual=_place_of_residual([step.role for step in steps]),
             factor=by_role.get("factor", {}).get("factor", 1.0),
             open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
             clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
@@ -219,8 +219,9 @@ class Found:
         return "what it follows is no convolution, norm or bias add, or is read elsewhere too"
 
 
-def _place_of(residual: dict | None) -> str:
-    return "" if residual is None else "first" if residual["first"] else "last"
+def _place_of_residual(roles: list[str]) -> str:
+    """Without an activation "last": of that nothing is kept."""
+    return "" if "residual" not in roles else "first" if "act" in roles[roles.index("residual") :] else "last"
 
 
 _KNOWN = ("batch_norm", "instance_norm", "group_norm", "interpolate", *ACTIVATIONS)

@@ -208,6 +208,11 @@ def same_shape(node: Any, x: Tensor) -> bool:
     return t is not None and t.dtype == x.dtype and t.device == x.device and t.dim() == x.dim() and spelt(t.shape) == spelt(x.shape)
 
 
+def same_strides(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two values of one shape lie alike in memory."""
+    return spelt(tensor(node).stride()) == spelt(tensor(other).stride())
+
+
 def spelt(sizes: Any) -> list[str]:
     """Sizes that can be compared, fixed or not."""
     return [str(size) for size in sizes]

@@ -12,7 +12,19 @@ from typing import Any
 import torch
 from torch import fx
 
-from ganfast.dropin.nodes import channels, each, is_dense, is_floating, per_channel, per_image, read, same_shape, tensor, works_in_place
+from ganfast.dropin.nodes import (
+    channels,
+    each,
+    is_dense,
+    is_floating,
+    per_channel,
+    per_image,
+    read,
+    same_shape,
+    same_strides,
+    tensor,
+    works_in_place,
+)
 from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import written_silu, written_snake
 
@@ -138,15 +150,17 @@ def modulation(value: fx.Node, before: list[Step]) -> Step | None:
     total = both_ways(product[0], "add") if product is not None else None
     if total is None or not any(like(product[1], t) and like(total[1], t) for like in (per_image, same_shape)):
         return None
+    if not same_strides(total[0], value):
+        return None
     return Step("modulation", (product[0], total[0]), "mul", {"by": product[1], "more": total[1]}, {})
 
 
 def residual(value: fx.Node, before: list[Step]) -> Step | None:
-    """A tensor like the value, added to it."""
+    """A tensor like the value, added to it, where the sum lies as the value does."""
     found = both_ways(value, "add")
     if found is None or any(step.role == "clamp" for step in before) or not same_shape(found[1], tensor(value)):
         return None
-    return Step("residual", (found[0],), "add", {"residual": found[1]}, {"first": all(step.role != "act" for step in before)})
+    return Step("residual", (found[0],), "add", {"residual": found[1]}, {}) if same_strides(found[0], value) else None
 
 
 # name, torch's and ganfast's -> torch's argument that is alpha
@@ -158,7 +172,7 @@ ACTIVATIONS: dict[str, str | None] = {
 
 def activation(value: fx.Node, before: list[Step]) -> Step | None:
     """One of torch's, as one call; else as people write it."""
-    if any(step.role == "act" for step in before):
+    if any(step.role in ("act", "gain") for step in before):  # no op adds a residual between a gain and an activation
         return None
     found = single_use(value)
     if found is None:
@@ -200,8 +214,10 @@ def factor(value: fx.Node, before: list[Step]) -> Step | None:
     if found is not None and is_constant(found[1]):
         return Step("factor", (found[0],), "mul", {}, {"factor": float(found[1])})
     divided = single_use(value)
-    by = divided[1].arguments.get("other") if divided is not None and divided[1].name.rstrip("_") == "div" else None
-    return Step("factor", (divided[0],), "div", {}, {"factor": 1 / by}) if is_constant(by) and by != 0 else None
+    if divided is None or divided[1].name.rstrip("_") != "div" or set(divided[1].arguments) != {"other"}:  # some round
+        return None
+    by = divided[1].arguments["other"]
+    return Step("factor", (divided[0],), "div", {}, {"factor": 1 / by}) if is_constant(by) and by and is_constant(1 / by) else None
 
 
 def clamp(value: fx.Node, before: list[Step]) -> Step | None:
