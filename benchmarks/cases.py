@@ -7,14 +7,13 @@ from benchmarks.case_types import (
     ConvCase,
     ConvTransposeCase,
     GatherCase,
-    GroupNormCase,
     LossCase,
-    ModulatedCase,
     NetworkCase,
     NormCase,
     UpsampleCase,
     WeightsCase,
 )
+from benchmarks.norm_cases import GroupNormCase, ModulatedCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
