@@ -7,9 +7,10 @@ from torch import nn
 
 import ganfast.functional as GF
 from benchmarks.bench_conv_transpose_act import ACTS, ALPHA, same_parameters
-from benchmarks.case_types import GroupNormCase, ModulatedCase, label, on
+from benchmarks.case_types import label, on
 from benchmarks.cases import GROUP_NORM, MODULATED
 from benchmarks.machine import DEVICE
+from benchmarks.norm_cases import GroupNormCase, ModulatedCase
 from benchmarks.rivals import DTYPES, Subject
 
 _GROUP, _MODULATED = on(DEVICE, GROUP_NORM), on(DEVICE, MODULATED)

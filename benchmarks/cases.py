@@ -7,14 +7,13 @@ from benchmarks.case_types import (
     ConvCase,
     ConvTransposeCase,
     GatherCase,
-    GroupNormCase,
     LossCase,
-    ModulatedCase,
     NetworkCase,
     NormCase,
     UpsampleCase,
     WeightsCase,
 )
+from benchmarks.norm_cases import GroupNormCase, ModulatedCase
 
 _DCGAN = "Radford et al. 2016, generator for 64x64, width 64, batch 64"
 _DCGAN128 = "Radford et al. 2016, one level more for 128x128, width 64, batch 64"
@@ -91,7 +90,7 @@ _R3GAN = "Huang et al. 2024, R3GAN for CIFAR-10: 768 channels, a block's 3x3 in 
 _RESNEXT = "Xie et al. 2017, ResNeXt-50 32x4d, the first stage's 3x3: groups of 4 of 128 channels, batch 256; batch norm left out"
 _ENCODER = "Isola et al. 2017, U-Net encoder for 256x256, batch 1, slope 0.2; norm left out"
 _VQGAN = "Esser et al. 2021 (and Rombach et al. 2022), autoencoder's ResnetBlock: second convolution + x"
-_R3GAN_TAIL = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; there no bias"
+_R3GAN_LAST = "Huang et al. 2024, R3GAN's block for CIFAR-10 at 16 pixels: last 1x1 convolution, of 2 * 768 channels, + x; no bias there"
 _EDSR = "Lim et al. 2017, EDSR baseline's block: second convolution + x, 48x48 crops, batch 16"
 CONV = [
     ConvCase("dcgan64-conv1", 64, 3, 64, (64, 64), 4, 2, 1, "leaky_relu", _DOWN, gpu_batches=(64, 512)),
@@ -106,12 +105,12 @@ CONV = [
     ConvCase("pix2pix-down5", 1, 512, 512, (16, 16), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down7", 1, 512, 512, (4, 4), 4, 2, 1, "leaky_relu", _ENCODER),
     ConvCase("pix2pix-down8", 1, 512, 512, (2, 2), 4, 2, 1, "relu", _ENCODER),
-    ConvCase("vqgan-block", 4, 128, 128, (64, 64), 3, 1, 1, "linear", _VQGAN, cpu_batch=2, residual=True),
-    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN_TAIL, cpu_batch=4, residual=True),
-    ConvCase("edsr-block", 16, 64, 64, (48, 48), 3, 1, 1, "linear", _EDSR, cpu_batch=8, residual=True),
     ConvCase("r3gan-groups32", 512, 1536, 1536, (32, 32), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=4, gpu_batches=(64,)),
     ConvCase("r3gan-groups8", 512, 1536, 1536, (8, 8), 3, 1, 1, "leaky_relu", _R3GAN, 96, cpu_batch=32),
     ConvCase("resnext-groups", 256, 128, 128, (56, 56), 3, 1, 1, "relu", _RESNEXT, 32, cpu_batch=8),
+    ConvCase("vqgan-block", 4, 128, 128, (64, 64), 3, 1, 1, "linear", _VQGAN, cpu_batch=2, residual=True),
+    ConvCase("r3gan-projection", 64, 1536, 768, (16, 16), 1, 1, 0, "linear", _R3GAN_LAST, cpu_batch=4, residual=True),
+    ConvCase("edsr-block", 16, 64, 64, (48, 48), 3, 1, 1, "linear", _EDSR, cpu_batch=8, residual=True),
 ]
 
 BLOCK = [
@@ -155,7 +154,7 @@ GROUP_NORM = [
         "adm-agn32", 16, 256, (32, 32), 32, "silu", "Dhariwal & Nichol 2021, adaptive group norm at 32x32 for 64x64 images", cpu_batch=4,
         gpu_batches=(16,), embedding=True,
     ),
-    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 384 channels, 256 tokens, batch 256", cpu_batch=4096),
+    GroupNormCase("vitgan-ln", 65_536, 384, (), 1, "linear", "Lee et al. 2022, ViTGAN: 256 tokens of 384, batch 256", cpu_batch=4096),
 ]  # fmt: skip
 MODULATED = [
     ModulatedCase(

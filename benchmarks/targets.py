@@ -10,6 +10,9 @@ LAYERS = ("conv_transpose_act", "upsample_conv_act")
 CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
 CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
 CPU_LEAST = 0.95
+CPU_NORMS = {"group_norm_act": 2.0, "modulated norm": 2.0}
+CPU_RESIDUAL = 1.2  # of the pass that adds it
+CPU_DECODER = {"fp32": 1.05, "bf16": 1.3}  # a whole VQGAN decoder for 64x64 images
 CPU_BLOCK = 1.2
 FAMILY_LEAST = 0.97
 CPU_FAMILIES = {"train": 1.15, "inference": 1.10}
@@ -96,6 +99,14 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         found.append(_at_least(f"layers fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_LEAST, of=min))
         chosen = [r for r in rows if (r["op"], r["dtype"], r["mode"]) == ("r3gan_block", dtype, "fwd+bwd")]
         found.append(_at_least(f"R3GAN's residual block fwd+bwd {dtype}, slowest", known(chosen, ratio), CPU_BLOCK, of=min))
+    for op, goal in CPU_NORMS.items():
+        chosen = [r for r in rows if (r["op"], r["mode"]) == (op, "fwd+bwd")]
+        found.append(_at_least(f"{op} fwd+bwd, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
+    sums = [r for r in rows if (r["op"], r["mode"]) == ("bias_act", "fwd+bwd") and "residual" in r["case"]]
+    found.append(_at_least(f"bias_act with a residual fwd+bwd, geometric mean of {len(sums)}", known(sums, ratio), CPU_RESIDUAL))
+    for dtype, goal in CPU_DECODER.items():
+        chosen = [r for r in rows if (r["op"], r["case"], r["dtype"], r["mode"]) == ("accelerate", "vqgan-decoder", dtype, "train")]
+        found.append(_at_least(f"accelerated VQGAN decoder for 64x64 train {dtype}", known(chosen, ratio), goal))
     found += families(rows)
     calls = [(best(r, "ganfast"), best(r, "eager")) for r in rows if r["op"] == "call"]
     added = [(ours[1]["median"] - eager[1]["median"]) * 1e6 for ours, eager in calls if eager]

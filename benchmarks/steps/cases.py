@@ -79,7 +79,10 @@ STEPS = [
         note="one critic step and one generator step, published are five to one",
     ),
     StepCase("r1-relativistic64", games.R1, 64, 64, 64, _R1, gpu=(64,), cpu=(16,), note="R1 at every step"),
-    StepCase("r3gan-d", games.R3GAN, 32, 128, 512, _R3GAN, cpu=(32,), cpu_dtypes=("fp32",), check=(4, 32), note="width 128, published 768"),
+    StepCase(
+        "r3gan-d", games.R3GAN, 32, 128, 512, _R3GAN, gpu=(32,), cpu=(32,), cpu_dtypes=("fp32",), check=(4, 32),
+        note="width 128, published 768",
+    ),
     StepCase(
         "dcgan128", games.DCGAN, 128, 64, 128, _DCGAN + "; one level more", gpu=(128, 1, 16), cpu=(16,), cpu_dtypes=_HALF, check=(2, 128)
     ),

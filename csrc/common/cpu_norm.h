@@ -33,9 +33,9 @@ template <class A> struct Vectors : Affine<A> {
   }
 };
 
-// What the passes read beside x: vectors alone; tensors of x's shape; or the activation's slope f'(z), which the forward wrote, where an
-// exponential takes longer than reading it back.
-enum class Reads { vectors, tensors, slope };
+// What the passes read beside x: vectors alone; tensors of x's shape; the activation's slope f'(z), which the forward wrote, where an
+// exponential takes longer than reading it back; or, in the backward, g = gy * f'(z), which the reducing pass leaves where gx will be.
+enum class Reads { vectors, tensors, slope, kept };
 
 // Tensors of x's shape and layout: z' = z * scale + shift + before, y = (f(z') + after) * factor. Where one is not given, a run of ones
 // or zeros is read in its place.
@@ -43,7 +43,7 @@ template <class T> struct Beside {
   const T *scale = nullptr, *shift = nullptr, *before = nullptr, *after = nullptr;
   Acc<T> factor = 1;
   T *gscale = nullptr, *gshift = nullptr;  // where the backward writes gradients; before's is shift's
-  T* slope = nullptr;
+  T *slope = nullptr, *kept = nullptr;
   std::vector<T> ones, zeros;
 
   const T* scale_at(int64_t at) const { return scale ? scale + at : ones.data(); }

@@ -44,6 +44,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
     const A *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
     const T *by = kReads == Reads::tensors ? beside.scale_at(at) : nullptr, *more = kReads == Reads::tensors ? beside.shift_at(at) : nullptr, *first = kReads == Reads::tensors ? beside.before_at(at) : nullptr;
     const T* slopes = beside.slope + at;
+    T* kept = beside.kept + at;
     const A factor = beside.factor;
     A *bias_sum = sums + channel, *weight_sum = bias_sum + rows.c, *alpha_sum = weight_sum + rows.c;
     const A mean0 = *mean, invstd0 = *invstd, scale0 = *scale, shift0 = *shift, alpha0 = *alpha;
@@ -55,6 +56,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
       if constexpr (kReads == Reads::tensors) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
       if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
       else g = act_bwd<A>(act, g, z, kLast ? alpha[i] : alpha0, false);
+      if constexpr (kReads == Reads::kept) kept[i] = static_cast<T>(g);
       if constexpr (kReads == Reads::tensors) g *= static_cast<A>(by[i]);
       if constexpr (kLast) bias_sum[i] += g, weight_sum[i] += g * centred * invstd[i];
       else b += g, w += g * centred * invstd0;
@@ -102,13 +104,14 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
       if (to_scale) to_shift ? run(Yes{}, Yes{}) : run(Yes{}, No{});
       else to_shift ? run(No{}, Yes{}) : run(No{}, No{});
     } else {
-      const T* slopes = beside.slope + at;
+      const T *slopes = beside.slope + at, *kept = beside.kept + at;
 #pragma omp simd
       for (int64_t i = 0; i < length; ++i) {
         const A s = kLast ? scale[i] : scale0;
         const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
-        A g = static_cast<A>(gy[at + i]);
-        if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
+        A g = static_cast<A>(kReads == Reads::kept ? kept[i] : gy[at + i]);
+        if constexpr (kReads == Reads::kept) {
+        } else if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
         else g = act_bwd<A>(act, g, centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
         gx[at + i] = narrow<T>(s * g - (kLast ? offset[i] : offset0) - centred * (kLast ? slope[i] : slope0));
       }

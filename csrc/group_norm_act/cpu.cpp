@@ -128,6 +128,9 @@ void bwd_row(const T* gy, const T* x, const T* slope, const Groups& g, int64_t g
   for (int64_t i = 0; i < g.width; ++i) gx[i] = narrow<T>(s.invstd * (kept[i] - offset - (static_cast<A>(x[i]) - s.mean) * s.invstd * along));
 }
 
+// How a backward over blocks has each f'(z) once: a half type reads it from the forward, others keep g where gx will be.
+template <class T> inline constexpr Reads kOnce = sizeof(T) == 2 ? Reads::slope : Reads::kept;
+
 // Means and inverse deviations [N * groups] as columns [N * C].
 at::Tensor spread_over(const at::Tensor& t, const Groups& g) { return t.view({-1, 1}).expand({t.numel(), g.width}).reshape({-1}); }
 
@@ -144,12 +147,13 @@ template <class T> void merged_statistics(const std::vector<double>& all, const 
   }
 }
 
-// (y, mean, invstd [N * groups], f'(z) if with_slope, else empty). scale, shift [N * C], or none.
+// (y, mean, invstd [N * groups], f'(z) if with_slope and of a half type, else empty). scale, shift [N * C], or none.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                                                                       const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha,
                                                                       int64_t groups, double eps, c10::string_view act, double alpha_value, bool channels_last,
                                                                       bool with_slope) {
   const Groups g(x, groups);
+  with_slope = with_slope && x.element_size() == 2;
   at::Tensor y = at::empty_like(x), mean, invstd, slope = with_slope ? at::empty_like(x) : at::empty({0}, x.options().memory_format(std::nullopt));
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_fwd_cpu", [&] {
     using T = scalar_t;
@@ -177,7 +181,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cp
     const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
     Beside<T> beside;
     beside.slope = slopes;
-    (slopes ? &normalise<T, Reads::slope> : &normalise<T>)(in, rows, v, beside, parse_act(act), out);
+    const Act which = parse_act(act);
+    if constexpr (sizeof(T) == 2) {
+      if (slopes) return normalise<T, Reads::slope>(in, rows, v, beside, which, out);
+    }
+    normalise<T>(in, rows, v, beside, which, out);
   });
   return {y, mean, invstd, slope};
 }
@@ -231,9 +239,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       const Vectors<A> v(rows, spread_over(mean, g), spread_over(invstd, g), {rows, weight, bias, alpha, alpha_value, scale, shift});
       Beside<T> beside;
       beside.slope = slopes;
-      sums = (slopes ? &backward_sums<T, Reads::slope> : &backward_sums<T>)(from, in, rows, v, beside, parse_act(act), with_alpha);
+      beside.kept = out;
+      const auto sums_of = slopes || sizeof(T) > 2 ? &backward_sums<T, kOnce<T>> : &backward_sums<T>;
+      sums = sums_of(from, in, rows, v, beside, parse_act(act), with_alpha);
       const auto through = through_statistics<A>(rows, v, sums, g.count(), g.length, [&](int64_t k) { return k / g.width; });
-      (slopes ? &write_gradient<T, Reads::slope> : &write_gradient<T>)(from, in, rows, v, beside, through, parse_act(act), out);
+      (slopes || sizeof(T) > 2 ? &write_gradient<T, kOnce<T>> : &write_gradient<T>)(from, in, rows, v, beside, through, parse_act(act), out);
     }
     const ColumnGradients<A> found(sums, g.c, weight, bias, scale);
     gbias = as_tensor<A>(found.bias.data(), g.c, x.options()), gweight = as_tensor<A>(found.weight.data(), g.c, x.options());

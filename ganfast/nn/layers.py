@@ -1,14 +1,12 @@
-"""Layers: torch's modules with an activation in the same pass."""
+"""Convolutions: torch's modules with an activation in the same pass."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.jit import is_scripting
 
 from ganfast import _checks
-from ganfast.nn.activated import Activated, Added, recording, refuse_partials
+from ganfast.nn.activated import Added, recording, refuse_partials
 from ganfast.nn.by_class import Guarded, GuardedCopy
-from ganfast.ops.batch_norm_act.instance import instance_norm_act
-from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
@@ -141,91 +139,5 @@ class UpsampleConvAct2d(_UpsampleConvAct, nn.Conv2d): ...
 class UpsampleConvAct3d(_UpsampleConvAct, nn.Conv3d): ...
 
 
-def count_batch(norm: nn.Module) -> float:
-    """Counts the batch in train mode, as torch's batch norm does; the momentum to move its running statistics by."""
-    momentum = 0.0 if norm.momentum is None else norm.momentum
-    if norm.training and norm.track_running_stats and norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
-        if norm.momentum is None:
-            momentum = 1.0 / float(norm.num_batches_tracked)
-    return momentum
-
-
-class _BatchNormAct(Activated):
-    """``nn.BatchNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters, buffers and state_dict.
-
-    Shapes: x [N, num_features, {sizes}], in 1-D also [N, num_features]; y the same. ``partials`` [T, 3, num_features]: statistics that
-        ``ConvTransposeAct{n}d`` returned for x; used in train mode, ignored in eval.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.batch_norm_act``. ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
-
-    eps = Guarded()
-
-    def forward(self, x: Tensor, partials: Tensor | None = None) -> Tensor:
-        if is_scripting():
-            return self._as_torch(x, partials)
-        elif recording(x):
-            return self._recorded(x, partials=partials)
-        else:
-            self._check_input_dim(x)
-            momentum = count_batch(self)
-            of_batch = self.training or self.running_mean is None
-            kept = (self.running_mean, self.running_var) if not self.training or self.track_running_stats else (None, None)
-            return batch_norm_act(
-                x, *kept, self.weight, self.bias, training=of_batch, momentum=momentum, eps=vars(self)["eps"], act=self.act,
-                alpha=self.alpha, partials=partials if of_batch else None,
-            )  # fmt: skip
-
-    def _as_torch(self, x: Tensor, partials: Tensor | None) -> Tensor:
-        refuse_partials(partials is not None)
-        return self._activated(self._torch_forward(x), x.dim() - 2)
-
-
-class BatchNormAct1d(_BatchNormAct, nn.BatchNorm1d): ...
-
-
-class BatchNormAct2d(_BatchNormAct, nn.BatchNorm2d): ...
-
-
-class BatchNormAct3d(_BatchNormAct, nn.BatchNorm3d): ...
-
-
-class _InstanceNormAct(Activated):
-    """``nn.InstanceNorm{n}d`` followed by ``act`` in one pass: its arguments, parameters and state_dict; the same in train and
-    eval mode, as torch's without running statistics.
-
-    Shapes: x [N, num_features, {sizes}] or unbatched; y the same.
-    Dtypes, Layout, Grads, Raises, Source: see ``ganfast.functional.instance_norm_act``; ValueError for ``track_running_stats=True``.
-        ``alpha`` as in ``ConvTransposeAct{n}d``.
-    """
-
-    def _check_options(self) -> None:
-        if self.track_running_stats:
-            _checks.fail(type(self).__name__, "track_running_stats=True is not supported, every image is normalised by its own statistics",
-                         f"Running ones want nn.{type(self).__name__.replace('Act', '')} and an activation after it")  # fmt: skip
-
-    def forward(self, x: Tensor) -> Tensor:
-        if is_scripting():
-            return self._as_torch(x)
-        elif recording(x):
-            return self._recorded(x)
-        else:
-            self._check_input_dim(x)
-            unbatched = x.dim() == self._get_no_batch_dim()
-            y = instance_norm_act(
-                x.unsqueeze(0) if unbatched else x, self.weight, self.bias, eps=self.eps, act=self.act, alpha=self.alpha,
-            )  # fmt: skip
-            return y.squeeze(0) if unbatched else y
-
-
-class InstanceNormAct1d(_InstanceNormAct, nn.InstanceNorm1d): ...
-
-
-class InstanceNormAct2d(_InstanceNormAct, nn.InstanceNorm2d): ...
-
-
-class InstanceNormAct3d(_InstanceNormAct, nn.InstanceNorm3d): ...
-
-
-_KINDS = ("BatchNormAct", "ConvAct", "ConvTransposeAct", "InstanceNormAct", "UpsampleConvAct")
+_KINDS = ("ConvAct", "ConvTransposeAct", "UpsampleConvAct")
 __all__ = [f"{kind}{n}d" for kind in _KINDS for n in (1, 2, 3)]

@@ -14,7 +14,7 @@ _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _EVERY = [
     cases.CONV, cases.BLOCK, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER,
 ]  # fmt: skip
-_EVERY += [cases.WEIGHTS]
+_EVERY += [cases.WEIGHTS, cases.GROUP_NORM, cases.MODULATED]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)

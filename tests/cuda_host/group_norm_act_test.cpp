@@ -95,7 +95,7 @@ int main(int argc, char** argv) {
   run<float>("nchw, unaligned", 2, 4, 32, 2, false, Act::sigmoid, false, false, false, 0, 1);
   run<BFloat16>("nchw, one team", 3, 4, 700, 2, false, Act::silu);
   run<float>("nchw, many channels", 2, 80, 12, 2, false, Act::softplus, true, true, true);
-  run<Half>("nhwc, runs of 8", 9, 16, 18, 2, true, Act::leaky_relu, true, false, true);
+  run<Half>("nhwc, runs of 8", 5, 16, 70, 2, true, Act::leaky_relu, true, false, true);
   run<float>("nhwc, odd", 3, 15, 7, 3, true, Act::snake, true, true, true, 5);
   run<BFloat16>("nhwc, wide", 2, 264, 9, 1, true, Act::gelu);
   run<Half>("rows", 70, 48, 1, 1, false, Act::elu, true, true);

@@ -106,9 +106,9 @@ MUTATIONS = [
     ("gather_images", "gather_images/cuda.cu", "inside ? kLow : NAN", "kLow"),
     ("gather_images", "gather_images/cuda.cu", "at < s.count", "at <= s.count"),
     ("normalised_weights", "normalised_weights/cuda.cu", "scale * (g[j] - x[j] * back)", "scale * g[j]"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "first[middle] <= row", "first[middle] < row"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "shared[k * kLanes + lane]", "shared[lane]"),
     ("normalised_weights", "normalised_weights/cuda.cu", "* inverse * inverse * u[row]", "* inverse * u[row]"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "block -= blocks;", "block -= 1;"),
+    ("normalised_weights", "normalised_weights/cuda.cu", "sigma[i] = sum[0] / norm;", "sigma[i] = sum[0];"),
     ("normalised_weights", "normalised_weights/cuda.cu", "other ? other[k] : x[k]", "x[k]"),
     ("gather_images", "gather_images/cuda.cu", "kLow = 0x1.010102p-23f", "kLow = 0"),
 ]

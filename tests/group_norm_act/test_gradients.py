@@ -67,9 +67,12 @@ def test_planted_errors_would_be_caught(monkeypatch):
     monkeypatch.setattr(autograd, "gradients", constants)
     assert torch.autograd.gradcheck(call, (x,)) and not torch.autograd.gradgradcheck(call, (x,), raise_exception=False)
     monkeypatch.undo()
+    half, want = torch.randn(3, 4, 50).bfloat16().requires_grad_(), []
     passes = kernels.bwd
-    monkeypatch.setattr(kernels, "bwd", lambda *args: passes(*args[:9], torch.ones_like(args[9]), *args[10:]))
-    assert not torch.autograd.gradcheck(call, (x,), raise_exception=False)
+    for slope in (lambda s: s, torch.ones_like):
+        monkeypatch.setattr(kernels, "bwd", lambda *args, slope=slope: passes(*args[:9], slope(args[9]), *args[10:]))
+        want += torch.autograd.grad(call(half).sum(), half)
+    assert (want[0] - want[1]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("outside", [False, True])
@@ -128,12 +131,29 @@ def test_layers(name, alpha):
     assert "act=leaky_relu" in repr(layer)
 
 
-def test_a_layer_takes_an_affine_from_outside():
-    layer, x = gnn.GroupNormAct(4, 8, act="silu"), torch.randn(3, 8, 5, 5)
-    scale, shift = torch.rand(3, 8), torch.rand(3, 8)
-    want = nn.functional.silu(nn.GroupNorm(4, 8)(x) * scale[:, :, None, None] + shift[:, :, None, None])
-    torch.testing.assert_close(layer(x, scale, shift), want)
-    torch.testing.assert_close(torch.jit.script(layer)(x, scale, shift), want)
+NORMS = {
+    "group": (lambda **o: gnn.GroupNormAct(4, 8, **o), nn.GroupNorm(4, 8), (3, 8, 5, 5)),
+    "batch": (lambda **o: gnn.BatchNormAct2d(8, **o), nn.BatchNorm2d(8), (3, 8, 5, 5)),
+    "batch of rows": (lambda **o: gnn.BatchNormAct1d(8, **o), nn.BatchNorm1d(8), (3, 8)),
+    "instance": (lambda **o: gnn.InstanceNormAct2d(8, **o), nn.InstanceNorm2d(8), (3, 8, 5, 5)),
+    "instance, unbatched": (lambda **o: gnn.InstanceNormAct1d(8, **o), nn.InstanceNorm1d(8), (8, 5)),
+}
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("name", NORMS)
+def test_layers_take_an_affine_and_a_residual(name, first):
+    make, plain, shape = NORMS[name]
+    layer, x, residual = make(act="silu", residual_first=first, factor=0.5), torch.randn(shape), torch.randn(shape)
+    over = shape[: len(shape) - len(shape[2:])] if shape[0] == 3 else shape[:1]
+    scale, shift = torch.rand(over), torch.rand(over)
+    ones = [1] * (len(shape) - len(over))
+    z = plain(x) * scale.view(*over, *ones) + shift.view(*over, *ones)
+    want = (nn.functional.silu(z + residual) if first else nn.functional.silu(z) + residual) * 0.5
+    given = {"scale": scale, "shift": shift, "residual": residual}
+    torch.testing.assert_close(layer(x, **given), want)
+    torch.testing.assert_close(torch.jit.script(layer)(x, **given), want)
+    assert "factor=0.5" in repr(layer)
 
 
 BAD = {

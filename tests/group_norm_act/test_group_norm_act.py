@@ -186,10 +186,13 @@ def test_empty():
     assert [g.shape for g in torch.autograd.grad(y.sum(), (x, weight))] == [x.shape, weight.shape]
 
 
-@pytest.mark.parametrize(("act", "kept"), [("silu", 2), ("relu", 1), ("linear", 1)])
-def test_what_the_cpu_keeps(act, kept):
-    """The slope, where an exponential leads to it; nothing of x's size beside x elsewhere."""
-    x, sizes = torch.randn(2, 8, 6, 6, requires_grad=True), []
+@pytest.mark.parametrize(
+    ("act", "dtype", "kept"),
+    [("silu", torch.bfloat16, 2), ("relu", torch.bfloat16, 1), ("linear", torch.float16, 1), ("silu", torch.float32, 1)],
+)
+def test_what_the_cpu_keeps(act, dtype, kept):
+    """Of half types the slope, where an exponential leads to it; nothing of x's size beside x elsewhere."""
+    x, sizes = torch.randn(2, 8, 6, 6, dtype=dtype, requires_grad=True), []
 
     def pack(t):
         sizes.append(t.numel())

@@ -82,7 +82,7 @@ def _differentiable(ctx, gy, x, weight, bias, scale, shift, first, alpha, mean, 
     acc = mean.dtype
     gy = gy.to(acc)
     if spec.act in PIECEWISE_LINEAR:  # in train mode the statistics lead to x
-        gy = reaching(gy, None if spec.training else before(ctx, x)[0], weight, bias, scale, shift, first, alpha)
+        gy = reaching(gy, *([] if spec.training else before(ctx, x)[0]), weight, bias, scale, shift, first, alpha)
     cast = (None if v is None else v.to(acc) for v in (weight, bias, scale, shift, first))
     found = gradients(
         gy, x.to(acc), mean, invstd, *cast, alpha, spec.act, spec.alpha_value, spec.factor, spec.groups, spec.training, spec.eps

@@ -31,8 +31,9 @@ def forward_op(x, weight, bias, scale, shift, alpha, spec: Spec, with_slope: boo
 
 
 class GroupNormAct(Function):
-    """x arrives dense, bias and shift as `kept` gives them. Saves x, its statistics and, on the CPU,
-    the slope of an activation that an exponential leads to: its forward has it, and to make it again takes longer than all else here."""
+    """x arrives dense, bias and shift as `kept` gives them. Saves x, its statistics and, of a half
+    type on the CPU, the slope of an activation that an exponential leads to: its forward has it, and to make it again takes longer than to
+    read it. Of float32 it does not, whose passes wait for memory."""
 
     reaches_back = True  # see _autograd.reached
 
@@ -40,7 +41,7 @@ class GroupNormAct(Function):
     def forward(ctx, x, weight, bias, scale, shift, alpha, spec):
         curved = spec.backend == "cpu" and spec.act not in ("linear", *PIECEWISE_LINEAR)
         y, mean, invstd, slope = forward_op(x, weight, bias, scale, shift, alpha, spec, curved)
-        ctx.save_for_backward(x, weight, bias, scale, shift, alpha, mean, invstd, slope if curved else None)
+        ctx.save_for_backward(x, weight, bias, scale, shift, alpha, mean, invstd, slope if slope.numel() else None)
         ctx.spec = spec
         return owned(y)
 

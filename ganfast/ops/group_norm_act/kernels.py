@@ -85,7 +85,7 @@ def _fwd(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, ch
 
 
 def _fwd_fake(x, weight, bias, scale, shift, alpha, groups, eps, act, alpha_value, channels_last, with_slope, backend):
-    slope = _dense(torch.empty_like(x), channels_last) if with_slope and backend == "cpu" else x.new_empty(0)
+    slope = _dense(torch.empty_like(x), channels_last) if with_slope and backend == "cpu" and x.itemsize == 2 else x.new_empty(0)
     mean = x.new_empty(x.shape[0] * groups, dtype=torch.promote_types(x.dtype, torch.float32))
     return _dense(torch.empty_like(x), channels_last), mean, torch.empty_like(mean), slope
 
