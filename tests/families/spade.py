@@ -13,7 +13,7 @@ from tests.families.family import Family, Groups, Real
 class SPADE(nn.Module):
     def __init__(self, channels, labels, hidden):
         super().__init__()
-        self.param_free_norm = nn.InstanceNorm2d(channels, affine=False)
+        self.param_free_norm = nn.BatchNorm2d(channels, affine=False)
         self.mlp_shared = nn.Sequential(nn.Conv2d(labels, hidden, 3, padding=1), nn.ReLU())
         self.mlp_gamma = nn.Conv2d(hidden, channels, 3, padding=1)
         self.mlp_beta = nn.Conv2d(hidden, channels, 3, padding=1)
