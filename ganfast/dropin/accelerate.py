@@ -176,8 +176,8 @@ def accelerate(model: nn.Module | Callable, *, recompute: bool = False) -> nn.Mo
 
     At the first call dynamo, PyTorch's own tracer, makes a graph of the whole forward, and ganfast looks in it for groups that its ops
     compute as one: a nearest upsampling, a convolution, a bias, a norm, an activation, its gain, a sum with a residual, as far as they
-    follow each other. What a group gives, what its gradients of first and second order are, and what the caller may do with it stay as in eager. Each group is
-    measured against torch's own calls, and the faster runs. ``ganfast.explain(model)`` says what became of each layer.
+    follow each other. What a group gives, what its gradients of first and second order are, and what the caller may do with it stay as in
+    eager. Each group is measured against torch's own calls, and the faster runs. ``ganfast.explain(model)`` says what became of each layer.
 
     Parameters and buffers stay the same objects, ``state_dict`` keys, dtypes, training mode and hooks stay as they are. The model's class
     becomes a subclass of the same name; the modules below it keep theirs, and run through dynamo too when they are called by themselves.
