@@ -28,7 +28,7 @@ struct Columns {
   }
 };
 
-// The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
+// The bound on blocks a multiprocessor: without it ptxas saves registers for one block more, and spills.
 template <class T, bool kFull>
 __global__ void __launch_bounds__(kChannelThreads, kFull ? 2 : 3) batch_norm_act_modulated_fwd_kernel(ChannelGrid g, const T* x, Modulation m, T* y) {
   Walk walk(g, g.images());

@@ -43,8 +43,8 @@ constexpr uint8_t kClamped = 2;   // of the signs that a backward reads in place
 
 constexpr bool has_signs(Act act) { return act == Act::linear || act == Act::relu || act == Act::leaky_relu || act == Act::prelu; }
 
-// x and y may be the same memory. Without a clamp v.bound is infinite; kClamps is false then for the types that are worth it. Signs are those of y as it would be without what is added after
-// it, rounded, so that they say what such a y would.
+// x and y may be the same memory. Without a clamp v.bound is infinite, and kClamps is false where a type has such an instance. Signs are
+// those of y as it would be without what is added after it, rounded, so that they say what such a y would.
 template <class T, bool kLast, Adds kAdds, bool kSigns, bool kClamps, class Tag>
 void added_block(const Rows& rows, int64_t block, const T* x, const T* residual, const Numbers<Acc<T>>& v, Acc<T> by, Tag act, T* y, uint8_t* signs) {
   using A = Acc<T>;

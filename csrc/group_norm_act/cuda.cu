@@ -8,7 +8,7 @@ namespace {
 
 inline constexpr int kGroupWarps = kGroupThreads / 32;
 
-// The blocks a multiprocessor are said because ptxas, left to itself, aims at one more with the last register, and spills some.
+// The bound on blocks a multiprocessor: without it ptxas saves registers for one block more, and spills.
 template <class T>
 __global__ void __launch_bounds__(kGroupThreads, sizeof(T) == 4 ? 2 : 3) group_norm_act_fwd_kernel(GroupTiling g, const T* x, GroupNormVectors v, float eps, T* y, float* mean_out, float* invstd_out) {
   GANFAST_SHARED(float, shared, 3 * kGroupWarps);

@@ -19,13 +19,12 @@ from torch import nn
 from ganfast import _checks
 from ganfast.dropin.around import goes_round
 from ganfast.dropin.compiled import Compiled
-from ganfast.dropin.entry import Armed
+from ganfast.dropin.entry import LAYERS, Armed
 
 _MISSING = (
     "This model was accelerated by ganfast, which is not installed here: it is loaded as the plain model. `pip install ganfast`"
     " makes it fast again; ganfast.restore(model) before saving avoids this message."
 )
-_LAYERS = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase)  # torch's own that gain something when called alone
 
 
 class _Evaluated:
@@ -113,7 +112,7 @@ class _Sliced(Accelerated):
 
 def _gains_alone(module: nn.Module) -> bool:
     """Whether a module that is called by itself may have groups."""
-    return isinstance(module, (nn.Sequential, *_LAYERS)) or type(module).__module__.split(".")[0] != "torch"
+    return isinstance(module, (nn.Sequential, *LAYERS)) or type(module).__module__.split(".")[0] != "torch"
 
 
 def arm(model: nn.Module) -> Armed:

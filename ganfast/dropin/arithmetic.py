@@ -43,6 +43,7 @@ class Spec(NamedTuple):
     modulated: bool = False  # whether the norm has a factor and a summand of each image or pixel
     residual: str = ""  # "first" or "last": before the activation or after it
     factor: float = 1.0  # of the sum with the residual
+    widens: bool = False  # whether a group norm takes x as float32
 
     @property
     def modulates(self) -> bool:
@@ -177,6 +178,8 @@ def _normalised(spec: Spec, bound: Bound, x: Tensor, weight, bias, t: dict[str, 
         )
         return instance_norm_act.run_instance(plan, x, gain, shift, alpha, **beside)
     if norm["kind"] == "group":
+        x = x.float() if spec.widens else x
+        x = x.contiguous() if x.is_cuda and is_channels_last(x) else x  # as torch's there
         plan = bound.get(group_norm_act) or bound.made(
             group_norm_act, x, norm["groups"], gain, shift, norm["eps"], spec.act, alpha, **beside, **spec.adds
         )

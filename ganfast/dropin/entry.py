@@ -42,9 +42,13 @@ def _call_module(module: nn.Module, args: tuple, kwargs: dict) -> Any:
     return module._call_impl(*args, **kwargs)
 
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+LAYERS = (nn.modules.conv._ConvNd, *NORMS)  # torch's own that gain something when called alone
+
+
 def _gains_nothing(module: nn.Module) -> bool:
     """Whether a module in which no group was found has none for later calls either: no norm, and no weight of a convolution."""
-    norms = any(isinstance(m, nn.modules.batchnorm._NormBase) for m in module.modules())
+    norms = any(isinstance(m, NORMS) for m in module.modules())
     return not norms and not any(t.dim() > 2 for t in (*module.parameters(), *module.buffers()))
 
 

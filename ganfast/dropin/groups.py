@@ -72,8 +72,8 @@ class Group:
 
     def note_backends(self) -> None:
         """What ran just now."""
-        norms = ("batch_norm_act", "instance_norm_act", "group_norm_act")
-        kernels = dict.fromkeys(norms, "batch_norm_act_modulated") if self.spec.modulates else {"instance_norm_act": "batch_norm_act"}
+        norms = "batch_norm_act_modulated" if self.spec.modulates else "batch_norm_act"
+        kernels = {"batch_norm_act": norms, "instance_norm_act": norms}
         self.ran = tuple(_backends.ran.get(kernels.get(op, op), "") for op in self.spec.ops)
 
     @property
@@ -208,7 +208,7 @@ class Found:
             transposed="conv" in by_role and by_role["conv"]["transposed"], conv=options, scale=scale, norm=by_role.get("norm"),
             act=act["act"], alpha=act["alpha"], gain=by_role.get("gain", {}).get("gain", 1.0), clamp=by_role.get("clamp", {}).get("clamp"),
             modulated="modulation" in by_role, residual=_place_of_residual([step.role for step in steps]),
-            factor=by_role.get("factor", {}).get("factor", 1.0),
+            factor=by_role.get("factor", {}).get("factor", 1.0), widens=_widens(steps),
             open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
             clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
@@ -244,9 +244,15 @@ def _one_pass(steps: list[Step]) -> str:
     return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} or roles >= {"bias", "residual"} else "one pass already"
 
 
+def _widens(steps: list[Step]) -> bool:
+    """Whether autocast takes a group norm's x as float32, as it does on a GPU."""
+    step = steps[0]
+    return step.options.get("kind") == "group" and tensor(step.tensors["x"]).itemsize < tensor(step.value).itemsize
+
+
 def _unlike(steps: list[Step]) -> str:
     x, values = tensor(steps[0].tensors["x"]), [tensor(node) for step in steps for node in step.nodes]
-    casts = any(step.role == "conv" for step in steps)  # autocast casts x before a convolution
+    casts = any(step.role == "conv" for step in steps) or _widens(steps)  # autocast casts x before a convolution
     alike = len({t.dtype for t in (values if casts else [x, *values])}) == 1
     return "" if alike and all(type(t) is type(x) and t.device == x.device for t in values) else "its values differ in dtype"
 

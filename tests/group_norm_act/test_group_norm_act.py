@@ -178,6 +178,14 @@ def test_what_is_not_finite_stays_in_its_group(act, value):
             assert broken[1, 4:6].any()
 
 
+def test_one_value_a_group_gives_the_bias():
+    """As torch's, which refuses it of one image alone."""
+    x, weight, bias = torch.randn(3, 8, 1, 1), torch.rand(8), torch.randn(8)
+    for backend in ("reference", "cpu"):
+        got = group_norm_act(x, 8, weight, bias, act="silu", backend=backend)
+        torch.testing.assert_close(got, F.silu(F.group_norm(x, 8, weight, bias)))
+
+
 def test_empty():
     x = torch.empty(0, 8, 4, 4, requires_grad=True)
     weight = torch.rand(8, requires_grad=True)

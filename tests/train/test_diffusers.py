@@ -56,5 +56,7 @@ def test_accelerated_it_gives_what_it_gave():
         y, z = autoencoder(x).sample, autoencoder.encode(x).latent_dist.mean
         gradients = torch.autograd.grad(F.mse_loss(y, x), list(autoencoder.parameters()), allow_unused=True)
         found.append((y, z, torch.cat([g.flatten() for g in gradients if g is not None])))
+    with_silu = [g.layers for g in ganfast.explain(autoencoder).groups if any("norm" in layer for layer in g.layers) and len(g.layers) > 1]
+    assert with_silu, ganfast.explain(autoencoder)
     for plain, fast in zip(*found, strict=True):
         torch.testing.assert_close(fast, plain, rtol=1e-3, atol=1e-4 * plain.abs().max().item())

@@ -48,8 +48,8 @@ def group_norm_act(
     Layout: contiguous and channels_last in, the same out; neither is copied, but by the `torch` backend. Tensors of x's shape in
         another layout than x are right, and copied to x's.
     Grads: x, weight, bias, alpha, scale, shift, residual, to any order, through the statistics.
-    Raises: TypeError, ValueError for what the shapes above forbid, for groups that do not divide C, for one value in a group and for
-        scale without shift; RuntimeError where a named backend cannot run.
+    Raises: TypeError, ValueError for what the shapes above forbid, for groups that do not divide C, for one image with one value in
+        a group and for scale without shift; RuntimeError where a named backend cannot run.
     Source: Wu & He 2018; Chan, Golub & LeVeque 1979 for the merging of statistics; README.md in this folder for the two ways.
     """
     key = plan = None
@@ -92,6 +92,7 @@ def run(plan: Plan, x, weight, bias, alpha, scale=None, shift=None, residual=Non
         with torch.no_grad():
             columns = kernels.stats(dense(x.detach(), spec.channels_last), spec.groups, spec.eps, spec.channels_last, spec.backend)[2:]
         y = modulated_op.run(plan.elementwise, x, weight, bias, scale, shift, residual, alpha, *columns)
+        _backends.ran[_OP] = spec.backend
     elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
         y = GroupNormAct.apply(dense(x, spec.channels_last), weight, kept(bias), scale, kept(shift), alpha, spec)
     else:
@@ -120,7 +121,7 @@ def planned(
     if eps < 0:
         _checks.fail(_OP, f"eps is {eps}, wants no negative number")
     alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
-    if x.numel() == x.shape[0] * groups and x.numel() > 0:
+    if x.numel() == groups and x.shape[0] == 1:  # more of them give the bias, as torch's
         received = f"x has one value in a group (shape {tuple(x.shape)}, {groups} groups)"
         _checks.fail(_OP, f"{received}, wants more to normalise", "Use fewer groups")
     modulates = modulated_op.check(_OP, x, scale, shift, residual, residual_first, factor)
