@@ -97,6 +97,11 @@ def changed_between(x, r, w):
     return h + r
 
 
+def residual_made_in_place(x, r, w):
+    r = F.relu_(torch.sin(r))
+    return F.silu(batch(conv(x, w)) + r)
+
+
 def residual_changed_after(x, r, w):
     r = torch.sin(r)
     y = F.silu(batch(conv(x, w)) + r)
@@ -201,7 +206,8 @@ FORWARDS = {
     reversed_quotient: None, with_alpha: None, of_itself: None, one_branch_twice: ("conv2d()", "add()"),
     both_branches: ("conv2d()", "add()", "relu()"), its_own_input: ("batch_norm()", "relu()", "add()"), broadcast: None, one_image: None,
     in_place: ("conv2d()", "add()", "relu()"), into_the_residual: None, method_into_the_residual: None, changed_between: None,
-    residual_changed_after: ("batch_norm()", "add()"), biased_residual_changed_after: ("add()", "add()"),
+    residual_made_in_place: ("batch_norm()", "add()", "silu()"), residual_changed_after: ("batch_norm()", "add()"),
+    biased_residual_changed_after: ("add()", "add()"),
     biased_tanh_and_residual: ("add()", "tanh()"),
     summand_changed_after: None, sum_changed_after: ("batch_norm()", "add()"), of_each_image: ("group_norm()", "mul()", "silu()"),
     of_each_value: ("batch_norm()", "mul()", "leaky_relu()"), summand_first: ("instance_norm()", "mul()", "silu()"), mixed_shapes: None,
