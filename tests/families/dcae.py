@@ -86,10 +86,10 @@ ROWS = [
         ],
         batch=2,
         real=Real(
-            lambda: Decoder(32, (256, 256, 128), (RMSNorm2d,) * 3, 2),
+            lambda: Decoder(32, (256, 256, 128), blocks=2),
             noise(32, 8, 8),
             1,
-            "DC-AE (Chen et al. 2024), f32c32: three of six stages, 256 and 128 channels, two blocks each; 32x32 at the end",
+            "DC-AE (Chen et al. 2024), f32c32: three of six stages, 256 and 128 channels, a norm each, there RMS alone; 32x32",
         ),
     ),
 ]
