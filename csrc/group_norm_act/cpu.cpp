@@ -24,6 +24,8 @@ struct Groups {
   // Rows of one pixel, in blocks with sums of their own, whose number the threads have no part in.
   int64_t block_rows() const { return std::max<int64_t>(1, std::max((n + 63) / 64, 4096 / c)); }
   int64_t blocks() const { return (n + block_rows() - 1) / block_rows(); }
+  // Rows so long that sums for each block of them would be as large as x: a second pass adds up their columns.
+  bool long_rows() const { return c > 16384; }
 };
 
 template <class A> struct Statistics {
@@ -97,16 +99,29 @@ void bwd_group(const T* gy, const T* x, const T* slope, const Groups& g, int64_t
   }
 }
 
-// The same of a group that is a row of channels; sums [3, c] are added to, over the rows of a block.
+// Adds the sums of channels [begin, end) of one row to sums [3, c].
+template <class T, class Tag>
+void add_row(const T* gy, const T* x, const T* slope, const Groups& g, int64_t row, const Acc<T>* means, const Acc<T>* inverses, const Affine<Acc<T>>& affine,
+             Tag act, bool with_alpha, int64_t begin, int64_t end, Acc<T>* sums) {
+  using A = Acc<T>;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t group = row * g.groups + i / g.width, at = row * g.c + i;
+    const A xhat = (static_cast<A>(x[at]) - means[group]) * inverses[group], z = xhat * affine.gain[i] + affine.shift[i], from = static_cast<A>(gy[at]);
+    const A value = slope ? from * static_cast<A>(slope[at]) : act_bwd<A>(act, from, z, affine.alpha[i], false);
+    sums[i] += value, sums[g.c + i] += value * xhat;
+    if (with_alpha) sums[2 * g.c + i] += act_alpha_bwd<A>(act, from, z, affine.alpha[i]);
+  }
+}
+
+// The same of a group that is a row of channels; sums [3, c], where given, are added to, over the rows of a block.
 template <class T, class Tag>
 void bwd_row(const T* gy, const T* x, const T* slope, const Groups& g, int64_t group, Statistics<Acc<T>> s, const Affine<Acc<T>>& affine, Tag act, bool with_alpha,
              Acc<T>* kept, Acc<T>* sums, T* gx) {
   using A = Acc<T>;
   const int64_t first = group % g.groups * g.width;
   const A *gain = affine.gain.data() + first, *shift = affine.shift.data() + first, *alpha = affine.alpha.data() + first;
-  A *of_bias = sums + first, *of_weight = of_bias + g.c, *of_alpha = of_weight + g.c;
   A b = 0, w = 0;
-  const auto run = [&](auto with_slope) {
+  const auto run = [&](auto with_slope, auto with_sums) {
 #pragma omp simd reduction(+ : b, w)
     for (int64_t i = 0; i < g.width; ++i) {
       const A xhat = (static_cast<A>(x[i]) - s.mean) * s.invstd;
@@ -115,14 +130,17 @@ void bwd_row(const T* gy, const T* x, const T* slope, const Groups& g, int64_t g
       else value = act_bwd<A>(act, value, xhat * gain[i] + shift[i], alpha[i], false);
       const A inner = value * gain[i];
       kept[i] = inner;
-      of_bias[i] += value, of_weight[i] += value * xhat;
+      if constexpr (with_sums) sums[first + i] += value, sums[g.c + first + i] += value * xhat;
       b += inner, w += inner * xhat;
     }
   };
-  slope ? run(std::true_type{}) : run(std::false_type{});
-  if (with_alpha)
+  using Yes = std::true_type;
+  using No = std::false_type;
+  if (sums) slope ? run(Yes{}, Yes{}) : run(No{}, Yes{});
+  else slope ? run(Yes{}, No{}) : run(No{}, No{});
+  if (with_alpha && sums)
     for (int64_t i = 0; i < g.width; ++i)
-      of_alpha[i] += act_alpha_bwd<A>(act, static_cast<A>(gy[i]), (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]);
+      sums[2 * g.c + first + i] += act_alpha_bwd<A>(act, static_cast<A>(gy[i]), (static_cast<A>(x[i]) - s.mean) * s.invstd * gain[i] + shift[i], alpha[i]);
   const A offset = b / g.length, along = w / g.length;
 #pragma omp simd
   for (int64_t i = 0; i < g.width; ++i) gx[i] = narrow<T>(s.invstd * (kept[i] - offset - (static_cast<A>(x[i]) - s.mean) * s.invstd * along));
@@ -210,18 +228,22 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
     std::vector<A> sums;  // [3, N * C], of rows [3, C]
     if (g.rows()) {
       const Affine<A> affine(Rows(x.narrow(0, 0, 1), false), weight, bias, alpha, alpha_value);
-      std::vector<A> partial(g.blocks() * 3 * g.c, A(0));
+      std::vector<A> partial(g.long_rows() ? 3 * g.c : g.blocks() * 3 * g.c, A(0));
       with_act(parse_act(act), [&](auto tag) {
         at::parallel_for(0, g.blocks(), std::max<int64_t>(1, 32768 / (g.block_rows() * g.c)), [&](int64_t begin, int64_t end) {
           std::vector<A> kept(g.width);
           for (int64_t b = begin; b < end; ++b)
             for (int64_t k = b * g.block_rows() * groups; k < std::min(g.n, (b + 1) * g.block_rows()) * groups; ++k)
               bwd_row<T>(from + k * g.length, in + k * g.length, slopes_of(k), g, k, {means[k], inverses[k]}, affine, tag, with_alpha, kept.data(),
-                         partial.data() + b * 3 * g.c, out + k * g.length);
+                         g.long_rows() ? nullptr : partial.data() + b * 3 * g.c, out + k * g.length);
         });
+        if (g.long_rows())
+          at::parallel_for(0, g.c, std::max<int64_t>(1, 32768 / g.n), [&](int64_t begin, int64_t end) {
+            for (int64_t row = 0; row < g.n; ++row) add_row<T>(from, in, slopes, g, row, means, inverses, affine, tag, with_alpha, begin, end, partial.data());
+          });
       });
       std::vector<double> total(3 * g.c, 0);
-      for (int64_t b = 0; b < g.blocks(); ++b)
+      for (int64_t b = 0; b < (g.long_rows() ? 1 : g.blocks()); ++b)
         for (int64_t i = 0; i < 3 * g.c; ++i) total[i] += partial[b * 3 * g.c + i];
       sums.assign(total.begin(), total.end());
     } else if (g.tasks(channels_last)) {

@@ -33,10 +33,11 @@ class Member(NamedTuple):
     outer: tuple[fx.Node, ...] = ()
 
 
-def _parameter(node: Any) -> bool:
+def _parameter(node: Any, of_any_format: bool = False) -> bool:
     """Whether the node is a parameter that lies as the passes read it."""
     t = tensor(node)
-    return isinstance(t, nn.Parameter) and node.op == "placeholder" and nodes.has_fixed_sizes(t) and t.is_contiguous() and t.numel() > 0
+    known = isinstance(t, nn.Parameter) and node.op == "placeholder" and nodes.has_fixed_sizes(t)
+    return known and (nodes.is_dense(t) if of_any_format else t.is_contiguous()) and t.numel() > 0
 
 
 def _alike(*given: fx.Node) -> bool:
@@ -60,7 +61,7 @@ def _equalised(node: fx.Node) -> Member | None:
     if name_of(node) != "mul" or len(node.args) != 2 or node.kwargs:
         return None
     weight, factor = node.args if isinstance(node.args[0], fx.Node) else node.args[::-1]
-    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not _parameter(weight) or not _alike(node, weight):
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not _parameter(weight, True) or not _alike(node, weight):
         return None
     return Member("equalised weights", (node,), (weight,), factor=float(factor))
 

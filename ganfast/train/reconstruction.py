@@ -81,13 +81,23 @@ def _refused(output: object) -> Reconstruction:
 
 
 def levels(tensor: Tensor) -> Iterator[list]:
-    """The nodes of a tensor's graph, by how many operations they are away from it."""
-    level, met = [tensor.grad_fn] if tensor.requires_grad else [], set()
+    """The nodes of a tensor's graph, by how many operations they are away from it. From one of several weights that were made together the
+    way goes on to what it was made of alone."""
+    level, met = [(tensor.grad_fn, tensor.output_nr)] if tensor.requires_grad else [], set()
     while level:
-        yield level
-        nearer = dict.fromkeys(node for last in level for node, _ in last.next_functions)
-        level = [node for node in nearer if node is not None and node not in met]
+        yield list(dict.fromkeys(node for node, _ in level))
+        nearer = dict.fromkeys(before for node, output in level for before in _made_of(node, output))
+        level = [place for place in nearer if place[0] is not None and place not in met]
         met.update(level)
+
+
+def _made_of(node, output: int) -> tuple:
+    """What lies before that output of a node, as (node, output) each."""
+    lists = getattr(getattr(type(node), "_forward_cls", None), "lists", 0)
+    if not lists:
+        return node.next_functions
+    count = len(node.next_functions) // lists
+    return node.next_functions[output::count]
 
 
 def last_weight(reconstruction: Tensor, network: nn.Module) -> Tensor:

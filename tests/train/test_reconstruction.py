@@ -143,6 +143,20 @@ def test_the_last_layer_is_found_in_the_graph(name):
         assert names[last_weight(network(x), network)].endswith(wanted)
 
 
+NORMS = {"weight norm": (parametrizations.weight_norm, "original1"), "spectral norm": (parametrizations.spectral_norm, "original")}
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_last_layer_is_found_among_weights_that_are_made_together(norm):
+    make, wanted = NORMS[norm]
+    network = nn.Sequential(*(layer for _ in range(3) for layer in (make(nn.Conv2d(2, 2, 3, 1, 1)), nn.SiLU())))
+    names = {p: name for name, p in network.named_parameters()}
+    with ganfast.use_backend("cpu"):
+        y = ganfast.accelerate(network)(torch.rand(2, 2, 4, 4))
+        assert ganfast.explain(network).weights
+        assert names[last_weight(y, network)] == f"4.parametrizations.weight.{wanted}"
+
+
 def test_a_last_layer_that_is_not_one():
     a, b = nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1)
     both, x = nn.ModuleDict({"a": a, "b": b}), torch.rand(2, 1, 4, 4)

@@ -37,6 +37,8 @@ def _of_these(vector: Tensor, sizes: list[int], at: list[int]) -> Tensor:
 class WeightNorms(Function):
     """apply(backend, *v, *g) -> w of every weight."""
 
+    lists = 2  # of tensors, each with one for every weight
+
     @staticmethod
     def forward(ctx, backend, *tensors):
         n = len(tensors) // 2
@@ -67,6 +69,8 @@ class WeightNorms(Function):
 
 class SpectralNorms(Function):
     """apply((backend, iterations, eps, u_first), *weights, *u, *v) -> every weight over its sigma; u and v are updated in place."""
+
+    lists = 3
 
     @staticmethod
     def forward(ctx, options, *tensors):
@@ -111,6 +115,8 @@ def iterated(options: tuple, weights: list[Tensor], u: list[Tensor], v: list[Ten
 
 class Equalised(Function):
     """apply(factors, *weights) -> every weight times its factor, by torch's one call for a list; of any order its own derivative."""
+
+    lists = 1
 
     @staticmethod
     def forward(ctx, factors, *weights):
