@@ -191,9 +191,9 @@ def test_a_source_that_is_not_at_hand():
         ("flags", [("conv", "norm", "relu()")]),
         ("global_function", [("conv", "elu()")]),
         ("mode", [("conv", "relu()")]),
-        ("fetched", [*[("stage0",)] * 3, ("stage0", "relu()"), *[("stage1",)] * 3, ("stage1", "relu()")]),
+        ("fetched", [g for s in ("stage0", "stage1") for g in ((s,), (s, "add()"), (s, "add()"), (s, "relu()"))]),
         ("used_twice", [("conv",)]),
-        ("twice_the_same_norm", [("conv",), ("norm", "relu()"), ("other", "norm", "relu()")]),
+        ("twice_the_same_norm", [("conv",), ("norm", "relu()", "add()"), ("other", "norm", "relu()")]),
     ],
 )
 def test_groups_are_found_and_run(name, expected):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ganfast._activations import act_fwd
 from ganfast.functional import group_norm_act, layer_norm_act
 from ganfast.testing import Case, assert_close_to_reference, named, nan_filled
 from tests.affine_from_outside import FORMATS, NOTHING, Outside, formula, laid_out
@@ -117,6 +118,17 @@ def test_layer_norm(backend, shape, over):
     x, weight, bias, gy = torch.randn(shape) + 3, torch.rand(over), torch.randn(over), torch.randn(shape)
     got = run(lambda x, w, b: layer_norm_act(x, over, w, b, act="silu", backend=backend), (x, weight, bias), gy)
     torch.testing.assert_close(got, run(lambda x, w, b: F.silu(F.layer_norm(x, over, w, b)), (x, weight, bias), gy))
+
+
+@pytest.mark.parametrize("act", ["linear", "silu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_long_rows(act, dtype):
+    """As critics with a layer norm over all of an image have them."""
+    x, weight, bias, gy = ((torch.randn(size) + 1).to(dtype) for size in ((3, 20_000), 20_000, 20_000, (3, 20_000)))
+    plain = lambda x, w, b: act_fwd(F.layer_norm(x, w.shape, w, b), act)
+    got = run(lambda x, w, b: layer_norm_act(x, 20_000, w, b, act=act, backend="cpu"), (x, weight, bias), gy)
+    like, exact = (run(plain, (x, weight, bias), gy, cast) for cast in (None, torch.float64))
+    assert_close_to_reference(*zip(("y", "gx", "gweight", "gbias"), got, like, exact, strict=True))
 
 
 def test_channels_of_each_pixel():
