@@ -81,6 +81,7 @@ def test_opcheck(channels_last, outside):
     x = torch.randn(2, 8, 4, 4)
     x = x.contiguous(memory_format=torch.channels_last) if channels_last else x
     scale, shift = (torch.rand(2, 8), torch.rand(2, 8)) if outside else (None, None)
+    group_norm_act(x, 4, backend="cpu")  # loads the extension
     for backend in ("cpu", "reference"):
         vectors = (torch.rand(8), torch.rand(8), scale, shift, None)
         forward = (x, *vectors, 4, 1e-5, "silu", 0.0, channels_last, True, backend)

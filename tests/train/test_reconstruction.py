@@ -47,7 +47,7 @@ KL = {"kl": kl(MEAN, LOGVAR)}
         ({"sample": Y, "commit_loss": LOSS}, {"codebook": LOSS}),
         (Output(sample=Y), {}),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_forms_of_outputs(output, losses):
     if isinstance(output, Output):
