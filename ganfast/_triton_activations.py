@@ -146,3 +146,11 @@ def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr):
         return tl.where(z > 0, 0.0, g * slope)
     else:
         return slope
+
+
+@triton.jit
+def signs_of(out, dtype: tl.constexpr, ACT: tl.constexpr):
+    """1 where the derivative of a piecewise-linear activation is that of positive z, read off `out`, its value, as `dtype` holds it
+    (`signs_of` of _activations.py): all that a backward needs where y is not kept."""
+    seen = out.to(dtype).to(tl.float32)
+    return tl.where(seen != 0 if ACT == "relu" else seen > 0, 1, 0).to(tl.uint8)

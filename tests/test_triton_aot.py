@@ -16,13 +16,18 @@ ARCHITECTURES = (80, 90, 100)
 SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
 
 
-def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False, **kwargs):
+def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False, residual="",
+         signs=False, **kwargs):  # fmt: skip
     rank = len(shape) - 2
     x = meta(*shape, dtype=dtype, channels_last=last)
     weight = meta(shape[1], c_out // groups, *[kernel] * rank, dtype=dtype, channels_last=last)
     per_dim = [[stride] * rank, [padding] * rank, [0] * rank, [dilation] * rank]
+    if residual:
+        size = [(i - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1 for i in shape[2:]]
+        image = meta(shape[0], c_out, *size, dtype=dtype, channels_last=last)
+        kwargs |= {"residual": image, "residual_first": residual == "first", "factor": 0.7, "keep_signs": signs}
     op("conv_transpose_act").conv_transpose_act_fwd_triton(
-        x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, groups, act, 0.2, last, save_z, True, **kwargs
+        x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, groups, act, 0.2, last, save_z, not residual, **kwargs
     )
 
 
@@ -91,6 +96,12 @@ CASES = {
     "conv_bf16": (lambda: conv(*DCGAN, BF16, False, act="gelu", save_z=True), "tf32", True, 0),
     "conv_tf32_last": (lambda: conv(*DCGAN, FP32, True, act="silu", save_z=True), "tf32", True, 0),
     "conv_exact": (lambda: conv(*DCGAN, FP32, False), "ieee", False, 0),
+    "conv_added": (lambda: conv(*DCGAN, BF16, True, act="leaky_relu", residual="last", signs=True), "tf32", True, 0),
+    "conv_added_z": (lambda: conv(*DCGAN, BF16, False, act="gelu", save_z=True, residual="first"), "tf32", True, 0),
+    "conv_added_exact": (lambda: conv(*DCGAN, FP32, True, act="silu", save_z=True, residual="last"), "ieee", False, 0),
+    "1x1_added": (lambda: conv((64, 100, 1, 1), 512, 4, 1, 0, BF16, True, act="relu", residual="first"), "tf32", True, 0),
+    "few_added": (lambda: conv(RGB, 3, 4, 2, 1, BF16, True, act="leaky_relu", residual="last", signs=True), "tf32", True, 0),
+    "few_added_z": (lambda: conv(RGB, 3, 4, 2, 1, FP32, False, act="tanh", save_z=True, residual="first"), "ieee", False, 0),
     "conv_rgb": (lambda: conv((64, 64, 32, 32), 3, 4, 2, 1, BF16, True, act="tanh"), "tf32", True, 0),
     "conv_snake_1d": (lambda: conv((16, 256, 500), 128, 16, 8, 4, BF16, False, act="snake", alpha=True), "tf32", True, SNAKE_STACK),
     "conv_dilated_groups_3d": (lambda: conv((4, 60, 9, 9, 9), 90, 3, 2, 1, BF16, True, dilation=2, groups=2), "tf32", True, 0),
@@ -149,6 +160,10 @@ TMA = {
     "softplus_z_alpha": conv_tma((64, 512, 8, 8), 256, BF16, "softplus", "tma-2x8x8x128x64-w8s3", save_z=True, alpha=True),
     "tf32_elu_z_alpha": conv_tma((64, 512, 8, 8), 256, FP32, "elu", "tma-2x8x8x128x32-w8s3", save_z=True, alpha=True),
     "snake_one_slice": conv_tma((64, 512, 8, 8), 256, BF16, "snake", "tma-1x8x8x64x64-w4s4", save_z=True, alpha=True),
+    "added_signs": conv_tma((64, 512, 8, 8), 256, BF16, "leaky_relu", residual="last", signs=True),
+    "added_widest": conv_tma((64, 512, 8, 8), 256, BF16, "relu", "tma-2x8x8x256x64-w8s4", residual="first"),
+    "added_z_alpha": conv_tma((64, 512, 8, 8), 256, FP16, "softplus", "tma-2x8x8x128x64-w8s3", save_z=True, alpha=True, residual="last"),
+    "added_tf32": conv_tma((64, 512, 8, 8), 256, FP32, "silu", "tma-2x8x8x128x32-w8s3", save_z=True, residual="first"),
     "scaled": conv_tma_scaled,
 }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast._triton import load_channels, sum_rows, tile_offsets
-from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
+from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd, signs_of
 
 
 @triton.jit
@@ -30,12 +30,11 @@ def bias_act_fwd_kernel(
     if CLAMPS:
         out = tl.where(out > clamp, clamp, tl.where(out < -clamp, -clamp, out))
     if signs is not None:
-        seen = out.to(y.dtype.element_ty).to(tl.float32)
-        on = tl.where(seen != 0 if ACT == "relu" else seen > 0, 1, 0)
+        on = signs_of(out, y.dtype.element_ty, ACT)
         if CLAMPS:
             edge = tl.full([], clamp, tl.float32).to(y.dtype.element_ty).to(tl.float32)
-            on = tl.where(tl.abs(seen) >= edge, 2, on)
-        tl.store(signs + offsets, on.to(tl.uint8), mask=mask)
+            on = tl.where(tl.abs(out.to(y.dtype.element_ty).to(tl.float32)) >= edge, 2, on).to(tl.uint8)
+        tl.store(signs + offsets, on, mask=mask)
     if residual is not None:
         if not FIRST:
             out += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)

@@ -99,8 +99,9 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
 
             names.remove("triton")
             tiles = triton.configurations(
-                x, weight, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.channels_last, spec.save_z
-            )
+                x, weight, spec.stride, spec.padding, spec.output_padding, spec.dilation, spec.groups, spec.channels_last,
+                spec.save_z or bool(spec.residual),
+            )  # fmt: skip
             names += [f"triton/{tile}" for tile in tiles]
     names = list(dict.fromkeys(names))[: _tune.MOST]
     inputs = [None if t is None else t.detach() for t in (x, weight, bias, alpha)]
@@ -110,6 +111,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
     )  # fmt: skip
     question, family = _signature("conv_transpose_act", x, weight, spec)
     detail = f", {spec.act}{' and z' if spec.save_z else ''}{' and partials' if spec.partials else ''}"
+    detail += ", residual" if fused == "triton" and spec.residual else ""  # which not every tile takes
     detail += ", unaligned" if x.is_cuda and x.data_ptr() % 16 else ""
     size = kernels.output_size(x.shape[2:], weight.shape[2:], spec.stride, spec.padding, spec.output_padding, spec.dilation)
     check = sampled.Outputs(inputs, size, spec, True, run)

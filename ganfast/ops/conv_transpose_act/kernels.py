@@ -52,7 +52,7 @@ def _fwd(
     x, weight, bias, alpha, stride, padding, output_padding, dilation, groups, act, alpha_value, channels_last, save_z, partials, backend,
     residual=None, residual_first=False, factor=1.0, keep_signs=False,
 ):  # fmt: skip
-    if residual is not None and backend not in ("reference", "cuda"):
+    if residual is not None and backend.partition("/")[0] not in ("reference", "cuda", "triton"):
         geometry = (stride, padding, output_padding, dilation, groups)
         z, *_, stats = _fwd(x, weight, bias, None, *geometry, "linear", 0.0, channels_last, False, False, backend)
         return *_added(z, None, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs), stats
@@ -71,7 +71,7 @@ def _fwd(
     elif backend == "triton":
         from ganfast.ops.conv_transpose_act import triton
 
-        y, z, stats = triton.conv_transpose_act_fwd_triton(*args, config)
+        y, z, stats = triton.conv_transpose_act_fwd_triton(*args, config, None, residual, residual_first, factor, keep_signs)
     else:
         if backend == "torch":
             y, z, stats = torch_backend.conv_transpose_act_fwd_torch(*args, config)

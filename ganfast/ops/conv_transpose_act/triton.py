@@ -71,7 +71,9 @@ def _plan(p: Problem) -> _Plan:
     return _Plan(m, group_out, p.groups * copies, copies, (*inside, *out), constants | {"S": s, "G": g, "INV": inverse})
 
 
-def _launch_pointer(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials) -> Tensor | None:
+def _launch_pointer(
+    p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials, *, signs, residual, residual_first, factor
+) -> Tensor | None:
     m, columns, others, copies, sizes, constants = _plan(p)
     block_m, block_n, block_k = blocks.sizes
     tiles, c_out = cdiv(m, block_m), y.shape[1]
@@ -81,9 +83,9 @@ def _launch_pointer(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, p
     stats = _triton.empty((tiles * copies, 3, c_out), x, torch.float32) if partials else None
     wide = max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from
     ws_in, ws_out, *ws_taps = weight.stride()
-    common = (x, weight, bias, alpha, y, z, stats, alpha_value, x.shape[0], x.shape[1], c_out)
+    common = (x, weight, bias, alpha, residual, y, z, signs, stats, alpha_value, factor, x.shape[0], x.shape[1], c_out)
     w_strides = (ws_in, ws_out, *(0,) * (3 - len(ws_taps)), *ws_taps)
-    constants = constants | {"ACT": act, "WIDE": wide, "EVEN_K": x.shape[1] // p.groups % block_k == 0}
+    constants = constants | {"ACT": act, "ADD_FIRST": residual_first, "WIDE": wide, "EVEN_K": x.shape[1] // p.groups % block_k == 0}
     constants |= {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k, "num_warps": blocks.warps, "num_stages": blocks.stages}
     grid = (tiles * cdiv(columns, block_n) * others,)
     with _triton.on_device(x):
@@ -135,24 +137,24 @@ def _device_capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, save_z, capability) -> Problem:
+def _problem(x, weight, stride, padding, output_padding, dilation, groups, channels_last, second, capability) -> Problem:
     if capability is None and x.is_cuda:
         capability = _device_capability(x.device.index)
     elif capability is None and _triton.is_interpreting():
         capability = (9, 0)  # the interpreter runs every kernel
     exact = x.dtype == torch.float32 and torch.backends.cudnn.conv.fp32_precision != "tf32"
     geometry = (tuple(stride), tuple(padding), tuple(output_padding), tuple(dilation), groups)
-    return Problem(tuple(x.shape), tuple(weight.shape), *geometry, x.itemsize, exact, channels_last, save_z, capability)
+    return Problem(tuple(x.shape), tuple(weight.shape), *geometry, x.itemsize, exact, channels_last, second, capability)
 
 
 def configurations(
     x: Tensor, weight: Tensor, stride, padding, output_padding, dilation, groups: int, channels_last: bool,
-    save_z: bool = False, capability: tuple[int, int] | None = None,
+    second: bool = False, capability: tuple[int, int] | None = None,
 ) -> list[str]:  # fmt: skip
-    """At most 6 names that `conv_transpose_act_fwd_triton` takes as `config` for this call, best guess first. `capability` stands for
-    the GPU's where x has no device, as on meta tensors."""
+    """At most 6 names that `conv_transpose_act_fwd_triton` takes as `config` for this call, best guess first. second: the call
+    keeps z, or has a residual. `capability` stands for the GPU's where x has no device, as on meta tensors."""
     geometry = (stride, padding, output_padding, dilation, groups)
-    p = _problem(x, weight, *geometry, channels_last, save_z, capability)
+    p = _problem(x, weight, *geometry, channels_last, second, capability)
     offers = [_names(name, p) for name, kernel in _KERNELS.items() if kernel.refusal(p, x) is None]
     if x.numel() // x.shape[1] >= FEW_FROM and few_reason(x, weight, *geometry, channels_last) is None:
         offers.insert(0, few_configurations(x, weight, *geometry, channels_last))
@@ -195,24 +197,30 @@ def conv_transpose_act_fwd_triton(
     partials: bool,
     config: str = "",
     capability: tuple[int, int] | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
+    keep_signs: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`config`: one of `configurations`' names, or any other that fits (ValueError where it does not); "" is the best guess."""
     geometry = (stride, padding, output_padding, dilation, groups)
+    added = {"residual": residual, "residual_first": residual_first, "factor": factor}
     if config.startswith("few-") or (not config and x.numel() // x.shape[1] >= FEW_FROM):
         why = few_reason(x, weight, *geometry, channels_last)
         if why is None and config and config not in (names := few_configurations(x, weight, *geometry, channels_last)):
             why = f"there are {', '.join(names)}"
         if why is None:
-            return conv_transpose_act_fwd_few_triton(
-                x, weight, bias, alpha, *geometry, act, alpha_value, channels_last, save_z, partials, config
-            )
+            args = (x, weight, bias, alpha, *geometry, act, alpha_value, channels_last, save_z, partials)
+            return conv_transpose_act_fwd_few_triton(*args, config, **added, keep_signs=keep_signs)
         if config:
             _checks.fail(OP, f"config {config!r} does not fit this call: {why}")
-    p = _problem(x, weight, *geometry, channels_last, save_z, capability)
+    p = _problem(x, weight, *geometry, channels_last, save_z or residual is not None, capability)
     blocks = _named(config, p, x) if config else _first(p, x)
     shape = _output(p)
     y = _triton.empty(shape, x, channels_last=channels_last)
     z = _triton.empty(shape, x, channels_last=channels_last) if save_z else None
-    stats = _KERNELS[blocks.kernel].launch(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials)
-    z = _triton.empty(0, x) if z is None else z
-    return y, z, _triton.empty(0, x, torch.float32) if stats is None else stats
+    signs = _triton.empty(shape, x, torch.bool, channels_last) if keep_signs else None
+    bits = signs.view(torch.uint8) if keep_signs else None
+    stats = _KERNELS[blocks.kernel].launch(p, blocks, x, weight, bias, alpha, act, alpha_value, y, z, partials, signs=bits, **added)
+    kept = signs if keep_signs else z if save_z else _triton.empty(0, x)
+    return y, kept, _triton.empty(0, x, torch.float32) if stats is None else stats

@@ -36,7 +36,7 @@ class Problem(NamedTuple):
     itemsize: int
     exact: bool  # float32 that TF32 may not round
     channels_last: bool
-    save_z: bool
+    second: bool  # the epilogue stores z besides y, or reads a residual
     capability: tuple[int, int] | None  # None: unknown, or not a GPU's
 
 
@@ -73,7 +73,7 @@ def _malformed(blocks: Blocks, count: int) -> str | None:
 
 def _large(p: Problem) -> bool:
     """16-bit operands that go to shared memory 16 bytes at a time, and no second output."""
-    return p.itemsize == 2 and p.channels_last and p.x_shape[1] // p.groups % 16 == 0 and p.w_shape[1] % 16 == 0 and not p.save_z
+    return p.itemsize == 2 and p.channels_last and p.x_shape[1] // p.groups % 16 == 0 and p.w_shape[1] % 16 == 0 and not p.second
 
 
 def pointer_fault(p: Problem, blocks: Blocks) -> str | None:
@@ -191,7 +191,7 @@ def _clocks(p: Problem, blocks: Blocks) -> float:
     multiply = pixels * block_n * block_k * p.itemsize / 4096  # 4096 16-bit operations a clock, half as many in TF32
     step = max(multiply, (pixels + block_n) * block_k * p.itemsize / _LOADS)
     resident = min(occupancy(blocks, p.itemsize), cdiv(programs, _SMS))
-    each = _START + pixels * block_n * p.itemsize * (2 if p.save_z else 1) / _STORES
+    each = _START + pixels * block_n * p.itemsize * (2 if p.second else 1) / _STORES
     return cdiv(programs, _SMS * resident) * (resident * steps * step + each)
 
 

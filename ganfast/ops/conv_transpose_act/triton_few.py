@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast._triton import cdiv, next_power_of_2
-from ganfast._triton_activations import act_fwd
+from ganfast._triton_activations import act_fwd, signs_of
 from ganfast.ops.conv_transpose_act.triton_fwd import phase
 
 MAX_CHANNELS = 8  # output channels of a group
@@ -29,13 +29,13 @@ MAX_COLUMNS = 64  # of one product: taps * phases * channels, each a power of tw
 
 @triton.jit
 def conv_transpose_act_fwd_few_kernel(
-    x, weight, bias, alpha, y, z, partials, alpha_value,
+    x, weight, bias, alpha, residual, y, z, signs, partials, alpha_value, factor,
     c_in, c_out, h_in, w_in, h_out, w_out, tiles_h, tiles_w, ws_in, ws_out, ws_h, ws_w,
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr, G: tl.constexpr, INV: tl.constexpr, GROUPS: tl.constexpr,
     TAPS: tl.constexpr, TAP_BLOCK: tl.constexpr, OUTS: tl.constexpr, GROUP_OUT: tl.constexpr,
     TILE: tl.constexpr, VALID: tl.constexpr, FIRST: tl.constexpr,
-    ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    ACT: tl.constexpr, ADD_FIRST: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """x [n, c_in, h_in, w_in], y and z [n, c_out, h_out, w_out], weight [c_in, GROUP_OUT, *K] by strides ws_*.
 
@@ -124,7 +124,6 @@ def conv_transpose_act_fwd_few_kernel(
         slope = tl.load(alpha + channels, mask=column_ok, other=1.0)[None, :]
     else:
         slope = alpha_value
-    out = act_fwd(acc, slope, ACT).to(y.dtype.element_ty)
     if WIDE:
         o_h = o_h.to(tl.int64)
         channels = channels.to(tl.int64)
@@ -133,6 +132,16 @@ def conv_transpose_act_fwd_few_kernel(
         target = image * (c_out * h_out * w_out) + spot * c_out + channels[None, :]
     else:
         target = image * (c_out * h_out * w_out) + channels[None, :] * (h_out * w_out) + spot
+    if residual is not None:
+        added = tl.load(residual + target, mask=ok, other=0.0).to(tl.float32)
+        if ADD_FIRST:
+            acc += added
+    out = act_fwd(acc, slope, ACT)
+    if signs is not None:
+        tl.store(signs + target, signs_of(out, y.dtype.element_ty, ACT), mask=ok)
+    if residual is not None:
+        out = (out if ADD_FIRST else out + added) * factor
+    out = out.to(y.dtype.element_ty)
     tl.store(y + target, out, mask=ok)
     if z is not None:
         tl.store(z + target, acc.to(z.dtype.element_ty), mask=ok)
@@ -237,6 +246,10 @@ def conv_transpose_act_fwd_few_triton(
     save_z: bool,
     partials: bool,
     config: str = "",
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
+    keep_signs: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The caller has asked few_reason. config: a name that few_configurations gives, "" its first."""
     config = config or few_configurations(x, weight, stride, padding, output_padding, dilation, groups, channels_last)[0]
@@ -257,17 +270,21 @@ def conv_transpose_act_fwd_few_triton(
     shape = (n, c_out, *[out for out, *_ in axes][4 - x.dim() :])
     y = _triton.empty(shape, x, channels_last=channels_last)
     z = _triton.empty(shape, x, channels_last=channels_last) if save_z else None
+    signs = _triton.empty(shape, x, torch.bool, channels_last) if keep_signs else None
+    bits = signs.view(torch.uint8) if keep_signs else None
     stats = _triton.empty((n * tiles * s[0] * s[1], 3, c_out), x, torch.float32) if partials else None
     ws_in, ws_out, *ws_taps = weight.stride()
     with _triton.on_device(x):
         conv_transpose_act_fwd_few_kernel[(n * tiles * groups,)](
-            x, weight, bias, alpha, y, z, stats, alpha_value, c_in, c_out, *sizes, axes[0][0], axes[1][0],
+            x, weight, bias, alpha, residual, y, z, bits, stats, alpha_value, factor,
+            c_in, c_out, *sizes, axes[0][0], axes[1][0],
             cdiv(axes[0][1], valid[0]), cdiv(axes[1][1], valid[1]), ws_in, ws_out, *(0,) * (2 - len(ws_taps)), *ws_taps,
             K=kernel, S=s, P=p, D=d, G=g, INV=tuple(pow(b // c, -1, a // c) for a, b, c in zip(s, d, g)), GROUPS=groups,
             TAPS=taps, TAP_BLOCK=tap_block, OUTS=outs, GROUP_OUT=group_out, TILE=tile, VALID=valid, FIRST=first,
-            ACT=act, CHANNELS_LAST=channels_last, WIDE=max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from,
+            ACT=act, ADD_FIRST=residual_first, CHANNELS_LAST=channels_last,
+            WIDE=max(x.numel(), weight.numel(), y.numel()) >= _triton.wide_from,
             EVEN_K=group_in % block_k == 0, PRECISION="ieee" if exact else "tf32", BLOCK_K=block_k,
             num_warps=max(4, positions // 32), num_stages=2, enable_fp_fusion=True,
         )  # fmt: skip
-    z = _triton.empty(0, x) if z is None else z
-    return y, z, _triton.empty(0, x, torch.float32) if stats is None else stats
+    kept = signs if keep_signs else z if save_z else _triton.empty(0, x)
+    return y, kept, _triton.empty(0, x, torch.float32) if stats is None else stats

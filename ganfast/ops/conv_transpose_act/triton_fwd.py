@@ -7,7 +7,7 @@ layouts; the weight is read through its strides. Per-dimension constants come as
 import triton
 import triton.language as tl
 
-from ganfast._triton_activations import act_fwd
+from ganfast._triton_activations import act_fwd, signs_of
 
 
 @triton.jit
@@ -21,9 +21,29 @@ def phase(r, K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr,
 
 
 @triton.jit
-def store_outputs(acc, offsets, columns, channels, row_ok, column_ok, count, part, y, z, partials, bias, alpha, alpha_value, c_out,
-                  ACT: tl.constexpr, COLUMNS_LAST: tl.constexpr):  # fmt: skip
-    """Epilogue: acc [BLOCK_M, BLOCK_N] float32 -> y, z if there is one, and the statistics of every column.
+def load_tile(at, row_ok, column_ok, offsets, columns, COLUMNS_LAST: tl.constexpr):
+    """[BLOCK_M, BLOCK_N] in float32 of an image that lies as y does; memory's own direction is last, as in store_tile."""
+    if COLUMNS_LAST:
+        tile = tl.load(at + offsets[:, None] + columns[None, :], mask=row_ok[:, None] & column_ok[None, :], other=0.0)
+    else:
+        tile = tl.trans(tl.load(at + offsets[None, :] + columns[:, None], mask=row_ok[None, :] & column_ok[:, None], other=0.0))
+    return tile.to(tl.float32)
+
+
+@triton.jit
+def store_tile(at, tile, row_ok, column_ok, offsets, columns, COLUMNS_LAST: tl.constexpr):
+    """Stored with memory's own direction last, or neighbouring threads would write far apart."""
+    if COLUMNS_LAST:
+        tl.store(at + offsets[:, None] + columns[None, :], tile, mask=row_ok[:, None] & column_ok[None, :])
+    else:
+        tl.store(at + offsets[None, :] + columns[:, None], tl.trans(tile), mask=row_ok[None, :] & column_ok[:, None])
+
+
+@triton.jit
+def store_outputs(acc, offsets, columns, channels, row_ok, column_ok, count, part, y, z, partials, bias, alpha, alpha_value,
+                  residual, signs, factor, c_out, ACT: tl.constexpr, ADD_FIRST: tl.constexpr, COLUMNS_LAST: tl.constexpr):  # fmt: skip
+    """Epilogue: acc [BLOCK_M, BLOCK_N] float32 -> y = (act(z) + residual) * factor, or act(z + residual) * factor if ADD_FIRST; z, what
+    the activation is applied to, the activation's signs and the statistics of every column, each where there is a tensor for it.
 
     offsets [BLOCK_M] + columns [BLOCK_N] address y; channels [BLOCK_N] are output channels; count is the number of row_ok rows;
     part [BLOCK_N] is the column's row of `partials` [T, 3, c_out].
@@ -34,20 +54,19 @@ def store_outputs(acc, offsets, columns, channels, row_ok, column_ok, count, par
         a = tl.load(alpha + channels, mask=column_ok, other=1.0)[None, :]
     else:
         a = alpha_value
-    out = act_fwd(acc, a, ACT).to(y.dtype.element_ty)
-    # Stored with memory's own direction last, or neighbouring threads would write far apart.
-    if COLUMNS_LAST:
-        target = offsets[:, None] + columns[None, :]
-        mask = row_ok[:, None] & column_ok[None, :]
-        tl.store(y + target, out, mask=mask)
-        if z is not None:
-            tl.store(z + target, acc.to(z.dtype.element_ty), mask=mask)
-    else:
-        target = offsets[None, :] + columns[:, None]
-        mask = row_ok[None, :] & column_ok[:, None]
-        tl.store(y + target, tl.trans(out), mask=mask)
-        if z is not None:
-            tl.store(z + target, tl.trans(acc.to(z.dtype.element_ty)), mask=mask)
+    if residual is not None:
+        added = load_tile(residual, row_ok, column_ok, offsets, columns, COLUMNS_LAST)
+        if ADD_FIRST:
+            acc += added
+    out = act_fwd(acc, a, ACT)
+    if signs is not None:
+        store_tile(signs, signs_of(out, y.dtype.element_ty, ACT), row_ok, column_ok, offsets, columns, COLUMNS_LAST)
+    if residual is not None:
+        out = (out if ADD_FIRST else out + added) * factor
+    out = out.to(y.dtype.element_ty)
+    store_tile(y, out, row_ok, column_ok, offsets, columns, COLUMNS_LAST)
+    if z is not None:
+        store_tile(z, acc.to(z.dtype.element_ty), row_ok, column_ok, offsets, columns, COLUMNS_LAST)
     if partials is not None:
         value = tl.where(row_ok[:, None], out.to(tl.float32), 0.0)
         mean = tl.sum(value, 0) / tl.maximum(count, 1.0)
@@ -60,12 +79,12 @@ def store_outputs(acc, offsets, columns, channels, row_ok, column_ok, count, par
 
 @triton.jit
 def conv_transpose_act_fwd_kernel(
-    x, weight, bias, alpha, y, z, partials, alpha_value,
+    x, weight, bias, alpha, residual, y, z, signs, partials, alpha_value, factor,
     n, c_in, c_out, d_in, h_in, w_in, d_out, h_out, w_out,
     ws_in, ws_out, ws_d, ws_h, ws_w,
     K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, D: tl.constexpr, G: tl.constexpr, INV: tl.constexpr, GROUPS: tl.constexpr,
-    ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACT: tl.constexpr, ADD_FIRST: tl.constexpr, CHANNELS_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_M pixels of one phase, BLOCK_N output channels of one group.
 
@@ -163,17 +182,17 @@ def conv_transpose_act_fwd_kernel(
         moved = channels * out_v
     count = tl.sum(row_ok.to(tl.float32), 0)
     store_outputs(acc, offsets, moved, channels, row_ok, column_ok, count, tile * phases + r, y, z, partials, bias, alpha, alpha_value,
-                  c_out, ACT, CHANNELS_LAST)  # fmt: skip
+                  residual, signs, factor, c_out, ACT, ADD_FIRST, CHANNELS_LAST)  # fmt: skip
 
 
 @triton.jit
 def conv_transpose_act_fwd_1x1_kernel(
-    x, weight, bias, alpha, y, z, partials, alpha_value,
+    x, weight, bias, alpha, residual, y, z, signs, partials, alpha_value, factor,
     n, c_in, c_out,
     ws_in, ws_out, ws_d, ws_h, ws_w,
     K: tl.constexpr, P: tl.constexpr, D: tl.constexpr, OUT: tl.constexpr, GROUPS: tl.constexpr,
-    ACT: tl.constexpr, CHANNELS_LAST: tl.constexpr, WEIGHT_LAST: tl.constexpr, WIDE: tl.constexpr, EVEN_K: tl.constexpr,
-    PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    ACT: tl.constexpr, ADD_FIRST: tl.constexpr, CHANNELS_LAST: tl.constexpr, WEIGHT_LAST: tl.constexpr, WIDE: tl.constexpr,
+    EVEN_K: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """x [n, c_in] times weight [c_in, columns]: a column is an (output channel, output pixel) pair, ordered as the weight lies in
     memory (WEIGHT_LAST: channels run fastest). Each pixel is reached by one tap or none; the latter hold act(bias)."""
@@ -216,4 +235,4 @@ def conv_transpose_act_fwd_1x1_kernel(
     moved = pixel * c_out + channels if CHANNELS_LAST else channels * out_v + pixel
     count = tl.sum(row_ok.to(tl.float32), 0)
     store_outputs(acc, m * (c_out * out_v), moved, channels, row_ok, column_ok, count, tile * out_v + pixel, y, z, partials, bias, alpha,
-                  alpha_value, c_out, ACT, True)  # fmt: skip
+                  alpha_value, residual, signs, factor, c_out, ACT, ADD_FIRST, True)  # fmt: skip

@@ -17,7 +17,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from ganfast import _triton
 from ganfast._triton import cdiv
-from ganfast._triton_activations import act_fwd
+from ganfast._triton_activations import act_fwd, signs_of
 from ganfast.ops.conv_transpose_act.triton_configs import SLICE, Blocks, Problem, accumulators
 
 # The copy engine of newer Tritons rounds float32 to TF32 on the way; the matrix instructions alone would truncate.
@@ -44,12 +44,14 @@ def slices(tile, COUNT: tl.constexpr):
 
 
 @triton.jit
-def activate(acc, channels, bias, alpha, scale, shift, alpha_value, ACT: tl.constexpr):
-    """acc [channels, pixels] float32 -> (z, y), both float32; z is what the activation is applied to."""
+def activate(acc, channels, bias, alpha, scale, shift, added, alpha_value, ACT: tl.constexpr):
+    """acc [channels, pixels] float32 -> (z, act(z)), both float32; `added` to z, where there is a tile of it."""
     if bias is not None:
         acc += tl.load(bias + channels)[:, None]
     if scale is not None:
         acc = acc * tl.load(scale + channels)[:, None] + tl.load(shift + channels)[:, None]
+    if added is not None:
+        acc += added
     if alpha is not None:
         a = tl.load(alpha + channels)[:, None]
     else:
@@ -59,16 +61,17 @@ def activate(acc, channels, bias, alpha, scale, shift, alpha_value, ACT: tl.cons
 
 @triton.jit
 def conv_transpose_act_fwd_tma_kernel(
-    x, weight, y, z, bias, alpha, scale, shift, partials, alpha_value,
+    x, weight, residual, y, z, signs, bias, alpha, scale, shift, partials, alpha_value, factor,
     n, h_in, w_in, c_in, c_out,
-    K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, PRECISION: tl.constexpr, WEIGHT_K_LAST: tl.constexpr,
+    K: tl.constexpr, S: tl.constexpr, P: tl.constexpr, ACT: tl.constexpr, ADD_FIRST: tl.constexpr, PRECISION: tl.constexpr,
+    WEIGHT_K_LAST: tl.constexpr,
     BLOCK_I: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SLICES: tl.constexpr,
 ):  # fmt: skip
     """One program: a box of BLOCK_I x BLOCK_H x BLOCK_W input pixels, one phase of y, BLOCK_N output channels.
 
-    Descriptors: x [n, h_in, w_in, c_in]; weight [c_in, KH*KW*c_out], or [KH*KW*c_out, c_in] if WEIGHT_K_LAST; y and z
-    [n, h_in, S_h, w_in, S_w*c_out], stored a slice of the box at a time. partials [pixel tiles * phases, 3, c_out].
+    Descriptors: x [n, h_in, w_in, c_in]; weight [c_in, KH*KW*c_out], or [KH*KW*c_out, c_in] if WEIGHT_K_LAST; residual, y, z
+    and signs [n, h_in, S_h, w_in, S_w*c_out], a slice of the box at a time. partials [pixel tiles * phases, 3, c_out].
     BLOCK_N divides c_out, or a store would reach into the next phase. Programs that share pixels are neighbours, as in triton_fwd.py.
     """
     tiles_c = c_out // BLOCK_N
@@ -133,7 +136,14 @@ def conv_transpose_act_fwd_tma_kernel(
     for s in tl.static_range(SLICES):
         first = s * width
         spot = [n0 + first // (BLOCK_H * BLOCK_W), h0 + first // BLOCK_W % BLOCK_H, r_h, w0 + first % BLOCK_W, column]
-        pre, post = activate(parts[s], channels, bias, alpha, scale, shift, alpha_value, ACT)
+        added = None
+        if residual is not None:
+            added = tl.trans(residual.load(spot).reshape(width, BLOCK_N)).to(tl.float32)
+        pre, post = activate(parts[s], channels, bias, alpha, scale, shift, added if ADD_FIRST else None, alpha_value, ACT)
+        if signs is not None:
+            signs.store(spot, tl.trans(signs_of(post, y.dtype, ACT)).reshape(box))
+        if residual is not None:
+            post = (post if ADD_FIRST else post + added) * factor
         out = post.to(y.dtype)
         y.store(spot, tl.trans(out).reshape(box))
         if z is not None:
@@ -217,15 +227,19 @@ def conv_transpose_act_fwd_tma(
     partials: bool,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
+    signs: Tensor | None = None,
+    residual: Tensor | None = None,
+    residual_first: bool = False,
+    factor: float = 1.0,
 ) -> Tensor | None:
-    """Fills y, and z where there is one, of a problem without `tma_refusal`; returns the partials if asked for.
+    """Fills y, and z and signs where there are any, of a problem without `tma_refusal`; returns the partials if asked for.
 
     scale and shift, float32 [c_out], both or neither: y = act(scale * (conv + bias) + shift); z is then the bracket.
     """
     (n, c_in, h, w), (_, c_out, k_h, k_w), (s_h, s_w) = p.x_shape, p.w_shape, p.stride
     *box, block_n, block_k = blocks.sizes
     pixels, phases, rounds = prod(box), s_h * s_w, p.itemsize == 4 and _ROUNDS
-    light = z is None and act in ("linear", "relu", "leaky_relu", "prelu")  # a few registers besides the accumulators
+    light = not p.second and act in ("linear", "relu", "leaky_relu", "prelu")  # a few registers besides the accumulators
     # At 10.0 ptxas spills a mask or two of the statistics unless the slices are small.
     parts = (
         4
@@ -243,15 +257,16 @@ def conv_transpose_act_fwd_tma(
     else:
         weight = weight if _weight_in_place(weight) else weight.clone(memory_format=torch.channels_last)
         w_desc = _describe(weight, [c_in, columns], [block_k, block_n])
+    residual = residual.clone() if residual is not None and residual.data_ptr() % 16 else residual
     view = [n, h, s_h, w, s_w * c_out]
     tiles = cdiv(n, box[0]) * cdiv(h, box[1]) * cdiv(w, box[2])
     stats = _triton.empty((tiles * phases, 3, c_out), x, torch.float32) if partials else None
     with _triton.on_device(x):
         conv_transpose_act_fwd_tma_kernel[(tiles * phases * (c_out // block_n),)](
             _describe(x, [n, h, w, c_in], [*box, block_k], rounds), w_desc,
-            _describe(y, view, stored), None if z is None else _describe(z, view, stored),
-            bias, alpha, scale, shift, stats, alpha_value, n, h, w, c_in, c_out,
-            K=(k_h, k_w), S=(s_h, s_w), P=p.padding, ACT=act, PRECISION="tf32", WEIGHT_K_LAST=p.itemsize == 4,
+            *[None if image is None else _describe(image, view, stored) for image in (residual, y, z, signs)],
+            bias, alpha, scale, shift, stats, alpha_value, factor, n, h, w, c_in, c_out,
+            K=(k_h, k_w), S=(s_h, s_w), P=p.padding, ACT=act, ADD_FIRST=residual_first, PRECISION="tf32", WEIGHT_K_LAST=p.itemsize == 4,
             BLOCK_I=box[0], BLOCK_H=box[1], BLOCK_W=box[2], BLOCK_N=block_n, BLOCK_K=block_k, SLICES=parts,
             num_warps=blocks.warps, num_stages=blocks.stages, enable_fp_fusion=True,
         )  # fmt: skip
