@@ -5,13 +5,13 @@ import math
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks, _native
+from ganfast import _backends, _checks
 from ganfast._autograd import kept
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.batch_norm_act import modulated_op
 from ganfast.ops.batch_norm_act.autograd import Spec
-from ganfast.ops.batch_norm_act.op import Plan, choose, look, modulated, run
+from ganfast.ops.batch_norm_act.op import Plan, choose, modulated, remembered, run
 
 _OP = "instance_norm_act"
 _plans = Memo()  # key -> Plan
@@ -51,21 +51,8 @@ def instance_norm_act(
         RuntimeError where a named backend cannot run.
     Source: Ulyanov, Vedaldi & Lempitsky 2016; Huang & Belongie 2017 (AdaIN); Chan, Golub & LeVeque 1979 for the merging of statistics.
     """
-    key = plan = None
-    if _native.is_plain(x):
-        try:  # a call that looks like an earlier one needs no checks
-            key = (
-                x.shape, x.stride(), x.dtype, x.device, look(weight), look(bias), eps, act,
-                look(alpha) if isinstance(alpha, Tensor) else alpha, _backends.requested(_OP, backend),
-                modulated_op.look(scale, shift, residual), residual_first, factor, type(factor),
-            )  # fmt: skip
-            plan = _plans.get(key)
-        except (AttributeError, TypeError):
-            key = None
-    if plan is None:
-        plan = planned(x, weight, bias, eps, act, alpha, backend, scale, shift, residual, residual_first, factor)
-        if key is not None:
-            _plans[key] = plan
+    wanted = _backends.requested(_OP, backend)
+    plan = remembered(_plans, planned, x, weight, bias, eps, act, alpha, wanted, scale, shift, residual, residual_first, factor)
     return run_instance(plan, x, weight, bias, alpha, scale, shift, residual)
 
 

@@ -9,11 +9,6 @@ from ganfast._layout import dense
 from ganfast.ops.batch_norm_act.modulated_autograd import ModulatedNormAct, Spec, forward_op
 
 
-def look(*tensors: Tensor | None) -> tuple:
-    """What a plan's key holds of scale, shift and residual."""
-    return tuple(None if t is None else (t.shape, t.dtype, t.device) for t in tensors)
-
-
 def check(op: str, x: Tensor, scale, shift, residual, residual_first, factor) -> bool:
     """Whether one of them is there. Raises TypeError, ValueError."""
     if (scale is None) != (shift is None):

@@ -1,5 +1,6 @@
 """`batch_norm_act`: checks, statistics, choice of backend, autograd."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -58,24 +59,10 @@ def batch_norm_act(
     Source: Ioffe & Szegedy 2015; Chan, Golub & LeVeque 1979 for the merging of statistics; Dumoulin, Shlens & Kudlur 2017 (conditional
         norms) and Park et al. 2019 (SPADE).
     """
-    key = plan = None
-    if _native.is_plain(x):
-        try:  # a call that looks like an earlier one needs no checks
-            key = (
-                x.shape, x.stride(), x.dtype, x.device, look(running_mean), look(running_var), look(weight), look(bias), training,
-                momentum, type(momentum), eps, act, look(alpha) if isinstance(alpha, Tensor) else alpha, look(partials),
-                _backends.requested(_OP, backend), modulated_op.look(scale, shift, residual), residual_first, factor, type(factor),
-            )  # fmt: skip
-            plan = _plans.get(key)
-        except (AttributeError, TypeError):
-            key = None
-    if plan is None:
-        plan = planned(
-            x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials, backend, scale, shift, residual,
-            residual_first, factor,
-        )  # fmt: skip
-        if key is not None:
-            _plans[key] = plan
+    plan = remembered(
+        _plans, planned, x, running_mean, running_var, weight, bias, training, momentum, eps, act, alpha, partials,
+        _backends.requested(_OP, backend), scale, shift, residual, residual_first, factor,
+    )  # fmt: skip
     if partials is not None:
         _check_count(partials, x)
     return run(plan, x, weight, bias, alpha, running_mean, running_var, momentum, partials, scale, shift, residual)
@@ -121,8 +108,19 @@ def run(
     return y if plan.missing is None else y.squeeze(plan.missing)
 
 
-def look(vector: Tensor | None) -> tuple | None:
-    return None if vector is None else (vector.shape, vector.dtype, vector.device)
+def remembered(plans: Memo, planned: Callable[..., NamedTuple], x: Tensor, *arguments) -> NamedTuple:
+    """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
+    if not _native.is_plain(x):
+        return planned(x, *arguments)
+    looks = [(t.shape, t.dtype, t.device) if isinstance(t, Tensor) else None if t is None else (t, type(t)) for t in arguments]
+    key = (x.shape, x.stride(), x.dtype, x.device, *looks)
+    try:
+        plan = plans.get(key)
+    except TypeError:  # an argument without a hash is none that a plan takes
+        return planned(x, *arguments)
+    if plan is None:
+        plan = plans[key] = planned(x, *arguments)
+    return plan
 
 
 def planned(

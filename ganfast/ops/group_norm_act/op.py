@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _checks, _native
+from ganfast import _backends, _checks
 from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.batch_norm_act import modulated_op
-from ganfast.ops.batch_norm_act.op import choose, look
+from ganfast.ops.batch_norm_act.op import choose, remembered
 from ganfast.ops.group_norm_act import kernels
 from ganfast.ops.group_norm_act.autograd import GroupNormAct, Spec, forward_op
 
@@ -52,21 +52,8 @@ def group_norm_act(
         a group and for scale without shift; RuntimeError where a named backend cannot run.
     Source: Wu & He 2018; Chan, Golub & LeVeque 1979 for the merging of statistics; README.md in this folder for the two ways.
     """
-    key = plan = None
-    if _native.is_plain(x):
-        try:  # a call that looks like an earlier one needs no checks
-            key = (
-                x.shape, x.stride(), x.dtype, x.device, groups, type(groups), look(weight), look(bias), eps, act,
-                look(alpha) if isinstance(alpha, Tensor) else alpha, _backends.requested(_OP, backend),
-                modulated_op.look(scale, shift, residual), residual_first, factor, type(factor),
-            )  # fmt: skip
-            plan = _plans.get(key)
-        except (AttributeError, TypeError):
-            key = None
-    if plan is None:
-        plan = planned(x, groups, weight, bias, eps, act, alpha, backend, scale, shift, residual, residual_first, factor)
-        if key is not None:
-            _plans[key] = plan
+    wanted = _backends.requested(_OP, backend)
+    plan = remembered(_plans, planned, x, groups, weight, bias, eps, act, alpha, wanted, scale, shift, residual, residual_first, factor)
     return run(plan, x, weight, bias, alpha, scale, shift, residual)
 
 
