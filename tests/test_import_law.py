@@ -24,10 +24,11 @@ SHARED = {"config", "parts", "precision", "randomness", "sampling", "thresholds"
 ROOMS = {
     "shared": set(),
     "data": {"shared"},
+    "reconstruction": {"shared"},
     "saving": {"shared"},
     "distributed": {"shared", "saving"},
     "watch": {"shared", "data", "saving"},
-    "loop": {"shared", "data", "saving", "distributed", "watch"},
+    "loop": {"shared", "data", "reconstruction", "saving", "distributed", "watch"},
     "known_answers": {"shared", "loop"},
     "command_line": {"shared", "data", "saving", "distributed", "watch", "loop", "known_answers"},
 }

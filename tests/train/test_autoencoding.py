@@ -10,8 +10,8 @@ from torch import nn
 from ganfast.train import Batch, Network, Phase, TrainConfig, Trainer, autoencoding
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Networks
-from ganfast.train.perceptual import laplacian
 from ganfast.train.phases import Call, Draws
+from ganfast.train.reconstruction.perceptual import laplacian
 from tests.step.recorded import RecordedGraphs
 from tests.train.common import differences, log_rows
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import ganfast
 from ganfast.models.cyclegan import PatchDiscriminator
 from ganfast.train import Network, TrainConfig, Trainer, autoencoding
-from ganfast.train.reconstruction import reconstructed
+from ganfast.train.reconstruction.given import reconstructed
 
 models = pytest.importorskip("diffusers.models.autoencoders.autoencoder_kl", reason="diffusers is not installed")
 

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import ganfast
-from ganfast.train import perceptual
-from ganfast.train.reconstruction import given_by, kl, last_weight, named_weight, reconstructed
+from ganfast.train.reconstruction import perceptual
+from ganfast.train.reconstruction.given import given_by, kl, last_weight, named_weight, reconstructed
 
 
 def test_the_divergence_is_the_formula():
