@@ -234,7 +234,14 @@ BROKEN = [
 EVERYTHING = "reference,cuda,triton,torch,auto"
 
 
-@pytest.mark.parametrize(("promised", "broken", "workers"), [("reference", [], 0), (EVERYTHING, BROKEN, 0), (EVERYTHING, BROKEN, 2)])
+@pytest.mark.parametrize(
+    ("promised", "broken", "workers"),
+    [
+        ("reference", [], 0),
+        (EVERYTHING, BROKEN, 0),
+        pytest.param(EVERYTHING, BROKEN, 2, marks=pytest.mark.prove),
+    ],
+)
 def test_a_broken_promise_fails_the_session(tmp_path, promised, broken, workers):
     if torch.cuda.is_available():
         pytest.skip("the planted tests count on a machine without a GPU")

@@ -82,6 +82,7 @@ def test_what_records_a_graph_is_marked():
     assert min(seen.values()) > 3
 
 
+@pytest.mark.prove
 def test_four_layers_are_tuned_without_a_failure():
     """The command of CONTRIBUTING's GPU hour, on this machine."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -74,6 +74,7 @@ def test_what_the_command_shows():
     }  # fmt: skip
 
 
+@pytest.mark.prove
 def test_a_system_has_a_row_for_other_data_that_it_brings(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setattr(gallery, "MORE", ((str(FILE), "--bright", "0.25"), ("another", "--data", "x")))

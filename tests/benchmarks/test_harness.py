@@ -241,6 +241,7 @@ def test_a_run_from_the_command_to_the_results_file(tmp_path):
     assert row["case"] == "logits-64" and row["rivals"]["ganfast"]["launches"] < row["rivals"]["eager"]["launches"]
 
 
+@pytest.mark.prove
 def test_a_spent_time_limit_skips_and_unknown_rivals_are_refused(tmp_path, capsys):
     done = run(tmp_path, "-k", "logits-64", "--time-limit", "0")
     assert done.returncode == 0 and "1 skipped" in done.stdout

@@ -62,6 +62,7 @@ def fails(capsys, *args):
     return capsys.readouterr().err
 
 
+@pytest.mark.prove
 def test_it_learns_to_move_faces_it_never_saw(ran):
     result = json.loads((ran / "result.json").read_text())
     of = result["figures"]
@@ -177,7 +178,7 @@ def test_every_frame_that_is_written_has_the_mark(ran, tmp_path, capsys):
             assert pixels(clip).shape == (3, 192, 192) and provenance.is_marked(pixels(clip)[None]).all()  # enlarged six times
 
 
-@pytest.mark.parametrize("side", [32, 64])
+@pytest.mark.parametrize("side", [32, pytest.param(64, marks=pytest.mark.prove)])
 def test_all_files_of_a_run_have_the_mark(ran, tmp_path, side, monkeypatch):
     """Whatever it writes: a file of another name, or pictures of another size, fail here."""
     folder = ran

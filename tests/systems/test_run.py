@@ -81,6 +81,7 @@ def test_a_run_that_was_stopped_is_gone_on_with_to_the_same_bits(tmp_path, capsy
     assert "is finished, all its 6 steps are done; --steps 12 would train 6 more" in said and "goal >= 0.95" in said
 
 
+@pytest.mark.prove
 def test_a_run_that_is_asked_to_stop_saves_and_says_how_it_goes_on(tmp_path):
     folder, root = tmp_path / "run", str(FILE.parents[2])
     command = [sys.executable, "-m", "ganfast", "run", str(FILE), "--run-dir", str(folder), "--steps=100000", *PLAIN]

@@ -112,6 +112,7 @@ def test_folders_hold_a_caption_beside_each_picture(tmp_path):
         captioned(tmp_path / "gone")
 
 
+@pytest.mark.prove
 def test_in_a_few_steps_fields_have_the_colour_that_the_caption_says():
     """Of captions asked for, and not of others: the condition reaches the picture."""
     options = text_to_image.Options(steps=60, matching=60, pictures=1500, fused=False, precision="fp32")

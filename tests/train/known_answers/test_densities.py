@@ -90,6 +90,7 @@ def test_a_trained_discriminator_approaches_the_ratio():
     assert logit_error(torch.zeros_like(X)) > 0.15 < logit_error(-logits)  # knowing nothing, real and fake swapped
 
 
+@pytest.mark.prove
 def test_what_the_other_losses_find():
     least_squares = densities.logits_of(densities.fit_discriminator(kind="lsgan", steps=800))
     assert densities.mean_error(P, Q, least_squares) < 0.015
