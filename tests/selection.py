@@ -1,9 +1,10 @@
 """Which tests `make test` runs, and which it leaves to `make prove`.
 
-Left to `make prove`: tests marked `prove`, and of a test marked `pairs` the cases that add nothing in pairs. The cases that stay hold
+Left to `make prove`: tests marked `prove`, of a test marked `thinned(n)` all but every n-th case, and of a test marked `pairs` the cases
+that add nothing in pairs. The cases that stay hold
 every pair of values of any two parameters that occurs among all cases (pairwise testing): each act with each dtype, each dtype with
 each layout, each act with each layout, but not each act with each dtype in each layout. Backends are kernels of their own: the cases of
-each `backend` hold all pairs. A case that skips itself counts as one that ran: a test with such cases is no test for `pairs`.
+each `backend` hold all pairs, and of each every n-th case runs. A case that skips itself counts as one that ran: a test with such cases is no test for `pairs`.
 
     --prove too     both parts together
     --prove only    what `make prove` runs
@@ -14,6 +15,7 @@ A test named with `::` on the command line runs in any case.
 import itertools
 import re
 import zlib
+from collections import Counter
 
 import pytest
 
@@ -58,10 +60,14 @@ def covering(cases: list[list[tuple]]) -> set[int]:
 
 
 def left_to_prove(items) -> set:
-    left, families = {item for item in items if item.get_closest_marker("prove")}, {}
+    left, families, met = {item for item in items if item.get_closest_marker("prove")}, {}, Counter()
     for item in items:
+        test = (item.path, item.cls, item.originalname, item.callspec.params.get("backend") if hasattr(item, "callspec") else None)
+        if thinned := item.get_closest_marker("thinned"):
+            left |= {item} if met[test] % thinned.args[0] else set()
+            met[test] += 1
         if item.get_closest_marker("pairs") and hasattr(item, "callspec"):
-            families.setdefault((item.path, item.cls, item.originalname, item.callspec.params.get("backend")), []).append(item)
+            families.setdefault(test, []).append(item)
     for family in families.values():
         taken = covering([values_of(item) for item in family])
         left |= {item for place, item in enumerate(family) if place not in taken}

@@ -137,6 +137,7 @@ def test_a_byte_an_element_is_kept(name, act, alpha, learn):
 
 @piecewise
 @pytest.mark.parametrize("name", ["conv", "conv_transpose", "upsample_conv", "bias, scaled and clamped"])
+@pytest.mark.thinned(3)
 def test_compiled(name, act, alpha):
     torch.compiler.reset()
     inputs = leaves(name)

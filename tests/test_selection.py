@@ -21,7 +21,8 @@ class Item:
             self.callspec = types.SimpleNamespace(params=params)
 
     def get_closest_marker(self, name):
-        return name == self.mark or None
+        kind, _, count = (self.mark or "").partition(" ")
+        return types.SimpleNamespace(args=(int(count or 0),)) if name == kind else None
 
     def iter_markers(self, name):
         return [types.SimpleNamespace(args=args) for args in self.decorators]
@@ -43,6 +44,12 @@ def test_both_parts_together_are_all_tests(items):
     assert [i for i in items if i in tests or i in proofs] == items and not set(tests) & set(proofs)
     assert items[0] in tests and all(i in proofs for i in items[1:4])
     assert kept(items, "too") == items == kept(items, None, ["tests/test_planted.py::test_long"])
+
+
+def test_every_third_case_of_a_thinned_test(items):
+    thinned = [Item(test, "thinned 3", seed=seed) for seed in "0123456" for test in ("test_one", "test_other")]
+    assert [i for i in kept(thinned + items) if i in thinned] == [thinned[place] for place in (0, 1, 6, 7, 12, 13)]
+    assert set(thinned) <= {*kept(thinned + items), *kept(thinned + items, "only")}
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])

@@ -62,6 +62,7 @@ def outcome(call, leaves: dict, changed: str | None, twice: bool):
 @pytest.mark.parametrize("twice", [False, True], ids=["first", "second"])
 @pytest.mark.parametrize("act", ACTS)
 @pytest.mark.parametrize("name", OPS)
+@pytest.mark.thinned(3)
 def test_nothing_is_kept_that_torch_does_not_keep(name, act, twice):
     """For every tensor that could be overwritten and every choice of what learns. Where torch keeps only what comes before the
     activation (after a bias, and after a norm of which nothing learns), the fused passes keep x, and a norm's weight, to compute it."""

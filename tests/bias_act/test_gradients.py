@@ -87,6 +87,7 @@ def test_a_gradient_in_another_layout():
 @pytest.mark.parametrize(
     ("dtype", "channels_last"), [(torch.float32, False), (torch.bfloat16, True)], ids=["float32", "bfloat16 channels_last"]
 )
+@pytest.mark.thinned(3)
 def test_opcheck(backend, dtype, channels_last):
     ops, vector = torch.ops.ganfast, torch.rand(4)
     fmt = torch.channels_last if channels_last else torch.contiguous_format

@@ -57,6 +57,7 @@ def test_a_plan_tells_residuals_apart():
 
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("act, first", [("leaky_relu", False), ("relu", True), ("silu", True), ("linear", False)])
+@pytest.mark.thinned(3)
 def test_fullgraph_compile(op, act, first):
     torch.compiler.reset()
     row = Row("", op, act=act, first=first, factor=HALF)

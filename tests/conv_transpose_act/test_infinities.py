@@ -26,6 +26,7 @@ def _cases():
 @pytest.mark.filterwarnings("ignore:overflow encountered", "ignore:invalid value encountered")  # numpy, which interprets triton
 @pytest.mark.parametrize(("act", "alpha", "call"), list(_cases()))
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.thinned(3)
 def test_infinite_gradients_are_torchs(backend, act, alpha, call):
     alpha, (convolution, fast) = alpha_of(alpha), CALLS[call]
     weight = torch.eye(2)[:, :, None]  # so that z has the values of x

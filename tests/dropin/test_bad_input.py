@@ -155,6 +155,7 @@ class Strange(nn.Module):
 
 
 @pytest.mark.parametrize("line", STRANGE)
+@pytest.mark.thinned(3)
 def test_lines_that_dynamo_may_not_follow(line, capfd):
     plain, model = small.pair(lambda: Strange(line))
     for n in (2, 3, 2):
@@ -199,6 +200,7 @@ def raised(model, x) -> tuple[type, str]:
 
 @pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
 @pytest.mark.parametrize("name", WRONG)
+@pytest.mark.thinned(3)
 def test_eagers_own_errors(name, first):
     make, wrong = WRONG[name]
     plain, model = small.pair(make)

@@ -88,6 +88,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.thinned(2)
 def test_the_first_call_and_the_calls_after_it(way, network):
     plain, model = small.pair(NETWORKS[network])
     x = small.images(2)

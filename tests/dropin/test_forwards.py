@@ -70,6 +70,7 @@ def outcome(m: nn.Module, x: torch.Tensor, seed: int) -> dict:
 
 
 @pytest.mark.parametrize(("module", "name"), FORWARDS)
+@pytest.mark.thinned(2)
 def test_a_forward_means_what_it_says(module, name, monkeypatch):
     fast, plain = pair(module, name)
     for turn in range(3):

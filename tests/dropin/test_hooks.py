@@ -17,6 +17,7 @@ PATHS = ["", "first", "first.1", "first.0", "last"]
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path or "root")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thinned(3)
 def test_a_hook_added_after_the_first_call_fires_until_it_is_removed(kind, path):
     plain, model = small.pair(small.Blocks)
     x = small.images(2)

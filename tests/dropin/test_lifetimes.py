@@ -167,6 +167,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.thinned(2)
 def test_changes_between_calls_are_seen(change):
     plain, model = small.pair(small.Blocks)
     x = small.images(2)

@@ -58,6 +58,7 @@ def check(seed: int, training: bool) -> bool:
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("seed", QUICK)
+@pytest.mark.thinned(3)
 def test_a_random_forward(seed, training):
     check(seed, training)
 

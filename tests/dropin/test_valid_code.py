@@ -219,6 +219,7 @@ def formats(t: torch.Tensor) -> tuple[bool, bool]:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.pairs
+@pytest.mark.thinned(2)
 def test_the_output_is_laid_out_as_eagers(layer, shape, layout, weights):
     """Somebody may flatten it by `view`: where eager's is contiguous, or channels_last, so is this."""
     plain, model = small.pair(lambda: nn.Sequential(*LAYERS[layer](shape[1])))

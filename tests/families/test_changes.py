@@ -122,6 +122,7 @@ def _changes():
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize(("name", "training"), _changes())
+@pytest.mark.thinned(3)
 def test_what_is_changed_later_counts(name, training):
     row, change = ROWS[LATER[name][0]], LATER[name][1]
     plain, exact, model = (oracle.network(row, training) for _ in range(3))

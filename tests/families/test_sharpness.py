@@ -124,6 +124,7 @@ def planted(plant, dtype):
 
 
 @pytest.mark.parametrize("name", PLANTS)
+@pytest.mark.thinned(3)
 def test_planted_errors_are_found(name):
     planted(PLANTS[name], torch.float32)
 

@@ -80,6 +80,7 @@ HALVES = {"cast after": lambda model: accelerate(model.float()).bfloat16(), "aut
 
 
 @in_turn("change", HALVES, *SOME, *NORMALISED)
+@pytest.mark.thinned(3)
 def test_bfloat16(row, change):
     half = "autocast" if change is accelerate else "cast"
     assert_same(row.variant(half, half=half), change, dtype=torch.bfloat16)
@@ -184,6 +185,7 @@ def seen_by_hooks(model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[dict[st
 
 
 @in_turn("training", MODES, *SOME, *NORMALISED)
+@pytest.mark.thinned(3)
 def test_hooks_added_later_see_every_layer(row, training):
     x = row.example()
     want, without = seen_by_hooks(oracle.network(row, training), x)

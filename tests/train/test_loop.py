@@ -263,6 +263,7 @@ def test_recorded_it_is_the_same_run(tmp_path, monkeypatch, how):
     ],
     ids=str,
 )
+@pytest.mark.thinned(2)
 def test_other_settings_train(tmp_path, changes, rgb_folder):
     changes = changes | ({"data": str(rgb_folder)} if "data" in changes else {})
     trainer = trained(tmp_path / "run", steps=2, **changes)

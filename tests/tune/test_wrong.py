@@ -118,6 +118,7 @@ def test_a_wrong_candidate_never_runs(name, wrong, fault, monkeypatch, capsys):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", PASSES)
+@pytest.mark.thinned(4)
 def test_every_dtype_has_its_bound(name, dtype, channels_last, monkeypatch, capsys):
     """Nothing is wrong, nothing is said; an eighth too large is far beyond any dtype's rounding, and found."""
     without_half_kernels_of_onednn(dtype, monkeypatch)
