@@ -4,7 +4,8 @@ Left to `make prove`: tests marked `prove`, of a test marked `thinned(n)` all bu
 that add nothing in pairs. The cases that stay hold
 every pair of values of any two parameters that occurs among all cases (pairwise testing): each act with each dtype, each dtype with
 each layout, each act with each layout, but not each act with each dtype in each layout. Backends are kernels of their own: the cases of
-each `backend` hold all pairs, and of each every n-th case runs. A case that skips itself counts as one that ran: a test with such cases is no test for `pairs`.
+each `backend` hold all pairs, and of each every n-th case runs. A case that skips itself counts as one that ran: a test with such cases is
+no test for `pairs`.
 
     --prove too     both parts together
     --prove only    what `make prove` runs

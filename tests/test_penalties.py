@@ -281,7 +281,6 @@ def _replica(rank, folder, model, real, fake):
     torch.save((found, reduced), f"{folder}/{rank}")
 
 
-@pytest.mark.prove
 def test_two_processes_equal_one(tmp_path):
     model, real, fake = critic(), torch.randn(8, 3, 8, 8), torch.randn(8, 3, 8, 8)
     torch.multiprocessing.spawn(_replica, (str(tmp_path), model, real, fake), nprocs=2)

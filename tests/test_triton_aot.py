@@ -1,6 +1,5 @@
 """Every Triton kernel, in the configurations its launcher picks for real layers, compiled for compute capability 8.0, 9.0 and 10.0."""
 
-import importlib
 import re
 
 import pytest
@@ -10,46 +9,11 @@ triton = pytest.importorskip("triton")
 
 from tests import triton_aot  # noqa: E402
 from tests.triton_aot import meta, op  # noqa: E402
+from tests.triton_aot_convs import conv, conv_tma, conv_tma_scaled, epilogue, few  # noqa: E402
 from tests.triton_aot_norms import group_norm, modulated, norm  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
 SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
-
-
-def conv(shape, c_out, kernel, stride, padding, dtype, last, act="relu", dilation=1, groups=1, save_z=False, alpha=False, residual="",
-         signs=False, **kwargs):  # fmt: skip
-    rank = len(shape) - 2
-    x = meta(*shape, dtype=dtype, channels_last=last)
-    weight = meta(shape[1], c_out // groups, *[kernel] * rank, dtype=dtype, channels_last=last)
-    per_dim = [[stride] * rank, [padding] * rank, [0] * rank, [dilation] * rank]
-    if residual:
-        size = [(i - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1 for i in shape[2:]]
-        image = meta(shape[0], c_out, *size, dtype=dtype, channels_last=last)
-        kwargs |= {"residual": image, "residual_first": residual == "first", "factor": 0.7, "keep_signs": signs}
-    op("conv_transpose_act").conv_transpose_act_fwd_triton(
-        x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, groups, act, 0.2, last, save_z, not residual, **kwargs
-    )
-
-
-def few(shape, c_out, kernel, stride, padding, dtype, last, save_z=False, alpha=False, partials=True):
-    """Every configuration of the few-channel kernel."""
-    op = importlib.import_module("ganfast.ops.conv_transpose_act.triton_few")
-    rank = len(shape) - 2
-    x, weight = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1], c_out, *[kernel] * rank, dtype=dtype)
-    per_dim = [[stride] * rank, [padding] * rank, [0] * rank, [1] * rank]
-    assert op.few_reason(x, weight, *per_dim, 1, last) is None
-    for config in op.few_configurations(x, weight, *per_dim, 1, last):
-        op.conv_transpose_act_fwd_few_triton(
-            x, weight, meta(c_out), meta(c_out) if alpha else None, *per_dim, 1, "tanh", 0.2, last, save_z, partials, config=config
-        )
-
-
-def epilogue(shape, dtype, last, act, alpha=False, from_y=False, gain=1.0, clamp=None, residual="", signs=False):
-    x, c = meta(*shape, dtype=dtype, channels_last=last), meta(shape[1])
-    a, op_triton = c if alpha else None, op("bias_act")
-    added = (x if residual else None, residual == "first", 0.7, signs)
-    _, found = op_triton.bias_act_fwd_triton(x, c, a, act, 0.2, gain, clamp, last, *added)
-    op_triton.bias_act_bwd_triton(x, found if signs and clamp is None else x, c, a, act, 0.2, gain, clamp, from_y or signs, last)
 
 
 def loss(n, kind, dtype, generator=False):
@@ -71,22 +35,6 @@ def normalised(columns, dtype):
     weights.spectral_norms_bwd_triton(v, v, norms, meta(2 * columns), meta(2))
 
 
-def conv_tma(shape, c_out, dtype, act, config="", **kwargs):
-    """Where only the copy engine's kernel fits: a name of it would be refused elsewhere."""
-    return lambda capability: conv(shape, c_out, 4, 2, 1, dtype, True, act, config=config, capability=capability, **kwargs)
-
-
-def conv_tma_scaled(capability):
-    """The launcher's arguments that the op does not pass."""
-    from ganfast.ops.conv_transpose_act import triton_configs, triton_tma
-
-    x, weight, c = (meta(*shape, dtype=BF16, channels_last=True) for shape in ((8, 64, 8, 8), (64, 64, 4, 4), (8, 64, 16, 16)))
-    vector = meta(64)
-    p = op("conv_transpose_act")._problem(x, weight, [2, 2], [1, 1], [0, 0], [1, 1], 1, True, False, capability)
-    blocks = triton_configs.parse(triton_configs.tma_configurations(p)[0])
-    triton_tma.conv_transpose_act_fwd_tma(p, blocks, x, weight, None, None, "relu", 0.0, c, None, False, vector, vector)
-
-
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 RGB = (64, 64, 32, 32)
 DCGAN = ((64, 512, 8, 8), 256, 4, 2, 1)
@@ -98,9 +46,11 @@ CASES = {
     "conv_exact": (lambda: conv(*DCGAN, FP32, False), "ieee", False, 0),
     "conv_added": (lambda: conv(*DCGAN, BF16, True, act="leaky_relu", residual="last", signs=True), "tf32", True, 0),
     "conv_added_z": (lambda: conv(*DCGAN, BF16, False, act="gelu", save_z=True, residual="first"), "tf32", True, 0),
+    "1x1_added_z": (lambda: conv((64, 100, 1, 1), 512, 4, 1, 0, FP16, False, act="gelu", save_z=True, residual="first"), "tf32", True, 0),
     "conv_added_exact": (lambda: conv(*DCGAN, FP32, True, act="silu", save_z=True, residual="last"), "ieee", False, 0),
     "1x1_added": (lambda: conv((64, 100, 1, 1), 512, 4, 1, 0, BF16, True, act="relu", residual="first"), "tf32", True, 0),
     "few_added": (lambda: conv(RGB, 3, 4, 2, 1, BF16, True, act="leaky_relu", residual="last", signs=True), "tf32", True, 0),
+    "few_added_widest": (lambda: conv(RGB, 3, 4, 2, 1, BF16, True, act="silu", save_z=True, residual="first"), "tf32", True, 0),
     "few_added_z": (lambda: conv(RGB, 3, 4, 2, 1, FP32, False, act="tanh", save_z=True, residual="first"), "ieee", False, 0),
     "conv_rgb": (lambda: conv((64, 64, 32, 32), 3, 4, 2, 1, BF16, True, act="tanh"), "tf32", True, 0),
     "conv_snake_1d": (lambda: conv((16, 256, 500), 128, 16, 8, 4, BF16, False, act="snake", alpha=True), "tf32", True, SNAKE_STACK),
@@ -162,6 +112,7 @@ TMA = {
     "snake_one_slice": conv_tma((64, 512, 8, 8), 256, BF16, "snake", "tma-1x8x8x64x64-w4s4", save_z=True, alpha=True),
     "added_signs": conv_tma((64, 512, 8, 8), 256, BF16, "leaky_relu", residual="last", signs=True),
     "added_widest": conv_tma((64, 512, 8, 8), 256, BF16, "relu", "tma-2x8x8x256x64-w8s4", residual="first"),
+    "added_widest_z": conv_tma((64, 512, 8, 8), 256, BF16, "gelu", "tma-2x8x8x256x64-w8s4", save_z=True, residual="last"),
     "added_z_alpha": conv_tma((64, 512, 8, 8), 256, FP16, "softplus", "tma-2x8x8x128x64-w8s3", save_z=True, alpha=True, residual="last"),
     "added_tf32": conv_tma((64, 512, 8, 8), 256, FP32, "silu", "tma-2x8x8x128x32-w8s3", save_z=True, residual="first"),
     "scaled": conv_tma_scaled,
@@ -180,8 +131,8 @@ def launches(name):
 
 # What `make test` compiles, each for one architecture: every kernel once or twice. `make prove` has all cases, on every architecture.
 KEPT = ("conv_bf16_last", "conv_exact", "conv_added", "1x1_bf16", "few_bf16_last", "few_added_z", "bias_alpha", "bias_added_signs")
-KEPT += ("norm_bf16_last", "instance_odd_last", "spade_bf16_last", "group_largest", "loss_large_average", "gather_bf16", "normalised_bf16")
-KEPT += ("tf32", "gelu_z", "added_signs")
+KEPT += ("norm_bf16_last", "instance_odd_last", "spade_bf16_last", "group_largest", "loss_bf16", "loss_large_average", "gather_bf16")
+KEPT += ("normalised_bf16", "tf32", "gelu_z", "added_signs")
 
 
 def in_turn(names, architectures):
@@ -243,6 +194,9 @@ def test_every_kernel_is_compiled():
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}
     assert compiled | {tma_launch("first", (9, 0)).kernel.__name__} == every
+    assert set(KEPT) <= {*CASES, *TMA}
+    kept = {launch.kernel.__name__ for name in set(KEPT) & set(CASES) for launch in launches(name)}
+    assert kept == compiled, "`make test` compiles one case of each"
 
 
 @pytest.mark.parametrize("kind", ["nonsaturating", "hinge", "relativistic_average"])

@@ -16,9 +16,11 @@ KERNELS = {
     "ptr 1d": ((2, 5, 7), 6, (4,), 2, 1, ""),
     "gemm": ((3, 17, 1, 1), 5, (3, 2), 1, 0, ""),
     "few": ((1, 6, 9, 7), 3, (4, 4), 2, 1, "few-128"),
+    "tma, 2 slices": ((5, 16, 3, 11), 64, (4, 4), 2, 1, "tma-8x4x4x64x16-w4s2"),
+    "tma, 4 slices": ((5, 16, 3, 11), 64, (4, 4), 2, 1, "tma-4x8x8x64x16-w4s2"),
     "tma": ((1, 16, 4, 6), 64, (4, 4), 2, 1, "tma-1x4x8x64x16-w4s2"),
 }
-LAYOUTS = [(kernel, last) for kernel in KERNELS for last in (False, True) if (last or kernel != "tma") and (not last or kernel != "ptr 1d")]
+LAYOUTS = [(kernel, False) for kernel in KERNELS if kernel[:3] != "tma"] + [(kernel, True) for kernel in KERNELS if kernel != "ptr 1d"]
 
 
 @pytest.mark.parametrize("kernel, last", LAYOUTS)
@@ -29,7 +31,7 @@ LAYOUTS = [(kernel, last) for kernel in KERNELS for last in (False, True) if (la
 def test_forward(kernel, last, act, first, factor, kept):
     shape, c_out, taps, stride, padding, config = KERNELS[kernel]
     generator = torch.Generator().manual_seed(3)
-    dtype = torch.float16 if kernel == "tma" else torch.float32
+    dtype = torch.float16 if kernel[:3] == "tma" else torch.float32
     rank = len(taps)
     geometry = ([stride] * rank, [padding] * rank, [0] * rank, [1] * rank)
     x = in_layout(torch.randn(shape, generator=generator).to(dtype), last)

@@ -47,16 +47,16 @@ def same_run(one: Path, other: Path, but: tuple[str, ...] = ()) -> None:
     assert not list(other.rglob(f"*{disk.WRITING}"))
 
 
-@pytest.mark.prove
-def test_killed_at_many_points(tmp_path):
-    kills = 20
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.prove)])
+def test_killed_at_many_points(tmp_path, kills):
     command = [sys.executable, "-m", "tests.train.saving.killing", str(tmp_path), str(kills)]
     ended = subprocess.run(command, capture_output=True, text=True, env=ALIKE)
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
     deaths = report["deaths"]
-    assert len(deaths) == kills and {death["kind"] for death in deaths} == {*KINDS, "Clock"}
-    assert sum(bool(death["left"]) for death in deaths) >= 2  # inside a file
+    every = {*KINDS, "Clock"}
+    assert len(deaths) == kills and (kills < len(every) or {death["kind"] for death in deaths} == every)
+    assert kills < len(every) or sum(bool(death["left"]) for death in deaths) >= 2  # inside a file
     for name in report["runs"]:
         same_run(tmp_path / "whole", tmp_path / name)
         for file in ("ema", "generator", "discriminator"):
