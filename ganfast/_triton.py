@@ -73,7 +73,7 @@ def finish_sums_kernel(partials, out0, out1, out2, t_count, c, ROWS: tl.constexp
     for t0 in range(0, t_count, BLOCK_T):
         t = t0 + tl.arange(0, BLOCK_T)
         mask = (t < t_count)[:, None] & (channels < c)[None, :]
-        acc += tl.load(partials + ((t * ROWS + row) * c)[:, None] + channels[None, :], mask=mask, other=0.0)
+        acc += tl.load(partials + ((t.to(tl.int64) * ROWS + row) * c)[:, None] + channels[None, :], mask=mask, other=0.0)
     total = tl.sum(acc, 0)
     if row == 0:
         tl.store(out0 + channels, total, mask=channels < c)

@@ -14,7 +14,7 @@ template <class T> struct Call {
   Beside<T> beside;
   bool elementwise;
 
-  static bool is_full(const at::Tensor& x, const MaybeTensor& t) { return given(t) && t->numel() == x.numel(); }
+  static bool is_full(const at::Tensor& x, const MaybeTensor& t) { return given(t) && t->dim() == x.dim(); }
   static MaybeTensor column(const at::Tensor& x, const MaybeTensor& t) { return is_full(x, t) ? MaybeTensor() : t; }
 
   Call(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,

@@ -161,6 +161,8 @@ class Added(Activated):
     def _finished(self, z: Tensor, dims: int, residual: Tensor | None) -> Tensor:
         """The layer's end by torch's functions."""
         if residual is None:
+            if self.residual_first or self.factor != 1:
+                raise ValueError("the layer has a residual_first or a factor, but the call has no residual")
             return self._activated(z, dims)
         if self.residual_first:
             return self._activated(z + residual, dims) * self.factor

@@ -20,10 +20,13 @@ class Modulated(Added):
 
     def _modulated(self, z: Tensor, scale: Tensor | None, shift: Tensor | None) -> Tensor:
         """By torch's functions."""
-        if scale is not None and shift is not None:
-            ones = [1] * (z.dim() - scale.dim())
-            return torch.addcmul(shift.view(list(shift.shape) + ones), z, scale.view(list(scale.shape) + ones))
-        return z
+        if scale is None and shift is None:
+            return z
+        if scale is None or shift is None:
+            raise ValueError("scale and shift come together; one of them is None")
+        ones = [1] * (z.dim() - scale.dim())
+        by, more = scale.to(z.dtype).view(list(scale.shape) + ones), shift.to(z.dtype).view(list(shift.shape) + ones)
+        return torch.addcmul(more, z, by)
 
 
 def count_batch(norm: nn.Module) -> float:

@@ -230,3 +230,45 @@ def test_bad_input(name):
         with pytest.raises(error) as raised:
             call()
         assert str(raised.value).startswith(f"{op}: ") and message in str(raised.value)
+
+
+NORMS = {
+    "group": lambda x, **more: group_norm_act(x, 2, **more),
+    "batch": lambda x, **more: batch_norm_act(x, None, None, training=True, **more),
+}
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_vectors_stay_in_float32_where_an_image_has_one_value_a_channel(norm, backend):
+    """[N, C] is x's shape there, but not x's dtype."""
+    x, scale, shift = torch.randn(8, 6).bfloat16(), torch.rand(8, 6) + 0.5, torch.randn(8, 6) * 100
+    leaves = [t.requires_grad_() for t in (scale, shift)]
+    y = norm(x, scale=scale, shift=shift, backend=backend)
+    want = norm(x.float(), scale=scale, shift=shift)
+    assert torch.equal(y, want.bfloat16()) or (y.float() - want).abs().max() <= want.abs().max() * 2**-8
+    gy = torch.randn(8, 6).bfloat16()
+    found, wanted = (torch.autograd.grad(out, leaves, gy.to(out.dtype)) for out in (y, want))
+    assert all(g.dtype == torch.float32 for g in found)
+    torch.testing.assert_close(found[0], wanted[0], rtol=1e-4, atol=1e-4)
+
+
+def test_a_shift_may_change_before_the_backward():
+    """As in eager's chain, which keeps none."""
+    x, scale, shift = torch.randn(2, 4, 3, 3), torch.rand(2, 4).requires_grad_(), torch.zeros(2, 4).requires_grad_()
+    for call in (instance_norm_act, lambda x, **given: group_norm_act(x, 2, **given, residual=x)):
+        y = call(x, scale=scale, shift=shift, act="tanh")
+        before = torch.autograd.grad(y.sum(), scale, retain_graph=True)[0]
+        with torch.no_grad():
+            shift.add_(1)
+        assert torch.equal(torch.autograd.grad(y.sum(), scale)[0], before)
+
+
+def test_a_number_in_a_tensor_is_read_at_each_call():
+    """No plan is remembered for it."""
+    x, stats = torch.randn(4, 6, 3), [torch.zeros(6), torch.ones(6)]
+    for eps in (1e-5, 10.0):
+        torch.testing.assert_close(group_norm_act(x, 2, eps=torch.tensor(eps)), F.group_norm(x, 2, eps=eps))
+    for training in (True, False):
+        found = batch_norm_act(x, *[s.clone() for s in stats], training=torch.tensor(training))
+        torch.testing.assert_close(found, F.batch_norm(x, *[s.clone() for s in stats], training=training))

@@ -35,8 +35,8 @@ def forward_op(x, weight, bias, scale, shift, residual, alpha, mean, invstd, spe
 
 
 class ModulatedNormAct(Function):
-    """x, the tensors of its shape and the statistics [C] or [N * C] arrive dense. Bias and shift as `kept` gives them: their numbers are
-    needed."""
+    """x, the tensors of its shape and the statistics [C] or [N * C] arrive dense. Bias, and shift [N, C], as `kept` gives them: their
+    numbers are needed."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, residual, alpha, mean, invstd, spec):

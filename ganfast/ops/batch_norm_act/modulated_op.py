@@ -39,12 +39,12 @@ def _check_affine(op: str, name: str, t: object, x: Tensor) -> None:
 
 def run(spec: Spec, x, weight, bias, scale, shift, residual, alpha, mean, invstd) -> Tensor:
     """x [N, C, *spatial], its statistics [C] or [N * C]; scale, shift [N, C] or of the caller's x's shape."""
-    if scale is not None and (scale.dim() > 2 or x.numel() == scale.numel()):  # one pixel an image: [N, C] is x's shape
-        scale, shift = (dense(t.to(x.dtype).reshape(x.shape), spec.channels_last) for t in (scale, shift))
+    if scale is not None and scale.dim() > 2:
+        scale, shift = (dense(t.to(x.dtype), spec.channels_last) for t in (scale, shift))
     residual = None if residual is None else dense(residual.reshape(x.shape), spec.channels_last)
     x = dense(x, spec.channels_last)
     tensors = (x, weight, bias, scale, shift, residual, alpha)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        bias = kept(bias)
-        return ModulatedNormAct.apply(x, weight, bias, scale, shift, residual, alpha, mean, invstd, spec)
+        shift = kept(shift) if shift is not None and shift.dim() == 2 else shift
+        return ModulatedNormAct.apply(x, weight, kept(bias), scale, shift, residual, alpha, mean, invstd, spec)
     return forward_op(*tensors, mean, invstd, spec)

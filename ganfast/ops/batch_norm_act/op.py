@@ -108,12 +108,23 @@ def run(
     return y if plan.missing is None else y.squeeze(plan.missing)
 
 
+_NOT_REMEMBERED = object()
+
+
+def _look(argument: object) -> object:
+    """What a plan may rest on: of a tensor how it lies, of all else what it is. A tensor without dimensions is a number that may change."""
+    if isinstance(argument, Tensor):
+        return (argument.shape, argument.dtype, argument.device) if argument.dim() else _NOT_REMEMBERED
+    return argument if argument is None else (argument, type(argument))
+
+
 def remembered(plans: Memo, planned: Callable[..., NamedTuple], x: Tensor, *arguments) -> NamedTuple:
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)
-    looks = [(t.shape, t.dtype, t.device) if isinstance(t, Tensor) else None if t is None else (t, type(t)) for t in arguments]
-    key = (x.shape, x.stride(), x.dtype, x.device, *looks)
+    key = (x.shape, x.stride(), x.dtype, x.device, *map(_look, arguments))
+    if _NOT_REMEMBERED in key:
+        return planned(x, *arguments)
     try:
         plan = plans.get(key)
     except TypeError:  # an argument without a hash is none that a plan takes

@@ -67,10 +67,10 @@ def batch_norm_act_stats_kernel(
         mean += d / tl.maximum(n, 1.0)
         m2 += d * tl.where(mask, v - mean, 0.0)
     total, merged, spread = chan_merge(n, mean, m2, 0 if CHANNELS_LAST else 1)
-    at = partials + t * 3 * c + channels
+    at = partials + (t.to(tl.int64) if WIDE else t) * 3 * c + channels
     tl.store(at, total, mask=channels < c)
     tl.store(at + c, merged, mask=channels < c)
-    tl.store(at + 2 * c, spread, mask=channels < c)
+    tl.store(at + c + c, spread, mask=channels < c)
 
 
 @triton.jit
@@ -83,12 +83,12 @@ def batch_norm_act_merge_kernel(partials, mean_out, var_out, t_count, c, BLOCK_T
     for t0 in range(0, t_count, BLOCK_T):
         t = t0 + tl.arange(0, BLOCK_T)
         mask = (t < t_count)[:, None] & (channels < c)[None, :]
-        at = partials + (t * 3 * c)[:, None] + channels[None, :]
+        at = partials + (t.to(tl.int64) * 3 * c)[:, None] + channels[None, :]
         n_new = tl.load(at, mask=mask, other=0.0)
         d = tl.load(at + c, mask=mask, other=0.0) - mean
         share = n_new / tl.maximum(n + n_new, 1.0)
         mean += d * share
-        m2 += tl.load(at + 2 * c, mask=mask, other=0.0) + d * d * n * share
+        m2 += tl.load(at + c + c, mask=mask, other=0.0) + d * d * n * share
         n += n_new
     total, merged, spread = chan_merge(n, mean, m2, 0)
     tl.store(mean_out + channels, merged, mask=channels < c)
@@ -142,11 +142,11 @@ def batch_norm_act_bwd_reduce_kernel(
         if alpha is not None:
             sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
     ROWS: tl.constexpr = 2 if alpha is None else 3
-    at = partials + t * ROWS * c + channels
+    at = partials + (t.to(tl.int64) if WIDE else t) * ROWS * c + channels
     tl.store(at, sum_rows(sum_bias, CHANNELS_LAST), mask=channels < c)
     tl.store(at + c, sum_rows(sum_weight, CHANNELS_LAST), mask=channels < c)
     if alpha is not None:
-        tl.store(at + 2 * c, sum_rows(sum_alpha, CHANNELS_LAST), mask=channels < c)
+        tl.store(at + c + c, sum_rows(sum_alpha, CHANNELS_LAST), mask=channels < c)
 
 
 @triton.jit

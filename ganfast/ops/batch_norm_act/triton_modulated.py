@@ -89,11 +89,11 @@ def batch_norm_act_modulated_bwd_reduce_kernel(
         if alpha is not None:
             sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
     ROWS: tl.constexpr = 2 if alpha is None else 3
-    at = partials + t * ROWS * columns + k
+    at = partials + (t.to(tl.int64) if WIDE else t) * ROWS * columns + k
     tl.store(at, sum_rows(sum_h, CHANNELS_LAST), mask=k < columns)
     tl.store(at + columns, sum_rows(sum_product, CHANNELS_LAST), mask=k < columns)
     if alpha is not None:
-        tl.store(at + 2 * columns, sum_rows(sum_alpha, CHANNELS_LAST), mask=k < columns)
+        tl.store(at + columns + columns, sum_rows(sum_alpha, CHANNELS_LAST), mask=k < columns)
 
 
 @triton.jit
@@ -154,7 +154,7 @@ def modulated_norm_act_fold_kernel(
             h = tl.load(sums + k, mask=mask, other=0.0)
             product = tl.load(sums + columns + k, mask=mask, other=0.0)
             if galpha is not None:
-                of_alpha += tl.load(sums + 2 * columns + k, mask=mask, other=0.0)
+                of_alpha += tl.load(sums + columns + columns + k, mask=mask, other=0.0)
             if scale is None:
                 of_h += h
                 of_product += product

@@ -73,7 +73,7 @@ def bias_act_bwd_kernel(
         if alpha is not None:
             sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
     ROWS: tl.constexpr = 1 if alpha is None else 2
-    at = partials + t * ROWS * c + channels
+    at = partials + (t.to(tl.int64) if WIDE else t) * ROWS * c + channels
     tl.store(at, sum_rows(sum_bias, CHANNELS_LAST), mask=channels < c)
     if alpha is not None:
         tl.store(at + c, sum_rows(sum_alpha, CHANNELS_LAST), mask=channels < c)

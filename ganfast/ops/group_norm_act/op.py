@@ -62,7 +62,7 @@ class Plan(NamedTuple):
 
     spec: Spec
     flat: bool  # x is [N, C]
-    elementwise: modulated_op.Spec | None  # where tensors of x's shape are read beside it
+    elementwise: modulated_op.Spec | None  # where tensors of x's shape are read beside it, or rows have each its own affine
 
 
 _plans = Memo()  # key -> Plan
@@ -113,6 +113,7 @@ def planned(
         _checks.fail(_OP, f"{received}, wants more to normalise", "Use fewer groups")
     modulates = modulated_op.check(_OP, x, scale, shift, residual, residual_first, factor)
     spec = Spec(act, alpha_value, groups, eps, is_channels_last(x), choose(_OP, backend, x))
+    # The rows of [N, C] share one affine in the passes of this op's own.
     full = residual is not None or (modulates and (scale.dim() > 2 or x.shape[:2].numel() == x.numel()))
     elementwise = None
     if full:

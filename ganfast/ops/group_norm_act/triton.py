@@ -138,11 +138,11 @@ def group_norm_act_bwd_kernel(
         through = per_image(tl.sum(sum_g * gain, 1) / count) + xhat * per_image(tl.sum(sum_product * gain, 1) / count)
         tl.store(gx + offsets, (inverse * (over_pixels(gain, LAST) * g - through)).to(gx.dtype.element_ty), mask=mask)
     ROWS: tl.constexpr = 2 if alpha is None else 3
-    at = partials + t * ROWS * c + channels
+    at = partials + t.to(tl.int64) * ROWS * c + channels
     tl.store(at, tl.sum(of_bias, 0), mask=inside)
     tl.store(at + c, tl.sum(of_weight, 0), mask=inside)
     if alpha is not None:
-        tl.store(at + 2 * c, tl.sum(of_alpha, 0), mask=inside)
+        tl.store(at + c + c, tl.sum(of_alpha, 0), mask=inside)
 
 
 @triton.jit
@@ -158,12 +158,12 @@ def group_norm_act_merge_kernel(
     for start in range(0, t_count * width, BLOCK):
         e = start + tl.arange(0, BLOCK)[None, :]
         mask = e < t_count * width
-        at = partials + (e // width).to(tl.int64) * (3 * columns) + first + e % width
+        at = partials + (e // width).to(tl.int64) * 3 * columns + first + e % width
         n_new = tl.load(at, mask=mask, other=0.0)
         d = tl.where(n_new > 0, tl.load(at + columns, mask=mask, other=0.0) - mean, 0.0)
         share = n_new / tl.maximum(n + n_new, 1.0)
         mean += d * share
-        m2 += tl.load(at + 2 * columns, mask=mask, other=0.0) + d * d * n * share
+        m2 += tl.load(at + columns + columns, mask=mask, other=0.0) + d * d * n * share
         n += n_new
     total, merged, spread = chan_merge(n, mean, m2, 1)
     inverse = 1.0 / tl.sqrt(spread / total + eps)

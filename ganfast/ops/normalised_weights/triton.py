@@ -2,6 +2,7 @@
 table on the device, made once for the same parameters; what a call makes lies one behind the other in one tensor, so that no table of it
 is needed."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,14 +34,25 @@ class Table(NamedTuple):
 
 
 _tables = Memo()  # device and addresses -> Table
+_recorded: dict[tuple, Table | Tensor] = {}  # those of `_tables` that a CUDA graph reads, which may live as long as the process
+
+
+def _remembered(key: tuple, device: torch.device, make: Callable[[], Table | Tensor]) -> Table | Tensor:
+    table = _tables.get(key)
+    if table is None:
+        table = _tables[key] = make()
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        _recorded[key] = table
+    return table
 
 
 def _table(weights: list[Tensor], counts: list[int], gains: list[Tensor]) -> Table:
     """counts: the weights' rows."""
     key = (weights[0].device, weights[0].dtype, *[(w.data_ptr(), w.numel(), n, g.data_ptr()) for w, n, g in zip(weights, counts, gains)])
-    table = _tables.get(key)
-    if table is not None:
-        return table
+    return _remembered(key, weights[0].device, lambda: _made(weights, counts, gains))
+
+
+def _made(weights: list[Tensor], counts: list[int], gains: list[Tensor]) -> Table:
     fields, weight_of, tiles, row, column, value = [], [], [], 0, 0, 0
     for i, (weight, count, gain) in enumerate(zip(weights, counts, gains)):
         columns = weight.numel() // count
@@ -52,8 +64,7 @@ def _table(weights: list[Tensor], counts: list[int], gains: list[Tensor]) -> Tab
     on = lambda values, dtype: torch.tensor(values, dtype=dtype, device=weights[0].device)
     tables = on(fields, torch.int64), on(weight_of, torch.int32), on(tiles, torch.int32)
     sizes = row, column, value, max(f[3] for f in fields), max(counts)
-    _tables[key] = Table(*tables, wide, *sizes)
-    return _tables[key]
+    return Table(*tables, wide, *sizes)
 
 
 @triton.jit
@@ -247,9 +258,8 @@ def _matrices(weights: list[Tensor]) -> tuple[Table, Tensor]:
     counts = [w.shape[0] for w in weights]
     table = _table(weights, counts, weights)
     key = ("rows", weights[0].device, *counts)
-    if key not in _tables:
-        _tables[key] = torch.tensor(counts, dtype=torch.int32, device=weights[0].device)
-    return table, _tables[key]
+    rows = lambda: torch.tensor(counts, dtype=torch.int32, device=weights[0].device)
+    return table, _remembered(key, weights[0].device, rows)
 
 
 def spectral_norms_fwd_triton(weights, u, v, iterations: int, eps: float, u_first: bool) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:

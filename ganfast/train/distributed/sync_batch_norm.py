@@ -18,7 +18,7 @@ from ganfast._autograd import differentiates, kept, no_autocast, reaching
 from ganfast._layout import dense, is_channels_last
 from ganfast._statistics import merge_partials
 from ganfast.nn.norms import _BatchNormAct, count_batch
-from ganfast.ops.batch_norm_act import kernels
+from ganfast.ops.batch_norm_act import kernels, modulated_op
 from ganfast.ops.batch_norm_act.autograd import Spec
 from ganfast.ops.batch_norm_act.op import choose
 from ganfast.ops.batch_norm_act.reference import column, reduced_dims
@@ -61,18 +61,22 @@ class _Synchronised:
         make, args, *rest = super().__reduce_ex__(protocol)
         return (make, (self._plain,), *rest) if make is copyreg.__newobj__ else (make, args, *rest)
 
-    def forward(self, x: Tensor, *, partials: Tensor | None = None, **beside: Tensor | None) -> Tensor:
-        """beside: scale, shift and residual of ganfast's layers, which here are passes of their own."""
-        given = {name: t for name, t in {"partials": partials, **beside}.items() if t is not None}
+    def forward(
+        self, x: Tensor, partials: Tensor | None = None, scale: Tensor | None = None, shift: Tensor | None = None,
+        residual: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """partials and all after it: of ganfast's layers, where scale, shift and residual here are passes of their own."""
         if not self.training or not torch.distributed.is_initialized():
-            return super().forward(x, **given)
+            beside = {"partials": partials, "scale": scale, "shift": shift, "residual": residual}
+            return super().forward(x, **{name: t for name, t in beside.items() if t is not None})
         self._check_input_dim(x)
         momentum = count_batch(self)
         running = (self.running_mean, self.running_var) if self.track_running_stats else (None, None)
         act, alpha = getattr(self, "act", "linear"), getattr(self, "alpha", None)
-        if given.keys() - {"partials"}:
+        first, factor = getattr(self, "residual_first", False), getattr(self, "factor", 1.0)
+        if modulated_op.check("batch_norm_act", x, scale, shift, residual, first, factor):
             z = self.outside_graphs(x, *running, self.weight, self.bias, momentum, self.eps, "linear", None, partials)
-            return self._finished(self._modulated(z, given.get("scale"), given.get("shift")), x.dim() - 2, given.get("residual"))
+            return self._finished(self._modulated(z, scale, shift), x.dim() - 2, residual)
         return self.outside_graphs(x, *running, self.weight, self.bias, momentum, self.eps, act, alpha, partials)
 
 

@@ -189,3 +189,31 @@ def test_one_process_is_a_world_of_its_own(monkeypatch):
     monkeypatch.setenv("GANFAST_TIMEOUT", "soon")
     with pytest.raises(ValueError, match="GANFAST_TIMEOUT is 'soon', wants seconds"):
         World.from_environment("cpu")
+
+
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("first, factor", [(False, 1.0), (True, 0.5)])
+def test_a_synchronised_norm_takes_what_comes_from_outside(one_process, dtype, first, factor):
+    """As the layer alone, and refuses what that refuses."""
+    torch.manual_seed(0)
+    alone = BatchNormAct2d(4, act="silu", residual_first=first, factor=factor).to(dtype)
+    together = copy.deepcopy(alone)
+    synchronise(together)
+    x, residual = (torch.randn(3, 4, 5, 6).to(dtype) for _ in range(2))
+    scale, shift = torch.rand(3, 4) + 0.5, torch.randn(3, 4)
+    found, want = (norm(x, None, scale, shift, residual=residual) for norm in (together, alone))
+    assert found.dtype == want.dtype == dtype
+    torch.testing.assert_close(found, want, **({} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.03}))
+    torch.testing.assert_close(together.running_var, alone.running_var)
+    refused = [{"scale": scale}, {"residual": residual.double()}, {"residual": residual[:1]}]
+    for given in refused if factor == 1.0 else [*refused, {}]:
+        for norm in (together, alone):
+            with pytest.raises((TypeError, ValueError), match=r"scale|residual"):
+                norm(x, **given)
