@@ -1,4 +1,6 @@
 // CPU batch norm + activation: moments, one normalising pass; backward in one reducing and one writing pass.
+#include "../common/wide_vectors.h"
+
 #include <torch/library.h>
 
 #include <cmath>

@@ -1,5 +1,7 @@
 // The CPU's passes of a norm with an affine from outside and a residual: every image has columns of its own; scale and shift are
 // [N, C], or tensors of x's shape.
+#include "../common/wide_vectors.h"
+
 #include <torch/library.h>
 
 #include "../common/cpu_norm.h"
@@ -7,21 +9,26 @@
 namespace ganfast {
 namespace {
 
-// What one call is about: columns of each image, and which tensors are read element by element.
+// What one call is about: its columns, and which tensors are read element by element.
 template <class T> struct Call {
   Rows rows;
   Vectors<Acc<T>> v;
   Beside<T> beside;
-  bool elementwise;
+  bool elementwise, added;  // added: a residual and no other tensor of x's shape
 
   static bool is_full(const at::Tensor& x, const MaybeTensor& t) { return given(t) && t->dim() == x.dim(); }
+  // Every image has columns of its own where it has statistics or an affine of its own.
+  static bool per_image(const at::Tensor& x, const at::Tensor& mean, const MaybeTensor& scale) {
+    return mean.numel() != x.size(1) || (given(scale) && !is_full(x, scale));
+  }
   static MaybeTensor column(const at::Tensor& x, const MaybeTensor& t) { return is_full(x, t) ? MaybeTensor() : t; }
 
   Call(const at::Tensor& x, const at::Tensor& mean, const at::Tensor& invstd, const MaybeTensor& weight, const MaybeTensor& bias, const MaybeTensor& scale,
        const MaybeTensor& shift, const MaybeTensor& residual, const MaybeTensor& alpha, double alpha_value, bool residual_first, double factor, bool channels_last)
-      : rows(Rows::spread_out(x, channels_last, true)),
+      : rows(Rows::spread_out(x, channels_last, per_image(x, mean, scale))),
         v(rows, mean, invstd, {rows, weight, bias, alpha, alpha_value, column(x, scale), column(x, shift)}),
-        elementwise(is_full(x, scale) || given(residual) || factor != 1) {
+        elementwise(is_full(x, scale) || given(residual) || factor != 1),
+        added(given(residual) && !is_full(x, scale)) {
     if (is_full(x, scale)) beside.scale = scale->const_data_ptr<T>(), beside.shift = shift->const_data_ptr<T>();
     if (given(residual)) (residual_first ? beside.before : beside.after) = residual->const_data_ptr<T>();
     beside.factor = static_cast<Acc<T>>(factor);
@@ -37,7 +44,7 @@ at::Tensor batch_norm_act_modulated_fwd_cpu(const at::Tensor& x, const at::Tenso
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "batch_norm_act_modulated_fwd_cpu", [&] {
     using T = scalar_t;
     const Call<T> call(x, mean, invstd, weight, bias, scale, shift, residual, alpha, alpha_value, residual_first, factor, channels_last);
-    const auto run = call.elementwise ? &normalise<T, Reads::tensors> : &normalise<T>;
+    const auto run = call.added ? &normalise<T, Reads::added> : call.elementwise ? &normalise<T, Reads::tensors> : &normalise<T>;
     run(x.const_data_ptr<T>(), call.rows, call.v, call.beside, parse_act(act), y.data_ptr<T>());
   });
   return y;
@@ -66,14 +73,20 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
       gresidual = at::empty_like(x), call.beside.gshift = gresidual.data_ptr<T>();
     }
     const T *g = gy.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
-    const auto sums = (call.elementwise ? &backward_sums<T, Reads::tensors> : &backward_sums<T>)(g, in, call.rows, call.v, call.beside, parse_act(act), with_alpha);
+    const Act which = parse_act(act);
+    // The residual's gradient stands for g in the writing pass where it is g to the last bit.
+    const bool from_gradient = call.added && (sizeof(T) > 2 || (factor == 1 && (which == Act::relu || which == Act::linear)));
+    if (from_gradient) call.beside.kept = gresidual.data_ptr<T>();
+    const auto sums_of = from_gradient ? &backward_sums<T, Reads::added> : call.elementwise ? &backward_sums<T, Reads::tensors> : &backward_sums<T>;
+    const auto write = from_gradient ? &write_gradient<T, Reads::added> : call.elementwise ? &write_gradient<T, Reads::tensors> : &write_gradient<T>;
+    const auto sums = sums_of(g, in, call.rows, call.v, call.beside, which, with_alpha);
     std::vector<A> through(2 * call.rows.columns(), A(0));
     if (training) {
       const int64_t sets = groups ? n * groups : c, width = groups ? c / groups : 1;
       const double values = static_cast<double>(x.numel()) / sets;
       through = through_statistics<A>(call.rows, call.v, sums, sets, values, [=](int64_t k) { return groups ? k / width : k % c; });
     }
-    (call.elementwise ? &write_gradient<T, Reads::tensors> : &write_gradient<T>)(g, in, call.rows, call.v, call.beside, through, parse_act(act), gx.data_ptr<T>());
+    write(g, in, call.rows, call.v, call.beside, through, which, gx.data_ptr<T>());
 
     const ColumnGradients<A> found(sums, c, weight, bias, full_scale ? MaybeTensor() : scale);
     gbias = as_tensor<A>(found.bias.data(), c, x.options()), gweight = as_tensor<A>(found.weight.data(), c, x.options());

@@ -1,4 +1,6 @@
 // CPU bias + activation + gain + clamp (+ residual): one pass forward, one backward with its channel sums.
+#include "../common/wide_vectors.h"
+
 #include <torch/library.h>
 
 #include <limits>

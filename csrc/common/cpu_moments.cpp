@@ -1,4 +1,6 @@
 // moments_native: what an epilogue of ours would have given, for convolutions that ran elsewhere.
+#include "wide_vectors.h"
+
 #include "cpu_moments.h"
 
 #include <torch/library.h>

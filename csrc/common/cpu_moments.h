@@ -7,6 +7,13 @@ namespace ganfast {
 
 inline constexpr int64_t kLanes = 32;
 
+// The sum of the lanes, halved again and again: added one to the next they would wait for each other longer than a short run takes.
+template <class A> A sum_of(A* lanes) {
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+  return lanes[0];
+}
+
 // Sums term(i) over [0, count) in lanes: as an explicit array, because GCC leaves these reductions scalar otherwise.
 template <class A, class Term> A sum_lanes(int64_t count, Term term) {
   A lanes[kLanes] = {};
@@ -15,14 +22,16 @@ template <class A, class Term> A sum_lanes(int64_t count, Term term) {
     for (int64_t j = 0; j < kLanes; ++j) lanes[j] += term(i + j);
   A sum = 0;
   for (; i < count; ++i) sum += term(i);
-  for (int64_t j = 0; j < kLanes; ++j) sum += lanes[j];
-  return sum;
+  return sum + sum_of(lanes);
 }
 
-// Mean and M2 of a plane. The second pass sums the deviations and their squares together.
+// Mean and M2 of a plane: deviations from a first mean and their squares, summed together. Of a short plane the first mean is that of its
+// first values: with n values of which k give it, it lies within sqrt(n / k) deviations of the true one, and the squares lose n / k of
+// their last bits at most.
 template <class T> void plane_moments(const T* x, int64_t length, Acc<T>* mean, Acc<T>* m2) {
   using A = Acc<T>;
-  const A center = sum_lanes<A>(length, [=](int64_t i) { return static_cast<A>(x[i]); }) / length;
+  const int64_t first = length <= 64 * kLanes ? std::min(length, kLanes) : length;
+  const A center = sum_lanes<A>(first, [=](int64_t i) { return static_cast<A>(x[i]); }) / first;
   A rests[kLanes] = {}, squares[kLanes] = {}, rest = 0, square = 0;
   int64_t i = 0;
   for (; i + kLanes <= length; i += kLanes)
@@ -34,7 +43,7 @@ template <class T> void plane_moments(const T* x, int64_t length, Acc<T>* mean, 
     const A d = static_cast<A>(x[i]) - center;
     rest += d, square += d * d;
   }
-  for (int64_t j = 0; j < kLanes; ++j) rest += rests[j], square += squares[j];
+  rest += sum_of(rests), square += sum_of(squares);
   *mean = center + rest / length, *m2 = square - rest * rest / length;
 }
 

@@ -33,9 +33,10 @@ template <class A> struct Vectors : Affine<A> {
   }
 };
 
-// What the passes read beside x: vectors alone; tensors of x's shape; the activation's slope f'(z), which the forward wrote, where an
-// exponential takes longer than reading it back; or, in the backward, g = gy * f'(z), which the reducing pass leaves where gx will be.
-enum class Reads { vectors, tensors, slope, kept };
+// What the passes read beside x: vectors alone; tensors of x's shape; a residual alone of these; the activation's slope f'(z), which the
+// forward wrote, where an exponential takes longer than reading it back; or, in the backward, g = gy * f'(z), which the reducing pass
+// leaves where gx will be. With a residual before the activation g is the residual's gradient, and the writing pass reads that.
+enum class Reads { vectors, tensors, added, slope, kept };
 
 // Tensors of x's shape and layout: z' = z * scale + shift + before, y = (f(z') + after) * factor. Where one is not given, a run of ones
 // or zeros is read in its place.
@@ -52,10 +53,15 @@ template <class T> struct Beside {
   const T* after_at(int64_t at) const { return after ? after + at : zeros.data(); }
 };
 
-// y = f(z_of(i)) and, where `slope` is given, f'(z) over a run, strip by strip: the half types' widening and rounding are loops of their
+// y = f(z_of(i)) over a run and, of a half type and where `slope` is given, f'(z). Half types go strip by strip: their widening and rounding are loops of their
 // own, as GCC runs out of registers where they share one with an exponential.
 template <class T, class Tag, class Z, class Alpha> void activate_run(int64_t length, Tag act, Z z_of, Alpha alpha_of, T* y, T* slope) {
   using A = Acc<T>;
+  if constexpr (sizeof(T) > 2) {
+#pragma omp simd
+    for (int64_t i = 0; i < length; ++i) y[i] = act_fwd<A>(act, z_of(i), alpha_of(i));
+    return;
+  }
   constexpr int64_t kStrip = 256;
   A z[kStrip], d[kStrip];
   for (int64_t first = 0; first < length; first += kStrip) {
@@ -84,7 +90,7 @@ template <class T, class Tag, class Z, class Alpha> void activate_run(int64_t le
   }
 }
 
-// The passes over all blocks, compiled in cpu_norm_vectors.cpp, cpu_norm_tensors.cpp and cpu_norm_slope.cpp.
+// The passes over all blocks, compiled in cpu_norm_vectors.cpp, cpu_norm_tensors.cpp, cpu_norm_added.cpp and cpu_norm_slope.cpp.
 
 template <class T, Reads kReads = Reads::vectors> void normalise(const T* x, const Rows& rows, const Vectors<Acc<T>>& v, const Beside<T>& beside, Act act, T* y);
 

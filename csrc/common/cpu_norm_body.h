@@ -20,6 +20,18 @@ void fwd_block(const Rows& rows, int64_t block, const T* x, const Vectors<Acc<T>
         const A value = act_fwd<A>(act, z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), kLast ? alpha[i] : alpha0);
         y[at + i] = narrow<T>((value + static_cast<A>(after[i])) * factor);
       }
+    } else if constexpr (kReads == Reads::added) {
+      const T* residual = (beside.before ? beside.before : beside.after) + at;
+      const A factor = beside.factor;
+      const auto run = [&](auto first) {
+#pragma omp simd
+        for (int64_t i = 0; i < length; ++i) {
+          const A z = (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0);
+          const A before = first ? static_cast<A>(residual[i]) : A(0), after = first ? A(0) : static_cast<A>(residual[i]);
+          y[at + i] = narrow<T>((act_fwd<A>(act, z + before, kLast ? alpha[i] : alpha0) + after) * factor);
+        }
+      };
+      beside.before ? run(std::true_type{}) : run(std::false_type{});
     } else if constexpr (kReads == Reads::slope) {
       const auto z_of = [&](int64_t i) { return (static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0)) * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0); };
       activate_run<T>(length, act, z_of, [&](int64_t i) { return kLast ? alpha[i] : alpha0; }, y + at, beside.slope + at);
@@ -42,7 +54,9 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
     const A *mean = v.mean.data() + top + channel, *invstd = v.invstd.data() + top + channel, *scale = v.scale.data() + top + channel;
     const A *shift = v.shift.data() + top + channel, *alpha = v.alpha.data() + top + channel;
-    const T *by = kReads == Reads::tensors ? beside.scale_at(at) : nullptr, *more = kReads == Reads::tensors ? beside.shift_at(at) : nullptr, *first = kReads == Reads::tensors ? beside.before_at(at) : nullptr;
+    constexpr bool kAdded = kReads == Reads::added;
+    const T *by = kReads == Reads::tensors ? beside.scale_at(at) : nullptr, *more = kReads == Reads::tensors ? beside.shift_at(at) : nullptr;
+    const T* first = kReads == Reads::tensors || kAdded ? beside.before_at(at) : nullptr;
     const T* slopes = beside.slope + at;
     T* kept = beside.kept + at;
     const A factor = beside.factor;
@@ -54,9 +68,10 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
       const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
       A z = centred * (kLast ? scale[i] : scale0) + (kLast ? shift[i] : shift0), g = static_cast<A>(gy[at + i]);
       if constexpr (kReads == Reads::tensors) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
+      if constexpr (kAdded) z += static_cast<A>(first[i]), g *= factor;
       if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
       else g = act_bwd<A>(act, g, z, kLast ? alpha[i] : alpha0, false);
-      if constexpr (kReads == Reads::kept) kept[i] = static_cast<T>(g);
+      if constexpr (kReads == Reads::kept || kAdded) kept[i] = narrow<T>(g);
       if constexpr (kReads == Reads::tensors) g *= static_cast<A>(by[i]);
       if constexpr (kLast) bias_sum[i] += g, weight_sum[i] += g * centred * invstd[i];
       else b += g, w += g * centred * invstd0;
@@ -66,6 +81,7 @@ void reduce_block(const Rows& rows, int64_t block, const T* gy, const T* x, cons
         const int64_t c = kLast ? i : 0;
         A z = (static_cast<A>(x[at + i]) - mean[c]) * scale[c] + shift[c], g = static_cast<A>(gy[at + i]);
         if constexpr (kReads == Reads::tensors) z = z * static_cast<A>(by[i]) + static_cast<A>(more[i]) + static_cast<A>(first[i]), g *= factor;
+        if constexpr (kAdded) z += static_cast<A>(first[i]), g *= factor;
         const A term = act_alpha_bwd<A>(act, g, z, alpha[c]);
         if constexpr (kLast) alpha_sum[i] += term;
         else a += term;
@@ -109,8 +125,9 @@ void write_block(const Rows& rows, int64_t block, const T* gy, const T* x, const
       for (int64_t i = 0; i < length; ++i) {
         const A s = kLast ? scale[i] : scale0;
         const A centred = static_cast<A>(x[at + i]) - (kLast ? mean[i] : mean0);
-        A g = static_cast<A>(kReads == Reads::kept ? kept[i] : gy[at + i]);
-        if constexpr (kReads == Reads::kept) {
+        constexpr bool kKept = kReads == Reads::kept || kReads == Reads::added;
+        A g = static_cast<A>(kKept ? kept[i] : gy[at + i]);
+        if constexpr (kKept) {
         } else if constexpr (kReads == Reads::slope) g *= static_cast<A>(slopes[i]);
         else g = act_bwd<A>(act, g, centred * s + (kLast ? shift[i] : shift0), kLast ? alpha[i] : alpha0, false);
         gx[at + i] = narrow<T>(s * g - (kLast ? offset[i] : offset0) - centred * (kLast ? slope[i] : slope0));

@@ -1,4 +1,6 @@
 // Passes that write and read the activation's slope, and those that keep g where gx will be, of types that hold it as it is.
+#include "wide_vectors.h"
+
 #include "cpu_norm_body.h"
 
 namespace ganfast {

@@ -1,4 +1,6 @@
 // Passes that also read tensors of x's shape.
+#include "wide_vectors.h"
+
 #include "cpu_norm_body.h"
 
 namespace ganfast {

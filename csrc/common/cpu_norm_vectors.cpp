@@ -1,4 +1,6 @@
 // Passes that read x and vectors alone.
+#include "wide_vectors.h"
+
 #include "cpu_norm_body.h"
 
 namespace ganfast {

@@ -1,6 +1,8 @@
 // CPU group norm + activation. Two ways, by shape alone: one task a group, which reads a contiguous group from cache after the first
 // time and keeps what its backward computed; or the passes of batch norm over blocks, where groups are few or large, and for
 // channels_last. Rows of one pixel (layer norm) have loops of their own, along the channels.
+#include "../common/wide_vectors.h"
+
 #include <torch/library.h>
 
 #include <cmath>

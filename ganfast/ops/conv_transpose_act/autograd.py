@@ -183,10 +183,19 @@ class ConvAct(Function):
         with no_autocast(upstream):
             if gy is not None and ctx.spec.act in PIECEWISE_LINEAR and differentiates():
                 gy = _reaching(ctx, gy, x, None if needs_x else weight, bias, alpha, saved if node is None else node)
-            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, ctx.bias_dtype if needs_bias else None)
-            linear = ctx.spec.linear()
-            gx = conv_transpose(gz, weight, linear) if needs_x else None
-            gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
+            linear, of_bias = ctx.spec.linear(), ctx.bias_dtype if needs_bias else None
+            both = needs_x and needs_weight and not differentiates() and choice.together(upstream, x, weight, linear)
+            with_bias = both and of_bias is not None and (saved is None or gy is None)  # else the activation's pass has the sum
+            gz, gbias, galpha = _before_activation(gy, gz_direct, saved, alpha, ctx.spec, None if with_bias else of_bias)
+            if both:
+                gx, gweight, summed = kernels.both_grads(
+                    dense(gz, linear.channels_last), x, dense_weight(weight), linear.stride, linear.padding, linear.dilation, linear.groups,
+                    linear.channels_last, with_bias,
+                )  # fmt: skip
+                gbias = summed.to(of_bias) if with_bias else gbias
+            else:
+                gx = conv_transpose(gz, weight, linear) if needs_x else None
+                gweight = weight_grad(x, gz, weight, linear) if needs_weight else None
         gresidual = gz if needs_residual and ctx.spec.residual == "first" else gresidual
         return gx, gweight, gbias, galpha if needs_alpha else None, gresidual, None, None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ganfast import _backends, _tune, _tune_check
 from ganfast._memo import Memo
-from ganfast.ops.conv_transpose_act import grouped, kernels, sampled, torch_backend
+from ganfast.ops.conv_transpose_act import grouped, kernels, sampled, torch_backend, torch_faults
 
 
 class Spec(NamedTuple):
@@ -147,6 +147,21 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, s
     detail = f", {spec.act}{' and z' if spec.save_z else ''}"
     check = sampled.Outputs(inputs, size, spec, False, run)
     return _tune.choose(question + detail, {name: lambda name=name: run(name) for name in names}, x, family + detail, check)
+
+
+def together(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> bool:
+    """Whether one call of torch's makes both gradients of an ordinary convolution x -> gz: each alone is best made by torch as it is, and
+    torch's own layer is to be trusted."""
+    if torch.compiler.is_compiling() or spec.backend != "auto" or spec.grad_backend != "auto" or gz.shape[0] == 0:
+        return False
+    if conv_transpose(gz, weight, spec) != "torch" or weight_grad(x, gz, weight, spec) != "torch":
+        return False
+    key = ("layer", x.shape, x.dtype, x.device, weight.shape, spec)
+    if (trusted := _settled.get(key)) is None:
+        geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
+        half = x.device.type == "cpu" and x.itemsize == 2 and torch_faults.lacks_kernels(x.dtype)
+        trusted = _settled[key] = not half and not torch_faults.layer(x, gz, weight, *geometry, False, True)
+    return trusted
 
 
 def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, names: list[str], run, check: _tune_check.Check) -> str:

@@ -86,6 +86,8 @@ def _fwd(
 def _added(z, bias, alpha, act, alpha_value, channels_last, save_z, residual, residual_first, factor, keep_signs):
     """(y, z or its signs or an empty tensor) of a fresh convolution z and a residual: one pass, in place where z is not kept. A bias that
     is still to be added comes where z is not kept."""
+    if act == "linear" and bias is None and factor == 1 and not keep_signs:
+        return z.add_(residual), z.new_empty(0)
     args = (alpha, act, alpha_value, 1.0, None, channels_last, bias_act.automatic(z, act), residual, residual_first, factor, keep_signs)
     if not save_z:
         y, signs = bias_act.fwd_(z, bias, *args)
@@ -140,6 +142,14 @@ def _weight_grad(gz, x, weight_like, stride, padding, dilation, groups, channels
     if gweight.stride() == weight_like.stride():
         return gweight
     return torch.empty_like(weight_like).copy_(gweight)
+
+
+def both_grads(gz, x, weight, stride, padding, dilation, groups, channels_last, with_bias: bool):
+    """(gx, gweight, gbias or None) by torch alone, `choice.together`."""
+    gx, gweight, gbias = torch_backend.both_grads_torch(gz, x, weight, stride, padding, dilation, groups, with_bias)
+    if gweight.stride() != weight.stride():
+        gweight = torch.empty_like(weight).copy_(gweight)
+    return gx.contiguous(memory_format=memory_format(gx.dim(), channels_last)), gweight, gbias
 
 
 def _weight_grad_fake(gz, x, weight_like, stride, padding, dilation, groups, channels_last, backend):

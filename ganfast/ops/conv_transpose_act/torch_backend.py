@@ -114,6 +114,16 @@ def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, group
     return gx
 
 
+def both_grads_torch(gz, x, weight, stride, padding, dilation, groups, with_bias: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    """(gx, gweight, gbias or None) of an ordinary convolution x -> gz by one call: torch prepares gz once for all, and oneDNN adds it up
+    for the bias as it reads it. For calls that `torch_faults.layer` trusts."""
+    mask, zeros = [True, True, with_bias], [0] * len(stride)
+    gx, gweight, gbias = torch.ops.aten.convolution_backward(
+        gz, x, weight, [weight.shape[0]] if with_bias else None, stride, padding, dilation, False, zeros, groups, mask
+    )
+    return gx, gweight, gbias
+
+
 def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups, layout: str = "") -> Tensor:
     """The weight gradient [Cin, Cout/groups, *k] of the ordinary convolution gz -> x; `weight_like` gives shape and strides."""
     groups_of_weight = groups

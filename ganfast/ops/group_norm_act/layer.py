@@ -1,10 +1,12 @@
 """`layer_norm_act`: a group norm of rows, one group each."""
 
 import math
+from collections.abc import Hashable
 
 from torch import Size, Tensor
 
 from ganfast import _checks
+from ganfast._memo import Memo
 from ganfast.ops.group_norm_act.op import group_norm_act
 
 _OP = "layer_norm_act"
@@ -34,6 +36,23 @@ def layer_norm_act(
         cannot run.
     Source: Ba, Kiros & Hinton 2016; README.md in this folder.
     """
+    shapes = [t.shape if isinstance(t, Tensor) else t for t in (x, weight, bias)]
+    length = _lengths.get((*shapes, normalized_shape)) if isinstance(normalized_shape, Hashable) else None
+    if length is None:
+        length = _checked(x, normalized_shape, weight, bias)
+        if isinstance(normalized_shape, Hashable):
+            _lengths[(*shapes, normalized_shape)] = length
+    weight, bias = (None if t is None else t.reshape(-1) for t in (weight, bias))
+    alpha = alpha.reshape(-1) if isinstance(alpha, Tensor) and alpha.dim() > 1 and alpha.shape == x.shape[-alpha.dim() :] else alpha
+    y = group_norm_act(x.reshape(-1, length), 1, weight, bias, eps=eps, act=act, alpha=alpha, backend=backend)
+    return y.view(x.shape)
+
+
+_lengths = Memo()  # shapes of a call that was checked -> values of a row
+
+
+def _checked(x: Tensor, normalized_shape: int | tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> int:
+    """The values that are normalised together."""
     _checks.check_tensor(_OP, "x", x)
     shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
     if not shape or x.dim() < len(shape) or x.shape[-len(shape) :] != Size(shape):
@@ -46,7 +65,4 @@ def layer_norm_act(
             _checks.check_tensor(_OP, name, t)
             if t.shape != Size(shape):
                 _checks.fail(_OP, f"{name} has shape {tuple(t.shape)}, wants normalized_shape {shape}")
-    vectors = (None if t is None else t.reshape(-1) for t in (weight, bias))
-    alpha = alpha.reshape(-1) if isinstance(alpha, Tensor) and alpha.shape == Size(shape) else alpha
-    y = group_norm_act(x.reshape(-1, length), 1, *vectors, eps=eps, act=act, alpha=alpha, backend=backend)
-    return y.view(x.shape)
+    return length
