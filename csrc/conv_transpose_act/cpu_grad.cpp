@@ -92,9 +92,10 @@ at::Tensor conv_transpose_act_data_grad_cpu(const at::Tensor& gz, const at::Tens
     const auto product = gemm_nt(patch, w.narrow(0, group * g.c_in_group(), g.c_in_group()));
     product.sizes() == rows.sizes() ? void(rows = product) : void(out.copy_(product));
   });
-  std::vector<int64_t> size{g.n, g.c_in};
+  std::vector<int64_t> size{g.n};
   size.insert(size.end(), input_size.begin(), input_size.end());
-  const auto gx = rows.view({g.n, g.pixels_in(), g.c_in}).transpose(1, 2).view(size);
+  size.push_back(g.c_in);
+  const auto gx = rows.view(size).movedim(-1, 1);  // with the strides of channels_last, of one image too: by them torch tells formats apart
   if (!channels_last) return gx.contiguous();
   return gx.contiguous(gz.dim() == 5 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast);
 }

@@ -318,3 +318,16 @@ def test_both_gradients_by_one_call_of_torchs(monkeypatch, act, bias, kernel, st
     x, weight = (t.clone().requires_grad_() for t in leaves[:2])
     torch.autograd.grad(conv_act(x, weight, stride=stride, act=act).square().sum(), x)  # the weight's is not wanted
     assert not seen
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("shape, kernel", [((1, 12, 5, 4), 1), ((1, 12, 5, 4), 3), ((1, 4, 3, 5, 4), 3), ((2, 12, 5, 4), 3)])
+def test_the_strides_of_channels_last(backend, shape, kernel):
+    """Of one image too, whose own stride names no other element: torch tells formats apart by it."""
+    last = torch.channels_last if len(shape) == 4 else torch.channels_last_3d
+    x = torch.randn(shape).contiguous(memory_format=last).requires_grad_()
+    weight = torch.randn(6, shape[1], *[kernel] * (len(shape) - 2))
+    y = conv_act(x, weight, padding=kernel // 2, backend=backend)
+    (gx,) = grad(y.square().sum(), x)
+    for t in (y, gx):
+        assert t.stride() == torch.empty_like(t, memory_format=last).stride()
