@@ -43,7 +43,7 @@ demo: venv  ## ganfast against eager on DCGAN-64, then a GAN trained on digits: 
 	$(RUN) -m ganfast.demo --out runs/demo
 
 # A process a core, each with one thread; then one by one what measures time or wants the whole machine.
-test: venv  ## every test that needs no GPU: 10 minutes on 2 cores, 25 on slow ones
+test: venv  ## every test that needs no GPU: 12 to 15 minutes on 2 cores, 25 on slow ones
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m "not alone" $(PARALLEL)
 	GANFAST_PROMISED=cpu $(RUN) -m pytest tests -m alone
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)

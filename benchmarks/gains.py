@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Callable
 
 from benchmarks.ratios import geometric_mean, known, ratio
+from benchmarks.results_file import name_of
 
 LAYERS = (
     "conv_transpose_act", "conv_transpose+batch_norm", "conv_act", "upsample_conv_act", "batch_norm_act", "instance_norm_act", "bias_act",
@@ -35,13 +36,14 @@ def fullest(suites: list[dict], kind: str, wanted: Callable[[dict], bool]) -> tu
     return max(found, key=lambda one: len(one[1]), default=("", []))
 
 
-def newest_of_each(suites: list[dict], wanted: Callable[[dict], bool]) -> dict[str, dict]:
-    """Device -> its newest results that have any of the rows."""
-    found: dict[str, dict] = {}
+def newest_of_each(suites: list[dict], wanted: Callable[[dict], bool]) -> dict[str, list[tuple[dict, dict]]]:
+    """Device -> its rows that are wanted, each with the newest results that have it; suites: newest first. So a part that is measured anew
+    takes the place of that part alone."""
+    found: dict[str, dict[str, tuple[dict, dict]]] = {}
     for results in suites:
-        if any(map(wanted, results["rows"])):
-            found.setdefault(results["device"], results)
-    return found
+        for row in filter(wanted, results["rows"]):
+            found.setdefault(results["device"], {}).setdefault(name_of(row), (row, results))
+    return {device: list(rows.values()) for device, rows in found.items()}
 
 
 def _short(device: str) -> str:
@@ -92,7 +94,7 @@ def gains(suites: list[dict]) -> str:
     """At most eight lines: DCGAN-64's step, whole networks under the drop-in, small ones, fused layers, a GPU, and the slowest network.
 
     suites: results files as `results_file.read` gives them, newest first; each line is of the newest that has its rows, that of whole
-    networks of the one that has most, the slowest of all devices' newest.
+    networks of the one that has most, the slowest of every device's rows, each row as it was measured last.
     """
     lines = [_step(suites, "cpu", dtype) or _line("CPU", dtype, "DCGAN-64 step, drop-in + fused losses", [[]]) for dtype in _DTYPES]
     for dtype in _DTYPES:
@@ -105,7 +107,7 @@ def gains(suites: list[dict]) -> str:
     lines.append(_step(suites, "cuda", "bf16") or f"| GPU | | not measured yet | {UNKNOWN} | {UNKNOWN} |")
     whole = lambda r: r["op"] == "accelerate" and "size" in r and ratio(r) is not None
     cpus = newest_of_each([results for results in suites if results["kind"] == "cpu"], whole)
-    rows = [(row, device) for device, results in cpus.items() for row in results["rows"] if whole(row)]
+    rows = [(row, device) for device, pairs in cpus.items() for row, _ in pairs]
     if rows:
         slow, device = min(rows, key=lambda one: ratio(one[0]))
         what = f"slowest of {len(rows)} rows: {slow['case']}, {slow['mode']}"

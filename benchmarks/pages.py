@@ -98,15 +98,18 @@ def _cell(row: dict | None) -> str:
 
 
 def _families(found: list[Kept]) -> str:
-    """Each device's newest file with whole networks: summed up, then network by network."""
+    """Each device's whole networks, each row as it was measured last: summed up, then network by network."""
     whole = lambda row: row["op"] == "accelerate" and "size" in row
-    newest = newest_of_each([one.content for one in _all(found, "suite")], whole).values()
+    suites = _all(found, "suite")
     parts = []
-    for one in (one for one in _all(found, "suite") if any(one.content is results for results in newest)):
-        rows = list(filter(whole, one.content["rows"]))
-        about = f"### Networks on {one.content['device']}, {one.date}\n\nCommit {one.content['commit'][:12]}: {one.link}."
+    for device, pairs in newest_of_each([one.content for one in suites], whole).items():
+        rows = [row for row, _ in pairs]
+        about = [f"### Networks on {device}", ""]
+        for one in suites:
+            if count := sum(results is one.content for _, results in pairs):
+                about.append(f"- {count} rows of {one.date}, commit {one.content['commit'][:12]}: {one.link}")
         lines = family_table.section(rows)
-        lines = [*about.splitlines(), "", *lines[lines.index("## Whole networks") + 2 :], ""]
+        lines = [*about, "", *lines[lines.index("## Whole networks") + 2 :], ""]
         lines.append("Network by network, the time of eager's better layout over that of ganfast's; `below` as above, * where the times of")
         lines.append("a rival were spread by more than 30 %:")
         wanted = [(mode, dtype) for mode in ("train", "inference") for dtype in ("fp32", "bf16")]

@@ -1,6 +1,6 @@
 """The README's table of gains: which rows it takes, from which file, and that it says what was not measured and what is slower."""
 
-from benchmarks.gains import gains
+from benchmarks.gains import gains, newest_of_each
 from tests.benchmarks.rows import results, row
 
 EAGER = {"eager-nchw": 9.0, "eager-frozen-nchw": 2.4, "eager-frozen-nhwc": 3.0, "ganfast-nchw": 9.0, "ganfast-nhwc": 2.0}  # 1.2x
@@ -72,3 +72,10 @@ def test_the_file_with_most_networks_counts_and_the_slowest_of_all_devices():
     assert "| Xeon | fp32 |" in line_of(lines, "networks, ", "fp32") and "| 0.40x |" in line_of(lines, "slowest of 4 rows")
     older = results(network("a", ratio=0.1), device="New")  # of a device that has newer ones
     assert "| 0.40x |" in line_of(table(few, many, older), "slowest of 4 rows")
+
+
+def test_rows_that_are_measured_anew_take_the_place_of_those_alone():
+    old, new = results(network("a", ratio=0.3), network("b", ratio=0.4)), results(network("a", ratio=2.0))
+    (pairs,) = newest_of_each([new, old], lambda row: True).values()
+    assert [(row["case"], of is new) for row, of in pairs] == [("a", True), ("b", False)]
+    assert "| 0.40x |" in line_of(table(new, old), "slowest of 2 rows")

@@ -111,6 +111,17 @@ def test_the_newest_file_of_a_kind_counts_and_a_missed_goal_is_said(checkout):
     assert "prove-another-2026-02-01.json" in block(checkout, "prove")
 
 
+
+def test_a_part_of_the_networks_that_is_measured_anew_takes_the_place_of_that_part(checkout):
+    older = list(networks())
+    again = older[0] | {"rivals": row({"eager-nchw": 8.0, "ganfast-nchw": 1.0})["rivals"], "paired": {"nchw": [7.9, 8.0, 8.1]}}
+    save(checkout / "results" / "stub-9000-2026-02-03.json", as_text(results(again, date="2026-02-03")))
+    fill(checkout)
+    families = block(checkout, "families")
+    assert families.count("### Networks on") == 1 and "- 1 rows of 2026-02-03" in families
+    assert f"- {len(older) - 1} rows of 2026-01-31" in families and "| vae | 4 | 8.00x |" in families
+
+
 def test_what_no_file_tells_of_is_said(checkout):
     for path in (checkout / "results").glob("*.json"):
         path.unlink()
