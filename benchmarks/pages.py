@@ -128,11 +128,13 @@ def _families(found: list[Kept]) -> str:
 
 
 def _steps(found: list[Kept]) -> str:
-    """The newest file with training steps, every rival."""
+    """Each device's newest file with training steps, every rival."""
+    parts: dict[str, str] = {}
     for one in _all(found, "suite"):
         if lines := steps.section(one.content["rows"]):
-            return "\n".join([f"{one.content['device']}, commit {one.content['commit'][:12]}, {one.date}: {one.link}.", *lines[3:]])
-    return NOTHING
+            about = f"{one.content['device']}, commit {one.content['commit'][:12]}, {one.date}: {one.link}."
+            parts.setdefault(one.content["device"], "\n".join([about, *lines[3:]]))
+    return "\n\n".join(parts.values()) or NOTHING
 
 
 def _loop(one: Kept) -> str:
