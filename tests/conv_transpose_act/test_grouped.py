@@ -131,7 +131,8 @@ def test_the_tuner_takes_it_where_it_is_faster(fastest, transposed, tuning, monk
     assert [choice.name for choice in _tune.chosen().values()] == [fastest] * 3  # a pass each
     ran.clear()
     equal()
-    assert [name for name in ran if name != "reference"] == [fastest] * 3
+    by_one_call = fastest == "torch" and not transposed  # both gradients of a layer that is torch's as it is
+    assert [name for name in ran if name != "reference"] == [fastest] * (1 if by_one_call else 3)
 
 
 @pytest.mark.parametrize("kernel", ["merge", "blocks"])

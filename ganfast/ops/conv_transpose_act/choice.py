@@ -5,12 +5,13 @@ matrix rate, for one input pixel in one group, few output channels, and the weig
 for the half types' few channels as a convolution and a pixel shuffle (the `cpu` backend's columns are float32, at half the rate).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ganfast import _backends, _tune, _tune_check
+from ganfast import _backends, _tune
 from ganfast._memo import Memo
 from ganfast.ops.conv_transpose_act import grouped, kernels, sampled, torch_backend, torch_faults
 
@@ -122,15 +123,19 @@ def conv_transpose(x: Tensor, weight: Tensor, spec: Spec) -> str:
     """The backend of a transposed convolution that is the data gradient of an ordinary one: it is first asked in a backward."""
     if torch.compiler.is_compiling():
         return static_forward(x, weight, spec)
-    # A tile for TF32 is none for exact float32, one for aligned memory none for any other.
-    kernels_of = (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else None
-    key = ("T", _tune.off_reason(), x.shape, x.dtype, x.device, kernels_of, weight.shape, weight.stride(), spec)
+    key = _transposed_key(x, weight, spec)
     if (known := _settled.get(key)) is not None:
         return known
     chosen, final = forward(x, weight, None, None, spec)
     if final:
         _settled[key] = chosen
     return chosen
+
+
+def _transposed_key(x: Tensor, weight: Tensor, spec: Spec) -> tuple:
+    # A tile for TF32 is none for exact float32, one for aligned memory none for any other.
+    kernels_of = (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else None
+    return "T", _tune.off_reason(), x.shape, x.dtype, x.device, kernels_of, weight.shape, weight.stride(), spec
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None, size: list[int], spec: Spec) -> tuple[str, bool]:
@@ -154,23 +159,38 @@ def together(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> bool:
     torch's own layer is to be trusted."""
     if torch.compiler.is_compiling() or spec.backend != "auto" or spec.grad_backend != "auto" or gz.shape[0] == 0:
         return False
-    if conv_transpose(gz, weight, spec) != "torch" or weight_grad(x, gz, weight, spec) != "torch":
-        return False
-    key = ("layer", x.shape, x.dtype, x.device, weight.shape, spec)
-    if (trusted := _settled.get(key)) is None:
-        geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
-        half = x.device.type == "cpu" and x.itemsize == 2 and torch_faults.lacks_kernels(x.dtype)
-        trusted = _settled[key] = not half and not torch_faults.layer(x, gz, weight, *geometry, False, True)
-    return trusted
-
-
-def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, names: list[str], run, check: _tune_check.Check) -> str:
-    if torch.compiler.is_compiling() or len(names) == 1 or gz.shape[0] == 0:
-        return names[0]
-    off = _tune.off_reason()
-    key = (name, off, gz.shape, gz.dtype, gz.device, weight.shape, weight.stride(), spec)
+    transposed = _transposed_key(gz, weight, spec)
+    key = ("both", x.shape, transposed)
     if (known := _settled.get(key)) is not None:
         return known
+    ways = [conv_transpose(gz, weight, spec), weight_grad(x, gz, weight, spec)]
+    half = x.device.type == "cpu" and x.itemsize == 2 and torch_faults.lacks_kernels(x.dtype)
+    geometry = (spec.stride, spec.padding, spec.dilation, spec.groups)
+    by_torch = ways == ["torch", "torch"] and not half and not torch_faults.layer(x, gz, weight, *geometry, False, True)
+    if transposed in _settled and _gradient_key(_WEIGHT, x, weight, spec) in _settled:  # both final
+        _settled[key] = by_torch
+    return by_torch
+
+
+_DATA, _WEIGHT = "data gradient of conv_transpose_act", "weight gradient of conv_transpose_act"
+
+
+def _gradient_key(name: str, gz: Tensor, weight: Tensor, spec: Spec) -> tuple:
+    return name, _tune.off_reason(), gz.shape, gz.dtype, gz.device, weight.shape, weight.stride(), spec
+
+
+def _gradient(name: str, gz: Tensor, weight: Tensor, spec: Spec, input_size, asked: Callable[[], tuple]) -> str:
+    """asked: how a candidate is run, and what its results are compared with; only where the answer is not known."""
+    if torch.compiler.is_compiling() or gz.shape[0] == 0:
+        return _ways(gz, weight, input_size, name == _WEIGHT, spec)[0]
+    key = _gradient_key(name, gz, weight, spec)
+    if (known := _settled.get(key)) is not None:
+        return known
+    names = _ways(gz, weight, input_size, name == _WEIGHT, spec)
+    if len(names) == 1:
+        _settled[key] = names[0]
+        return names[0]
+    run, check = asked()
     question, family = _signature(name, gz, weight, spec)
     calls = {candidate: lambda candidate=candidate: run(candidate) for candidate in names}
     chosen, final = _tune.choose(question, calls, gz, family, check)
@@ -190,20 +210,22 @@ def _ways(gz: Tensor, weight: Tensor, input_size, for_weight: bool, spec: Spec) 
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:
-    inputs = [gz.detach(), weight.detach(), None, None]
-    run = lambda backend: kernels.data_grad(
-        *inputs[:2], spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
-    )
-    check = sampled.Outputs(inputs, input_size, spec.linear(), False, run)
-    names = _ways(gz, weight, input_size, False, spec)
-    return _gradient("data gradient of conv_transpose_act", gz, weight, spec, names, run, check)
+    def asked():
+        inputs = [gz.detach(), weight.detach(), None, None]
+        run = lambda backend: kernels.data_grad(
+            *inputs[:2], spec.stride, spec.padding, spec.dilation, spec.groups, input_size, spec.channels_last, backend
+        )
+        return run, sampled.Outputs(inputs, input_size, spec.linear(), False, run)
+
+    return _gradient(_DATA, gz, weight, spec, input_size, asked)
 
 
 def weight_grad(gz: Tensor, x: Tensor, weight: Tensor, spec: Spec) -> str:
-    inputs = [gz.detach(), x.detach()]
-    run = lambda backend: kernels.weight_grad(
-        *inputs, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
-    )
-    check = sampled.WeightGradient(inputs, weight, spec, run)
-    names = _ways(gz, weight, x.shape[2:], True, spec)
-    return _gradient("weight gradient of conv_transpose_act", gz, weight, spec, names, run, check)
+    def asked():
+        inputs = [gz.detach(), x.detach()]
+        run = lambda backend: kernels.weight_grad(
+            *inputs, weight, spec.stride, spec.padding, spec.dilation, spec.groups, spec.channels_last, backend
+        )
+        return run, sampled.WeightGradient(inputs, weight, spec, run)
+
+    return _gradient(_WEIGHT, gz, weight, spec, x.shape[2:], asked)
