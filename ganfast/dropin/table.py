@@ -156,9 +156,9 @@ def modulation(value: fx.Node, before: list[Step]) -> Step | None:
 
 
 def residual(value: fx.Node, before: list[Step]) -> Step | None:
-    """A tensor like the value, added to it, where the sum lies as the value does."""
+    """A tensor like the value, added to it, where the sum lies as the value does. One in a group: no op adds two."""
     found = both_ways(value, "add")
-    if found is None or any(step.role == "clamp" for step in before) or not same_shape(found[1], tensor(value)):
+    if found is None or any(step.role in ("clamp", "residual") for step in before) or not same_shape(found[1], tensor(value)):
         return None
     return Step("residual", (found[0],), "add", {"residual": found[1]}, {}) if same_strides(found[0], value) else None
 

@@ -197,6 +197,23 @@ def activated_sum_that_is_read(x, r, w):
     return F.relu(s) + s
 
 
+def before_and_after(x, r, w):
+    s = conv(r, w)
+    return F.relu(conv(x, w) + s) + s
+
+
+def before_and_after_others(x, r, w):
+    return F.relu(conv(x, w) + r) + x
+
+
+def activated_twice(x, r, w):
+    return F.relu(F.relu(batch(conv(x, w)) + x) + x)
+
+
+def two_branches_of_two(x, r, w):
+    return F.relu(conv(x, w) + x) + F.relu(conv(r, w) + x)
+
+
 # what a group of each ends with; None: the sum is part of none
 FORWARDS = {
     gain_then_residual: ("mul()", "add()"), gain_residual_and_factor: ("mul()", "add()", "mul()"),
@@ -213,5 +230,7 @@ FORWARDS = {
     of_each_value: ("batch_norm()", "mul()", "leaky_relu()"), summand_first: ("instance_norm()", "mul()", "silu()"), mixed_shapes: None,
     modulated_and_added: ("batch_norm()", "mul()", "add()", "relu()"), another_layout: ("conv2d()", "add()"), the_others_layout: None,
     expanded: ("conv2d()", "add()"), without_grad: ("conv2d()", "add()", "relu()"), sum_without_grad: None, half: None,
+    before_and_after: ("conv2d()", "add()", "relu()"), before_and_after_others: ("conv2d()", "add()", "relu()"),
+    activated_twice: ("batch_norm()", "add()"), two_branches_of_two: ("conv2d()", "add()", "relu()"),
     given_away: ("conv2d()", "add()", "relu()"), activated_sum_that_is_read: ("conv2d()", "add()"),
 }  # fmt: skip

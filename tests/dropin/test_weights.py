@@ -215,3 +215,23 @@ def test_a_report_and_backends_by_name():
         (row,) = ganfast.explain(model).weights
         assert (row.kind, row.count, row.layers, row.ran) == ("weight norms", 3, ("0", "2", "4"), backend)
     assert "3 weight norms, 0 to 4: made in one call, torch" in str(ganfast.explain(model))
+
+
+@pytest.mark.parametrize("norm", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_two_networks_in_one_whose_outputs_are_differentiated_in_turn(norm):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            branch = lambda: nn.Sequential(norm(nn.Conv2d(4, 4, 3, 1, 1)), nn.ReLU(), norm(nn.Conv2d(4, 4, 3, 1, 1)), nn.ReLU())
+            self.a, self.b = branch(), branch()
+
+        def forward(self, x):
+            return self.a(x), self.b(x)
+
+    plain, x = Two(), torch.randn(2, 4, 6, 6)
+    model = ganfast.accelerate(copy.deepcopy(plain))
+    for net in (plain, model):
+        for y in net(x):
+            y.square().mean().backward()
+    for one, other in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)

@@ -104,3 +104,18 @@ def test_threads_do_not_show():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_that_are_differentiated_one_after_the_other(backend):
+    """As torch's, each with a graph of its own: after a step for the first, and twice only with retain_graph."""
+    v, g = directions(torch.float32)
+    made, plain = weight_norms(v, g, backend=backend), torch_weight_norms(v, g)
+    for i in range(2):
+        got = torch.autograd.grad(made[i].square().sum(), [v[i], g[i]], retain_graph=True)
+        want = torch.autograd.grad(plain[i].square().sum(), [v[i], g[i]])
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+        with torch.no_grad():
+            v[i].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        made[0].sum().backward()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ganfast._autograd import differentiates, no_autocast, owned
+from ganfast._autograd import compiles, differentiates, no_autocast, owned
 from ganfast.ops.normalised_weights import kernels, reference
 
 
@@ -34,6 +34,29 @@ def _of_these(vector: Tensor, sizes: list[int], at: list[int]) -> Tensor:
     return vector if len(at) == len(sizes) else torch.cat([vector.split(sizes)[i] for i in at])
 
 
+def _keep(ctx, *tensors: Tensor) -> None:
+    """For the backward. One node makes all weights, and what it has saved torch frees after the first backward that comes to it, though
+    another network's gradients may come later, or after an optimizer's step for the first. So eager's own: each weight's are kept for
+    themselves, and `_kept` refuses what was changed in place."""
+    ctx.held = None if compiles() else tensors
+    if compiles():
+        ctx.save_for_backward(*tensors)
+    else:
+        ctx.versions = [-1 if t.is_inference() else t._version for t in tensors]
+
+
+def _kept(ctx, wanted: list[int]) -> tuple[Tensor, ...]:
+    """All that was kept; `wanted`: the places of what is read. Raises RuntimeError, as torch does."""
+    if ctx.held is None:
+        return ctx.saved_tensors
+    if any(ctx.versions[i] not in (-1, ctx.held[i]._version) for i in wanted):
+        raise RuntimeError(
+            "one of the variables needed for gradient computation has been modified by an inplace operation: a weight or gain of"
+            " normalised weights, between their forward and backward."
+        )
+    return ctx.held
+
+
 class WeightNorms(Function):
     """apply(backend, *v, *g) -> w of every weight."""
 
@@ -43,15 +66,16 @@ class WeightNorms(Function):
     def forward(ctx, backend, *tensors):
         n = len(tensors) // 2
         made, norms = kernels.weight_norms_fwd(list(tensors[:n]), list(tensors[n:]), backend)
-        ctx.save_for_backward(*tensors, norms)
+        _keep(ctx, *tensors, norms)
         ctx.backend = backend
         needs = ctx.needs_input_grad[1:]
         return _given(ctx, made, [needs[i] or needs[n + i] for i in range(n)])
 
     @staticmethod
     def backward(ctx, *gw):
-        *tensors, norms = ctx.saved_tensors
-        n, sizes = len(gw), [gain.numel() for gain in tensors[len(gw) :]]
+        n, came = len(gw), [i for i, gradient in enumerate(gw) if gradient is not None]
+        *tensors, norms = _kept(ctx, [*came, *(n + i for i in came)])
+        sizes = [gain.numel() for gain in tensors[n:]]
         at, gw, (v, g) = _arrived(gw, tensors[:n], tensors[n:])
         gradients: list[Tensor | None] = [None] * (2 * n)
         if not at:
@@ -77,13 +101,13 @@ class SpectralNorms(Function):
         n = len(tensors) // 3
         weights = tensors[:n]
         made, u, v, sigma = iterated(options, list(weights), list(tensors[n : 2 * n]), list(tensors[2 * n :]))
-        ctx.save_for_backward(*weights, u, v, sigma)
+        _keep(ctx, *weights, u, v, sigma)
         ctx.backend = options[0]
         return _given(ctx, made, ctx.needs_input_grad[1 : n + 1])
 
     @staticmethod
     def backward(ctx, *gw):
-        *weights, u, v, sigma = ctx.saved_tensors
+        *weights, u, v, sigma = _kept(ctx, [i for i, gradient in enumerate(gw) if gradient is not None])
         n, rows, columns = len(gw), [w.shape[0] for w in weights], [w[0].numel() for w in weights]
         at, gw, (weights,) = _arrived(gw, weights)
         gradients: list[Tensor | None] = [None] * n
