@@ -41,6 +41,7 @@ def check_floating(op: str, argument: str, tensor: Tensor) -> None:
 
 
 _CAST = "Cast one of them, or run under torch.autocast, which does"
+CAST_ONE = "Cast one of them: autocast casts neither"
 
 
 def check_like(op: str, argument: str, tensor: Tensor, x: Tensor, name: str = "x", cause: str = _CAST) -> None:

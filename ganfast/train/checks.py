@@ -196,8 +196,9 @@ def first_step(trainer: Checked) -> Iterator[None]:
                 given = as_arguments(made and made(real if told is None else told))
                 term.rehearse(trainer.networks[term.discriminator], trainer.reals(len(real), term.generator), given)
         yield
-    except (RuntimeError, TypeError, IndexError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError) as error:
         known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
+        known |= isinstance(error, ValueError) and not str(error).startswith("Expected more than 1 ")  # of torch's norms
         if known or trainer.world.size > 1:
             raise
         real, told = trainer.source.reals(1)

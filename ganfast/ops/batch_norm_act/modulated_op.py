@@ -20,7 +20,8 @@ def check(op: str, x: Tensor, scale, shift, residual, residual_first, factor) ->
             _check_affine(op, name, t, x)
     if scale is not None and scale.shape != shift.shape:
         _checks.fail(op, f"shift has shape {tuple(shift.shape)}, scale {tuple(scale.shape)}; both must be the same")
-    _checks.check_residual(op, residual, x.shape, x, residual_first, factor, "scale and shift multiply and add to what is normalised")
+    instead = "scale and shift multiply and add to what is normalised"
+    _checks.check_residual(op, residual, x.shape, x, residual_first, factor, instead, _checks.CAST_ONE)
     return scale is not None or residual is not None
 
 
@@ -32,7 +33,7 @@ def _check_affine(op: str, name: str, t: object, x: Tensor) -> None:
         _checks.fail(op, f"{name} has shape {tuple(t.shape)}, wants {wants}", cause)
     _checks.check_floating(op, name, t)
     if t.shape == x.shape and x.dim() > 2:
-        _checks.check_like(op, name, t, x)
+        _checks.check_like(op, name, t, x, cause=_checks.CAST_ONE)
     else:
         _checks.check_device(op, name, t, x)
 

@@ -134,7 +134,7 @@ def planned(
     if clamp is not None and (clamp := _checks.check_number(_OP, "clamp", clamp)) <= 0:
         _checks.fail(_OP, f"clamp is {clamp}, wants a positive number, the bound on |y|, or None", "For no clamp pass None")
     added, factor = _checks.check_residual(
-        _OP, residual, x.shape, x, residual_first, factor, "gain is what multiplies y alone", "Cast one of them: autocast casts neither"
+        _OP, residual, x.shape, x, residual_first, factor, "gain is what multiplies y alone", _checks.CAST_ONE
     )
     if added == "first":  # nothing comes between gain, clamp and factor
         gain, clamp, factor = gain * factor, None if clamp is None else clamp * abs(factor), 1.0

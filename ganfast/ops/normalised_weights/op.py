@@ -161,5 +161,5 @@ def _lists(op: str, **lists: Sequence[Tensor]) -> list[list[Tensor]]:
         for i, tensor in enumerate(found[-1]):
             _checks.check_tensor(op, f"{name}[{i}]", tensor)
             _checks.check_floating(op, f"{name}[{i}]", tensor)
-            _checks.check_like(op, f"{name}[{i}]", tensor, found[0][0], f"{names[0]}[0]")
+            _checks.check_like(op, f"{name}[{i}]", tensor, found[0][0], f"{names[0]}[0]", _checks.CAST_ONE)
     return found
