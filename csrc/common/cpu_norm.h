@@ -53,8 +53,8 @@ template <class T> struct Beside {
   const T* after_at(int64_t at) const { return after ? after + at : zeros.data(); }
 };
 
-// y = f(z_of(i)) over a run and, of a half type and where `slope` is given, f'(z). Half types go strip by strip: their widening and rounding are loops of their
-// own, as GCC runs out of registers where they share one with an exponential.
+// y = f(z_of(i)) over a run and, of a half type and where `slope` is given, f'(z). Half types go strip by strip: their widening and
+// rounding are loops of their own, as GCC runs out of registers where they share one with an exponential.
 template <class T, class Tag, class Z, class Alpha> void activate_run(int64_t length, Tag act, Z z_of, Alpha alpha_of, T* y, T* slope) {
   using A = Acc<T>;
   if constexpr (sizeof(T) > 2) {

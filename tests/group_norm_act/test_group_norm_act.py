@@ -221,3 +221,14 @@ def test_what_the_cpu_keeps(act, dtype, kept):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         group_norm_act(x, 4, torch.rand(8), act=act, backend="cpu")
     assert sizes.count(x.numel()) == kept
+
+
+def test_layer_norm_of_what_is_no_tensor_and_of_a_list_of_sizes():
+    """Its answers are remembered; what has no hash is looked at each time."""
+    x = torch.randn(3, 4)
+    for _ in range(2):
+        torch.testing.assert_close(layer_norm_act(x, [4]), F.layer_norm(x, [4]))
+        with pytest.raises(TypeError, match=r"x is a builtins.list, wants a torch.Tensor"):
+            layer_norm_act([1.0, 2.0], 2)
+        with pytest.raises(ValueError, match="wants it to end in normalized_shape"):
+            layer_norm_act(x, 3)

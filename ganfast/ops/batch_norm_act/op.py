@@ -1,7 +1,7 @@
 """`batch_norm_act`: checks, statistics, choice of backend, autograd."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ def _look(argument: object) -> object:
     return argument if argument is None else (argument, type(argument))
 
 
-def remembered(plans: Memo, planned: Callable[..., NamedTuple], x: Tensor, *arguments) -> NamedTuple:
+def remembered(plans: Memo, planned: Callable[..., Any], x: Tensor, *arguments) -> Any:
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)

@@ -1,12 +1,12 @@
 """`layer_norm_act`: a group norm of rows, one group each."""
 
 import math
-from collections.abc import Hashable
 
 from torch import Size, Tensor
 
 from ganfast import _checks
 from ganfast._memo import Memo
+from ganfast.ops.batch_norm_act.op import remembered
 from ganfast.ops.group_norm_act.op import group_norm_act
 
 _OP = "layer_norm_act"
@@ -36,19 +36,14 @@ def layer_norm_act(
         cannot run.
     Source: Ba, Kiros & Hinton 2016; README.md in this folder.
     """
-    shapes = [t.shape if isinstance(t, Tensor) else t for t in (x, weight, bias)]
-    length = _lengths.get((*shapes, normalized_shape)) if isinstance(normalized_shape, Hashable) else None
-    if length is None:
-        length = _checked(x, normalized_shape, weight, bias)
-        if isinstance(normalized_shape, Hashable):
-            _lengths[(*shapes, normalized_shape)] = length
+    length = remembered(_lengths, _checked, x, normalized_shape, weight, bias)
     weight, bias = (None if t is None else t.reshape(-1) for t in (weight, bias))
     alpha = alpha.reshape(-1) if isinstance(alpha, Tensor) and alpha.dim() > 1 and alpha.shape == x.shape[-alpha.dim() :] else alpha
     y = group_norm_act(x.reshape(-1, length), 1, weight, bias, eps=eps, act=act, alpha=alpha, backend=backend)
     return y.view(x.shape)
 
 
-_lengths = Memo()  # shapes of a call that was checked -> values of a row
+_lengths = Memo()  # what a call that was checked looks like -> values of a row
 
 
 def _checked(x: Tensor, normalized_shape: int | tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> int:
