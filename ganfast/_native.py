@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.autograd import forward_ad
 
 from ganfast import _processor
 from ganfast._tell import tell
@@ -102,17 +103,31 @@ def define(schema: str) -> None:
 
 
 def is_plain(x: torch.Tensor) -> bool:
-    """True for an ordinary tensor in ordinary execution: no tracing, no dispatch mode, no functorch level, no subclass."""
+    """True for an ordinary tensor in ordinary execution: no tracing, no dispatch mode, no functorch level, no subclass, no tangents."""
     return (
         type(x) in _PLAIN
         and not torch.compiler.is_compiling()
         and not torch._C._len_torch_dispatch_stack()
         and torch._C._functorch.peek_interpreter_stack() is None
         and torch._C._get_tracing_state() is None
+        and (forward_ad._current_level < 0 or not torch._C._is_fwd_grad_enabled())
     )
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def _refuse_transforms(name: str) -> None:
+    """Through an op without rules for them torch passes tangents as zeros, and drops the gradients of what vmap sees."""
+    kinds = torch._C._functorch.TransformType
+    levels = {level.key() for level in torch._C._functorch.get_interpreter_stack() or ()} - {kinds.Functionalize}
+    tangents = forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+    if tangents or (levels and (levels != {kinds.Vmap} or torch.is_grad_enabled())):
+        within = "forward-mode AD" if tangents else f"torch.func ({', '.join(sorted(level.name.lower() for level in levels))})"
+        raise RuntimeError(
+            f"ganfast.{name}: called under {within}, which would lose derivatives here; wants torch.autograd. "
+            "A model of torch's layers under ganfast.accelerate(model) runs as torch's there."
+        )
 
 
 def register(schema: str, implementation, fake):
@@ -127,6 +142,10 @@ def register(schema: str, implementation, fake):
 
     @functools.wraps(implementation)
     def call(x, *args):
-        return implementation(x, *args) if is_plain(x[0] if type(x) is list else x) else op(x, *args)
+        if is_plain(x[0] if type(x) is list else x):
+            return implementation(x, *args)
+        if not torch.compiler.is_compiling():
+            _refuse_transforms(name)
+        return op(x, *args)
 
     return call

@@ -30,13 +30,13 @@ def _fwd_fake(real, fake, kind, generator, smoothing, backend):
     return fake.new_empty((), dtype=acc), greal, torch.empty_like(fake, dtype=acc), fake.new_empty(5, dtype=acc)
 
 
-_native.register("gan_loss_fwd" + _FWD.format(", str backend"), _fwd, _fwd_fake)
+_call = _native.register("gan_loss_fwd" + _FWD.format(", str backend"), _fwd, _fwd_fake)
 
 
 def forward_op(real: Tensor | None, fake: Tensor, kind: str, generator: bool, smoothing: float, backend: str):
     """(loss, greal, gfake, stats), the logits of any shape and strides; the gradients are flat."""
     real = None if real is None else _flat(real)
-    return torch.ops.ganfast.gan_loss_fwd(real, _flat(fake), kind, generator, smoothing, backend)
+    return _call(real, _flat(fake), kind, generator, smoothing, backend)
 
 
 def _flat(logits: Tensor) -> Tensor:
