@@ -19,6 +19,7 @@ def places(folder: Path) -> list[str]:
     return [word for name in ("results", "pictures", "runs") for word in (f"--{name}", str(folder / name))]
 
 
+@pytest.mark.prove
 def test_a_system_over_two_seeds(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     only = [*places(tmp_path), "--only", str(FILE)]

@@ -106,6 +106,7 @@ def test_restores_what_was_there(row):
 
 
 @pytest.mark.parametrize("row", [row for row in FAMILIES if row.name in TWICE], ids=str)
+@pytest.mark.thinned(2)
 def test_twice_is_once(row):
     once, twice = oracle.network(row, True), oracle.network(row, True)
     ganfast.accelerate(once)

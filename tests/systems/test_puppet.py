@@ -88,6 +88,7 @@ class Told:
         return self.function(item)
 
 
+@pytest.mark.prove
 def test_figures_of_what_is_known(put_back, monkeypatch):
     _, options = put_back
     test = held_out(options)
