@@ -188,6 +188,8 @@ def _runs(node) -> bool:
 
 def autocasts(tensor: Tensor) -> bool:
     """True where autocast is on for the tensor's device; devices without one (meta) raise when asked."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
@@ -199,4 +201,7 @@ def autocast_dtype(tensor: Tensor) -> torch.dtype | None:
 
 def no_autocast(tensor: Tensor):
     """Backward formulas mix dtypes on purpose; autocast would cast one side of them."""
-    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()
+    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else _NOTHING
+
+
+_NOTHING = contextlib.nullcontext()

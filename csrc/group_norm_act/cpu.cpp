@@ -167,6 +167,31 @@ template <class T> void merged_statistics(const std::vector<double>& all, const 
   }
 }
 
+// (mean, invstd [N * groups], the same as columns [N * C]).
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_stats_cpu(const at::Tensor& x, int64_t groups, double eps, bool channels_last) {
+  const Groups g(x, groups);
+  at::Tensor mean, invstd;
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "group_norm_act_stats_cpu", [&] {
+    using T = scalar_t;
+    using A = Acc<T>;
+    const auto floats = x.options().dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt);
+    mean = at::empty({g.count()}, floats), invstd = at::empty({g.count()}, floats);
+    const T* in = x.const_data_ptr<T>();
+    A *means = mean.data_ptr<A>(), *inverses = invstd.data_ptr<A>();
+    if (g.rows() || g.tasks(channels_last)) {
+      at::parallel_for(0, g.count(), g.grain(), [&](int64_t begin, int64_t end) {
+        for (int64_t k = begin; k < end; ++k) {
+          const auto s = statistics<T>(in + k * g.length, g.length, eps);
+          means[k] = s.mean, inverses[k] = s.invstd;
+        }
+      });
+    } else {
+      merged_statistics<T>(moments<T>(in, Rows::spread_out(x, channels_last, true)), g, eps, means, inverses);
+    }
+  });
+  return {mean, invstd, spread_over(mean, g), spread_over(invstd, g)};
+}
+
 // (y, mean, invstd [N * groups], f'(z) if with_slope and of a half type, else empty). scale, shift [N * C], or none.
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> group_norm_act_fwd_cpu(const at::Tensor& x, const MaybeTensor& weight, const MaybeTensor& bias,
                                                                       const MaybeTensor& scale, const MaybeTensor& shift, const MaybeTensor& alpha,
@@ -278,6 +303,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tenso
 }
 
 TORCH_LIBRARY_IMPL(ganfast, CPU, m) {
+  m.impl("group_norm_act_stats_native", group_norm_act_stats_cpu);
   m.impl("group_norm_act_fwd_native", group_norm_act_fwd_cpu);
   m.impl("group_norm_act_bwd_native", group_norm_act_bwd_cpu);
 }

@@ -108,24 +108,19 @@ def run(
     return y if plan.missing is None else y.squeeze(plan.missing)
 
 
-_NOT_REMEMBERED = object()
-
-
-def _look(argument: object) -> object:
-    """What a plan may rest on: of a tensor how it lies, of all else what it is. A tensor without dimensions is a number that may change."""
-    if isinstance(argument, Tensor):
-        return (argument.shape, argument.dtype, argument.device) if argument.dim() else _NOT_REMEMBERED
-    return argument if argument is None else (argument, type(argument))
+_UNHASHABLE: list = []
 
 
 def remembered(plans: Memo, planned: Callable[..., Any], x: Tensor, *arguments) -> Any:
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)
-    key = (x.shape, x.stride(), x.dtype, x.device, *map(_look, arguments))
-    if _NOT_REMEMBERED in key:
-        return planned(x, *arguments)
+    # Of a tensor how it lies, of all else what it is. A tensor without dimensions is a number that may change.
+    look = [
+        None if a is None else (a.shape or _UNHASHABLE, a.dtype, a.device) if isinstance(a, Tensor) else (a, type(a)) for a in arguments
+    ]
     try:
+        key = (x.shape, x.stride(), x.dtype, x.device, *look)
         plan = plans.get(key)
     except TypeError:  # an argument without a hash is none that a plan takes
         return planned(x, *arguments)

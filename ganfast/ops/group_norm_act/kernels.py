@@ -36,7 +36,7 @@ _native.define("group_norm_act_bwd_native" + _BWD.format(""))
 
 def _stats(x, groups, eps, channels_last, backend):
     """(mean, invstd [N * groups], the same as [N * C]) from those of every image's channels: Chan's rule over equal counts."""
-    if backend == "cuda":
+    if backend in ("cpu", "cuda"):
         return torch.ops.ganfast.group_norm_act_stats_native(x, groups, eps, channels_last)
     if backend == "triton":
         from ganfast.ops.group_norm_act import triton

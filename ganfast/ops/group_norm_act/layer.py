@@ -4,10 +4,10 @@ import math
 
 from torch import Size, Tensor
 
-from ganfast import _checks
+from ganfast import _backends, _checks
 from ganfast._memo import Memo
 from ganfast.ops.batch_norm_act.op import remembered
-from ganfast.ops.group_norm_act.op import group_norm_act
+from ganfast.ops.group_norm_act import op as group_norm
 
 _OP = "layer_norm_act"
 
@@ -36,14 +36,25 @@ def layer_norm_act(
         cannot run.
     Source: Ba, Kiros & Hinton 2016; README.md in this folder.
     """
-    length = remembered(_lengths, _checked, x, normalized_shape, weight, bias)
-    weight, bias = (None if t is None else t.reshape(-1) for t in (weight, bias))
-    alpha = alpha.reshape(-1) if isinstance(alpha, Tensor) and alpha.dim() > 1 and alpha.shape == x.shape[-alpha.dim() :] else alpha
-    y = group_norm_act(x.reshape(-1, length), 1, weight, bias, eps=eps, act=act, alpha=alpha, backend=backend)
-    return y.view(x.shape)
+    wanted = _backends.requested(_OP, backend)
+    length, of_rows = remembered(_plans, _planned, x, normalized_shape, weight, bias, eps, act, alpha, wanted)
+    return group_norm.run(of_rows, x.reshape(-1, length, 1), *_flat(x, weight, bias, alpha)).view(x.shape)
 
 
-_lengths = Memo()  # what a call that was checked looks like -> values of a row
+_plans = Memo()  # key -> (values of a row, the group norm's plan)
+
+
+def _planned(x, normalized_shape, weight, bias, eps, act, alpha, backend) -> tuple[int, group_norm.Plan]:
+    length = _checked(x, normalized_shape, weight, bias)
+    weight, bias, alpha = _flat(x, weight, bias, alpha)
+    return length, group_norm.planned(x.reshape(-1, length, 1), 1, weight, bias, eps, act, alpha, backend)
+
+
+def _flat(x: Tensor, weight: Tensor | None, bias: Tensor | None, alpha: float | Tensor | None) -> tuple:
+    """Each a vector of a row's length; one alpha stays as it is."""
+    of_row = isinstance(alpha, Tensor) and alpha.dim() > 1 and alpha.shape == x.shape[-alpha.dim() :]
+    weight, bias = (t if t is None or t.dim() == 1 else t.reshape(-1) for t in (weight, bias))
+    return weight, bias, alpha.reshape(-1) if of_row else alpha
 
 
 def _checked(x: Tensor, normalized_shape: int | tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> int:
