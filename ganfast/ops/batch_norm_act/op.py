@@ -122,15 +122,15 @@ def remembered(plans: Memo, planned: Callable[..., Any], x: Tensor, *arguments) 
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)
-    key = (x.shape, x.stride(), x.dtype, x.device, *map(_look, arguments))
-    if _NOT_REMEMBERED in key:
-        return planned(x, *arguments)
     try:
+        key = (x.shape, x.stride(), x.dtype, x.device, *map(_look, arguments))
         plan = plans.get(key)
-    except TypeError:  # an argument without a hash is none that a plan takes
+    except (TypeError, RuntimeError):  # an argument without a hash is none that a plan takes, nor is a sparse x, without strides
         return planned(x, *arguments)
     if plan is None:
-        plan = plans[key] = planned(x, *arguments)
+        plan = planned(x, *arguments)
+        if _NOT_REMEMBERED not in key:
+            plans[key] = plan
     return plan
 
 
