@@ -115,6 +115,16 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
                 _checks.fail("train", f"{frozen[p]!r} is frozen, and {name!r} holds its parameter {key!r}", "Freeze a copy of it")
 
 
+def one_config(term: Adversarial, config: TrainConfig) -> None:
+    """An autoencoder's settings, as its term took them, are the run's, by which alarms and the penalties' weights go."""
+    taken = {"loss": term.kind, "smoothing": term.smoothing, "fused": term.backend is None}
+    taken |= {name: getattr(term.config, name) for name in (*PENALTIES, "mode_seeking")}
+    for name, value in taken.items():
+        if value != getattr(config, name):
+            got = f"autoencoding was made with {name}={value!r}, the run has {getattr(config, name)!r}"
+            _checks.fail("train", got, "Give both one TrainConfig, and change it before")
+
+
 def _unused(given: Sequence[Phase], config: TrainConfig, terms: Iterable[Adversarial], usual: bool) -> None:
     """Says which of the config's settings nothing of these phases uses."""
     named = {name for phase in given for name in phase.weighted} | {name for term in terms for name in term.terms}
