@@ -98,6 +98,11 @@ def kept(vector: Tensor | None) -> Tensor | None:
     return vector.clone() if vector is not None and vector.is_leaf else vector
 
 
+def savable(tensor: Tensor | None) -> Tensor | None:
+    """What a forward saves of an input of which torch's saves only a sum: of what inference mode made a copy, as autograd refuses it."""
+    return tensor.clone() if tensor is not None and not compiles() and tensor.is_inference() else tensor
+
+
 def owned(tensor: Tensor) -> Tensor:
     """What a Function's forward gives: no view, as torch forbids to change one in place that was made in there."""
     if compiles() or not tensor._is_view():

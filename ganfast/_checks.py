@@ -32,6 +32,10 @@ def check_tensor(op: str, argument: str, value: object) -> None:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         cause = "Convert it with torch.from_numpy" if kind == "numpy.ndarray" else ""
         fail(op, f"{argument} is a {kind}, wants a torch.Tensor", cause, TypeError)
+    if value.is_nested:
+        fail(op, f"{argument} is a nested tensor, wants a plain one", f"nested.to_padded_tensor({argument}, 0.0) makes one", TypeError)
+    if value.layout != torch.strided:
+        fail(op, f"{argument} has layout {value.layout}, wants torch.strided", f"{argument}.to_dense() makes one", TypeError)
 
 
 def check_floating(op: str, argument: str, tensor: Tensor) -> None:

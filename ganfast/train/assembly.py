@@ -50,6 +50,7 @@ class Assembly:
         terms = (objective, *adversaries(self.phases).values())
         self.autoencoders = [term for term in terms if isinstance(term, Autoencoding)]
         for term in self.autoencoders:
+            checks.one_config(term, self.config)
             self.settings |= term.arranged(self.settings)
         self.starts = {term.discriminator: term.start for term in self.autoencoders}
         self.waiting: tuple[str, ...] = ()

@@ -73,7 +73,7 @@ def autoencoding(
         arguments, and called as encode, sample of the posterior, decode.
     Dtypes: distances and KL are computed in float32; under float16 the adaptive weight's gradients are scaled on the way.
     Raises: TypeError, ValueError for settings and outputs of another kind, a last layer that is not in the reconstruction's graph, an
-        autoencoder with an `output`.
+        autoencoder with an `output`; by Trainer for a loss, smoothing, penalty or `fused` that differs from its own config's.
     Source: Esser, Rombach & Ommer 2021, "Taming transformers for high-resolution image synthesis", equation 7 (the adaptive weight);
         Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models"; Larsen et al. 2016, "Autoencoding beyond
         pixels using a learned similarity metric" (VAE-GAN).

@@ -17,6 +17,7 @@ from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network, Networks
 from ganfast.train.phases import PENALTIES, Call, Phase
+from ganfast.train.reconstruction.perceptual import call_of
 from ganfast.train.sampling import Conditioner, as_arguments
 from ganfast.train.terms import KNOWN, Adversarial, adversaries, refuse_sigmoid
 
@@ -114,6 +115,16 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
                 _checks.fail("train", f"{frozen[p]!r} is frozen, and {name!r} holds its parameter {key!r}", "Freeze a copy of it")
 
 
+def one_config(term: Adversarial, config: TrainConfig) -> None:
+    """An autoencoder's settings, as its term took them, are the run's, by which alarms and the penalties' weights go."""
+    taken = {"loss": term.kind, "smoothing": term.smoothing, "fused": term.backend is None}
+    taken |= {name: getattr(term.config, name) for name in (*PENALTIES, "mode_seeking")}
+    for name, value in taken.items():
+        if value != getattr(config, name):
+            got = f"autoencoding was made with {name}={value!r}, the run has {getattr(config, name)!r}"
+            _checks.fail("train", got, "Give both one TrainConfig, and change it before")
+
+
 def _unused(given: Sequence[Phase], config: TrainConfig, terms: Iterable[Adversarial], usual: bool) -> None:
     """Says which of the config's settings nothing of these phases uses."""
     named = {name for phase in given for name in phase.weighted} | {name for term in terms for name in term.terms}
@@ -186,8 +197,8 @@ def _pair(given: str, what: str) -> NoReturn:
 
 @contextlib.contextmanager
 def first_step(trainer: Checked) -> Iterator[None]:
-    """Around the first step: adds the shapes that the networks were called with to torch's own error. A discriminator that begins later is
-    tried now."""
+    """Around the first step: adds the shapes that the networks, or the perceptual one, were called with to torch's own error. A
+    discriminator that begins later is tried now."""
     try:
         for term in trainer.autoencoders:
             if trainer.steps + 1 < term.start:
@@ -198,9 +209,13 @@ def first_step(trainer: Checked) -> Iterator[None]:
         yield
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
-        known |= isinstance(error, ValueError) and not str(error).startswith("Expected more than 1 ")  # of torch's norms
+        call = call_of(error)
+        known |= not call and isinstance(error, ValueError) and not str(error).startswith("Expected more than 1 ")  # of torch's norms
         if known or trainer.world.size > 1:
             raise
+        words = " ".join(str(error).split())[:500]
+        if call:
+            raise RuntimeError(f"train: the first update failed in perceptual: {words} ({call}).") from error
         real, told = trainer.source.reals(1)
         rows = trainer.source.rows
         labels = "" if told is None else "; the data's second item is not used, condition=True would pass it on"
@@ -218,5 +233,4 @@ def first_step(trainer: Checked) -> Iterator[None]:
             calls += f", {both}{given}" if both else ""
         else:  # the user's own terms call them
             calls = f"the run has {latent}, see latent_dim and latent_shape, and reals {reals}{given}"
-        words = " ".join(str(error).split())[:500]
         raise RuntimeError(f"train: the first update failed: {words} ({calls}{labels}).") from error

@@ -30,6 +30,8 @@ ROWS = {
     "equalised_weights": {
         "lengths": (lambda: equalised_weights([W], [1.0, 2.0]), ValueError, "factors has 2 entries, weights 1; both want one"),
         "a tensor": (lambda: equalised_weights([W], [torch.ones(())]), TypeError, r"factors\[0\] is tensor.*wants a float"),
+        "nan": (lambda: equalised_weights([W, W], [1.0, float("nan")]), ValueError, r"factors\[1\] is nan, wants a finite number"),
+        "infinite": (lambda: equalised_weights([W], [-float("inf")]), ValueError, r"factors\[0\] is -inf, wants a finite number"),
         "backend": (lambda: equalised_weights([W], [1.0], backend="cuda"), RuntimeError, "backend 'cuda' cannot run"),
     },
 }  # fmt: skip

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ganfast.train import Phase, Trainer
+from ganfast.train import Phase, TrainConfig, Trainer, autoencoding
 from tests.train.test_own_things import Net, config, fitted, nets, points
 
 
@@ -161,3 +161,34 @@ def test_a_conditional_run_that_is_loaded_without_its_condition_names_it(tmp_pat
     fitted(*networks(), data, config(run_dir=str(tmp_path)), condition=torch.randn(4, 1))
     with pytest.raises(ValueError, match=r"The run had condition=.*Trainer.load takes again"):
         Trainer.load(tmp_path, *networks(), data)
+
+
+OTHERS = {"loss": "lsgan", "smoothing": 0.2, "fused": True, "r1": 1.0, "r2": 1.0, "gradient_penalty": 1.0, "mode_seeking": 1.0}
+
+
+@pytest.mark.parametrize("named", [False, True], ids=["objective", "term"])
+@pytest.mark.parametrize("setting", OTHERS)
+def test_an_autoencoder_and_its_run_have_one_config(setting, named):
+    """Alarms go by the run's loss, penalties' weights by the run's."""
+    usual = {"steps": 1, "batch_size": 4, "loss": "nonsaturating", "fused": False, "device": "cpu"}
+    own, other = TrainConfig(**usual), TrainConfig(**usual | {setting: OTHERS[setting]})
+    pair, images = (nn.Conv2d(1, 1, 3, 1, 1), nn.Conv2d(1, 1, 3)), torch.rand(8, 1, 8, 8) * 2 - 1
+
+    def made(config):
+        term = autoencoding(own)
+        if not named:
+            return Trainer(*pair, images, config, objective=term)
+        phases = [Phase("d", "discriminator", {"a": (term, 1)}), Phase("g", "generator", {"a": (term, 1)})]
+        return Trainer(networks=dict(zip(("generator", "discriminator"), pair)), data=images, config=config, phases=phases)
+
+    made(TrainConfig(**usual | {"learning_rate": 1e-3})).step()  # what it does not read may differ
+    with pytest.raises(ValueError, match=f"made (with|for) {setting}=.*, the run has "):
+        made(other)
+
+
+def test_a_config_that_was_changed_after_an_autoencoder_was_made_by_it():
+    own = TrainConfig(steps=1, batch_size=4, loss="hinge", device="cpu")
+    term = autoencoding(own)
+    own.loss = "lsgan"
+    with pytest.raises(ValueError, match=r"autoencoding was made with loss='hinge', the run has 'lsgan'\. Give both one TrainConfig"):
+        Trainer(nn.Conv2d(1, 1, 3, 1, 1), nn.Conv2d(1, 1, 3), torch.rand(8, 1, 8, 8) * 2 - 1, own, objective=term)

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast._activations import PIECEWISE_LINEAR
-from ganfast._autograd import before, differentiates, no_autocast, owned, reaching
+from ganfast._autograd import before, differentiates, no_autocast, owned, reaching, savable
 from ganfast._layout import dense
 from ganfast.ops.batch_norm_act import modulated
 from ganfast.ops.batch_norm_act.modulated_reference import gradients
@@ -40,9 +40,11 @@ class ModulatedNormAct(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, scale, shift, residual, alpha, mean, invstd, spec):
+        if spec.act == "linear":  # then the residual's place is all one, and added last it is not saved
+            spec = spec._replace(residual_first=False)
         y = forward_op(x, weight, bias, scale, shift, residual, alpha, mean, invstd, spec)
         first = residual if spec.residual_first else None
-        ctx.save_for_backward(x, weight, bias, scale, shift, first, alpha, mean, invstd)
+        ctx.save_for_backward(x, weight, bias, scale, savable(shift), savable(first), alpha, mean, invstd)
         ctx.spec = spec
         return owned(y)
 

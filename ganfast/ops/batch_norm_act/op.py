@@ -115,14 +115,13 @@ def remembered(plans: Memo, planned: Callable[..., Any], x: Tensor, *arguments) 
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)
-    # Of a tensor how it lies, of all else what it is. A tensor without dimensions is a number that may change.
-    look = [
-        None if a is None else (a.shape or _UNHASHABLE, a.dtype, a.device) if isinstance(a, Tensor) else (a, type(a)) for a in arguments
-    ]
-    try:
+    try:  # of a tensor how it lies, of all else what it is; a tensor without dimensions is a number that may change
+        look = [
+            None if a is None else (a.shape or _UNHASHABLE, a.dtype, a.device) if isinstance(a, Tensor) else (a, type(a)) for a in arguments
+        ]
         key = (x.shape, x.stride(), x.dtype, x.device, *look)
         plan = plans.get(key)
-    except TypeError:  # an argument without a hash is none that a plan takes
+    except (TypeError, RuntimeError):  # an argument without a hash is none that a plan takes, nor is a sparse x, without strides
         return planned(x, *arguments)
     if plan is None:
         plan = plans[key] = planned(x, *arguments)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast._activations import PIECEWISE_LINEAR, saves_y
-from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching, wanted_gradients
+from ganfast._autograd import before, differentiates, handle, handle_of, no_autocast, reaching, savable, wanted_gradients
 from ganfast._layout import dense
 from ganfast.ops.bias_act import kernels, reference
 
@@ -75,7 +75,7 @@ class BiasAct(Function):
             ctx.set_materialize_grads(False)
             return y, node
         if spec.saves == "x":
-            ctx.save_for_backward(x, bias, alpha, None, residual if spec.residual == "first" else None)
+            ctx.save_for_backward(x, bias, alpha, None, savable(residual) if spec.residual == "first" else None)
         else:
             ctx.save_for_backward(y if spec.saves == "y" else None, handle(bias), None, None, None)
         return y

@@ -61,7 +61,7 @@ def bias_act(
                 None if residual is None else (residual.shape, residual.dtype, residual.device), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides
             key = None
     if plan is None:
         plan = planned(x, bias, dim, act, alpha, gain, clamp, backend, open_output, residual, residual_first, factor)

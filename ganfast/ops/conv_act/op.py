@@ -72,7 +72,7 @@ def conv_act(
                 None if residual is None else (residual.shape, residual.dtype, residual.device), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides
             key = None
     if plan is None:
         plan = planned(

@@ -73,7 +73,7 @@ def conv_transpose_act(
                 (torch.backends.cudnn.conv.fp32_precision, x.data_ptr() % 16) if x.is_cuda else torch.get_num_threads(),
             )  # fmt: skip
             plan = _plans.get(key)
-        except (AttributeError, TypeError):
+        except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides
             key = None
     if plan is None:
         plan = planned(

@@ -88,7 +88,7 @@ def equalised_weights(weights: Sequence[Tensor], factors: Sequence[float], *, ba
     Dtypes: as ``weight_norms``.
     Layout: the results lie as the weights.
     Grads: weights, to any order. Made together, as in ``weight_norms``.
-    Raises: as ``weight_norms``; TypeError for a factor that is no number.
+    Raises: as ``weight_norms``; TypeError for a factor that is no number, ValueError for one that is not finite.
     Source: Karras et al. 2018.
     """
     op = "equalised_weights"
@@ -96,13 +96,11 @@ def equalised_weights(weights: Sequence[Tensor], factors: Sequence[float], *, ba
     factors = list(factors)
     if len(factors) != len(weights):
         _checks.fail(op, f"factors has {len(factors)} entries, weights {len(weights)}; both want one for each weight")
-    for i, factor in enumerate(factors):
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)):
-            _checks.fail(op, f"factors[{i}] is {factor!r}, wants a float", error=TypeError)
+    factors = tuple(_checks.check_number(op, f"factors[{i}]", factor) for i, factor in enumerate(factors))
     if not weights:
         return []
     backend_for(op, backend, weights[0])  # every backend is torch's one call here, but one that cannot run is refused
-    return run_equalised(weights, tuple(float(f) for f in factors))
+    return run_equalised(weights, factors)
 
 
 def run_weight_norms(v: list[Tensor], g: list[Tensor], backend: str) -> list[Tensor]:

@@ -58,6 +58,23 @@ class RandomFeatures(nn.Module):
         return found
 
 
+def called(given: Callable, *images: Tensor) -> object:
+    """What the user's perceptual network or loss gives. Notes on its errors how it was called, which leaves their type and their traceback,
+    where `ganfast.capture` looks for the line, as they are; `call_of` reads it."""
+    try:
+        return given(*images)
+    except Exception as error:
+        both = " twice, reconstruction and image" if len(images) == 2 else ""
+        grey = "; a network of colour images wants image.expand(-1, 3, -1, -1)" if images[0].dim() == 4 and images[0].shape[1] == 1 else ""
+        error.ganfast_perceptual = f"perceptual is called with {list(images[0].shape)}{both}{grey}"
+        raise
+
+
+def call_of(error: Exception) -> str:
+    """How the perceptual network was called that the error comes from; empty where it comes from elsewhere."""
+    return getattr(error, "ganfast_perceptual", "")
+
+
 def of_features(features: Callable, made: Tensor, true: Tensor) -> Tensor:
     """The squared distance of two images' features, each pixel's scaled to length 1: summed over channels, averaged over pixels and
     images, summed over the tensors that `features` gives.
@@ -65,8 +82,8 @@ def of_features(features: Callable, made: Tensor, true: Tensor) -> Tensor:
     Source: Zhang et al. 2018, "The unreasonable effectiveness of deep features as a perceptual metric", without learned weights.
     """
     with torch.no_grad():
-        wanted = trees.leaves(features(true))
-    given = trees.leaves(features(made))
+        wanted = trees.leaves(called(features, true))
+    given = trees.leaves(called(features, made))
     for leaf in given:
         if not isinstance(leaf, Tensor) or leaf.dim() < 2 or len(leaf) != len(made):
             got = f"a tensor {list(leaf.shape)}" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
@@ -132,7 +149,7 @@ class _Mean:
         self.loss = loss
 
     def __call__(self, made: Tensor, true: Tensor) -> Tensor:
-        found = self.loss(made, true)
+        found = called(self.loss, made, true)
         if not isinstance(found, Tensor):
             _checks.fail("train", f"perceptual gives a {type(found).__name__}, wants a tensor", error=TypeError)
         return found.float().mean()
