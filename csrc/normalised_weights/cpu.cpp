@@ -1,4 +1,6 @@
 // CPU weight norms and spectral norms of many weights: each pass is one parallel loop over the rows, or blocks of columns, of all of them.
+#include "../common/wide_vectors.h"
+
 #include <torch/library.h>
 
 #include <cmath>
@@ -11,6 +13,7 @@ namespace {
 
 constexpr int64_t kRun = 4096;     // values summed in the accumulation type before their sum joins one in double
 constexpr int64_t kSums = 32;      // side by side: one sum waits for each addition
+constexpr int64_t kTask = 32768;   // values, about, of a task over rows
 constexpr int64_t kColumns = 256;  // of a task that sums over rows
 
 // All weights as rows one behind the other; weight i has the rows from first[i] on, of columns[i] values.
@@ -27,12 +30,26 @@ struct Stacked {
   }
   int64_t rows() const { return first.back(); }
 
+  // Where tasks of about kTask values each begin, and the end: the first weights of a network have the longest rows.
+  std::vector<int64_t> tasks() const {
+    std::vector<int64_t> starts{0};
+    int64_t filled = 0;
+    for (size_t i = 0; i < columns.size(); ++i)
+      for (int64_t r = first[i]; r < first[i + 1];) {
+        const int64_t taken = std::min(first[i + 1] - r, std::max<int64_t>(1, (kTask - filled) / columns[i]));
+        r += taken, filled += taken * columns[i];
+        if (filled >= kTask) starts.push_back(r), filled = 0;
+      }
+    if (starts.back() < rows()) starts.push_back(rows());
+    return starts;
+  }
+
   // body(weight, its row, row of all), in parallel where there is enough to do.
   template <class Body> void each_row(Body body) const {
-    const int64_t grain = std::max<int64_t>(1, 32768 * rows() / values);
-    at::parallel_for(0, rows(), grain, [&](int64_t begin, int64_t end) {
-      size_t i = std::upper_bound(first.begin(), first.end(), begin) - first.begin() - 1;
-      for (int64_t r = begin; r < end; ++r) {
+    const auto starts = tasks();
+    at::parallel_for(0, starts.size() - 1, 1, [&](int64_t begin, int64_t end) {
+      size_t i = std::upper_bound(first.begin(), first.end(), starts[begin]) - first.begin() - 1;
+      for (int64_t r = starts[begin]; r < starts[end]; ++r) {
         while (r >= first[i + 1]) ++i;
         body(i, r - first[i], r);
       }

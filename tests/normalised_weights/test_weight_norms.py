@@ -94,16 +94,20 @@ def test_strides_and_zeros(backend):
     assert weight_norms([torch.ones(2, 0)], [torch.ones(2)], backend=backend)[0].shape == (2, 0)
 
 
-def test_threads_do_not_show():
-    v, g = [torch.randn(200, 300)], [torch.rand(200, 1)]
+@pytest.mark.parametrize("shapes", [[(200, 300)], [(3, 40_000), (70, 500), (5, 4), (900, 64)]], ids=["one", "some"])
+def test_threads_do_not_show(shapes):
+    """Tasks hold some 32,768 values: rows of several weights, a part of one, or less than a row is long."""
+    v, g = [torch.randn(s, requires_grad=True) for s in shapes], [torch.rand(s[0], 1, requires_grad=True) for s in shapes]
     before, found = torch.get_num_threads(), []
     try:
-        for threads in (1, 3):
+        for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(weight_norms(v, g, backend="cpu")[0])
+            made = weight_norms(v, g, backend="cpu")
+            found.append([*made, *torch.autograd.grad(sum(w.square().sum() for w in made), v + g)])
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(*found)
+    assert all(map(torch.equal, found[0] * 2, found[1] + found[2]))
+    torch.testing.assert_close(found[0][: len(v)], torch_weight_norms(v, g))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
