@@ -193,9 +193,9 @@ def _runs(node) -> bool:
 
 def autocasts(tensor: Tensor) -> bool:
     """True where autocast is on for the tensor's device; devices without one (meta) raise when asked."""
-    if not torch._C._is_any_autocast_enabled():
-        return False
     kind = tensor.device.type
+    if kind in ("cpu", "cuda") and not torch._C._is_any_autocast_enabled():  # which does not know of mps
+        return False
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 

@@ -3,6 +3,18 @@
 import weakref
 from typing import ClassVar
 
+from torch import Tensor
+
+_UNHASHABLE: list = []
+
+
+def look(argument: object) -> tuple | None:
+    """What a decision may rest on: of a tensor how it lies, of all else what it is. A tensor without dimensions is a number that may
+    change: its look has no hash."""
+    if isinstance(argument, Tensor):
+        return argument.shape or _UNHASHABLE, argument.dtype, argument.device, argument.layout
+    return argument if argument is None else (argument, type(argument))
+
 
 class Memo(dict):
     """A dict that starts anew when full: images of ever new sizes must not fill the memory."""

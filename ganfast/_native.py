@@ -117,13 +117,24 @@ def is_plain(x: torch.Tensor) -> bool:
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
-def _refuse_transforms(name: str) -> None:
-    """Through an op without rules for them torch passes tangents as zeros, and drops the gradients of what vmap sees."""
+def _derives(t: torch.Tensor) -> bool:
+    """Whether a derivative by t is asked for, at any of functorch's levels."""
+    if forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled() and forward_ad.unpack_dual(t).tangent is not None:
+        return True
+    while not t.requires_grad and torch._C._functorch.is_functorch_wrapped_tensor(t):
+        t = torch._C._functorch.get_unwrapped(t)
+    return t.requires_grad and torch.is_grad_enabled()
+
+
+@traced_as_constant
+def _refuse_transforms(name: str, *tensors: torch.Tensor) -> None:
+    """Through an op without rules for them torch passes tangents as zeros, and drops the gradients of what vmap sees. Without tensors, as
+    dynamo asks, every call inside of them is refused, but for vmap alone."""
     kinds = torch._C._functorch.TransformType
     levels = {level.key() for level in torch._C._functorch.get_interpreter_stack() or ()} - {kinds.Functionalize}
-    tangents = forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
-    if tangents or (levels and (levels != {kinds.Vmap} or torch.is_grad_enabled())):
-        within = "forward-mode AD" if tangents else f"torch.func ({', '.join(sorted(level.name.lower() for level in levels))})"
+    dual = forward_ad._current_level >= 0 and torch._C._is_fwd_grad_enabled()
+    if (dual or levels) and (any(map(_derives, tensors)) if tensors else dual or levels != {kinds.Vmap}):
+        within = f"torch.func ({', '.join(sorted(level.name.lower() for level in levels))})" if levels else "forward-mode AD"
         raise RuntimeError(
             f"ganfast.{name}: called under {within}, which would lose derivatives here; wants torch.autograd. "
             "A model of torch's layers under ganfast.accelerate(model) runs as torch's there."
@@ -144,8 +155,11 @@ def register(schema: str, implementation, fake):
     def call(x, *args):
         if is_plain(x[0] if type(x) is list else x):
             return implementation(x, *args)
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
             _refuse_transforms(name)
+        else:
+            given = [*(x if type(x) is list else [x]), *(t for a in args for t in (a if type(a) is list else [a]))]
+            _refuse_transforms(name, *(t for t in given if isinstance(t, torch.Tensor)))
         return op(x, *args)
 
     return call

@@ -4,7 +4,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ganfast.functional import batch_norm_act, bias_act, conv_act, conv_transpose_act, group_norm_act, instance_norm_act, upsample_conv_act
+from ganfast.functional import (
+    batch_norm_act,
+    bias_act,
+    conv_act,
+    conv_transpose_act,
+    discriminator_loss,
+    generator_loss,
+    group_norm_act,
+    instance_norm_act,
+    upsample_conv_act,
+)  # fmt: skip
 from tests.infinities import act_of_torch
 
 WIDE, NORM = (2, 4, 5, 5), {"weight": (4,), "bias": (4,)}
@@ -77,3 +87,23 @@ def test_a_norm_without_an_activation_keeps_no_residual(name):
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.data_ptr()) or t, lambda t: t):
         op(*tensors, residual=residual, residual_first=True)
     assert kept and residual.data_ptr() not in kept
+
+
+def test_what_an_activation_saves_and_a_bias_that_nothing_saves():
+    x, bias, weight = inferred(2, 4, 5, 5), inferred(4), torch.randn(4, 4, 3, 3, requires_grad=True)
+    learned = torch.randn(4, requires_grad=True)
+    alike(bias_act(x, learned, act="silu"), F.silu(x + learned[:, None, None]), [learned])
+    x = torch.randn(2, 4, 3, 3)
+    alike(upsample_conv_act(x, weight, bias, padding=1), F.conv2d(F.interpolate(x, scale_factor=2), weight, bias, 1, 1), [weight])
+
+
+@pytest.mark.parametrize("kind", ["nonsaturating", "hinge", "relativistic"])
+def test_logits_of_reals(kind):
+    fake, real = torch.randn(8, requires_grad=True), inferred(8)
+    loss = discriminator_loss(real, fake, kind=kind)
+    loss.backward()
+    got, fake.grad = fake.grad, None
+    discriminator_loss(real.clone(), fake, kind=kind).backward()
+    torch.testing.assert_close(got, fake.grad)
+    if kind == "relativistic":
+        generator_loss(fake, real, kind=kind).backward()

@@ -39,9 +39,20 @@ def test_another_layout_is_refused(op, layout):
         call(MADE[layout](X))
 
 
-def test_a_residual_too():
-    with pytest.raises(TypeError, match=r"conv_act: residual has layout torch.sparse_coo, wants torch.strided"):
-        GF.conv_act(X, W, padding=1, residual=X.to_sparse())
+BESIDE = {
+    "conv_act": ("residual", lambda r: GF.conv_act(X, W, padding=1, residual=r), X),
+    "bias_act": ("residual", lambda r: GF.bias_act(X, residual=r), X),
+    "batch_norm_act": ("residual", lambda r: GF.batch_norm_act(X, None, None, training=True, residual=r), X),
+    "group_norm_act": ("weight", lambda w: GF.group_norm_act(X, 2, w), torch.ones(X.shape[1])),
+}
+
+
+@pytest.mark.parametrize("op", BESIDE)
+def test_beside_x_too(op):
+    argument, call, given = BESIDE[op]
+    call(given)
+    with pytest.raises(TypeError, match=rf"{op}: {argument} has layout torch.sparse_coo, wants torch.strided"):
+        call(given.to_sparse())
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")

@@ -28,6 +28,11 @@ template <class T> inline T narrow(Acc<T> value) {
   }
 }
 
+// An empty vector on x's device.
+template <class A> at::Tensor vector_of(int64_t size, const at::Tensor& x) {
+  return at::empty({size}, x.options().dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
+}
+
 struct Rows {
   int64_t n, c, p;  // images, channels, pixels an image
   bool channels_last;

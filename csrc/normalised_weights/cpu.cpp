@@ -87,10 +87,6 @@ std::vector<at::Tensor> like(at::TensorList tensors) {
   return made;
 }
 
-template <class A> at::Tensor vector_of(int64_t size, const at::Tensor& x) {
-  return at::empty({size}, x.options().dtype(c10::CppTypeToScalarType<A>::value).memory_format(std::nullopt));
-}
-
 template <class A, class T, class U> A dot(const T* a, const U* b, int64_t count) {
   double total = 0;
   const int64_t whole = count - count % kSums;

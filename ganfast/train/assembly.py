@@ -49,8 +49,9 @@ class Assembly:
         checks.phases(self.phases, self.settings, self.config, usual, short)
         terms = (objective, *adversaries(self.phases).values())
         self.autoencoders = [term for term in terms if isinstance(term, Autoencoding)]
+        if self.autoencoders and sum(isinstance(term, Adversarial) for term in terms) == 1:
+            checks.one_config(self.autoencoders[0], self.config)
         for term in self.autoencoders:
-            checks.one_config(term, self.config)
             self.settings |= term.arranged(self.settings)
         self.starts = {term.discriminator: term.start for term in self.autoencoders}
         self.waiting: tuple[str, ...] = ()

@@ -116,7 +116,7 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
 
 
 def one_config(term: Adversarial, config: TrainConfig) -> None:
-    """An autoencoder's settings, as its term took them, are the run's, by which alarms and the penalties' weights go."""
+    """The settings of a run's one adversary, an autoencoder's, as its term took them, are the run's, by which the alarms go."""
     taken = {"loss": term.kind, "smoothing": term.smoothing, "fused": term.backend is None}
     taken |= {name: getattr(term.config, name) for name in (*PENALTIES, "mode_seeking")}
     for name, value in taken.items():
@@ -207,9 +207,10 @@ def first_step(trainer: Checked) -> Iterator[None]:
                 given = as_arguments(made and made(real if told is None else told))
                 term.rehearse(trainer.networks[term.discriminator], trainer.reals(len(real), term.generator), given)
         yield
-    except (RuntimeError, TypeError, IndexError, ValueError) as error:
+    except (RuntimeError, TypeError, IndexError, ValueError, AttributeError, KeyError) as error:
         known = isinstance(error, (CaptureError, torch.OutOfMemoryError)) or str(error).startswith(("train:", "data:"))
         call = call_of(error)
+        known |= not call and isinstance(error, AttributeError | KeyError)
         known |= not call and isinstance(error, ValueError) and not str(error).startswith("Expected more than 1 ")  # of torch's norms
         if known or trainer.world.size > 1:
             raise

@@ -18,8 +18,8 @@ CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
-OPS = ["conv_transpose_act", "bias_act", "batch_norm_act", "modulated_norm_act", "group_norm_act", "gan_loss", "gather_images"]
-OPS += ["normalised_weights"]
+NORMS = ["batch_norm_act", "modulated_norm_act", "group_norm_act"]
+OPS = ["conv_transpose_act", "bias_act", *NORMS, "gan_loss", "gather_images", "normalised_weights"]
 FOLDERS = {"modulated_norm_act": "batch_norm_act"}  # in csrc, where it is not called as the op
 FLAGS = {
     "plain": ["-O1"],
@@ -168,18 +168,16 @@ def test_right_in_both_block_orders(programs, op, kind):
     assert passing_hash(program) == passing_hash(program, "--reversed")
 
 
-_TILED = ("conv_transpose_act", "batch_norm_act", "group_norm_act")
-
-
 @pytest.mark.parametrize("op", OPS)
 def test_a_few_cases_are_right_in_both_block_orders(programs, op):
     """Under the address checker those that compute their addresses from tiles, or with common/channel_grid.h, which others share. The
     rest is compiled without it, in a third of the time; `make prove` has both."""
-    program, few = programs(op, "address" if op in _TILED else "changed"), only(FEW_CASES[op])
+    tiled = op in ("conv_transpose_act", "batch_norm_act", "group_norm_act")
+    program, few = programs(op, "address" if tiled else "changed"), only(FEW_CASES[op])
     assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
 
 
-# The one barrier of bias_act and of modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
+# The one barrier of bias_act and modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
 # gan_loss's is taken out below. Those of group_norm_act and normalised_weights are `make prove`'s: a program of each takes 10 s and more.
 _ELSEWHERE = ("bias_act", "modulated_norm_act", "group_norm_act", "gather_images", "gan_loss", "normalised_weights")
 

@@ -65,7 +65,6 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.prove
 def test_distributed_data_parallel(tmp_path):
     """The groups of one process, second derivatives too, and gradients that are the same in both."""
     command = [sys.executable, "-c", WORKER]

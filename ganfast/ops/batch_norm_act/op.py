@@ -9,7 +9,7 @@ from torch import Tensor
 from ganfast import _backends, _checks, _native
 from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last
-from ganfast._memo import Memo
+from ganfast._memo import Memo, look
 from ganfast._statistics import merge_partials
 from ganfast.ops.batch_norm_act import kernels, modulated_op
 from ganfast.ops.batch_norm_act.autograd import BatchNormAct, Spec, Together, forward_op
@@ -108,18 +108,12 @@ def run(
     return y if plan.missing is None else y.squeeze(plan.missing)
 
 
-_UNHASHABLE: list = []
-
-
 def remembered(plans: Memo, planned: Callable[..., Any], x: Tensor, *arguments) -> Any:
     """`planned(x, *arguments)`, or what it said of an earlier call that looks like this one, which so needs no checks."""
     if not _native.is_plain(x):
         return planned(x, *arguments)
-    try:  # of a tensor how it lies, of all else what it is; a tensor without dimensions is a number that may change
-        look = [
-            None if a is None else (a.shape or _UNHASHABLE, a.dtype, a.device) if isinstance(a, Tensor) else (a, type(a)) for a in arguments
-        ]
-        key = (x.shape, x.stride(), x.dtype, x.device, *look)
+    try:
+        key = (x.shape, x.stride(), x.dtype, x.device, *map(look, arguments))
         plan = plans.get(key)
     except (TypeError, RuntimeError):  # an argument without a hash is none that a plan takes, nor is a sparse x, without strides
         return planned(x, *arguments)

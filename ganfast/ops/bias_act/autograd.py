@@ -75,7 +75,7 @@ class BiasAct(Function):
             ctx.set_materialize_grads(False)
             return y, node
         if spec.saves == "x":
-            ctx.save_for_backward(x, bias, alpha, None, savable(residual) if spec.residual == "first" else None)
+            ctx.save_for_backward(savable(x), bias, alpha, None, savable(residual) if spec.residual == "first" else None)
         else:
             ctx.save_for_backward(y if spec.saves == "y" else None, handle(bias), None, None, None)
         return y

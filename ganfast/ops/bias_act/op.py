@@ -9,7 +9,7 @@ from torch import Tensor
 from ganfast import _backends, _checks, _native
 from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last, memory_format
-from ganfast._memo import Memo
+from ganfast._memo import Memo, look
 from ganfast.ops.bias_act import kernels
 from ganfast.ops.bias_act.autograd import BiasAct, Spec, forward_op, what_is_saved
 
@@ -55,10 +55,8 @@ def bias_act(
     if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way
             key = (
-                x.shape, x.stride(), x.dtype, x.device, None if bias is None else (bias.shape, bias.dtype, bias.device), dim, type(dim),
-                act, (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, type(alpha), gain, type(gain), clamp,
-                type(clamp), _backends.requested(_OP, backend), open_output,
-                None if residual is None else (residual.shape, residual.dtype, residual.device), residual_first, factor, type(factor),
+                x.shape, x.stride(), x.dtype, x.device, look(bias), dim, type(dim), act, look(alpha), gain, type(gain), clamp, type(clamp),
+                _backends.requested(_OP, backend), open_output, look(residual), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides

@@ -10,7 +10,7 @@ from ganfast import _backends, _checks, _native, _tune
 from ganfast._activations import saved_form
 from ganfast._autograd import autocast_dtype
 from ganfast._layout import dense, dense_weight, is_channels_last, memory_format
-from ganfast._memo import Memo
+from ganfast._memo import Memo, look
 from ganfast.ops.bias_act import kernels as bias_act
 from ganfast.ops.conv_transpose_act import choice, kernels
 from ganfast.ops.conv_transpose_act.arguments import beside, cast_to, check, check_residual, check_size, dense_operands, empty
@@ -65,11 +65,9 @@ def conv_act(
         try:  # as in op.py: what is no tensor, or a list, goes the long way
             key = (
                 x.shape, x.stride(), x.dtype, x.device, weight.shape, weight.stride(), weight.dtype, weight.device,
-                None if bias is None else (bias.shape, bias.dtype, bias.device),
-                (alpha.shape, alpha.dtype, alpha.device) if isinstance(alpha, Tensor) else alpha, stride, padding, dilation, groups,
-                type(stride), type(padding), type(dilation), type(groups), act,
+                look(bias), look(alpha), stride, padding, dilation, groups, type(stride), type(padding), type(dilation), type(groups), act,
                 _backends.requested(_OP, backend), autocast_dtype(x), _tune.off_reason(), open_output, torch.get_num_threads(),
-                None if residual is None else (residual.shape, residual.dtype, residual.device), residual_first, factor, type(factor),
+                look(residual), residual_first, factor, type(factor),
             )  # fmt: skip
             plan = _plans.get(key)
         except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides

@@ -13,6 +13,10 @@ def _like(gradient: Tensor, logits: Tensor) -> Tensor:
     return gradient.to(logits.dtype).reshape(logits.shape)
 
 
+def _versions(*logits: Tensor | None) -> list[int]:
+    return [0 if t is None or t.is_inference() else t._version for t in logits]  # those of inference mode count no changes
+
+
 class GanLoss(Function):
     """(loss, stats). The gradients are kept in the loss's dtype: 1/N and a confident sigmoid underflow in float16 before
     the incoming gradient, which carries a loss scale, has multiplied them."""
@@ -23,7 +27,7 @@ class GanLoss(Function):
         # Of the logits a first backward reads shape and dtype alone: in place changes of them, for a log, are none of its business.
         tracing = compiles()
         ctx.save_for_backward(greal, gfake, *((real, fake) if tracing else ()))
-        ctx.logits = None if tracing else (real, fake, fake._version, 0 if real is None else real._version)
+        ctx.logits = None if tracing else (real, fake, _versions(real, fake))
         ctx.formula = (kind, generator, smoothing)
         ctx.mark_non_differentiable(stats)
         ctx.set_materialize_grads(False)
@@ -37,7 +41,7 @@ class GanLoss(Function):
         real, fake = logits or ctx.logits[:2]
         kind, generator, _ = ctx.formula
         if differentiates():
-            if (fake._version, 0 if real is None else real._version) != ctx.logits[2:]:
+            if _versions(real, fake) != ctx.logits[2]:
                 raise RuntimeError(
                     f"gan_loss: the logits of kind={kind!r} were changed in place after the loss, a second derivative wants them as they "
                     "were. Change a copy, logits.detach().clone()."

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ganfast import _backends, _checks, _tune, _tune_check
+from ganfast import _backends, _checks, _native, _tune, _tune_check
+from ganfast._autograd import savable
 from ganfast._layout import is_channels_last
 from ganfast._memo import Memo
 from ganfast.ops.conv_act.op import conv_act
@@ -96,14 +97,14 @@ def _decided(plan: Plan, x, weight, bias, alpha) -> Plan:
     if x.numel() == 0 or any(2 * p >= k for p, k in zip(padding, weight.shape[2:])):
         return plan  # folded: it says what is wrong, if anything; torch's weight gradient is not safe for such padding on a CPU
     rule = "folded" if x.shape[0] * x[0, 0].numel() >= 256 else "plain"
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
+    if not _native.is_plain(x) or x.device.type != "cpu":
         return plan._replace(way="folded" if x.device.type != "cpu" else rule)
     learns = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, weight, bias, alpha))
     off = _tune.off_reason()
     key = (x.shape, x.stride(), x.dtype, weight.shape, weight.stride(), scale, padding, groups, act, learns, off)
     if (known := _settled.get(key)) is not None:
         return plan._replace(way=known)
-    own = [t.detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
+    own = [savable(t).detach().requires_grad_(learns) if isinstance(t, Tensor) else t for t in (x, weight, bias, alpha)]
     gradient = _tune_check.Cotangent()
 
     def exact(shaken: bool) -> list[Tensor]:

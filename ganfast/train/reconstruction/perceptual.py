@@ -65,7 +65,8 @@ def called(given: Callable, *images: Tensor) -> object:
         return given(*images)
     except Exception as error:
         both = " twice, reconstruction and image" if len(images) == 2 else ""
-        grey = "; a network of colour images wants image.expand(-1, 3, -1, -1)" if images[0].dim() == 4 and images[0].shape[1] == 1 else ""
+        grey = images[0].dim() == 4 and images[0].shape[1] == 1 and "channel" in str(error)
+        grey = "; a network of colour images wants image.expand(-1, 3, -1, -1)" if grey else ""
         error.ganfast_perceptual = f"perceptual is called with {list(images[0].shape)}{both}{grey}"
         raise
 
