@@ -10,6 +10,7 @@ from ganfast.ops.gather_images.op import gather_images
 from ganfast.ops.group_norm_act.layer import layer_norm_act
 from ganfast.ops.group_norm_act.op import group_norm_act
 from ganfast.ops.normalised_weights.op import equalised_weights, spectral_norms, weight_norms
+from ganfast.ops.upfirdn.op import downsample, filter, upfirdn, upsample
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
 __all__ = [
@@ -19,13 +20,17 @@ __all__ = [
     "conv_act",
     "conv_transpose_act",
     "discriminator_loss",
+    "downsample",
     "equalised_weights",
+    "filter",
     "gather_images",
     "generator_loss",
     "group_norm_act",
     "instance_norm_act",
     "layer_norm_act",
     "spectral_norms",
+    "upfirdn",
+    "upsample",
     "upsample_conv_act",
     "weight_norms",
 ]

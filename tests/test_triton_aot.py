@@ -25,6 +25,11 @@ def gather(shape, dtype, images_last, last, flip=True, index=torch.int64):
     op("gather_images").gather_images_fwd_triton(images, meta(64, dtype=index), mirrored if flip else None, dtype, images_last, last)
 
 
+def resampled(taps, up, down, dtype, last):
+    geometry = [up] * 2, [down] * 2, [2, 2], [1, 1]
+    op("upfirdn").upfirdn_fwd_triton(meta(8, 64, 32, 32, dtype=dtype, channels_last=last), meta(*taps), *geometry, False, 1.0, last)
+
+
 def normalised(columns, dtype):
     weights, flats = op("normalised_weights"), lambda *sizes: [meta(size, dtype=dtype) for size in sizes]
     v, g, norms = [meta(512, columns, dtype=dtype), meta(64, columns, dtype=dtype)], flats(512, 64), meta(576)
@@ -99,6 +104,9 @@ CASES = {
     "normalised": (lambda: normalised(512 * 3, FP32), "tf32", False, 0),
     "normalised_bf16": (lambda: normalised(512 * 11, BF16), "tf32", False, 0),
     "normalised_odd": (lambda: normalised(27, FP16), "tf32", False, 0),
+    "upfirdn_up_last": (lambda: resampled((4,), 2, 1, BF16, True), "tf32", False, 0),
+    "upfirdn_down": (lambda: resampled((4,), 1, 2, FP32, False), "tf32", False, 0),
+    "upfirdn_full": (lambda: resampled((12, 12), 1, 1, FP16, False), "tf32", False, 0),
     "gather_odd": (lambda: gather((3, 5, 7), BF16, True, True), "tf32", False, 0),
 }
 # The widest accumulators, every output, the costliest activations, slices of 1, 2 and 4.
@@ -132,7 +140,7 @@ def launches(name):
 # What `make test` compiles, each for one architecture: every kernel once or twice. `make prove` has all cases, on every architecture.
 KEPT = ("conv_bf16_last", "conv_exact", "conv_added", "1x1_bf16", "few_bf16_last", "few_added_z", "bias_alpha", "bias_added_signs")
 KEPT += ("norm_bf16_last", "instance_odd_last", "spade_bf16_last", "group_largest", "loss_bf16", "loss_large_average", "gather_bf16")
-KEPT += ("normalised_bf16", "tf32", "gelu_z", "added_signs")
+KEPT += ("normalised_bf16", "upfirdn_up_last", "tf32", "gelu_z", "added_signs")
 
 
 def in_turn(names, architectures):
@@ -189,7 +197,7 @@ def test_every_kernel_is_compiled():
     from ganfast.ops.batch_norm_act import triton_modulated
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights")
+    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights", "upfirdn")
     modules = (_triton, triton_fwd, triton_few, triton_tma, triton_modulated, *map(op, ops))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}

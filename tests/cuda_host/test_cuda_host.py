@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.cuda_host.mutations import MUTATIONS
+
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 CXX = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(not CXX, reason="no C++ compiler")
 
 NORMS = ["batch_norm_act", "modulated_norm_act", "group_norm_act"]
-OPS = ["conv_transpose_act", "bias_act", *NORMS, "gan_loss", "gather_images", "normalised_weights"]
+OPS = ["conv_transpose_act", "bias_act", *NORMS, "gan_loss", "gather_images", "normalised_weights", "upfirdn"]
 FOLDERS = {"modulated_norm_act": "batch_norm_act"}  # in csrc, where it is not called as the op
 FLAGS = {
     "plain": ["-O1"],
@@ -48,6 +50,7 @@ FEW_CASES = {
     "gan_loss": ["lsgan disc", "relativistic_average gen", "relativistic_average, several"],
     "gather_images": ["nchw, mirr", "nchw, odd im", "to nhwc, b"],
     "normalised_weights": ["weight, odd", "spectral, v first"],
+    "upfirdn": ["nchw, full", "nhwc, d"],
 }
 # Barriers, and the case that has to notice that one is gone.
 BARRIERS = [
@@ -58,59 +61,6 @@ BARRIERS = [
     ("group_norm_act", "group_norm_act/cuda.cu", "nchw, two teams"),
     ("gan_loss", "common/launch.h", "relativistic_average gen"),
     ("normalised_weights", "normalised_weights/cuda.cu", "spectral, v first"),
-]
-# A line of the source, what it becomes, and the program that has to call the result wrong.
-MUTATIONS = [
-    ("conv_transpose_act", "conv_transpose_act/cuda.cu", "from_w < s.in[2]", "from_w <= s.in[2]"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_geometry.h", "stride / p.gcd[dim]", "stride"),
-    (
-        "conv_transpose_act",
-        "conv_transpose_act/cuda.cu",
-        "const float value = tile[row * kPitch + column] +",
-        "const float value = z ? 0 :",
-    ),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.h", "added.first ? value : value + other", "value + other"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.h", "if (added.residual && added.first) value += other;", ""),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.h", ": seen > 0;", ": seen < 0;"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "at >= s.in[2]", "at > s.in[2]"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "(half ^ (chunk & 1))", "half"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "c_in - channel, kVectors", "c_in, kVectors"),
-    ("conv_transpose_act", "conv_transpose_act/cuda_few.cu", "lane_pixel + by < lanes", "true"),
-    ("bias_act", "common/activations.h", "if (act == Act::relu) return saved <= 0 ? T(0) : g;", ""),
-    ("bias_act", "bias_act/cuda.cu", "from_y ? 1 / gain : 1", "1"),
-    ("bias_act", "bias_act/cuda.cu", "y >= limit || y <= -limit", "y >= limit"),
-    ("bias_act", "bias_act/cuda.cu", "value < -clamp ? -clamp : value", "value"),
-    ("bias_act", "bias_act/cuda.cu", "from_y ? nullptr : bias", "bias"),
-    ("bias_act", "bias_act/cuda.cu", "(last ? value + v[1][i] : value)", "value"),
-    ("bias_act", "bias_act/cuda.cu", "first ? z + v[1][i] : z", "z"),
-    ("bias_act", "bias_act/cuda.cu", "seen >= edge || seen <= -edge", "seen >= edge"),
-    ("bias_act", "bias_act/cuda.cu", "sign.v[i] == 0 && slope != 0", "sign.v[i] == 0"),
-    ("batch_norm_act", "common/activations.h", "if (act == Act::relu) return saved <= 0 ? T(0) : g;", ""),
-    ("batch_norm_act", "batch_norm_act/cuda.cu", "inverse_count ? gbias : nullptr", "gbias"),
-    ("batch_norm_act", "common/launch.h", "delta * delta * a.n * share", "delta * a.n * share"),
-    ("batch_norm_act", "common/channel_grid.h", "(g.image * (g.l - 1))", "(g.image * (g.l - 2))"),
-    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "gain * sums[k]", "sums[k]"),
-    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "e.gy *= m.factor", "e.gy *= 1"),
-    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "h * by, of_product += product * by", "h, of_product += product"),
-    ("modulated_norm_act", "batch_norm_act/cuda_modulated.cu", "shift[i] * gain[i] + more[i]", "shift[i] + more[i]"),
-    ("group_norm_act", "group_norm_act/cuda.cu", "kept[k] += total[0] * by", "kept[k] += total[0]"),
-    ("group_norm_act", "group_norm_act/cuda.cu", "offset + xhat * slope", "offset"),
-    ("group_norm_act", "group_norm_act/cuda.cu", "t.team * (g.team / 32) + warp)", "warp)"),
-    ("group_norm_act", "group_norm_act/cuda.cu", "g.across ? (g.side < 32", "g.across ? (g.side < 0"),
-    ("gan_loss", "gan_loss/cuda.cu", "sums[kSigmaFake] * inverse_fake", "0"),
-    ("gather_images", "gather_images/cuda.cu", "e + w - 2 * (e % w) - kWidth", "e + w - 2 * (e % w) - 1"),
-    ("gather_images", "gather_images/cuda.cu", "pixel + w - 1 - 2 * column", "pixel + w - 2 * column"),
-    ("gather_images", "gather_images/cuda.cu", "channel * pixels + source", "channel * w + source"),
-    ("gather_images", "gather_images/cuda.cu", "source * c + channel", "source * c"),
-    ("gather_images", "gather_images/cuda.cu", "kWidth - 1 - i", "i"),
-    ("gather_images", "gather_images/cuda.cu", "inside ? kLow : NAN", "kLow"),
-    ("gather_images", "gather_images/cuda.cu", "at < s.count", "at <= s.count"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "scale * (g[j] - x[j] * back)", "scale * g[j]"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "shared[k * kLanes + lane]", "shared[lane]"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "* inverse * inverse * u[row]", "* inverse * u[row]"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "sigma[i] = sum[0] / norm;", "sigma[i] = sum[0];"),
-    ("normalised_weights", "normalised_weights/cuda.cu", "other ? other[k] : x[k]", "x[k]"),
-    ("gather_images", "gather_images/cuda.cu", "kLow = 0x1.010102p-23f", "kLow = 0"),
 ]
 
 
@@ -177,9 +127,9 @@ def test_a_few_cases_are_right_in_both_block_orders(programs, op):
     assert passing_hash(program, *few) == passing_hash(program, *few, "--reversed")
 
 
-# The one barrier of bias_act and modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images has none, and
+# The one barrier of bias_act and modulated_norm_act is batch_norm_act's, of common/channel_grid.h, gather_images and upfirdn have none, and
 # gan_loss's is taken out below. Those of group_norm_act and normalised_weights are `make prove`'s: a program of each takes 10 s and more.
-_ELSEWHERE = ("bias_act", "modulated_norm_act", "group_norm_act", "gather_images", "gan_loss", "normalised_weights")
+_ELSEWHERE = ("bias_act", "modulated_norm_act", "group_norm_act", "gather_images", "gan_loss", "normalised_weights", "upfirdn")
 
 
 @pytest.mark.parametrize("op", [pytest.param(op, marks=[pytest.mark.prove] if op in _ELSEWHERE else []) for op in OPS])
@@ -222,6 +172,7 @@ def test_every_barrier_is_missed(programs, op, where, case):
         ("gan_loss", "hinge disc"),
         ("gather_images", "nhwc, mirr"),
         ("normalised_weights", "weight, odd"),
+        ("upfirdn", "nhwc, d"),
     ],
 )
 def test_an_overrun_is_reported(programs, op, case):
