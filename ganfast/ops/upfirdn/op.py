@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ganfast import _backends, _checks, _native
 from ganfast._layout import dense, is_channels_last
-from ganfast._memo import Memo
+from ganfast._memo import Memo, look
 from ganfast.ops.upfirdn.autograd import Spec, Upfirdn, forward_op
 from ganfast.ops.upfirdn.geometry import Geometry
 
@@ -46,18 +46,19 @@ def upfirdn(
     Source: Karras et al. 2019 and 2020, whose networks resample so; ``flip`` as in their published interface: False is a convolution,
         which reads the filter from its end, True a correlation. Crochiere & Rabiner 1983 for the polyphase form.
     """
-    plan = None
-    try:
-        key = (
-            x.shape, x.stride(), x.dtype, x.device, filter.shape, filter.dtype, filter.device, filter.requires_grad, *_look(up),
-            *_look(down), *_look(padding), flip, type(flip), gain, type(gain), _backends.requested(_OP, backend),
-        )  # fmt: skip
-        plan = _plans.get(key) if _native.is_plain(x) else None
-    except (AttributeError, TypeError, RuntimeError):  # no tensor, a list of lists, a sparse tensor: the long way, to its error
-        key = None
+    key = plan = None
+    if _native.is_plain(x):
+        try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way
+            key = (
+                x.shape, x.stride(), x.dtype, x.device, look(filter), filter.requires_grad, *map(_numbers, (up, down, padding)), flip,
+                type(flip), gain, type(gain), _backends.requested(_OP, backend),
+            )  # fmt: skip
+            plan = _plans.get(key)
+        except (AttributeError, TypeError, RuntimeError):  # a sparse tensor has no strides
+            key = None
     if plan is None:
         plan = planned(x, filter, up, down, padding, flip, gain, backend)
-        if key is not None and _native.is_plain(x):
+        if key is not None:
             _plans[key] = plan
     spec = plan.spec
     if x.shape[0] == 0 or x.shape[1] == 0:
@@ -78,8 +79,10 @@ class Plan(NamedTuple):
 _plans = Memo()  # key -> Plan
 
 
-def _look(value: object) -> tuple:
-    return (tuple(value),) if isinstance(value, (list, tuple)) else (value, type(value))
+def _numbers(value: object) -> tuple:
+    """As a part of a key, in which 1, 1.0 and True are three."""
+    values = value if isinstance(value, (list, tuple)) else (value,)
+    return type(value) in (list, tuple), *values, *map(type, values)
 
 
 def planned(x, filter, up=1, down=1, padding=0, flip=False, gain=1.0, backend=None) -> Plan:
