@@ -212,6 +212,10 @@ def mutations() -> list:
     return [pytest.param(*m, id=m[2], marks=left(place)) for place, m in enumerate(MUTATIONS)]
 
 
+def test_every_planted_bug_has_its_place():
+    assert {old: (CSRC / path).read_text().count(old) for _, path, old, _ in MUTATIONS} == {m[2]: 1 for m in MUTATIONS}
+
+
 @pytest.mark.parametrize(("op", "path", "old", "new"), mutations())
 def test_a_changed_source_is_wrong(tmp_path, op, path, old, new):
     program = changed(tmp_path, op, path, old, new)
