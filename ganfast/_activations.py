@@ -1,4 +1,4 @@
-"""The twelve activations: names, parameters, what a backward needs, and each formula in plain torch.
+"""The twelve activations: names, parameters, what a backward needs, and each formula in plain torch; and one with two parameters.
 
 The compiled kernels hold the same table in `csrc/common/activations.h`; a test compares the two by value.
 """
@@ -36,11 +36,23 @@ _TABLE = [
 ACTIVATIONS = {a.name: a for a in _TABLE}
 PIECEWISE_LINEAR = ("relu", "leaky_relu", "prelu")
 
+# z + sin(alpha z)^2 / beta (Lee et al. 2023): taken by the ops that are one pass over values, bias_act and filtered_act. Its alpha is
+# [2, C], what `snake_beta_numbers` makes of both.
+SNAKE_BETA = "snake_beta"
+_TINY = 1e-9  # BigVGAN's: a beta of 0 gives a large number, none that is not finite
+
+
+def snake_beta_numbers(alpha: Tensor, beta: Tensor, log_scale: bool) -> Tensor:
+    """[2, C]: the frequency, and what the squared sine is multiplied by; of [C] each, differentiable. log_scale: both are logarithms."""
+    if log_scale:
+        alpha, beta = alpha.exp(), beta.exp()
+    return torch.stack([alpha, (beta + _TINY).reciprocal()])
+
 
 def saves_y(act: str, alpha: Tensor | None, alpha_value: float) -> bool:
     """True where the backward needs only the output: then the pre-activation is never stored."""
-    entry = ACTIVATIONS[act]
-    return entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
+    entry = ACTIVATIONS.get(act)
+    return entry is not None and entry.grad_from_y and alpha is None and (entry.default_alpha is None or alpha_value > 0)
 
 
 def saved_form(act: str, alpha: Tensor | None, alpha_value: float, open_output: bool, residual: str = "", factor: float = 1.0) -> str:
@@ -60,7 +72,7 @@ def signs_of(y: Tensor, act: str) -> Tensor:
 
 
 def _column(alpha: Tensor | None, alpha_value: float, z: Tensor) -> Tensor | float:
-    return alpha_value if alpha is None else alpha.to(z.dtype).view(1, -1, *[1] * (z.dim() - 2))
+    return alpha_value if alpha is None else alpha.to(z.dtype).view(*alpha.shape[:-1], 1, -1, *[1] * (z.dim() - 2))
 
 
 def act_fwd(z: Tensor, act: str, alpha: Tensor | None = None, alpha_value: float = 0.0) -> Tensor:
@@ -106,7 +118,7 @@ def with_number(z: Tensor, act: str, a: float) -> Tensor:
 
 
 def with_tensor(z: Tensor, act: str, a: Tensor) -> Tensor:
-    """f(z); `a` is of z's dtype and broadcasts to its shape."""
+    """f(z); `a` is of z's dtype and broadcasts to its shape; of snake_beta two such behind each other."""
     if act == "leaky_relu" or act == "prelu":
         return torch.where(z > 0, z, a * z)
     if act == "elu":
@@ -117,6 +129,8 @@ def with_tensor(z: Tensor, act: str, a: Tensor) -> Tensor:
     if act == "snake":
         safe = torch.where(a == 0, torch.ones_like(a), a)
         return torch.where(a == 0, z + a * z * z, z + torch.sin(a * z) ** 2 / safe)  # the series keeps d/dalpha at 0
+    if act == "snake_beta":
+        return z + a[1] * torch.sin(a[0] * z) ** 2
     raise AssertionError(act)
 
 
@@ -130,6 +144,9 @@ def activate(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float) -> T
     if act == "snake" and alpha is not None:
         a = _column(alpha, alpha_value, z)
         return torch.addcmul(z, (a * z).sin_().square_(), torch.where(a == 0, torch.ones_like(a), a).reciprocal())
+    if act == SNAKE_BETA:
+        a = _column(alpha, alpha_value, z)
+        return torch.addcmul(z, (a[0] * z).sin_().square_(), a[1])
     return act_fwd(z, act, alpha, alpha_value)
 
 
@@ -184,11 +201,13 @@ def act_grad(saved: Tensor, act: str, alpha: Tensor | None, alpha_value: float, 
         return 0.5 * (1 + torch.erf(saved * 0.5**0.5)) + saved * torch.exp(-0.5 * saved * saved) * 0.39894228040143267794
     if act == "snake":
         return 1 + torch.sin(2 * a * saved)
+    if act == SNAKE_BETA:
+        return 1 + a[1] * a[0] * torch.sin(2 * a[0] * saved)
     raise AssertionError(act)
 
 
 def act_alpha_grad(z: Tensor, act: str, alpha: Tensor) -> Tensor:
-    """df/dalpha at every element of the pre-activation z [N, C, ...], differentiable; alpha is [C]."""
+    """df/dalpha at every element of the pre-activation z [N, C, ...], differentiable; alpha is [C], or [2, C] and so is what is given."""
     a = _column(alpha, 0.0, z)
     if act in ("leaky_relu", "prelu"):
         return torch.where(z > 0, torch.zeros_like(z), z)
@@ -200,6 +219,8 @@ def act_alpha_grad(z: Tensor, act: str, alpha: Tensor) -> Tensor:
     if act == "snake":
         safe = torch.where(a == 0, torch.ones_like(a), a)
         return torch.where(a == 0, z * z, (z * torch.sin(2 * a * z) - torch.sin(a * z) ** 2 / safe) / safe)
+    if act == SNAKE_BETA:
+        return torch.stack([a[1] * z * torch.sin(2 * a[0] * z), torch.sin(a[0] * z) ** 2])
     raise AssertionError(act)
 
 

@@ -124,9 +124,11 @@ def int_list(op: str, argument: str, value: object, dims: int, least: int) -> li
 
 def check_activation(op: str, act: str, alpha: object, channels: int, x: Tensor) -> tuple[Tensor | None, float]:
     """Splits `alpha` into (per-channel tensor or None, float); a one-element tensor is expanded over the channels."""
-    from ganfast._activations import ACTIVATIONS
+    from ganfast._activations import ACTIVATIONS, SNAKE_BETA
 
     entry = ACTIVATIONS.get(act) if isinstance(act, str) else None
+    if act == SNAKE_BETA:
+        fail(op, f"act={act!r} has two parameters, which bias_act and filtered_act alone take", "Call this with act='linear', then bias_act")
     if entry is None:
         nearest(op, "act", act, ACTIVATIONS)
     if alpha is None:

@@ -45,8 +45,8 @@ def softplus(x):
 
 
 @triton.jit
-def act_fwd(z, alpha, ACT: tl.constexpr):
-    """f(z) in float32; alpha is a scalar or broadcasts against z."""
+def act_fwd(z, alpha, ACT: tl.constexpr, scale=0.0):
+    """f(z) in float32; alpha is a scalar or broadcasts against z; scale: snake_beta's second number."""
     if ACT == "relu":
         return tl.where(z <= 0, 0.0, z)
     elif ACT == "leaky_relu" or ACT == "prelu":
@@ -69,13 +69,16 @@ def act_fwd(z, alpha, ACT: tl.constexpr):
     elif ACT == "snake":
         s = tl.sin(alpha * z)
         return tl.where(alpha == 0, z, z + s * s / tl.where(alpha == 0, 1.0, alpha))
+    elif ACT == "snake_beta":
+        s = tl.sin(alpha * z)
+        return z + scale * s * s
     else:
         tl.static_assert(ACT == "linear", "unknown activation")
         return z
 
 
 @triton.jit
-def act_grad(saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr):
+def act_grad(saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr, scale=0.0):
     """f'(z) in float32 from the saved pre-activation, or from the output where FROM_Y."""
     if ACT == "relu":
         return tl.where(saved <= 0, 0.0, 1.0)
@@ -102,13 +105,15 @@ def act_grad(saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr):
         return 0.5 * (1.0 + tl.erf(saved * _INV_SQRT2)) + saved * tl.exp(-0.5 * saved * saved) * _INV_SQRT_2PI
     elif ACT == "snake":
         return 1.0 + tl.sin(2.0 * alpha * saved)
+    elif ACT == "snake_beta":
+        return 1.0 + scale * alpha * tl.sin(2.0 * alpha * saved)
     else:
         tl.static_assert(ACT == "linear", "unknown activation")
         return tl.zeros_like(saved) + 1.0
 
 
 @triton.jit
-def act_alpha_grad(z, alpha, ACT: tl.constexpr):
+def act_alpha_grad(z, alpha, ACT: tl.constexpr, scale=0.0):
     """df/dalpha in float32 from the pre-activation; zero where the activation has no parameter."""
     if ACT == "leaky_relu" or ACT == "prelu":
         return tl.where(z > 0, 0.0, z)
@@ -121,31 +126,40 @@ def act_alpha_grad(z, alpha, ACT: tl.constexpr):
         safe = tl.where(alpha == 0, 1.0, alpha)
         s = tl.sin(alpha * z)
         return tl.where(alpha == 0, z * z, (z * tl.sin(2.0 * alpha * z) - s * s / safe) / safe)
+    elif ACT == "snake_beta":
+        return scale * z * tl.sin(2.0 * alpha * z)
     else:
         return tl.zeros_like(z)
 
 
 @triton.jit
-def act_bwd(g, saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr):
+def act_bwd(g, saved, alpha, ACT: tl.constexpr, FROM_Y: tl.constexpr, scale=0.0):
     """g f'(z). Where relu is off 0 is selected: a product would make NaN of an infinite g."""
     if ACT == "relu":
         return tl.where(saved <= 0, 0.0, g)
     else:
-        return g * act_grad(saved, alpha, ACT, FROM_Y)
+        return g * act_grad(saved, alpha, ACT, FROM_Y, scale)
 
 
 @triton.jit
-def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr):
+def act_alpha_bwd(g, z, alpha, ACT: tl.constexpr, scale=0.0):
     """g df/dalpha; 0 is selected where f does not depend on alpha."""
-    slope = act_alpha_grad(z, alpha, ACT)
+    slope = act_alpha_grad(z, alpha, ACT, scale)
     if ACT == "softplus":
         return tl.where(alpha * z > 20, 0.0, g * slope)
-    elif ACT == "snake":
+    elif ACT == "snake" or ACT == "snake_beta":
         return g * slope
     elif ACT == "leaky_relu" or ACT == "prelu" or ACT == "elu":
         return tl.where(z > 0, 0.0, g * slope)
     else:
         return slope
+
+
+@triton.jit
+def act_scale_bwd(g, z, alpha):
+    """g df/dscale of snake_beta."""
+    s = tl.sin(alpha * z)
+    return g * s * s
 
 
 @triton.jit

@@ -13,24 +13,31 @@ namespace {
 using MaybeTensor = std::optional<at::Tensor>;
 using MaybeDouble = std::optional<double>;
 
-// The numbers of one call; bias and alpha as columns of the rows.
+// snake_beta's alpha is [2, C]: one of its two vectors.
+MaybeTensor part_of(const MaybeTensor& alpha, int64_t part) {
+  if (!alpha || !alpha->defined()) return alpha;
+  return alpha->dim() == 2 ? alpha->select(0, part) : part == 0 ? alpha : MaybeTensor();
+}
+
+// The numbers of one call; bias, alpha and snake_beta's scale as columns of the rows.
 template <class A> struct Numbers {
-  std::vector<A> bias, alpha;
+  std::vector<A> bias, alpha, scale;
   A gain, bound;
 
   Numbers(const Rows& rows, const MaybeTensor& bias_of, const MaybeTensor& alpha_of, double alpha_value, double gain_, MaybeDouble bound_)
-      : bias(as_columns<A>(rows, bias_of, 0)), alpha(as_columns<A>(rows, alpha_of, alpha_value)), gain(gain_), bound(bound_.value_or(0)) {}
+      : bias(as_columns<A>(rows, bias_of, 0)), alpha(as_columns<A>(rows, part_of(alpha_of, 0), alpha_value)),
+        scale(as_columns<A>(rows, part_of(alpha_of, 1), 0)), gain(gain_), bound(bound_.value_or(0)) {}
 };
 
 // x and y may be the same memory. kClamps here and below: two comparisons are a third of what bfloat16's leaky_relu costs.
 template <class T, bool kLast, bool kClamps, class Tag> void fwd_block(const Rows& rows, int64_t block, const T* x, const Numbers<Acc<T>>& v, Tag act, T* y) {
   using A = Acc<T>;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel;
-    const A bias0 = *bias, alpha0 = *alpha, gain = v.gain, clamp = v.bound;
+    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel, *scale = v.scale.data() + channel;
+    const A bias0 = *bias, alpha0 = *alpha, scale0 = *scale, gain = v.gain, clamp = v.bound;
 #pragma omp simd
     for (int64_t i = 0; i < length; ++i) {
-      A value = gain * act_fwd<A>(act, static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0), kLast ? alpha[i] : alpha0);
+      A value = gain * act_fwd<A>(act, static_cast<A>(x[at + i]) + (kLast ? bias[i] : bias0), kLast ? alpha[i] : alpha0, kLast ? scale[i] : scale0);
       if constexpr (kClamps) value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
       y[at + i] = narrow<T>(value);
     }
@@ -57,15 +64,15 @@ void added_block(const Rows& rows, int64_t block, const T* x, const T* residual,
     const int64_t piece = kSigns ? kPiece : length;
     for (int64_t first = 0; first < length; first += piece) {
       const int64_t from = at + first, count = std::min(piece, length - first), c = channel + (kLast ? first : 0);
-      const A *bias = v.bias.data() + c, *alpha = v.alpha.data() + c;
-      const A bias0 = *bias, alpha0 = *alpha;
+      const A *bias = v.bias.data() + c, *alpha = v.alpha.data() + c, *scale = v.scale.data() + c;
+      const A bias0 = *bias, alpha0 = *alpha, scale0 = *scale;
       const T *in = x + from, *r = residual + from;
       T* out = y + from;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
         A z = static_cast<A>(in[i]) + (kLast ? bias[i] : bias0);
         if constexpr (kAdds == Adds::first) z += static_cast<A>(r[i]);
-        A value = gain * act_fwd<A>(act, z, kLast ? alpha[i] : alpha0);
+        A value = gain * act_fwd<A>(act, z, kLast ? alpha[i] : alpha0, kLast ? scale[i] : scale0);
         if constexpr (kClamps) value = value > clamp ? clamp : (value < -clamp ? -clamp : value);  // NaN stays
         if constexpr (kSigns) seen[i] = kClamps ? static_cast<A>(narrow<T>(value)) : value;
         if constexpr (kAdds == Adds::last) value += static_cast<A>(r[i]);
@@ -113,7 +120,7 @@ at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTens
     T* out = y.data_ptr<T>();
     if (!adds && !keep_signs) {
       const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp);
-      with_act(parsed, [&](auto tag) {
+      with_sines(parsed, [&](auto tag) {
         const auto run = rows.channels_last ? (clamp ? &fwd_block<T, true, true, decltype(tag)> : &fwd_block<T, true, false, decltype(tag)>)
                                             : (clamp ? &fwd_block<T, false, true, decltype(tag)> : &fwd_block<T, false, false, decltype(tag)>);
         each_block(rows, [&](int64_t b) { run(rows, b, in, v, tag, out); });
@@ -123,7 +130,7 @@ at::Tensor forward(const at::Tensor& x, const MaybeTensor& bias, const MaybeTens
     const Numbers<Acc<T>> v(rows, bias, alpha, alpha_value, gain, clamp.value_or(std::numeric_limits<double>::infinity()));
     const T* r = adds ? residual->const_data_ptr<T>() : in;
     uint8_t* bytes = keep_signs ? static_cast<uint8_t*>(signs.mutable_data_ptr()) : nullptr;
-    with_act(parsed, [&](auto tag) {
+    with_sines(parsed, [&](auto tag) {
       const bool last = rows.channels_last, clamps = clamp.has_value();
       const auto run = !adds            ? added_run<T, Adds::nothing>(last, keep_signs, clamps, tag)
                        : residual_first ? added_run<T, Adds::first>(last, keep_signs, clamps, tag)
@@ -151,37 +158,45 @@ struct Backward {
   bool from_y, with_alpha;
 };
 
-// sums [2, C]: gx before it is rounded, and with_alpha g * df/dalpha, where g = gy * gain, 0 where |y| reaches the bound.
+// sums [2 or 3, C]: gx before it is rounded, and with_alpha g * df/dalpha, where g = gy * gain, 0 where |y| reaches the bound; of snake_beta
+// g * df/dscale too.
 template <class T, bool kLast, bool kClamps, class Tag>
 void bwd_block(const Rows& rows, int64_t block, const T* gy, const T* saved, const Numbers<Acc<T>>& v, Backward how, Tag act, T* gx, Acc<T>* sums) {
   using A = Acc<T>;
   visit_block<kLast>(rows, block, [&](int64_t at, int64_t length, int64_t channel) {
-    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel;
-    A *bias_sum = sums + channel, *alpha_sum = bias_sum + rows.c;
+    const A *bias = v.bias.data() + channel, *alpha = v.alpha.data() + channel, *scale = v.scale.data() + channel;
+    A *bias_sum = sums + channel, *alpha_sum = bias_sum + rows.c, *scale_sum = alpha_sum + rows.c;
     const bool from_y = how.from_y;
-    const A bias0 = *bias, alpha0 = *alpha, gain = v.gain, limit = v.bound, scale = from_y ? A(1) / gain : A(1);
-    const auto slope = [&](int64_t i, A z, A a) __attribute__((always_inline)) {
+    const A bias0 = *bias, alpha0 = *alpha, scale0 = *scale, gain = v.gain, limit = v.bound, undone = from_y ? A(1) / gain : A(1);
+    const auto slope = [&](int64_t i, A z, A a, A s) __attribute__((always_inline)) {
       if constexpr (!kClamps) return static_cast<A>(gy[at + i]) * gain;
-      const A y = from_y ? static_cast<A>(saved[at + i]) : gain * act_fwd<A>(act, z, a);
+      const A y = from_y ? static_cast<A>(saved[at + i]) : gain * act_fwd<A>(act, z, a, s);
       return y >= limit || y <= -limit ? A(0) : static_cast<A>(gy[at + i]) * gain;
     };
-    A total = 0, alpha_total = 0;
+    A total = 0, alpha_total = 0, scale_total = 0;
 #pragma omp simd reduction(+ : total)
     for (int64_t i = 0; i < length; ++i) {
-      const A z = static_cast<A>(saved[at + i]) * scale + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0;
-      const A g = act_bwd<A>(act, slope(i, z, a), z, a, from_y);
+      const A z = static_cast<A>(saved[at + i]) * undone + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0, s = kLast ? scale[i] : scale0;
+      const A g = act_bwd<A>(act, slope(i, z, a, s), z, a, from_y, s);
       gx[at + i] = narrow<T>(g);
       if constexpr (kLast) bias_sum[i] += g;
       else total += g;
     }
-    if (how.with_alpha)
+    if (how.with_alpha) {
+#pragma omp simd reduction(+ : alpha_total, scale_total)
       for (int64_t i = 0; i < length; ++i) {
-        const A z = static_cast<A>(saved[at + i]) + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0;
-        const A term = act_alpha_bwd<A>(act, slope(i, z, a), z, a);
+        const A z = static_cast<A>(saved[at + i]) + (kLast ? bias[i] : bias0), a = kLast ? alpha[i] : alpha0, s = kLast ? scale[i] : scale0;
+        const A g = slope(i, z, a, s), term = act_alpha_bwd<A>(act, g, z, a, s);
         if constexpr (kLast) alpha_sum[i] += term;
         else alpha_total += term;
+        if constexpr (std::is_same_v<Tag, std::integral_constant<Act, Act::snake_beta>>) {
+          if constexpr (kLast) scale_sum[i] += act_scale_bwd<A>(g, z, a);
+          else scale_total += act_scale_bwd<A>(g, z, a);
+        }
       }
+    }
     if constexpr (!kLast) *bias_sum += total, *alpha_sum += alpha_total;
+    if constexpr (!kLast && std::is_same_v<Tag, std::integral_constant<Act, Act::snake_beta>>) *scale_sum += scale_total;
   });
 }
 
@@ -250,12 +265,16 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> bias_act_bwd_cpu(const at::Tensor
     const Numbers<A> v(rows, from_y ? MaybeTensor() : bias, alpha, alpha_value, gain, limit);
     const T *g = gy.const_data_ptr<T>(), *from = saved.const_data_ptr<T>();
     T* out = gx.data_ptr<T>();
-    with_act(parse_act(act), [&](auto tag) {
+    const Act parsed = parse_act(act);
+    const int64_t terms = parsed == Act::snake_beta ? 3 : 2;
+    with_sines(parsed, [&](auto tag) {
       const auto run = rows.channels_last ? (limit ? &bwd_block<T, true, true, decltype(tag)> : &bwd_block<T, true, false, decltype(tag)>)
                                           : (limit ? &bwd_block<T, false, true, decltype(tag)> : &bwd_block<T, false, false, decltype(tag)>);
-      const auto sums = reduce_blocks<A>(rows, 2, [&](int64_t b, A* into) { run(rows, b, g, from, v, how, tag, out, into); });
+      const auto sums = reduce_blocks<A>(rows, terms, [&](int64_t b, A* into) { run(rows, b, g, from, v, how, tag, out, into); });
       const int64_t c = rows.channels();
-      gbias = as_tensor<A>(sums.data(), c, gy.options()), galpha = as_tensor<A>(sums.data() + c, how.with_alpha ? c : 0, gy.options());
+      gbias = as_tensor<A>(sums.data(), c, gy.options());
+      galpha = as_tensor<A>(sums.data() + c, how.with_alpha ? (terms - 1) * c : 0, gy.options());
+      if (terms == 3) galpha = galpha.view({2, c});
     });
   });
   return {gx, gbias, galpha};

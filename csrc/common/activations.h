@@ -14,11 +14,11 @@
 namespace ganfast {
 
 // Same order as ganfast/_activations.py; tests/test_activations.py compares the two by value.
-enum class Act : int { linear, relu, leaky_relu, prelu, tanh, sigmoid, elu, selu, softplus, silu, gelu, snake };
+enum class Act : int { linear, relu, leaky_relu, prelu, tanh, sigmoid, elu, selu, softplus, silu, gelu, snake, snake_beta };
 
 GANFAST_HD bool act_from_name(const char* name, Act* act) {
-  const char* const names[] = {"linear", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "softplus", "silu", "gelu", "snake"};
-  for (int i = 0; i < 12; ++i) {
+  const char* const names[] = {"linear", "relu", "leaky_relu", "prelu", "tanh", "sigmoid", "elu", "selu", "softplus", "silu", "gelu", "snake", "snake_beta"};
+  for (int i = 0; i < 13; ++i) {
     const char *a = names[i], *b = name;
     while (*a && *a == *b) ++a, ++b;
     if (*a == *b) return *act = static_cast<Act>(i), true;
@@ -92,6 +92,48 @@ template <class T> GANFAST_HD T tanh(T x) {
   return size < T(0.625) ? x + x * square * p : (x < 0 ? -t : t);
 #endif
 }
+template <class T> GANFAST_HD T sin_squared(T x) {
+  const T s = ::sin(x);
+  return s * s;
+}
+template <class T> GANFAST_HD T sin_of_twice(T x) { return ::sin(T(2) * x); }
+#ifndef __CUDACC__
+// What is left of x / pi after whole turns, in [-1/2, 1/2]: both functions below repeat there. In double, whose rounding shows from
+// |x| = 1e8 on; branch-free, for vectors.
+inline __attribute__((always_inline)) float of_half_turn(float x) {
+  const double turns = static_cast<double>(x) * 0.31830988618379067154;
+  return static_cast<float>(turns - __builtin_rint(turns));
+}
+inline __attribute__((always_inline)) float sin_of_half_turn(float f) {  // sin(pi f), the series
+  const float u = f * f;
+  float p = 4.6630281e-4f;
+  p = p * u - 7.3704309e-3f;
+  p = p * u + 8.2145887e-2f;
+  p = p * u - 5.9926453e-1f;
+  p = p * u + 2.5501640f;
+  p = p * u - 5.1677128f;
+  p = p * u + 3.1415927f;
+  return f * p;
+}
+inline __attribute__((always_inline)) float cos_of_half_turn(float f) {
+  const float u = f * f;
+  float p = 1.9295743e-3f;
+  p = p * u - 2.5806891e-2f;
+  p = p * u + 2.3533063e-1f;
+  p = p * u - 1.3352628f;
+  p = p * u + 4.0587121f;
+  p = p * u - 4.9348022f;
+  return p * u + 1.0f;
+}
+template <> inline __attribute__((always_inline)) float sin_squared<float>(float x) {
+  const float s = sin_of_half_turn(of_half_turn(x));
+  return s * s;
+}
+template <> inline __attribute__((always_inline)) float sin_of_twice<float>(float x) {
+  const float f = of_half_turn(x);
+  return 2.0f * sin_of_half_turn(f) * cos_of_half_turn(f);
+}
+#endif
 template <class T> GANFAST_HD T softplus(T x) {  // max(x, 0) + log1p(exp(-|x|))
   return (x > 0 ? x : T(0)) + ::log1p(exp<T>(x < 0 ? x : -x));
 }
@@ -100,8 +142,9 @@ template <class T> GANFAST_HD T softplus(T x) {  // max(x, 0) + log1p(exp(-|x|))
 inline constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 inline constexpr double kSeluScale = 1.0507009873554804934193349852946;
 
-// f(z). alpha: slope of leaky_relu and prelu, scale of elu, beta of softplus, frequency of snake; else unused.
-template <class T> GANFAST_HD T act_fwd(Act act, T z, T alpha) {
+// f(z). alpha: slope of leaky_relu and prelu, scale of elu, beta of softplus, frequency of snake and snake_beta; else unused. scale: what
+// snake_beta's squared sine is multiplied by.
+template <class T> GANFAST_HD T act_fwd(Act act, T z, T alpha, T scale = T(0)) {
   switch (act) {
     case Act::linear: return z;
     case Act::relu: return z <= 0 ? T(0) : z;  // written so that NaN passes
@@ -114,17 +157,15 @@ template <class T> GANFAST_HD T act_fwd(Act act, T z, T alpha) {
     case Act::softplus: return alpha * z > T(20) ? z : act_math::softplus<T>(alpha * z) / alpha;
     case Act::silu: return z * act_math::sigmoid<T>(z);
     case Act::gelu: return T(0.5) * z * (T(1) + ::erf(z * T(0.70710678118654752440)));
-    case Act::snake: {
-      const T s = ::sin(alpha * z);
-      return alpha == 0 ? z : z + s * s / alpha;
-    }
+    case Act::snake: return alpha == 0 ? z : z + act_math::sin_squared<T>(alpha * z) / alpha;
+    case Act::snake_beta: return z + scale * act_math::sin_squared<T>(alpha * z);
   }
   return z;
 }
 
 // f'(z), from the saved tensor: the output y where `from_y` (linear, relu, leaky_relu and elu with alpha > 0, tanh,
 // sigmoid, selu, softplus with alpha > 0), else the pre-activation z.
-template <class T> GANFAST_HD T act_grad(Act act, T saved, T alpha, bool from_y) {
+template <class T> GANFAST_HD T act_grad(Act act, T saved, T alpha, bool from_y, T scale = T(0)) {
   switch (act) {
     case Act::linear: return T(1);
     case Act::relu: return saved <= 0 ? T(0) : T(1);
@@ -147,13 +188,14 @@ template <class T> GANFAST_HD T act_grad(Act act, T saved, T alpha, bool from_y)
     }
     case Act::gelu:
       return T(0.5) * (T(1) + ::erf(saved * T(0.70710678118654752440))) + saved * act_math::exp<T>(T(-0.5) * saved * saved) * T(0.39894228040143267794);
-    case Act::snake: return T(1) + ::sin(T(2) * alpha * saved);
+    case Act::snake: return T(1) + act_math::sin_of_twice<T>(alpha * saved);
+    case Act::snake_beta: return T(1) + scale * alpha * act_math::sin_of_twice<T>(alpha * saved);
   }
   return T(1);
 }
 
 // df/dalpha at the pre-activation z; zero where the activation has no parameter.
-template <class T> GANFAST_HD T act_alpha_grad(Act act, T z, T alpha) {
+template <class T> GANFAST_HD T act_alpha_grad(Act act, T z, T alpha, T scale = T(0)) {
   switch (act) {
     case Act::leaky_relu:
     case Act::prelu: return z > 0 ? T(0) : z;
@@ -163,29 +205,34 @@ template <class T> GANFAST_HD T act_alpha_grad(Act act, T z, T alpha) {
       return t > T(20) ? T(0) : (z * act_math::sigmoid<T>(t) - act_math::softplus<T>(t) / alpha) / alpha;
     }
     case Act::snake: {
-      const T s = ::sin(alpha * z);
-      return alpha == 0 ? z * z : (z * ::sin(T(2) * alpha * z) - s * s / alpha) / alpha;
+      const T twice = act_math::sin_of_twice<T>(alpha * z), square = act_math::sin_squared<T>(alpha * z);
+      return alpha == 0 ? z * z : (z * twice - square / alpha) / alpha;
     }
+    case Act::snake_beta: return scale * z * act_math::sin_of_twice<T>(alpha * z);
     default: return T(0);
   }
 }
 
 // g * f'(z). Where relu is off the result is 0 whatever arrives, as in torch: a product would make NaN of an infinite g.
-template <class T> GANFAST_HD T act_bwd(Act act, T g, T saved, T alpha, bool from_y) {
+template <class T> GANFAST_HD T act_bwd(Act act, T g, T saved, T alpha, bool from_y, T scale = T(0)) {
   if (act == Act::relu) return saved <= 0 ? T(0) : g;
-  return g * act_grad<T>(act, saved, alpha, from_y);
+  return g * act_grad<T>(act, saved, alpha, from_y, scale);
 }
 
 // g * df/dalpha; 0 whatever arrives where f does not depend on alpha.
-template <class T> GANFAST_HD T act_alpha_bwd(Act act, T g, T z, T alpha) {
+template <class T> GANFAST_HD T act_alpha_bwd(Act act, T g, T z, T alpha, T scale = T(0)) {
   switch (act) {
     case Act::leaky_relu:
     case Act::prelu:
     case Act::elu: return z > 0 ? T(0) : g * act_alpha_grad<T>(act, z, alpha);
     case Act::softplus: return alpha * z > T(20) ? T(0) : g * act_alpha_grad<T>(act, z, alpha);
     case Act::snake: return g * act_alpha_grad<T>(act, z, alpha);
+    case Act::snake_beta: return g * act_alpha_grad<T>(act, z, alpha, scale);
     default: return T(0);
   }
 }
+
+// g * df/dscale of snake_beta.
+template <class T> GANFAST_HD T act_scale_bwd(T g, T z, T alpha) { return g * act_math::sin_squared<T>(alpha * z); }
 
 }  // namespace ganfast

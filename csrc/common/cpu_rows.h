@@ -130,6 +130,13 @@ template <class Fn> void with_act(Act act, Fn fn) {
   }
 }
 
+// The same with the two whose sines are vectors, for the passes that networks end with them.
+template <class Fn> void with_sines(Act act, Fn fn) {
+  if (act == Act::snake) return fn(std::integral_constant<Act, Act::snake>{});
+  if (act == Act::snake_beta) return fn(std::integral_constant<Act, Act::snake_beta>{});
+  with_act(act, fn);
+}
+
 inline Act parse_act(c10::string_view name) {
   Act act;
   TORCH_CHECK(act_from_name(std::string(name).c_str(), &act), "unknown activation ", name);

@@ -22,7 +22,7 @@ inline Dtype dtype_of(const at::Tensor& t) {
 // Names arrive as string_view, as in the CPU kernels: the dispatcher refuses two C++ signatures of one operator.
 inline Act act_of(c10::string_view name) {
   Act act = Act::linear;
-  TORCH_INTERNAL_ASSERT(act_from_name(std::string(name).c_str(), &act));
+  TORCH_INTERNAL_ASSERT(act_from_name(std::string(name).c_str(), &act) && act != Act::snake_beta);
   return act;
 }
 

@@ -111,6 +111,7 @@ template <class F> __device__ __forceinline__ void with_act(Act act, F f) {
     case Act::silu: return f(ActTag<Act::silu>{});
     case Act::gelu: return f(ActTag<Act::gelu>{});
     case Act::snake: return f(ActTag<Act::snake>{});
+    case Act::snake_beta: return;  // refused by act_of
   }
 }
 

@@ -269,7 +269,6 @@ def test_the_planted_mistakes_are_caught(monkeypatch):
             test_against_the_oracle(row, "reference", torch.float32)
 
 
-def test_snake_takes_torchs_sines_on_a_cpu():
-    """The fused pass computes them one at a time; a name still runs it."""
+def test_sines_are_the_fused_passes_own():
     x = torch.ones(1)
-    assert kernels.automatic(x, "snake") == "torch" and kernels.automatic(x, "silu") == _backends.first_fused(x)
+    assert all(kernels.automatic(x, act) == _backends.first_fused(x) for act in ("snake", "snake_beta", "silu"))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ganfast import _backends, _native
+from ganfast._activations import SNAKE_BETA
 from ganfast._autograd import differentiates
 from ganfast._layout import dense, memory_format
 from ganfast.ops.bias_act import reference, torch_backend
@@ -26,10 +27,9 @@ _native.define("bias_act_bwd_native" + (_BWD % "limit").format(""))
 
 
 def automatic(x: Tensor, act: str) -> str:
-    """What `auto` runs: the fused pass; for snake on a CPU torch's kernels, whose sines are vectorised: the fused pass takes one number
-    at a time and 5 times as long (README.md in this folder)."""
+    """What `auto` runs: the fused pass; the CUDA kernels have no snake_beta."""
     backend = _backends.first_fused(x)
-    return "torch" if backend == "cpu" and act == "snake" else backend
+    return "torch" if backend == "cuda" and act == SNAKE_BETA else backend
 
 
 def _vectors(backend, x, *vectors):
@@ -141,7 +141,7 @@ def _bwd_fake(gy, saved, bias, alpha, act, alpha_value, gain, clamp, from_y, cha
     acc = torch.promote_types(gy.dtype, torch.float32)
     channels = gy.shape[1]
     gx = torch.empty_like(gy).contiguous(memory_format=memory_format(gy.dim(), channels_last))
-    return gx, gy.new_empty(channels, dtype=acc), gy.new_empty(0 if alpha is None else channels, dtype=acc)
+    return gx, gy.new_empty(channels, dtype=acc), gy.new_empty(0 if alpha is None else alpha.shape, dtype=acc)
 
 
 fwd = _native.register("bias_act_fwd" + _FWD.format(_BACKEND), _fwd, _fwd_fake)

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor
 
 from ganfast import _backends, _checks, _native
+from ganfast._activations import SNAKE_BETA
 from ganfast._autograd import kept
 from ganfast._layout import dense, is_channels_last, memory_format
 from ganfast._memo import Memo, look
+from ganfast._periodic import numbers
 from ganfast.ops.bias_act import kernels
 from ganfast.ops.bias_act.autograd import BiasAct, Spec, forward_op, what_is_saved
 
@@ -23,6 +25,8 @@ def bias_act(
     dim: int = 1,
     act: str = "linear",
     alpha: float | Tensor | None = None,
+    beta: float | Tensor | None = None,
+    log_scale: bool = False,
     gain: float = 1.0,
     clamp: float | None = None,
     residual: Tensor | None = None,
@@ -33,16 +37,20 @@ def bias_act(
 ) -> Tensor:
     """y = act(x + bias) * gain, limited to [-clamp, clamp] where ``clamp`` is given, in one pass.
 
+    ``act`` may be any of the twelve, or "snake_beta": z + sin(alpha z)^2 / (beta + 1e-9), whose two parameters are both 1 unless given;
+    ``log_scale``: alpha (snake's too) and beta are logarithms, 0 unless given.
+
     With ``residual`` y = (act(x + bias) * gain [clamped] + residual) * factor; with ``residual_first`` y = act(x + bias + residual) * gain
     [clamped] * factor.
 
     Shapes:
-        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha a float, [1] or [C]; y and residual as x.
-    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y and residual as x; bias and alpha any floating dtype. Sums
+        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha and beta a float, [1] or [C]; y and residual as
+        x.
+    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y and residual as x; bias, alpha and beta any floating dtype. Sums
         are float32 (float64 for float64): y is rounded once. Autocast casts nothing.
     Layout: with ``dim`` 1 contiguous and channels_last in, the same out; with any other dim y is contiguous, and so should x be: it
         is copied where not. A residual in another layout than y's is copied to it.
-    Grads: x, bias, alpha, residual, to any order; zero where y is clamped. A value at the very bound counts as clamped where y or its
+    Grads: x, bias, alpha, beta, residual, to any order; zero where y is clamped. A value at the very bound counts as clamped where y or its
         signs were saved (README.md in this folder), else not, as in torch.clamp.
         With ``open_output`` y may be changed in place before its backward, as torch allows after a leaky_relu that is not in place: then
         a byte per element, the sign and whether y is clamped, is kept where y would be, for linear, relu, leaky_relu and prelu; other
@@ -50,7 +58,11 @@ def bias_act(
     Raises: TypeError, ValueError for what the shapes above forbid, a gain or factor that is not finite, a clamp that is not positive, a
         factor or residual_first without a residual; RuntimeError where a named backend cannot run.
     Source: Karras et al. 2019 and 2020, whose networks end every layer this way: leaky_relu 0.2, gain sqrt(2), clamp 256 in 16 bits.
+        snake_beta: Lee et al. 2023, BigVGAN.
     """
+    if (act == SNAKE_BETA or beta is not None or log_scale) and isinstance(x, Tensor) and x.dim() and isinstance(dim, int):
+        if -x.dim() <= dim < x.dim():  # else `planned` says what is wrong
+            alpha = numbers(_OP, act, alpha, beta, log_scale, x.shape[dim], x)
     key = plan = None
     if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way
@@ -84,7 +96,7 @@ def run(plan: Plan, x: Tensor, bias: Tensor | None, alpha: float | Tensor | None
     """The call, checked and decided."""
     spec = plan.spec
     if isinstance(alpha, Tensor):
-        alpha = _checks.per_channel(alpha, plan.channels)
+        alpha = alpha if spec.act == SNAKE_BETA else _checks.per_channel(alpha, plan.channels)
     else:
         alpha = None
     if x.numel() == 0:
@@ -127,7 +139,7 @@ def planned(
     channels = x.shape[dim]
     if bias is not None:
         _checks.check_vector(_OP, "bias", bias, channels, x, f"entries of x along dim {dim}")
-    alpha, alpha_value = _checks.check_activation(_OP, act, alpha, channels, x)
+    alpha, alpha_value = (alpha, 0.0) if act == SNAKE_BETA else _checks.check_activation(_OP, act, alpha, channels, x)
     gain = _checks.check_number(_OP, "gain", gain, "A gain that learns is a multiplication of its own")
     if clamp is not None and (clamp := _checks.check_number(_OP, "clamp", clamp)) <= 0:
         _checks.fail(_OP, f"clamp is {clamp}, wants a positive number, the bound on |y|, or None", "For no clamp pass None")
@@ -138,6 +150,8 @@ def planned(
         gain, clamp, factor = gain * factor, None if clamp is None else clamp * abs(factor), 1.0
     wanted = _backends.requested(_OP, backend)
     chosen = kernels.automatic(x, act) if wanted == "auto" else _backends.named(_OP, wanted, x)
+    if chosen == "cuda" and act == SNAKE_BETA:
+        _checks.fail(_OP, "backend 'cuda' cannot run: it has no snake_beta; triton has", error=RuntimeError)
 
     view, channels_last = None, False
     if dim == 1 and rank <= 5:

@@ -48,7 +48,7 @@ def gradients(gy, saved, bias, alpha, act, alpha_value, gain, limit, from_y):
         y = saved if from_y else act_fwd(z, act, alpha, alpha_value) * gain
         g = torch.where(y.detach().abs() >= limit, torch.zeros_like(g), g)
     gx = act_bwd(g, z, act, alpha, alpha_value, from_y)
-    galpha = None if alpha is None else act_alpha_bwd(g, z, act, alpha).sum(reduced_dims(gy))
+    galpha = None if alpha is None else act_alpha_bwd(g, z, act, alpha).sum([d - gy.dim() for d in reduced_dims(gy)])
     return gx, gx.sum(reduced_dims(gy)), galpha
 
 

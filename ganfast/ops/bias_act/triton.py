@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast._triton import load_channels, sum_rows, tile_offsets
-from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd, signs_of
+from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd, act_scale_bwd, signs_of
 
 
 @triton.jit
@@ -26,7 +26,8 @@ def bias_act_fwd_kernel(
     z = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) + load_channels(bias, channels, c, 0.0, CHANNELS_LAST)
     if residual is not None and FIRST:
         z += tl.load(residual + offsets, mask=mask, other=0.0).to(tl.float32)
-    out = gain * act_fwd(z, load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST), ACT)
+    s = load_channels(alpha + c, channels, c, 0.0, CHANNELS_LAST) if ACT == "snake_beta" else 0.0
+    out = gain * act_fwd(z, load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST), ACT, s)
     if CLAMPS:
         out = tl.where(out > clamp, clamp, tl.where(out < -clamp, -clamp, out))
     if signs is not None:
@@ -49,14 +50,16 @@ def bias_act_bwd_kernel(
     BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """gy, saved, gx [N, C, inner], z = saved * scale + bias; program (t, i) takes row_blocks tiles of a channel block and leaves
-    partials[t]: [1 or 2, C]."""
+    partials[t]: [1, 2 or 3, C]."""
     t = tl.program_id(0)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     a = load_channels(alpha, channels, c, alpha_value, CHANNELS_LAST)
+    s = load_channels(alpha + c, channels, c, 0.0, CHANNELS_LAST) if ACT == "snake_beta" else 0.0
     b = load_channels(bias, channels, c, 0.0, CHANNELS_LAST)
     shape: tl.constexpr = (BLOCK_R, BLOCK_C) if CHANNELS_LAST else (BLOCK_C, BLOCK_R)
     sum_bias = tl.zeros(shape, tl.float32)
     sum_alpha = tl.zeros(shape, tl.float32)
+    sum_scale = tl.zeros(shape, tl.float32)
     first = (t.to(tl.int64) if WIDE else t) * row_blocks * BLOCK_R
     for step in range(row_blocks):
         r = first + step * BLOCK_R + tl.arange(0, BLOCK_R)
@@ -65,18 +68,22 @@ def bias_act_bwd_kernel(
         v = tl.load(saved + offsets, mask=mask, other=0).to(tl.float32)
         z = v * scale + b
         if CLAMPS:
-            y = v if FROM_Y else gain * act_fwd(z, a, ACT)
+            y = v if FROM_Y else gain * act_fwd(z, a, ACT, s)
             g = tl.where(tl.abs(y) >= limit, 0.0, g)
-        gz = act_bwd(g, z, a, ACT, FROM_Y)
+        gz = act_bwd(g, z, a, ACT, FROM_Y, s)
         tl.store(gx + offsets, gz.to(gx.dtype.element_ty), mask=mask)
         sum_bias += tl.where(mask, gz, 0.0)
         if alpha is not None:
-            sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT), 0.0)
-    ROWS: tl.constexpr = 1 if alpha is None else 2
+            sum_alpha += tl.where(mask, act_alpha_bwd(g, z, a, ACT, s), 0.0)
+        if ACT == "snake_beta":
+            sum_scale += tl.where(mask, act_scale_bwd(g, z, a), 0.0)
+    ROWS: tl.constexpr = 1 if alpha is None else 3 if ACT == "snake_beta" else 2
     at = partials + (t.to(tl.int64) if WIDE else t) * ROWS * c + channels
     tl.store(at, sum_rows(sum_bias, CHANNELS_LAST), mask=channels < c)
     if alpha is not None:
         tl.store(at + c, sum_rows(sum_alpha, CHANNELS_LAST), mask=channels < c)
+    if ACT == "snake_beta":
+        tl.store(at + 2 * c, sum_rows(sum_scale, CHANNELS_LAST), mask=channels < c)
 
 
 def _plan(x: Tensor, channels_last: bool) -> tuple[int, int, int, dict]:
@@ -132,8 +139,8 @@ def bias_act_bwd_triton(
     t_count, row_blocks = _triton.chunks(rows, constants["BLOCK_R"], c_blocks)
     gx = _triton.empty(gy.shape, gy, channels_last=channels_last)
     gbias = _triton.empty(c, gy, torch.float32)
-    galpha = _triton.empty(0 if alpha is None else c, gy, torch.float32)
-    sums = (gbias,) if alpha is None else (gbias, galpha)
+    galpha = _triton.empty(0 if alpha is None else alpha.shape, gy, torch.float32)
+    sums = (gbias,) if alpha is None else (gbias, *galpha.view(-1, c))
     partials = _triton.empty((t_count, len(sums), c), gy, torch.float32)
     with _triton.on_device(gy):
         bias_act_bwd_kernel[(t_count, c_blocks)](
