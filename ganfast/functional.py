@@ -5,6 +5,7 @@ from ganfast.ops.batch_norm_act.op import batch_norm_act
 from ganfast.ops.bias_act.op import bias_act
 from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
+from ganfast.ops.filtered_act.op import filtered_act
 from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_loss
 from ganfast.ops.gather_images.op import gather_images
 from ganfast.ops.group_norm_act.layer import layer_norm_act
@@ -23,6 +24,7 @@ __all__ = [
     "downsample",
     "equalised_weights",
     "filter",
+    "filtered_act",
     "gather_images",
     "generator_loss",
     "group_norm_act",

@@ -19,6 +19,7 @@ SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes ar
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
 ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}
 ALLOWED["group_norm_act"] = {"batch_norm_act"}  # whose passes over blocks serve all norms
+ALLOWED["filtered_act"] = {"upfirdn"}  # whose geometry and passes it is made of
 # Room of train/ -> the rooms it may import. A file of train/ itself belongs to the loop, or to what all rooms share.
 SHARED = {"config", "parts", "precision", "randomness", "sampling", "thresholds", "trees"}
 ROOMS = {

@@ -50,7 +50,7 @@ def upfirdn(
     if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way
             key = (
-                x.shape, x.stride(), x.dtype, x.device, look(filter), filter.requires_grad, *map(_numbers, (up, down, padding)), flip,
+                x.shape, x.stride(), x.dtype, x.device, look(filter), filter.requires_grad, *map(number_key, (up, down, padding)), flip,
                 type(flip), gain, type(gain), _backends.requested(_OP, backend),
             )  # fmt: skip
             plan = _plans.get(key)
@@ -79,7 +79,7 @@ class Plan(NamedTuple):
 _plans = Memo()  # key -> Plan
 
 
-def _numbers(value: object) -> tuple:
+def number_key(value: object) -> tuple:
     """As a part of a key, in which 1, 1.0 and True are three."""
     values = value if isinstance(value, (list, tuple)) else (value,)
     return type(value) in (list, tuple), *values, *map(type, values)
@@ -91,7 +91,7 @@ def planned(x, filter, up=1, down=1, padding=0, flip=False, gain=1.0, backend=No
     if not isinstance(flip, bool):
         _checks.fail(_OP, f"flip is {flip!r}, wants a bool", error=TypeError)
     gain = _checks.check_number(_OP, "gain", gain)
-    before, after = _padding(padding, dims)
+    before, after = check_padding(_OP, padding, dims)
     taps = tuple(filter.shape) if filter.dim() == dims else tuple(filter.shape) * dims
     geometry = Geometry(factors(_OP, "up", up, dims), factors(_OP, "down", down, dims), before, after, taps, flip)
     size = geometry.size(x.shape[2:])
@@ -104,21 +104,21 @@ def planned(x, filter, up=1, down=1, padding=0, flip=False, gain=1.0, backend=No
     return Plan(Spec(geometry, gain, is_channels_last(x), chosen), size)
 
 
-def check(op: str, x: object, filter: object) -> int:
+def check(op: str, x: object, filter: object, name: str = "filter") -> int:
     """Dimensions of x, whose filter has as many or one."""
     _checks.check_tensor(op, "x", x)
     _checks.check_floating(op, "x", x)
     if x.dim() not in (3, 4):
         _checks.fail(op, f"x has shape {tuple(x.shape)}, wants [N, C, L] or [N, C, H, W]")
     dims = x.dim() - 2
-    _checks.check_tensor(op, "filter", filter)
-    _checks.check_floating(op, "filter", filter)
-    _checks.check_device(op, "filter", filter, x)
+    _checks.check_tensor(op, name, filter)
+    _checks.check_floating(op, name, filter)
+    _checks.check_device(op, name, filter, x)
     if filter.dim() not in (1, dims) or 0 in filter.shape:
         wants = "[taps]" if dims == 1 else "[taps] or [h, w]"
-        _checks.fail(op, f"filter has shape {tuple(filter.shape)}, wants {wants} of at least one tap")
+        _checks.fail(op, f"{name} has shape {tuple(filter.shape)}, wants {wants} of at least one tap")
     if filter.requires_grad:
-        _checks.fail(op, "filter requires grad, and is a constant here", "Pass filter.detach(), or learn it as a convolution's weight")
+        _checks.fail(op, f"{name} requires grad, and is a constant here", f"Pass {name}.detach(), or learn it as a convolution's weight")
     return dims
 
 
@@ -127,18 +127,18 @@ def factors(op: str, name: str, value: object, dims: int) -> tuple[int, ...]:
     return tuple(reversed(_checks.int_list(op, name, value, dims, 1)))
 
 
-def _padding(value: object, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def check_padding(op: str, value: object, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """(before, after) along each dimension, in memory order."""
     values = [value] if isinstance(value, int) else value
     wants = "an int, [left, right]" if dims == 1 else "an int, [x, y] or [left, right, top, bottom]"
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        _checks.fail(_OP, f"padding is {value!r}, wants {wants}", error=TypeError)
+        _checks.fail(op, f"padding is {value!r}, wants {wants}", error=TypeError)
     if len(values) == 1:
         values = list(values) * 2 * dims
     elif len(values) == 2 and dims == 2:
         values = [values[0], values[0], values[1], values[1]]
     if len(values) != 2 * dims:
-        _checks.fail(_OP, f"padding has {len(values)} entries, wants {wants}")
+        _checks.fail(op, f"padding has {len(values)} entries, wants {wants}")
     pairs = list(reversed(list(zip(values[::2], values[1::2]))))
     return tuple(b for b, _ in pairs), tuple(a for _, a in pairs)
 
@@ -146,7 +146,7 @@ def _padding(value: object, dims: int) -> tuple[tuple[int, ...], tuple[int, ...]
 def _usual(op: str, x: Tensor, filter: Tensor, padding: _Factor, around) -> list[int]:
     """The padding [left, right, (top, bottom)] that keeps the picture where it is, and the caller's on top; `around(taps, dimension)`."""
     dims = check(op, x, filter)
-    before, after = _padding(padding, dims)
+    before, after = check_padding(_OP, padding, dims)
     taps = filter.shape if filter.dim() == dims else filter.shape * dims
     own = [around(k, d) for d, k in enumerate(taps)]
     return [n for d in reversed(range(dims)) for n in (before[d] + own[d][0], after[d] + own[d][1])]
