@@ -128,7 +128,9 @@ def check_activation(op: str, act: str, alpha: object, channels: int, x: Tensor)
 
     entry = ACTIVATIONS.get(act) if isinstance(act, str) else None
     if act == SNAKE_BETA:
-        fail(op, f"act={act!r} has two parameters, which bias_act and filtered_act alone take", "Call this with act='linear', then bias_act")
+        fail(
+            op, f"act={act!r} has two parameters, which bias_act and filtered_act alone take", "Call this with act='linear', then bias_act"
+        )
     if entry is None:
         nearest(op, "act", act, ACTIVATIONS)
     if alpha is None:

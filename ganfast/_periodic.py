@@ -22,7 +22,9 @@ def numbers(op: str, act: str, alpha, beta, log_scale: bool, channels: int, x: T
         given = "log_scale" if beta is None else "beta"
         _checks.fail(op, f"{given} was given, but act={act!r} has none", "snake_beta has both, snake has log_scale")
     one = 0.0 if log_scale else 1.0
-    return snake_beta_numbers(*[_vector(op, n, one if v is None else v, channels, x) for n, v in (("alpha", alpha), ("beta", beta))], log_scale)
+    return snake_beta_numbers(
+        *[_vector(op, n, one if v is None else v, channels, x) for n, v in (("alpha", alpha), ("beta", beta))], log_scale
+    )
 
 
 def _vector(op: str, name: str, value, channels: int, x: Tensor) -> Tensor:

@@ -30,6 +30,21 @@ def resampled(taps, up, down, dtype, last):
     op("upfirdn").upfirdn_fwd_triton(meta(8, 64, 32, 32, dtype=dtype, channels_last=last), meta(*taps), *geometry, False, 1.0, last)
 
 
+def between(size, taps, up, act, dtype, learns=False, keep_signs=False, replicate=False):
+    """filtered_act's three passes, down by 2."""
+    x, vector = meta(2, 64, *size, dtype=dtype), meta(2, 64) if act == "snake_beta" else meta(64) if learns else None
+    dims = len(size)
+    maps = (meta(*taps), meta(12), [up] * dims, [2] * dims, [6 if replicate else 11] * dims, [5 if replicate else 10] * dims, False, replicate)
+    numbers = (meta(64), vector, act, 0.2, 1.4, None if replicate else 256.0)
+    run = op("filtered_act")
+    y, signs = run.filtered_act_fwd_triton(x, *maps, *numbers, keep_signs, False)
+    if keep_signs:
+        run.filtered_act_linear_triton(x, signs, *maps, act, 0.2, 1.4, False, list(size), False)
+        run.filtered_act_linear_triton(y, signs, *maps, act, 0.2, 1.4, True, list(size), False)
+    else:
+        run.filtered_act_bwd_triton(y, x, *maps, *numbers, False)
+
+
 def normalised(columns, dtype):
     weights, flats = op("normalised_weights"), lambda *sizes: [meta(size, dtype=dtype) for size in sizes]
     v, g, norms = [meta(512, columns, dtype=dtype), meta(64, columns, dtype=dtype)], flats(512, 64), meta(576)
@@ -107,6 +122,11 @@ CASES = {
     "upfirdn_up_last": (lambda: resampled((4,), 2, 1, BF16, True), "tf32", False, 0),
     "upfirdn_down": (lambda: resampled((4,), 1, 2, FP32, False), "tf32", False, 0),
     "upfirdn_full": (lambda: resampled((12, 12), 1, 1, FP16, False), "tf32", False, 0),
+    "filtered_lrelu": (lambda: between((148, 148), (12,), 2, "leaky_relu", BF16, keep_signs=True), "tf32", True, 0),
+    "filtered_lrelu_up4": (lambda: between((84, 84), (24,), 4, "leaky_relu", FP32), "tf32", True, 0),
+    "filtered_radial": (lambda: between((52, 52), (12, 12), 2, "leaky_relu", FP16, keep_signs=True), "tf32", True, 0),
+    "filtered_line": (lambda: between((8192,), (12,), 2, "snake_beta", BF16, replicate=True), "tf32", True, SNAKE_STACK),
+    "filtered_line_fp32": (lambda: between((8192,), (12,), 2, "snake", FP32, learns=True, replicate=True), "tf32", True, SNAKE_STACK),
     "gather_odd": (lambda: gather((3, 5, 7), BF16, True, True), "tf32", False, 0),
 }
 # The widest accumulators, every output, the costliest activations, slices of 1, 2 and 4.
@@ -140,7 +160,7 @@ def launches(name):
 # What `make test` compiles, each for one architecture: every kernel once or twice. `make prove` has all cases, on every architecture.
 KEPT = ("conv_bf16_last", "conv_exact", "conv_added", "1x1_bf16", "few_bf16_last", "few_added_z", "bias_alpha", "bias_added_signs")
 KEPT += ("norm_bf16_last", "instance_odd_last", "spade_bf16_last", "group_largest", "loss_bf16", "loss_large_average", "gather_bf16")
-KEPT += ("normalised_bf16", "upfirdn_up_last", "tf32", "gelu_z", "added_signs")
+KEPT += ("normalised_bf16", "upfirdn_up_last", "filtered_lrelu", "filtered_line", "tf32", "gelu_z", "added_signs")
 
 
 def in_turn(names, architectures):

@@ -11,8 +11,8 @@ from ganfast.functional import bias_act
 BACKENDS = ["reference", "torch", "cpu", pytest.param("triton", marks=pytest.mark.triton)]
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
 # name: shape, dim, whether channels_last
-SHAPES = {"line": ((2, 5, 33), 1, False), "plane": ((2, 5, 7, 9), 1, False), "last": ((2, 5, 7, 9), 1, True), "tokens": ((3, 11, 5), -1, False),
-          "rows": ((40, 5), 1, False)}  # fmt: skip
+SHAPES = {"line": ((2, 5, 33), 1, False), "plane": ((2, 5, 7, 9), 1, False), "last": ((2, 5, 7, 9), 1, True),
+          "tokens": ((3, 11, 5), -1, False), "rows": ((40, 5), 1, False)}  # fmt: skip
 
 
 def formula(x, bias, alpha, beta, log_scale, dim, gain=1.0, clamp=None, residual=None):
@@ -63,7 +63,7 @@ def test_dtypes(backend, dtype):
 
 @pytest.mark.parametrize("backend", BACKENDS[:3])
 def test_two_orders(backend):
-    x, residual, vectors, dim = made("line", torch.float64)
+    x, _, vectors, _ = made("line", torch.float64)
     leaves = [t[:, :2, :5].clone().requires_grad_() if t.dim() > 1 else t[:2].clone().requires_grad_() for t in (x, *vectors)]
     call = lambda x, bias, alpha, beta: bias_act(x, bias, act="snake_beta", alpha=alpha, beta=beta, backend=backend)
     assert torch.autograd.gradcheck(call, leaves)
@@ -108,7 +108,10 @@ WRONG = {
     "beta of snake": (lambda: bias_act(X, act="snake", beta=1.0), "beta was given, but act='snake' has none"),
     "logarithm of silu": (lambda: bias_act(X, act="silu", log_scale=True), "log_scale was given, but act='silu' has none"),
     "a beta of nan": (lambda: bias_act(X, act="snake_beta", beta=float("nan")), "beta is nan"),
-    "a convolution": (lambda: GF.conv_act(X, torch.randn(3, 3, 1), act="snake_beta"), "has two parameters, which bias_act and filtered_act alone"),
+    "a convolution": (
+        lambda: GF.conv_act(X, torch.randn(3, 3, 1), act="snake_beta"),
+        "has two parameters, which bias_act and filtered_act alone",
+    ),
     "a norm": (lambda: GF.group_norm_act(X, 1, act="snake_beta"), "group_norm_act: act='snake_beta' has two parameters"),
 }
 

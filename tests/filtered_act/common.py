@@ -118,6 +118,9 @@ def parameters(act: str, channels: int = 3):
     if act == "prelu":
         return {"alpha": torch.rand(channels, generator=g, dtype=torch.float64) * 0.4 + 0.1}
     if act in ("snake", "snake_beta"):
-        both = {"alpha": torch.rand(channels, generator=g, dtype=torch.float64) + 0.4, "beta": torch.rand(channels, generator=g, dtype=torch.float64) + 0.7}
+        both = {
+            "alpha": torch.rand(channels, generator=g, dtype=torch.float64) + 0.4,
+            "beta": torch.rand(channels, generator=g, dtype=torch.float64) + 0.7,
+        }
         return both if act == "snake_beta" else {"alpha": both["alpha"]}
     return {"leaky_relu": {"alpha": 0.2}, "softplus": {"alpha": 1.5}}.get(act, {})

@@ -22,7 +22,8 @@ BETWEEN = {
     "snake_beta": ("snake_beta", {}),
     "softplus": ("softplus", {"gain": -0.5}),
 }
-# Of the largest. `torch` rounds after each of its kernels, and a rounded sign is another slope: of 16 bits its vectors' gradients say nothing.
+# Of the largest. `torch` rounds after each of its kernels, and a rounded sign is another slope: of 16 bits its vectors'
+# gradients say nothing.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 
 
@@ -137,7 +138,7 @@ def kept_bytes(call, x):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_is_kept(backend):
-    """The smaller one of x and of two bits a value of the upsampled x; never more than 1.25 of a float32 x, and not the upsampled tensor."""
+    """The smaller one of x and of two bits a value of the upsampled x; at most 1.25 of a float32 x, not the upsampled tensor."""
     taps = torch.ones(12) / 12
     plane, line = torch.randn(1, 4, 64, 64, requires_grad=True), torch.randn(1, 4, 4096, requires_grad=True)
     common = {"up_filter": taps, "down_filter": taps, "down": 2, "backend": backend}
@@ -179,7 +180,9 @@ def test_threads_do_not_show():
 
 def test_an_empty_batch():
     x, alpha = torch.randn(0, 3, 16, requires_grad=True), torch.ones(3, requires_grad=True)
-    y = filtered_act(x, act="snake", alpha=alpha, up_filter=torch.ones(4), down_filter=torch.ones(4), up=2, down=2, padding_mode="replicate")
+    y = filtered_act(
+        x, act="snake", alpha=alpha, up_filter=torch.ones(4), down_filter=torch.ones(4), up=2, down=2, padding_mode="replicate"
+    )
     assert y.shape == (0, 3, 16)
     y.sum().backward()
     assert x.grad.shape == x.shape and not alpha.grad.any()
@@ -206,7 +209,9 @@ def test_opcheck_and_one_graph(backend):
     torch.library.opcheck(ops.filtered_act_bwd.default, (y, x, *maps, None, torch.rand(2, 2), "snake_beta", 0.0, 1.4, None, True, backend))
     for transposed in (False, True):
         v = y if transposed else x
-        torch.library.opcheck(ops.filtered_act_linear.default, (v, signs, *maps, "leaky_relu", 0.2, 1.4, transposed, [7, 6], False, backend))
+        torch.library.opcheck(
+            ops.filtered_act_linear.default, (v, signs, *maps, "leaky_relu", 0.2, 1.4, transposed, [7, 6], False, backend)
+        )
 
 
 def test_autocast_and_inference_tensors():

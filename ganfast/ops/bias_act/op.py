@@ -44,10 +44,9 @@ def bias_act(
     [clamped] * factor.
 
     Shapes:
-        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha and beta a float, [1] or [C]; y and residual as
-        x.
-    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y and residual as x; bias, alpha and beta any floating dtype. Sums
-        are float32 (float64 for float64): y is rounded once. Autocast casts nothing.
+        x of any shape with one dimension or more, C its size along ``dim``; bias [C]; alpha, beta a float, [1] or [C]; y, residual as x.
+    Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y and residual as x; bias, alpha, beta any
+        floating dtype. Sums are float32 (float64 for float64): y is rounded once. Autocast casts nothing.
     Layout: with ``dim`` 1 contiguous and channels_last in, the same out; with any other dim y is contiguous, and so should x be: it
         is copied where not. A residual in another layout than y's is copied to it.
     Grads: x, bias, alpha, beta, residual, to any order; zero where y is clamped. A value at the very bound counts as clamped where y or its
@@ -60,9 +59,9 @@ def bias_act(
     Source: Karras et al. 2019 and 2020, whose networks end every layer this way: leaky_relu 0.2, gain sqrt(2), clamp 256 in 16 bits.
         snake_beta: Lee et al. 2023, BigVGAN.
     """
-    if (act == SNAKE_BETA or beta is not None or log_scale) and isinstance(x, Tensor) and x.dim() and isinstance(dim, int):
-        if -x.dim() <= dim < x.dim():  # else `planned` says what is wrong
-            alpha = numbers(_OP, act, alpha, beta, log_scale, x.shape[dim], x)
+    periodic = act == SNAKE_BETA or beta is not None or log_scale
+    if periodic and isinstance(x, Tensor) and isinstance(dim, int) and -x.dim() <= dim < x.dim():  # else `planned` says what is wrong
+        alpha = numbers(_OP, act, alpha, beta, log_scale, x.shape[dim], x)
     key = plan = None
     if _native.is_plain(x):
         try:  # a call that looks like an earlier one needs no checks; what cannot be a key goes the long way

@@ -44,7 +44,9 @@ def _native_pass(name: str, backend: str):
     return getattr(torch.ops.ganfast, f"filtered_act_{name}_native")
 
 
-def _fwd(x, uf, df, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs, channels_last, backend):
+def _fwd(
+    x, uf, df, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs, channels_last, backend
+):
     _backends.ran["filtered_act"] = backend
     maps, numbers = (uf, df, up, down, before, after, flip, replicate), (bias, alpha, act, alpha_value, gain, clamp)
     fmt = memory_format(x.dim(), channels_last)
@@ -90,7 +92,9 @@ def _like(x, size, channels_last):
     return x.new_empty(*x.shape[:2], *size).contiguous(memory_format=memory_format(x.dim(), channels_last))
 
 
-def _fwd_fake(x, uf, df, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs, channels_last, backend):
+def _fwd_fake(
+    x, uf, df, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs, channels_last, backend
+):
     middle, size = _sizes(uf, df, up, down, before, after, flip, replicate, x.shape[2:])
     signs = (*x.shape[:2], *middle[:-1], (middle[-1] + 3) // 4) if keep_signs else (0,)
     return _like(x, size, channels_last), x.new_empty(signs, dtype=torch.uint8)
@@ -102,8 +106,10 @@ def _bwd_fake(gy, x, uf, df, up, down, before, after, flip, replicate, bias, alp
     return _like(x, x.shape[2:], channels_last), gy.new_empty(gy.shape[1], dtype=acc), galpha
 
 
-def _linear_fake(v, signs, uf, df, up, down, before, after, flip, replicate, act, alpha_value, gain, transposed, size, channels_last, backend):
-    middle, out = _sizes(uf, df, up, down, before, after, flip, replicate, size)
+def _linear_fake(
+    v, signs, uf, df, up, down, before, after, flip, replicate, act, alpha_value, gain, transposed, size, channels_last, backend
+):
+    _, out = _sizes(uf, df, up, down, before, after, flip, replicate, size)
     return _like(v, size if transposed else out, channels_last)
 
 

@@ -39,8 +39,8 @@ def filtered_act(
     padding_mode: str = "zeros",
     backend: str | None = None,
 ) -> Tensor:
-    """An activation without aliasing: x + bias is upsampled through ``up_filter``, activated, times ``gain``, limited to [-clamp, clamp] and
-    downsampled through ``down_filter``; in one pass, without the upsampled tensor.
+    """An activation without aliasing: x + bias is upsampled through ``up_filter``, activated, times ``gain``, limited to [-clamp, clamp]
+    and downsampled through ``down_filter``; in one pass, without the upsampled tensor.
 
     It is `upfirdn(x + bias, up_filter, up=up, padding=padding, gain=up in each dimension)`, `bias_act` and `upfirdn(..., down_filter,
     down=down)`. With ``padding_mode="replicate"``, of 1-D x and ``padding`` 0, x and the activated values go on with their first and last
@@ -59,8 +59,8 @@ def filtered_act(
     Raises: TypeError, ValueError for what the shapes above forbid, factors below 1, a result without pixels, filters that require grad,
         a gain that is not finite, a clamp that is not positive, "replicate" with 2-D x or a padding; RuntimeError where a named backend
         cannot run (there is no `cuda`).
-    Source: Karras et al. 2021, StyleGAN3: filtered_lrelu is leaky_relu 0.2 with gain sqrt(2); Lee et al. 2023, BigVGAN: Activation1d is snake
-        or snake_beta between 12 taps of a Kaiser-windowed sinc, up and down by 2, "replicate".
+    Source: Karras et al. 2021, StyleGAN3: filtered_lrelu is leaky_relu 0.2 with gain sqrt(2); Lee et al. 2023, BigVGAN: Activation1d is
+        snake or snake_beta between 12 taps of a Kaiser-windowed sinc, up and down by 2, "replicate".
     """
     key = plan = None
     if _native.is_plain(x):

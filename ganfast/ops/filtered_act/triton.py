@@ -26,8 +26,8 @@ class Tile(NamedTuple):
 
 
 def tile_of(first: Geometry, second: Geometry, again: Geometry, dim: int, middle: int) -> Tile:
-    """The most results, a multiple of 4, whose upsampled values fit in `middle` and come of no more than `middle / 2` of the source, or four
-    in as much as they take."""
+    """The most results, a multiple of 4, whose upsampled values fit in `middle` and come of no more than `middle / 2` of the source,
+    or four in as much as they take."""
     down, taps = second.down[dim], second.taps[dim]
     held = lambda n: max(16, _triton.next_power_of_2(n))
     reads = lambda step, g: (step * down + taps + g.taps[dim] - 2) // g.up[dim] + 2
@@ -66,7 +66,9 @@ def call_of(size: tuple[int, ...], shape: Shape, up_filter: Tensor, down_filter:
     return Call(up, down, up, (up_filter, down_filter), middle, down.size(middle), (gain, gain))
 
 
-def _launch(call: Call, source: Tensor, x, bias, alpha, out, signs, act, alpha_value, gain, clamp, kind: str, replicate: bool, transposed: bool):
+def _launch(
+    call: Call, source: Tensor, x, bias, alpha, out, signs, act, alpha_value, gain, clamp, kind: str, replicate: bool, transposed: bool
+):
     """The sums [planes, tiles, 3] of a backward, else an empty tensor."""
     n, c = source.shape[:2]
     planes, dims = n * c, source.dim() - 2
@@ -84,8 +86,8 @@ def _launch(call: Call, source: Tensor, x, bias, alpha, out, signs, act, alpha_v
         sums = _triton.empty((planes, tiles, 3) if sums_alpha else 0, source, torch.float32)
         block = 16 if planes <= 16 else 32
         lines_kernel[(tiles * _triton.cdiv(planes, block),)](
-            source, x, *call.filters, bias, alpha, out, signs, sums, *numbers, planes, c, source.shape[2], *sizes_of_x, *call.middle, *call.size,
-            call.first.before[0], call.second.before[0], call.again.before[0], reaches[0][0], tiles,
+            source, x, *call.filters, bias, alpha, out, signs, sums, *numbers, planes, c, source.shape[2], *sizes_of_x, *call.middle,
+            *call.size, call.first.before[0], call.second.before[0], call.again.before[0], reaches[0][0], tiles,
             UP=call.first.up[0], DOWN=call.second.down[0], TAPS1=call.first.taps[0], TAPS2=call.second.taps[0], REPLICATE=replicate,
             STEP=tile.step, BLOCK_P=block, BLOCK_S=tile.sources, BLOCK_X=tile.of_x, BLOCK_M=tile.middle, BLOCK_O=tile.results, **constants,
             num_warps=8,

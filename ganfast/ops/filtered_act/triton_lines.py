@@ -8,14 +8,14 @@ from ganfast.ops.filtered_act.triton_between import act_sums, band, between, cod
 
 @triton.jit
 def lines_kernel(
-    source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, planes, c, size, size_x, middle, size_out,
-    before1, before2, before_x, first_out, tiles, UP: tl.constexpr, DOWN: tl.constexpr, TAPS1: tl.constexpr, TAPS2: tl.constexpr,
+    source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, planes, c, size, size_x, middle,
+    size_out, before1, before2, before_x, first_out, tiles, UP: tl.constexpr, DOWN: tl.constexpr, TAPS1: tl.constexpr, TAPS2: tl.constexpr,
     FLIP1: tl.constexpr, FLIP2: tl.constexpr, ACT: tl.constexpr, PASS: tl.constexpr, TRANSPOSED: tl.constexpr, CLAMPS: tl.constexpr,
-    REPLICATE: tl.constexpr, PRECISION: tl.constexpr, STEP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_X: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
+    REPLICATE: tl.constexpr, PRECISION: tl.constexpr, STEP: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_X: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """source [planes, size] -> out [planes, size_out]; of a backward x [planes, size_x]. The first map goes up by UP, the second down by DOWN.
-    signs [planes, ceil(middle / 4)]: written by a forward, read by PASS "linear". sums [planes, tiles, 3] of a backward."""
+    """source [planes, size] -> out [planes, size_out]; of a backward x [planes, size_x]. The first map goes up by UP, the second down by
+    DOWN. signs [planes, ceil(middle / 4)]: written by a forward, read by PASS "linear". sums [planes, tiles, 3] of a backward."""
     tile = tl.program_id(0) % tiles
     plane = tl.program_id(0) // tiles * BLOCK_P + tl.arange(0, BLOCK_P)
     there = (plane < planes)[:, None]
@@ -35,7 +35,10 @@ def lines_kernel(
     inside = (m >= 0) & (m < middle)
     near = (m0 <= 0) | (m0 + BLOCK_M >= middle)
     if REPLICATE and not TRANSPOSED:
-        v = tl.load(source + row[:, None] * size + tl.minimum(tl.maximum(s, 0), size - 1)[None, :], mask=there, other=0.0).to(tl.float32) + shift
+        v = (
+            tl.load(source + row[:, None] * size + tl.minimum(tl.maximum(s, 0), size - 1)[None, :], mask=there, other=0.0).to(tl.float32)
+            + shift
+        )
         held = tl.minimum(tl.maximum(m, 0), middle - 1)
         first = band(filter1, s[:, None], held[None, :], before1, UP, 1, TAPS1, FLIP1)
     else:
@@ -65,7 +68,10 @@ def lines_kernel(
         x0 = floor_div(m0 - before_x, DOWN)
         i = x0 + tl.arange(0, BLOCK_X)
         if REPLICATE:
-            z = tl.load(x + row[:, None] * size_x + tl.minimum(tl.maximum(i, 0), size_x - 1)[None, :], mask=there, other=0.0).to(tl.float32) + shift
+            z = (
+                tl.load(x + row[:, None] * size_x + tl.minimum(tl.maximum(i, 0), size_x - 1)[None, :], mask=there, other=0.0).to(tl.float32)
+                + shift
+            )
         else:
             read_x = there & (i >= 0)[None, :] & (i < size_x)[None, :]
             z = tl.where(read_x, tl.load(x + row[:, None] * size_x + i[None, :], mask=read_x, other=0.0).to(tl.float32) + shift, 0.0)

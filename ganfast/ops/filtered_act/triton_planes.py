@@ -1,5 +1,5 @@
-"""The kernel over planes: both filters on both sides of a tile. A filter that is no product of two vectors is a sum of such, one for each of
-its rows."""
+"""The kernel over planes: both filters on both sides of a tile. A filter that is no product of two vectors is a sum of such, one for each
+of its rows."""
 
 import triton
 import triton.language as tl
@@ -36,16 +36,16 @@ def loaded(x, y_at, x_at, h, w, shift):
 
 @triton.jit
 def planes_kernel(
-    source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, c, h, w, x_h, x_w, middle_h, middle_w,
-    out_h, out_w, before1_y, before1_x, before2_y, before2_x, before_x_y, before_x_x, first_y, first_x, tiles_y, tiles_x,
+    source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, c, h, w, x_h, x_w, middle_h,
+    middle_w, out_h, out_w, before1_y, before1_x, before2_y, before2_x, before_x_y, before_x_x, first_y, first_x, tiles_y, tiles_x,
     UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, TAPS1_Y: tl.constexpr, TAPS1_X: tl.constexpr,
     TAPS2_Y: tl.constexpr, TAPS2_X: tl.constexpr, FLIP1: tl.constexpr, FLIP2: tl.constexpr, SEPARABLE1: tl.constexpr,
     SEPARABLE2: tl.constexpr, ACT: tl.constexpr, PASS: tl.constexpr, TRANSPOSED: tl.constexpr, CLAMPS: tl.constexpr,
     PRECISION: tl.constexpr, STEP_Y: tl.constexpr, STEP_X: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_X: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_O: tl.constexpr,
 ):  # fmt: skip
-    """source [planes, h, w] -> out [planes, out_h, out_w]; of a backward x [planes, x_h, x_w]. signs [planes, middle_h, ceil(middle_w / 4)].
-    sums [planes, tiles, 3] of a backward."""
+    """source [planes, h, w] -> out [planes, out_h, out_w]; of a backward x [planes, x_h, x_w]. signs [planes, middle_h,
+    ceil(middle_w / 4)]. sums [planes, tiles, 3] of a backward."""
     tiles = tiles_y * tiles_x
     plane = (tl.program_id(0) // tiles).to(tl.int64)
     tile = tl.program_id(0) % tiles
@@ -59,7 +59,10 @@ def planes_kernel(
     a = alpha_value if alpha is None else tl.load(alpha + channel)
     scale = tl.load(alpha + c + channel) if ACT == "snake_beta" else 0.0
     v = loaded(source + plane * h * w, sy, sx, h, w, 0.0 if TRANSPOSED else shift)
-    u = resampled(v, filter1, sy, sx, my, mx, before1_y, before1_x, UP_Y, UP_X, 1, 1, TAPS1_Y, TAPS1_X, FLIP1, SEPARABLE1, PRECISION) * gain1
+    u = (
+        resampled(v, filter1, sy, sx, my, mx, before1_y, before1_x, UP_Y, UP_X, 1, 1, TAPS1_Y, TAPS1_X, FLIP1, SEPARABLE1, PRECISION)
+        * gain1
+    )
     inside = ((my >= 0) & (my < middle_h))[:, None] & ((mx >= 0) & (mx < middle_w))[None, :]
     packed = (middle_w + 3) // 4
     bytes_ = signs + plane * middle_h * packed if signs is not None else signs
