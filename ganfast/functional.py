@@ -11,6 +11,7 @@ from ganfast.ops.gather_images.op import gather_images
 from ganfast.ops.group_norm_act.layer import layer_norm_act
 from ganfast.ops.group_norm_act.op import group_norm_act
 from ganfast.ops.normalised_weights.op import equalised_weights, spectral_norms, weight_norms
+from ganfast.ops.upfirdn.filters import setup_filter
 from ganfast.ops.upfirdn.op import downsample, filter, upfirdn, upsample
 from ganfast.ops.upsample_conv_act.op import upsample_conv_act
 
@@ -30,6 +31,7 @@ __all__ = [
     "group_norm_act",
     "instance_norm_act",
     "layer_norm_act",
+    "setup_filter",
     "spectral_norms",
     "upfirdn",
     "upsample",
