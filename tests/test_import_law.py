@@ -1,5 +1,5 @@
-"""base < ops < nn < dropin < step < train < systems < cli; an op imports another one only where ALLOWED says so; `testing` is for tests,
-benchmarks, the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
+"""base < ops < nn, stylegan < dropin < step < train < systems < cli; an op imports another one only where ALLOWED says so; `testing` is for
+tests, benchmarks, the demo. The rooms of train/ import those below them alone, and no imports go in a circle anywhere."""
 
 import ast
 import re
@@ -13,7 +13,7 @@ PACKAGE = Path(ganfast.__file__).parent
 CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
-LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "dropin": 4}
+LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "stylegan": 3, "dropin": 4}
 LAYERS |= {"step": 5, "train": 6, "systems": 7, "cli": 8, "demo": 8, "__main__": 8}
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes are for every op
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.

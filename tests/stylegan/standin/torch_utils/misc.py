@@ -1,0 +1,2 @@
+def assert_shape(tensor, shape):
+    assert list(tensor.shape) == list(shape)

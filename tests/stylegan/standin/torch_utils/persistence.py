@@ -1,0 +1,2 @@
+def persistent_class(cls):
+    return cls
