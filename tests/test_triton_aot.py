@@ -34,7 +34,8 @@ def between(size, taps, up, act, dtype, learns=False, keep_signs=False, replicat
     """filtered_act's three passes, down by 2."""
     x, vector = meta(2, 64, *size, dtype=dtype), meta(2, 64) if act == "snake_beta" else meta(64) if learns else None
     dims = len(size)
-    maps = (meta(*taps), meta(12), [up] * dims, [2] * dims, [6 if replicate else 11] * dims, [5 if replicate else 10] * dims, False, replicate)
+    padding = ([6], [5]) if replicate else ([11] * dims, [10] * dims)
+    maps = (meta(*taps), meta(12), [up] * dims, [2] * dims, *padding, False, replicate)
     numbers = (meta(64), vector, act, 0.2, 1.4, None if replicate else 256.0)
     run = op("filtered_act")
     y, signs = run.filtered_act_fwd_triton(x, *maps, *numbers, keep_signs, False)
