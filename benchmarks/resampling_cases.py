@@ -50,3 +50,58 @@ UPFIRDN = [
     UpfirdnCase("stylegan2-d64", 32, 256, (64, 64), _LOW_PASS, 1, 1, (2, 2, 2, 2), 1.0, _DB, cpu_batch=4, gpu_batches=(32,)),
     UpfirdnCase("bigvgan-256", 32, 256, (256,), _KAISER, 2, 1, (6, 5), 2.0, _BIGVGAN, cpu_batch=16, gpu_batches=(32,)),
 ]
+
+
+class FilteredActCase(NamedTuple):
+    """x [batch, channels, *size], separable filters; padding and the rest as `ganfast.functional.filtered_act` has them."""
+
+    name: str
+    batch: int
+    channels: int
+    size: tuple[int, ...]
+    up_filter: tuple[float, ...]
+    down_filter: tuple[float, ...]
+    up: int
+    down: int
+    padding: tuple[int, ...]
+    act: str
+    source: str
+    cpu_batch: int | None = None
+    gpu_batches: tuple[int, ...] = ()
+
+    def elements(self) -> int:
+        """Values of x."""
+        return self.batch * self.channels * math.prod(self.size)
+
+    def results(self) -> int:
+        """Values of y."""
+        if self.act == "snake_beta":
+            return self.elements() * self.up // self.down
+        pairs = list(zip(self.padding[::2], self.padding[1::2]))[::-1]
+        middle = [n * self.up + sum(pair) - len(self.up_filter) + 1 for n, pair in zip(self.size, pairs)]
+        return self.batch * self.channels * math.prod((n - len(self.down_filter)) // self.down + 1 for n in middle)
+
+    def tiny(self) -> "FilteredActCase":
+        dims = len(self.size)
+        padding = (11, 10) * dims if self.padding else ()
+        return self._replace(name="tiny", source="", batch=1, channels=16, size=(8,) * dims, padding=padding, cpu_batch=None,
+                             gpu_batches=())  # fmt: skip
+
+
+_WIDE = tuple(math.sin(math.pi * (t - 11.5) / 4) / (math.pi * (t - 11.5)) for t in range(24))  # twice over as many places
+_SG3 = "Karras et al. 2021, StyleGAN3-T at 256x256: the activation of layer {}, batch 32, with conv_clamp 256"
+_AMP = "Lee et al. 2023, BigVGAN-base, 24 kHz: an activation at this many channels, segments of 8192 samples, batch 32"
+FILTERED_ACT = [
+    FilteredActCase(
+        "stylegan3-52", 32, 512, (54, 54), _KAISER, _KAISER, 2, 2, (9, 8) * 2, "leaky_relu", _SG3.format("L4_52_512"), 1, (32,)
+    ),
+    FilteredActCase(
+        "stylegan3-148", 32, 512, (86, 86), _WIDE, _KAISER, 4, 2, (-6, -9) * 2, "leaky_relu", _SG3.format("L7_148_512"), 1, (32,)
+    ),
+    FilteredActCase(
+        "stylegan3-276", 32, 128, (278, 278), _KAISER, _KAISER, 2, 2, (9, 8) * 2, "leaky_relu", _SG3.format("L12_276_128"), 1, (32,)
+    ),
+    FilteredActCase("bigvgan-act256", 32, 256, (256,), _KAISER, _KAISER, 2, 2, (), "snake_beta", _AMP, 8, (32,)),
+    FilteredActCase("bigvgan-act64", 32, 64, (4096,), _KAISER, _KAISER, 2, 2, (), "snake_beta", _AMP, 4, (32,)),
+    FilteredActCase("bigvgan-act32", 32, 32, (8192,), _KAISER, _KAISER, 2, 2, (), "snake_beta", _AMP, 4, (32,)),
+]

@@ -17,6 +17,7 @@ CALLS = {
     "group_norm_act": ("x", lambda x: GF.group_norm_act(x, 2)),
     "layer_norm_act": ("x", lambda x: GF.layer_norm_act(x, 4)),
     "upfirdn": ("x", lambda x: GF.upfirdn(x, torch.ones(2))),
+    "filtered_act": ("x", lambda x: GF.filtered_act(x, up_filter=torch.ones(2))),
     "weight_norms": (r"v\[0\]", lambda x: GF.weight_norms([x], [torch.ones(1)])),
     "equalised_weights": (r"weights\[0\]", lambda x: GF.equalised_weights([x], [1.0])),
     "generator_loss": ("fake_logits", lambda x: GF.generator_loss(x, kind="hinge")),

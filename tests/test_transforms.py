@@ -18,6 +18,7 @@ OPS = {
     "instance_norm_act": lambda x: GF.instance_norm_act(x, act="relu"),
     "layer_norm_act": lambda x: GF.layer_norm_act(x, (6,), act="relu"),
     "upfirdn": lambda x: GF.upfirdn(x, B),
+    "filtered_act": lambda x: GF.filtered_act(x, down_filter=B),
     "generator_loss": lambda x: GF.generator_loss(x),
     "discriminator_loss": lambda x: GF.discriminator_loss(x, x),
     "weight_norms": lambda x: GF.weight_norms([x], [x[:, :1, :1, :1].contiguous()])[0],

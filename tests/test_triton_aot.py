@@ -38,12 +38,12 @@ def between(size, taps, up, act, dtype, learns=False, keep_signs=False, replicat
     maps = (meta(*taps), meta(12), [up] * dims, [2] * dims, *padding, False, replicate)
     numbers = (meta(64), vector, act, 0.2, 1.4, None if replicate else 256.0)
     run = op("filtered_act")
-    y, signs = run.filtered_act_fwd_triton(x, *maps, *numbers, keep_signs, False)
+    y, signs = run.filtered_act_fwd_triton(x, *maps, *numbers, keep_signs)
     if keep_signs:
-        run.filtered_act_linear_triton(x, signs, *maps, act, 0.2, 1.4, False, list(size), False)
-        run.filtered_act_linear_triton(y, signs, *maps, act, 0.2, 1.4, True, list(size), False)
+        run.filtered_act_linear_triton(x, signs, *maps, act, 0.2, 1.4, False, list(size))
+        run.filtered_act_linear_triton(y, signs, *maps, act, 0.2, 1.4, True, list(size))
     else:
-        run.filtered_act_bwd_triton(y, x, *maps, *numbers, False)
+        run.filtered_act_bwd_triton(y, x, *maps, *numbers)
 
 
 def normalised(columns, dtype):

@@ -33,8 +33,7 @@ void run(const Arguments& all) { all.from.dim() == 3 ? filtered_act_lines(all) :
 
 std::tuple<at::Tensor, at::Tensor> filtered_act_fwd_cpu(const at::Tensor& x, const at::Tensor& up_filter, const at::Tensor& down_filter, Ints up, Ints down,
                                                         Ints before, Ints after, bool flip, bool replicate, const MaybeTensor& bias, const MaybeTensor& alpha,
-                                                        c10::string_view act, double alpha_value, double gain, std::optional<double> clamp, bool keep_signs,
-                                                        bool) {
+                                                        c10::string_view act, double alpha_value, double gain, std::optional<double> clamp, bool keep_signs) {
   const FilteredAct f{up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, parse_act(act), alpha_value, gain, clamp};
   const auto [middle, out] = sizes_of(f, x.sizes().slice(2));
   auto y = like(x, out);
@@ -50,7 +49,7 @@ std::tuple<at::Tensor, at::Tensor> filtered_act_fwd_cpu(const at::Tensor& x, con
 std::tuple<at::Tensor, at::Tensor, at::Tensor> filtered_act_bwd_cpu(const at::Tensor& gy, const at::Tensor& x, const at::Tensor& up_filter,
                                                                     const at::Tensor& down_filter, Ints up, Ints down, Ints before, Ints after, bool flip,
                                                                     bool replicate, const MaybeTensor& bias, const MaybeTensor& alpha, c10::string_view act,
-                                                                    double alpha_value, double gain, std::optional<double> clamp, bool) {
+                                                                    double alpha_value, double gain, std::optional<double> clamp) {
   const FilteredAct f{up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, parse_act(act), alpha_value, gain, clamp};
   auto gx = at::empty_like(x);
   std::array<std::vector<double>, 3> sums;
@@ -71,7 +70,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> filtered_act_bwd_cpu(const at::Te
 
 at::Tensor filtered_act_linear_cpu(const at::Tensor& v, const at::Tensor& signs, const at::Tensor& up_filter, const at::Tensor& down_filter, Ints up, Ints down,
                                    Ints before, Ints after, bool flip, bool replicate, c10::string_view act, double alpha_value, double gain, bool transposed,
-                                   Ints size, bool) {
+                                   Ints size) {
   const FilteredAct f{up_filter, down_filter, up, down, before, after, flip, replicate, {}, {}, parse_act(act), alpha_value, gain, {}};
   auto y = like(v, transposed ? size.vec() : sizes_of(f, size).second);
   run({f, Pass::linear, transposed, v, y, nullptr, &signs, nullptr});

@@ -11,14 +11,14 @@ from tests.triton_interpreter import interpreted  # noqa: F401
 pytestmark = [pytest.mark.triton, pytest.mark.filterwarnings("ignore:overflow encountered in exp")]
 
 
-@pytest.mark.pairs
+@pytest.mark.thinned(5)
 @pytest.mark.parametrize("between", BETWEEN)
 @pytest.mark.parametrize("name", [name for name in CASES if name != "tall"])
 def test_by_definition(name, between):
     compare("triton", *case(name, channels=2, batch=1), *BETWEEN[between])
 
 
-@pytest.mark.pairs
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("between", ["lrelu clamped", "snake_beta", "softplus"])
 @pytest.mark.parametrize("name", [name for name in EDGES if name != "bigvgan long"])
 def test_edges_that_go_on(name, between):

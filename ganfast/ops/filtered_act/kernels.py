@@ -12,12 +12,11 @@ from ganfast.ops.upfirdn.torch_backend import upfirdn_fwd_torch
 # x [N, C, L] or [N, C, H, W]; filters as `upfirdn` takes them; the integers along L, or H and W; alpha [C], or snake_beta's [2, C].
 _MAPS = "Tensor up_filter, Tensor down_filter, int[] up, int[] down, int[] before, int[] after, bool flip, bool replicate"
 _ACT = "Tensor? bias, Tensor? alpha, str act, float alpha_value, float gain, float? clamp"
-_END = "bool channels_last"
 # signs: two bits a value of the upsampled x, four to a byte, [N, C, (H,) ceil(W / 4)]; empty unless kept
-_FWD = f"(Tensor x, {_MAPS}, {_ACT}, bool keep_signs, {_END}{{}}) -> (Tensor, Tensor)"
-_BWD = f"(Tensor gy, Tensor x, {_MAPS}, {_ACT}, {_END}{{}}) -> (Tensor, Tensor, Tensor)"
-_LINEAR = f"(Tensor v, Tensor signs, {_MAPS}, str act, float alpha_value, float gain, bool transposed, int[] size, {_END}{{}}) -> Tensor"
-_BACKEND = ", str backend"
+_FWD = f"(Tensor x, {_MAPS}, {_ACT}, bool keep_signs{{}}) -> (Tensor, Tensor)"
+_BWD = f"(Tensor gy, Tensor x, {_MAPS}, {_ACT}{{}}) -> (Tensor, Tensor, Tensor)"
+_LINEAR = f"(Tensor v, Tensor signs, {_MAPS}, str act, float alpha_value, float gain, bool transposed, int[] size{{}}) -> Tensor"
+_BACKEND = ", bool channels_last, str backend"
 
 _native.define("filtered_act_fwd_native" + _FWD.format(""))
 _native.define("filtered_act_bwd_native" + _BWD.format(""))
@@ -36,7 +35,7 @@ def _computed(x: torch.Tensor, backend: str) -> torch.Tensor:
 
 
 def _native_pass(name: str, backend: str):
-    """(the pass, what it gives in channels_last turned back): the fused ones go along rows of one channel."""
+    """Contiguous in, contiguous out: they go along rows of one channel."""
     if backend == "triton":
         from ganfast.ops.filtered_act import triton
 
@@ -54,7 +53,7 @@ def _fwd(
         z = _computed(x, backend)
         y, signs = reference.forward(z, bias, alpha, _maps(*maps, backend), *numbers[2:], keep_signs)
         return y.to(x.dtype).contiguous(memory_format=fmt), signs
-    y, signs = _native_pass("fwd", backend)(x.contiguous(), *maps, *numbers, keep_signs, False)
+    y, signs = _native_pass("fwd", backend)(x.contiguous(), *maps, *numbers, keep_signs)
     return y.contiguous(memory_format=fmt), signs
 
 
@@ -67,7 +66,7 @@ def _bwd(gy, x, uf, df, up, down, before, after, flip, replicate, bias, alpha, a
         acc = torch.promote_types(gy.dtype, torch.float32)
         galpha = gy.new_empty(0, dtype=acc) if galpha is None else galpha.to(acc)
         return gx.to(gy.dtype).contiguous(memory_format=fmt), gbias.to(acc), galpha
-    gx, gbias, galpha = _native_pass("bwd", backend)(gy.contiguous(), x.contiguous(), *maps, *numbers, False)
+    gx, gbias, galpha = _native_pass("bwd", backend)(gy.contiguous(), x.contiguous(), *maps, *numbers)
     return gx.contiguous(memory_format=fmt), gbias, galpha
 
 
@@ -77,7 +76,7 @@ def _linear(v, signs, uf, df, up, down, before, after, flip, replicate, act, alp
     if backend in ("torch", "reference"):
         y = reference.linear(_computed(v, backend), signs, _maps(*maps, backend), *rest, tuple(size)).to(v.dtype)
     else:
-        y = _native_pass("linear", backend)(v.contiguous(), signs, *maps, *rest, size, False)
+        y = _native_pass("linear", backend)(v.contiguous(), signs, *maps, *rest, size)
     return y.contiguous(memory_format=fmt)
 
 

@@ -115,7 +115,7 @@ def _floats(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def filtered_act_fwd_triton(
-    x, up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs, _
+    x, up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, keep_signs
 ) -> tuple[Tensor, Tensor]:
     """x [N, C, L] or [N, C, H, W], contiguous."""
     up_filter, down_filter, bias, alpha = _floats(up_filter, down_filter, bias, alpha)
@@ -130,7 +130,7 @@ def filtered_act_fwd_triton(
 
 
 def filtered_act_bwd_triton(
-    gy, x, up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp, _
+    gy, x, up_filter, down_filter, up, down, before, after, flip, replicate, bias, alpha, act, alpha_value, gain, clamp
 ) -> tuple[Tensor, Tensor, Tensor]:
     up_filter, down_filter, bias, alpha = _floats(up_filter, down_filter, bias, alpha)
     shape = Shape(tuple(up), tuple(down), tuple(before), tuple(after), flip, replicate)
@@ -145,7 +145,7 @@ def filtered_act_bwd_triton(
 
 
 def filtered_act_linear_triton(
-    v, signs, up_filter, down_filter, up, down, before, after, flip, replicate, act, alpha_value, gain, transposed, size, _
+    v, signs, up_filter, down_filter, up, down, before, after, flip, replicate, act, alpha_value, gain, transposed, size
 ) -> Tensor:
     up_filter, down_filter = _floats(up_filter, down_filter)
     shape = Shape(tuple(up), tuple(down), tuple(before), tuple(after), flip, replicate)
