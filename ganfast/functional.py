@@ -10,6 +10,7 @@ from ganfast.ops.gan_loss.op import LossStats, discriminator_loss, generator_los
 from ganfast.ops.gather_images.op import gather_images
 from ganfast.ops.group_norm_act.layer import layer_norm_act
 from ganfast.ops.group_norm_act.op import group_norm_act
+from ganfast.ops.modulated_conv.op import modulated_conv
 from ganfast.ops.normalised_weights.op import equalised_weights, spectral_norms, weight_norms
 from ganfast.ops.upfirdn.filters import setup_filter
 from ganfast.ops.upfirdn.op import downsample, filter, upfirdn, upsample
@@ -31,6 +32,7 @@ __all__ = [
     "group_norm_act",
     "instance_norm_act",
     "layer_norm_act",
+    "modulated_conv",
     "setup_filter",
     "spectral_norms",
     "upfirdn",

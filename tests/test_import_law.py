@@ -18,6 +18,8 @@ LAYERS |= {"step": 5, "train": 6, "systems": 7, "cli": 8, "demo": 8, "__main__":
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes are for every op
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
 ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}
+# The convolution and the filter that stand between its own passes; upfirdn's checks and paddings too.
+ALLOWED["modulated_conv"] = {"conv_act", "conv_transpose_act", "upfirdn"}
 ALLOWED["group_norm_act"] = {"batch_norm_act"}  # whose passes over blocks serve all norms
 ALLOWED["filtered_act"] = {"upfirdn"}  # whose geometry and passes it is made of
 # Room of train/ -> the rooms it may import. A file of train/ itself belongs to the loop, or to what all rooms share.
