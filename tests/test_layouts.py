@@ -16,6 +16,7 @@ CALLS = {
     "instance_norm_act": ("x", GF.instance_norm_act),
     "group_norm_act": ("x", lambda x: GF.group_norm_act(x, 2)),
     "layer_norm_act": ("x", lambda x: GF.layer_norm_act(x, 4)),
+    "modulated_conv": ("x", lambda x: GF.modulated_conv(x, W, torch.ones(2, 4))),
     "upfirdn": ("x", lambda x: GF.upfirdn(x, torch.ones(2))),
     "filtered_act": ("x", lambda x: GF.filtered_act(x, up_filter=torch.ones(2))),
     "weight_norms": (r"v\[0\]", lambda x: GF.weight_norms([x], [torch.ones(1)])),

@@ -19,6 +19,7 @@ OPS = {
     "layer_norm_act": lambda x: GF.layer_norm_act(x, (6,), act="relu"),
     "upfirdn": lambda x: GF.upfirdn(x, B),
     "filtered_act": lambda x: GF.filtered_act(x, down_filter=B),
+    "modulated_conv": lambda x: GF.modulated_conv(x, W, x[:, :, 0, 0], act="relu"),
     "generator_loss": lambda x: GF.generator_loss(x),
     "discriminator_loss": lambda x: GF.discriminator_loss(x, x),
     "weight_norms": lambda x: GF.weight_norms([x], [x[:, :1, :1, :1].contiguous()])[0],

@@ -11,6 +11,7 @@ from tests import triton_aot  # noqa: E402
 from tests.triton_aot import meta, op  # noqa: E402
 from tests.triton_aot_convs import conv, conv_tma, conv_tma_scaled, epilogue, few  # noqa: E402
 from tests.triton_aot_norms import group_norm, modulated, norm  # noqa: E402
+from tests.triton_aot_resampling import between, modulated_conv, resampled  # noqa: E402
 
 ARCHITECTURES = (80, 90, 100)
 SNAKE_STACK = 32  # the exact sine of a huge argument keeps a small table in local memory, untouched below 1e5
@@ -23,27 +24,6 @@ def loss(n, kind, dtype, generator=False):
 def gather(shape, dtype, images_last, last, flip=True, index=torch.int64):
     images, mirrored = meta(50_000, *shape, dtype=torch.uint8, channels_last=images_last), meta(64, dtype=torch.bool)
     op("gather_images").gather_images_fwd_triton(images, meta(64, dtype=index), mirrored if flip else None, dtype, images_last, last)
-
-
-def resampled(taps, up, down, dtype, last):
-    geometry = [up] * 2, [down] * 2, [2, 2], [1, 1]
-    op("upfirdn").upfirdn_fwd_triton(meta(8, 64, 32, 32, dtype=dtype, channels_last=last), meta(*taps), *geometry, False, 1.0, last)
-
-
-def between(size, taps, up, act, dtype, learns=False, keep_signs=False, replicate=False):
-    """filtered_act's three passes, down by 2."""
-    x, vector = meta(2, 64, *size, dtype=dtype), meta(2, 64) if act == "snake_beta" else meta(64) if learns else None
-    dims = len(size)
-    padding = ([6], [5]) if replicate else ([11] * dims, [10] * dims)
-    maps = (meta(*taps), meta(12), [up] * dims, [2] * dims, *padding, False, replicate)
-    numbers = (meta(64), vector, act, 0.2, 1.4, None if replicate else 256.0)
-    run = op("filtered_act")
-    y, signs = run.filtered_act_fwd_triton(x, *maps, *numbers, keep_signs)
-    if keep_signs:
-        run.filtered_act_linear_triton(x, signs, *maps, act, 0.2, 1.4, False, list(size))
-        run.filtered_act_linear_triton(y, signs, *maps, act, 0.2, 1.4, True, list(size))
-    else:
-        run.filtered_act_bwd_triton(y, x, *maps, *numbers)
 
 
 def normalised(columns, dtype):
@@ -128,6 +108,12 @@ CASES = {
     "filtered_radial": (lambda: between((52, 52), (12, 12), 2, "leaky_relu", FP16, keep_signs=True), "tf32", True, 0),
     "filtered_line": (lambda: between((8192,), (12,), 2, "snake_beta", BF16, replicate=True), "tf32", True, SNAKE_STACK),
     "filtered_line_fp32": (lambda: between((8192,), (12,), 2, "snake", FP32, learns=True, replicate=True), "tf32", True, SNAKE_STACK),
+    "modulated_conv_bf16_last": (
+        lambda: modulated_conv((32, 512, 32, 32), 512, (3, 3), BF16, True, "leaky_relu", 256.0, form=(True, True)), "tf32", False, 0),
+    "modulated_conv": (lambda: modulated_conv((32, 128, 256, 256), 64, (3, 3), FP32, False, "leaky_relu"), "tf32", False, 0),
+    "modulated_conv_rgb": (lambda: modulated_conv((32, 64, 64, 64), 3, (1, 1), FP16, False, "linear", 256.0, False), "tf32", False, 0),
+    "modulated_conv_largest": (
+        lambda: modulated_conv((4, 512, 16, 16), 512, (5, 5), FP32, True, "softplus", 1.0, alpha=True), "tf32", False, 0),
     "gather_odd": (lambda: gather((3, 5, 7), BF16, True, True), "tf32", False, 0),
 }
 # The widest accumulators, every output, the costliest activations, slices of 1, 2 and 4.
@@ -161,7 +147,8 @@ def launches(name):
 # What `make test` compiles, each for one architecture: every kernel once or twice. `make prove` has all cases, on every architecture.
 KEPT = ("conv_bf16_last", "conv_exact", "conv_added", "1x1_bf16", "few_bf16_last", "few_added_z", "bias_alpha", "bias_added_signs")
 KEPT += ("norm_bf16_last", "instance_odd_last", "spade_bf16_last", "group_largest", "loss_bf16", "loss_large_average", "gather_bf16")
-KEPT += ("normalised_bf16", "upfirdn_up_last", "filtered_lrelu", "filtered_line", "tf32", "gelu_z", "added_signs")
+KEPT += ("normalised_bf16", "upfirdn_up_last", "filtered_radial", "filtered_line", "modulated_conv_bf16_last", "tf32", "gelu_z")
+KEPT += ("added_signs",)
 
 
 def in_turn(names, architectures):
@@ -218,7 +205,7 @@ def test_every_kernel_is_compiled():
     from ganfast.ops.batch_norm_act import triton_modulated
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights", "upfirdn")
+    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights", "upfirdn", "modulated_conv")
     modules = (_triton, triton_fwd, triton_few, triton_tma, triton_modulated, *map(op, ops))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}

@@ -99,13 +99,14 @@ def _launch(
         both = [tile_of(call.first, call.second, call.again, d, most("middle")) for d in range(2)]
     tiles = [_triton.cdiv(end - begin, tile.step) for (begin, end), tile in zip(reaches, both)]
     sums = _triton.empty((planes, math.prod(tiles), 3) if sums_alpha else 0, source, torch.float32)
+    separable = all(filter.dim() == 1 for filter in call.filters)
     planes_kernel[(math.prod(tiles) * planes,)](
         source, x, *call.filters, bias, alpha, out, signs, sums, *numbers, c, *source.shape[2:], *sizes_of_x, *call.middle, *call.size,
         *call.first.before, *call.second.before, *call.again.before, reaches[0][0], reaches[1][0], *tiles,
         UP_Y=call.first.up[0], UP_X=call.first.up[1], DOWN_Y=call.second.down[0], DOWN_X=call.second.down[1], TAPS1_Y=call.first.taps[0],
         TAPS1_X=call.first.taps[1], TAPS2_Y=call.second.taps[0], TAPS2_X=call.second.taps[1], SEPARABLE1=call.filters[0].dim() == 1,
         SEPARABLE2=call.filters[1].dim() == 1, STEP_Y=both[0].step, STEP_X=both[1].step, BLOCK_S=most("sources"), BLOCK_X=most("of_x"),
-        BLOCK_M=most("middle"), BLOCK_O=most("results"), **constants, num_warps=8,
+        BLOCK_M=most("middle"), BLOCK_O=most("results"), **constants, num_warps=8 if separable else 4,
     )  # fmt: skip
     return sums
 

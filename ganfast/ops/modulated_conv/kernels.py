@@ -91,16 +91,12 @@ def _finish_fwd_fake(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, ch
     return _laid(torch.empty_like(t), channels_last)
 
 
-def _finish_fwd_(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
+def _overwrite(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
     args = (d, noise, *_vectors(t, bias, alpha), act, alpha_value, gain, clamp, channels_last)
     if (run := _compiled(backend, "finish_fwd", "_")) is not None:
         run(t, *args)
     else:
         t.copy_(_finish_fwd(t, *args, backend))
-
-
-def _finish_fwd_fake_(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    return None
 
 
 def _finish_bwd(gy, t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
@@ -164,13 +160,14 @@ def _register(name: str, schema: str, implementation, fake):
 scale_fwd = _register("scale_fwd", _SCALE, _scale_fwd, _scale_fwd_fake)
 scale_bwd = _register("scale_bwd", _SCALE_BWD, _scale_bwd, _scale_bwd_fake)
 finish_fwd = _register("finish_fwd", _FINISH, _finish_fwd, _finish_fwd_fake)
-_overwrite = _register("finish_fwd_", _FINISH_, _finish_fwd_, _finish_fwd_fake_)
 finish_bwd = _register("finish_bwd", _FINISH_BWD, _finish_bwd, _finish_bwd_fake)
 prepare_fwd = _register("prepare_fwd", _PREPARE, _prepare_fwd, _prepare_fwd_fake)
 prepare_bwd = _register("prepare_bwd", _PREPARE_BWD, _prepare_bwd, _prepare_bwd_fake)
 
 
 def finish_fwd_(t: Tensor, *args) -> Tensor:
-    """`finish_fwd` that overwrites t, a fresh result that no backward saved, and gives it back."""
+    """`finish_fwd` that overwrites t, a fresh result that no backward saved, where nothing has to see an op."""
+    if not _native.is_plain(t):
+        return finish_fwd(t, *args)
     _overwrite(t, *args)
     return t
