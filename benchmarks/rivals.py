@@ -1,7 +1,8 @@
 """The rivals of one row: the same network in both layouts, eager, compiled and ganfast, and the float64 answer they are held to."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -20,11 +21,13 @@ _KINKED = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 
 
 class Subject(NamedTuple):
-    """A row's two networks with equal parameters in the same order, and its input: float32, on the CPU, contiguous."""
+    """A row's two networks with equal parameters in the same order, and its input: float32, on the CPU, contiguous. others: further ways to
+    write the eager one, by name; the faster counts."""
 
     eager: nn.Module
     fused: nn.Module
     x: Tensor
+    others: Mapping[str, nn.Module] = MappingProxyType({})
 
 
 def takes_max_autotune(case, dtype: str, mode: str) -> bool:
@@ -92,8 +95,9 @@ class Problem:
         gy = torch.randn(z.shape).to(DEVICE, self.dtype)
         return gy * (z.abs() > _rounding(self.dtype) * z.abs().max()) if kinked else gy
 
-    def call(self, fused: bool, fmt: torch.memory_format) -> Call:
-        model = copy.deepcopy(self.subject.fused if fused else self.subject.eager).to(DEVICE, self.dtype)
+    def call(self, fused: bool, fmt: torch.memory_format, form: str = "") -> Call:
+        model = self.subject.others[form] if form else self.subject.fused if fused else self.subject.eager
+        model = copy.deepcopy(model).to(DEVICE, self.dtype)
         if fmt != torch.contiguous_format:
             model = model.to(memory_format=fmt)
         arrange = lambda t: t if t is None or t.dim() < 4 else t.contiguous(memory_format=fmt)
@@ -105,6 +109,7 @@ class Problem:
         found = {}
         for layout, fmt in layouts(dims).items():
             found |= {f"{name}-{layout}": self.call(name == "ganfast", fmt) for name in ("eager", "ganfast") if name in who}
+            found |= {f"eager-{form}-{layout}": self.call(False, fmt, form) for form in self.subject.others if "eager" in who}
         if "compile" in who:
             found[f"compile-{layout}"] = self.call(False, fmt).compiled()
         if "max-autotune" in who:  # its own CUDA graphs off: the timer replays a graph of every rival
