@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import case_types, cases
 from benchmarks.case_types import convolution_bytes, label, on
+from benchmarks.modulated_cases import MODULATED_CONV
 from ganfast.models.dcgan import DCGANGenerator
 from tests.families.r3gan import ResidualBlock
 
@@ -14,7 +15,7 @@ _TORCH = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _EVERY = [
     cases.CONV, cases.BLOCK, cases.CONV_TRANSPOSE, cases.UPSAMPLE, cases.NORM, cases.INSTANCE_NORM, cases.BIAS, cases.LOSS, cases.GATHER,
 ]  # fmt: skip
-_EVERY += [cases.WEIGHTS, cases.GROUP_NORM, cases.MODULATED]
+_EVERY += [cases.WEIGHTS, cases.GROUP_NORM, cases.MODULATED, MODULATED_CONV]
 
 
 @pytest.mark.parametrize("case", cases.CONV_TRANSPOSE, ids=lambda c: c.name)
@@ -39,6 +40,17 @@ def test_a_convolutions_numbers_are_torchs(case):
     assert case.elements() == (x.numel(), layer.weight.numel(), y.numel())
     tiny = case.tiny()
     assert (tiny.kernel, tiny.stride, tiny.act) == (case.kernel, case.stride, case.act) and tiny.flops() < 1e6
+
+
+@pytest.mark.parametrize("case", MODULATED_CONV, ids=lambda c: c.name)
+def test_a_modulated_convolutions_numbers_are_torchs(case):
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        x, weight = torch.empty(case.batch, case.c_in, case.size, case.size), torch.empty(case.c_out, case.c_in, case.kernel, case.kernel)
+        turned = weight.transpose(0, 1)
+        y = nn.functional.conv_transpose2d(x, turned, stride=2) if case.up == 2 else nn.functional.conv2d(x, weight, padding="same")
+    assert case.flops() == counter.get_total_flops()
+    large = case.batch * case.c_out * (case.size * case.up) ** 2
+    assert case.elements() == (x.numel(), weight.numel(), large) and y.shape[2] == case.size * case.up + (case.up == 2)
 
 
 @pytest.mark.parametrize("case", cases.BLOCK, ids=lambda c: c.name)

@@ -79,7 +79,7 @@ def test_an_optimizer_may_change_the_bias_before_the_backward():
     torch.testing.assert_close(torch.autograd.grad(y.sum(), x), want)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("name", ["up", "full down"])
 @pytest.mark.parametrize("backend", ["cpu", "reference", "torch"])
 def test_one_graph(backend, name):
@@ -94,7 +94,7 @@ def test_one_graph(backend, name):
     torch.testing.assert_close(torch.autograd.grad(got.square().sum(), inputs), gradients, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.thinned(3)
+@pytest.mark.thinned(6)
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("backend", ["cpu", "reference", "torch"])
 def test_opcheck(backend, channels_last):
