@@ -96,7 +96,7 @@ FILTERED_ACT = [
         "stylegan3-52", 32, 512, (54, 54), _KAISER, _KAISER, 2, 2, (9, 8) * 2, "leaky_relu", _SG3.format("L4_52_512"), 1, (32,)
     ),
     FilteredActCase(
-        "stylegan3-148", 32, 512, (86, 86), _WIDE, _KAISER, 4, 2, (-6, -9) * 2, "leaky_relu", _SG3.format("L7_148_512"), 1, (32,)
+        "stylegan3-up52", 32, 512, (38, 38), _WIDE, _KAISER, 4, 2, (-6, -9) * 2, "leaky_relu", _SG3.format("L3_52_512"), 1, (32,)
     ),
     FilteredActCase(
         "stylegan3-276", 32, 128, (278, 278), _KAISER, _KAISER, 2, 2, (9, 8) * 2, "leaky_relu", _SG3.format("L12_276_128"), 1, (32,)

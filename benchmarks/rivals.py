@@ -93,6 +93,8 @@ class Problem:
             kinked = isinstance(exact, nn.Sequential) and isinstance(exact[-1], _KINKED)
             z = (exact[:-1] if kinked else exact)(self.x.double())
         gy = torch.randn(z.shape).to(DEVICE, self.dtype)
+        if hasattr(exact, "apart_from_kinks"):  # inside; in 16 bits eager meets as many as ganfast
+            return gy * exact.apart_from_kinks(self.x.double(), _rounding(self.dtype)) if self.dtype == torch.float32 else gy
         return gy * (z.abs() > _rounding(self.dtype) * z.abs().max()) if kinked else gy
 
     def call(self, fused: bool, fmt: torch.memory_format, form: str = "") -> Call:

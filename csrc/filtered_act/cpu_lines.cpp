@@ -3,7 +3,7 @@
 // down are equal, as in BigVGAN, they are made so.
 #include "../common/wide_vectors.h"
 
-#include "../common/cpu_fir_row.h"
+#include "../common/cpu_fir.h"
 #include "cpu_middle.h"
 
 namespace ganfast {
@@ -222,13 +222,13 @@ template <class T> struct Lines {
   void masked(int64_t plane, int64_t m0, int64_t count) {
     const uint8_t* bytes = all.signs->const_data_ptr<uint8_t>() + plane * ((middle + 3) / 4);
     const int64_t begin = std::max<int64_t>(0, m0) / 4 * 4, end = std::min(middle, m0 + phases * count);
-    whole.assign(std::max<int64_t>(0, end - begin), A(1));
-    times(slopes, bytes + begin / 4, whole.size(), whole.data());
+    const auto by_code = slopes_of<A>(all.call);
+    whole.resize(std::max<int64_t>(0, end - begin));
+    for (int64_t i = 0; i < end - begin; ++i) whole[i] = by_code[bytes[(begin + i) / 4] >> 2 * (i % 4) & 3];
     within(m0, count, std::max<int64_t>(0, m0), end, [&](int64_t b, int64_t e, int64_t m) {
       for (int64_t i = b; i < e; ++i) h[i] *= whole[m - begin + (i - b) * phases];
     });
   }
-  Slopes<A> slopes = slopes_of<A>(all.call);
 };
 
 }  // namespace

@@ -83,42 +83,27 @@ template <class A, class Tag> Sums<A> slope(Tag act, const A* u, int64_t count, 
 }
 
 // Two bits a value, four to a byte, the first in the lowest: whether the slope is 1, and whether the value is beyond the bound.
+template <class A> inline __attribute__((always_inline)) int code_of(Act act, A v, A alpha, A gain, A bound) {
+  const A y = gain * (act == Act::linear ? v : act == Act::relu ? (v <= 0 ? A(0) : v) : (v > 0 ? v : alpha * v));
+  const int on = act == Act::linear ? 1 : act == Act::relu ? !(v <= 0) : v > 0, over = (y > bound) | (y < -bound);
+  return on | over << 1;
+}
+
 template <class A> void pack(Act act, const A* u, int64_t count, A alpha, A gain, A bound, uint8_t* to) {
-  const auto code = [&](A v) __attribute__((always_inline)) {
-    const A y = gain * (act == Act::linear ? v : act == Act::relu ? (v <= 0 ? A(0) : v) : (v > 0 ? v : alpha * v));
-    const int on = act == Act::linear ? 1 : act == Act::relu ? !(v <= 0) : v > 0, over = (y > bound) | (y < -bound);
-    return static_cast<uint8_t>(on | over << 1);
-  };
   uint8_t each[256];
   for (int64_t first = 0; first < count; first += 256) {
     const int64_t there = std::min<int64_t>(256, count - first), bytes = (there + 3) / 4;
-    for (int64_t i = 0; i < there; ++i) each[i] = code(u[first + i]);
+    for (int64_t i = 0; i < there; ++i) each[i] = static_cast<uint8_t>(code_of(act, u[first + i], alpha, gain, bound));
     std::fill(each + there, each + 4 * bytes, uint8_t{0});
     for (int64_t i = 0; i < bytes; ++i)
       to[first / 4 + i] = static_cast<uint8_t>(each[4 * i] | each[4 * i + 1] << 2 | each[4 * i + 2] << 4 | each[4 * i + 3] << 6);
   }
 }
 
-// The slopes of four values, by their byte.
-template <class A> using Slopes = std::array<std::array<A, 4>, 256>;
-
-template <class A> Slopes<A> slopes_of(const FilteredAct& f) {
+// The slopes that codes tell.
+template <class A> std::array<A, 4> slopes_of(const FilteredAct& f) {
   const A below = f.act == Act::linear ? A(1) : f.act == Act::relu ? A(0) : static_cast<A>(f.alpha_value), gain = static_cast<A>(f.gain);
-  const A by_code[4] = {below * gain, gain, 0, 0};
-  Slopes<A> all;
-  for (int byte = 0; byte < 256; ++byte)
-    for (int k = 0; k < 4; ++k) all[byte][k] = by_code[byte >> 2 * k & 3];
-  return all;
-}
-
-// v times the slopes that begin in `bytes`.
-template <class A> void times(const Slopes<A>& slopes, const uint8_t* bytes, int64_t count, A* v) {
-  int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const A* s = slopes[bytes[i / 4]].data();
-    for (int k = 0; k < 4; ++k) v[i + k] *= s[k];
-  }
-  for (; i < count; ++i) v[i] *= slopes[bytes[i / 4]][i % 4];
+  return {below * gain, gain, 0, 0};
 }
 
 // The result of a pass, [planes or parts, 3] sums added up by channel, in the order of planes: gbias, galpha, gscale.
