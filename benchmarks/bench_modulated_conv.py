@@ -20,7 +20,7 @@ _GAIN = 2**0.5
 
 
 class _Layer(nn.Module):
-    """What the style comes from is not part of it: it learns here, and the noise's strength does."""
+    """What style and noise come from is not part of it: both learn here."""
 
     def __init__(self, case: ModulatedConvCase) -> None:
         super().__init__()
@@ -29,8 +29,7 @@ class _Layer(nn.Module):
         self.style = nn.Parameter(1 + 0.3 * torch.randn(case.batch, case.c_in))
         self.bias = nn.Parameter(torch.randn(case.c_out))
         if not case.rgb():
-            self.strength = nn.Parameter(torch.tensor(0.1))
-            self.register_buffer("noise", torch.randn(case.batch, 1, side, side))
+            self.noise = nn.Parameter(0.1 * torch.randn(case.batch, 1, side, side))
         self.register_buffer("filter", torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8)
 
     def finished(self, t: Tensor) -> Tensor:
@@ -57,7 +56,7 @@ class _Grouped(_Layer):
             t = self.blurred(F.conv_transpose2d(x, weight, stride=2, groups=n).view(n, case.c_out, 2 * case.size + 1, -1))
         else:
             t = F.conv2d(x, weight.flatten(0, 1), padding=case.kernel // 2, groups=n).view(n, case.c_out, case.size, -1)
-        return self.finished(t if case.rgb() else t + self.noise * self.strength)
+        return self.finished(t if case.rgb() else t + self.noise)
 
 
 class _Scaled(_Layer):
@@ -71,7 +70,7 @@ class _Scaled(_Layer):
         if case.rgb():
             return self.finished(t)
         d = (self.style.square() @ self.weight.square().sum((2, 3)).t() + 1e-8).rsqrt()
-        return self.finished(torch.addcmul(self.noise * self.strength, t, d[:, :, None, None]))
+        return self.finished(torch.addcmul(self.noise, t, d[:, :, None, None]))
 
 
 class _Fused(_Layer):
@@ -81,7 +80,7 @@ class _Fused(_Layer):
             return GF.modulated_conv(x, self.weight, self.style, demodulate=False, bias=self.bias)
         return GF.modulated_conv(
             x, self.weight, self.style, up=case.up, filter=self.filter, padding=case.kernel // 2, flip=case.up == 1,
-            noise=self.noise * self.strength, bias=self.bias, act="leaky_relu", alpha=0.2, gain=_GAIN,
+            noise=self.noise, bias=self.bias, act="leaky_relu", alpha=0.2, gain=_GAIN,
         )  # fmt: skip
 
 

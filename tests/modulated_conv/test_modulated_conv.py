@@ -166,3 +166,19 @@ def test_no_image_of_weights_is_made():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         modulated_conv(x, weight, style, padding=1)
     assert max(saved) == weight.numel()
+
+
+@pytest.mark.parametrize("demodulate", [True, False], ids=["demodulated", "raw"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_few_channels_take_a_small_weight_for_every_image(layout, demodulate):
+    x, weight, style, options = case("rgb", torch.float64, channels=(5, 3))
+    x = x.contiguous(memory_format=LAYOUTS[layout])
+    options |= {"demodulate": demodulate, "act": "silu"}
+    gy = torch.randn(2, 3, 4, 5)
+    want = with_gradients(grouped, (x, weight, style), options, gy)
+    got = with_gradients(modulated_conv, (x, weight, style), options, gy)
+    for what, g, w in zip(("y", "x", "weight", "style", "noise", "bias"), got, want, strict=True):
+        close(g, w, 1e-12, what)
+    assert got[0].is_contiguous(memory_format=LAYOUTS[layout])
+    inputs = learning((x, weight, style))
+    assert torch.autograd.gradgradcheck(lambda *t: modulated_conv(*t, **options), inputs, fast_mode=True)

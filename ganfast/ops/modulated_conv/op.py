@@ -93,10 +93,12 @@ class Plan(NamedTuple):
     eps: float
     channels: int
     dtype: torch.dtype  # of x, after autocast
+    folds: bool  # the styles into weights of each image's own
     backend: str  # as it was asked for
 
 
 _plans = Memo()  # key -> Plan
+_FEW_CHANNELS = 8  # of the result, at most, for weights of each image's own
 
 
 def _typed(value: object) -> tuple:
@@ -115,9 +117,12 @@ def run(plan: Plan, x, weight, style, filter, noise, bias, alpha) -> Tensor:
     x, style = dense(x.to(plan.dtype), spec.channels_last), style.to(acc)
     weight, style, d = _weight_and_styles(plan, weight, style)
     learns = torch.is_grad_enabled()
-    style = style.contiguous()
-    x = Scale.apply(x, style, spec) if learns and _any(x, style) else kernels.scale_fwd(x, style, spec.channels_last, spec.backend)
-    t = _convolved(plan, x, weight, filter)
+    if plan.folds:
+        t = _by_image(x, weight, style, spec.channels_last)
+    else:
+        style = style.contiguous()
+        x = Scale.apply(x, style, spec) if learns and _any(x, style) else kernels.scale_fwd(x, style, spec.channels_last, spec.backend)
+        t = _convolved(plan, x, weight, filter)
     noise = None if noise is None else noise.to(acc).expand(size[0], 1, *size[2:]).contiguous()
     bias, alpha = kept(bias), _checks.per_channel(alpha, plan.channels) if isinstance(alpha, Tensor) else None
     if learns and _any(t, d, noise, bias, alpha):
@@ -151,6 +156,14 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
         weight = w if w.numel() else weight
     d = (style.square() @ q.t() + plan.eps).rsqrt() if plan.demodulate else None
     return weight, style, d
+
+
+def _by_image(x: Tensor, weight: Tensor, style: Tensor, channels_last: bool) -> Tensor:
+    """A kernel of one pixel as one matrix for each image: with few output channels these are next to nothing, and x is read where it is."""
+    each = weight.flatten(1) * style[:, None]
+    if channels_last:
+        return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), each.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    return torch.bmm(each, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _convolved(plan: Plan, x: Tensor, weight: Tensor, filter: Tensor | None) -> Tensor:
@@ -211,7 +224,9 @@ def planned(
     if chosen == "cuda":
         _checks.fail(_OP, "backend 'cuda' cannot run: this op has no CUDA C++ kernels; triton has", error=RuntimeError)
     spec = Spec(act, alpha_value, gain, clamp, is_channels_last(x, weight), chosen)
-    return Plan(spec, way, demodulate, eps, c_out, dtype, wanted)
+    plain = way.stride == 1 and way.before is way.after is None and way.padding == (0, 0)
+    folds = wanted == "auto" and chosen == "cpu" and plain and weight[0, 0].numel() == 1 and c_out <= _FEW_CHANNELS and dtype.itemsize > 2
+    return Plan(spec, way, demodulate, eps, c_out, dtype, folds, wanted)
 
 
 def _check_noise(noise: object, shape: tuple[int, ...], x: Tensor) -> None:
