@@ -78,9 +78,9 @@ def test_dtypes_and_layouts(backend, name, dtype, layout):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_large_styles_are_finite_and_right(backend, dtype):
-    """x * 1e4 * weight would be far beyond float16's 65504."""
+    """x * style alone would be beyond float16's 65504."""
     x, weight, style, options = case("up", dtype, channels=(64, 8))
-    style, gy = style.float() * 1e4, torch.randn(2, 8, 10, 8)
+    style, gy = style.float() * 4e4, torch.randn(2, 8, 10, 8)
     weight = weight.float() * 50
     exact = [x.double(), weight.double(), style.double()]
     want = with_gradients(grouped, exact, with_epilogue(options | FULL), gy)
@@ -90,6 +90,15 @@ def test_large_styles_are_finite_and_right(backend, dtype):
         assert torch.nn.functional.cosine_similarity(g.double().flatten(), w.flatten(), 0) > 0.99, what
     close(got[0], want[0], TOLERANCE[dtype])
     assert got[2].dtype == got[3].dtype == torch.float32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_long_sums_are_finite_and_right_in_float16(backend):
+    """Sums of 64 * 9 products, none of them large, that would be twice 65504 by a weight that is divided by its largest entry alone."""
+    x, weight, style, options = case("plain", channels=(64, 8))
+    x, weight, style = (500 + x).half(), weight.abs(), torch.ones_like(style) * 1e4
+    got = modulated_conv(x, weight, style, **options, backend=backend)
+    close(got, grouped(x.double(), weight.double(), style.double(), **with_epilogue(options)), 5e-3)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
