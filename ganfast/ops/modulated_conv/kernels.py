@@ -113,13 +113,8 @@ def _finish_bwd_fake(gy, t, d, noise, bias, alpha, act, alpha_value, gain, clamp
     return _laid(torch.empty_like(gy), channels_last), like(d), like(noise), gy.new_empty(gy.shape[1], dtype=acc), like(alpha)
 
 
-def is_itself(weight: Tensor, scale: Tensor | None, transposed: bool, turn: bool, dtype: torch.dtype) -> bool:
-    """Whether the convolution takes the weight as it is."""
-    return scale is None and not transposed and not turn and weight.dtype == dtype
-
-
 def _prepare_fwd(weight, scale, transposed, turn, dtype, backend):
-    itself = is_itself(weight, scale, transposed, turn, dtype)
+    itself = reference.is_itself(weight, scale, transposed, turn, dtype)
     weight = weight if itself else weight.contiguous()
     if (run := _compiled(backend, "prepare_fwd")) is not None:
         return run(weight, scale, transposed, turn, dtype)
@@ -128,7 +123,7 @@ def _prepare_fwd(weight, scale, transposed, turn, dtype, backend):
 
 
 def _prepare_fwd_fake(weight, scale, transposed, turn, dtype, backend):
-    size = (0,) if is_itself(weight, scale, transposed, turn, dtype) else reference.turned(weight, transposed, turn).shape
+    size = (0,) if reference.is_itself(weight, scale, transposed, turn, dtype) else reference.turned(weight, transposed, turn).shape
     q = weight.new_empty(weight.shape[:2], dtype=torch.promote_types(dtype, torch.float32))
     return weight.new_empty(size, dtype=dtype), q
 
@@ -136,7 +131,7 @@ def _prepare_fwd_fake(weight, scale, transposed, turn, dtype, backend):
 def _prepare_bwd(weight, gw, gq, scale, transposed, turn, backend):
     like = weight
     if gw is not None:  # of the weight itself it lies as that does, of another it is contiguous, as that is
-        if not is_itself(weight, scale, transposed, turn, gw.dtype):
+        if not reference.is_itself(weight, scale, transposed, turn, gw.dtype):
             gw, weight = gw.contiguous(), weight.contiguous()
         elif gw.stride() != weight.stride():
             gw = torch.empty_like(weight).copy_(gw)

@@ -12,7 +12,7 @@ from ganfast._layout import dense, dense_weight, is_channels_last
 from ganfast._memo import Memo, look
 from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
-from ganfast.ops.modulated_conv import kernels
+from ganfast.ops.modulated_conv import kernels, reference
 from ganfast.ops.modulated_conv.autograd import Finish, Prepare, Scale, Spec
 from ganfast.ops.modulated_conv.route import Route, route
 from ganfast.ops.upfirdn.op import upfirdn
@@ -147,7 +147,7 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
         tiny = torch.finfo(style.dtype).tiny
         style = style / style.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
         scale = (weight[0].numel() ** 0.5 * weight.detach().abs().amax((1, 2, 3)).to(style.dtype)).clamp_min(tiny).reciprocal()
-    if not plan.demodulate and kernels.is_itself(weight, scale, way.transposed, way.turn, dtype):
+    if not plan.demodulate and reference.is_itself(weight, scale, way.transposed, way.turn, dtype):
         return weight, style, None
     if torch.is_grad_enabled() and weight.requires_grad:
         weight, q = Prepare.apply(weight, scale, way.transposed, way.turn, dtype, plan.spec.backend)

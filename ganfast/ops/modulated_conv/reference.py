@@ -57,6 +57,11 @@ def finish_gradients(gy, t, d, noise, bias, alpha, act: str, alpha_value: float,
     )
 
 
+def is_itself(weight: Tensor, scale: Tensor | None, transposed: bool, turn: bool, dtype: torch.dtype) -> bool:
+    """Whether the convolution takes the weight as it is."""
+    return scale is None and not transposed and not turn and weight.dtype == dtype
+
+
 def turned(weight: Tensor, transposed: bool, turn: bool) -> Tensor:
     """weight [Cout, Cin, kh, kw] as [Cin, Cout, kh, kw], with its taps from the end, as asked."""
     weight = weight.flip((2, 3)) if turn else weight

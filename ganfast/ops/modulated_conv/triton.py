@@ -9,7 +9,7 @@ from torch import Tensor
 from ganfast import _triton
 from ganfast._triton import load_channels, over_channels, over_rows, sum_rows
 from ganfast._triton_activations import act_alpha_bwd, act_bwd, act_fwd
-from ganfast.ops.modulated_conv.kernels import is_itself
+from ganfast.ops.modulated_conv.reference import is_itself
 
 
 @triton.jit
