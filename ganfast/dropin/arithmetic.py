@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ganfast._layout import is_channels_last
+from ganfast.dropin import whole
 from ganfast.dropin.nodes import each
 from ganfast.ops.batch_norm_act import instance as instance_norm_act
 from ganfast.ops.batch_norm_act import op as batch_norm_act
@@ -43,6 +44,8 @@ class Spec(NamedTuple):
     modulated: bool = False  # whether the norm has a factor and a summand of each image or pixel
     residual: str = ""  # "first" or "last": before the activation or after it
     factor: float = 1.0  # of the sum with the residual
+    whole: dict[str, Any] | None = None  # of what begins with an op of its own: its options
+    follows: bool = False  # whether more comes after that
     widens: bool = False  # whether a group norm takes x as float32
 
     @property
@@ -64,6 +67,8 @@ class Spec(NamedTuple):
     @property
     def ops(self) -> tuple[str, ...]:
         """ganfast's ops that it runs on."""
+        if self.whole is not None:
+            return (self.whole["op"], "bias_act") if self.follows else (self.whole["op"],)
         names = []
         if self.conv is not None:
             names.append("conv_transpose_act" if self.transposed else "upsample_conv_act" if self.scale else "conv_act")
@@ -95,6 +100,10 @@ class Bound(dict):
 
 def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
+    if spec.whole is not None:
+        x = whole.run(spec.whole, x, t)
+        if not spec.follows:
+            return x
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
     weight, bias = t["weight"], t["bias"]
     if t["added"] is not None:

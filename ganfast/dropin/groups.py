@@ -12,12 +12,15 @@ from ganfast._tell import tell
 from ganfast.dropin import arithmetic, nodes
 from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
-from ganfast.dropin.table import ACTIVATIONS, STEPS
+from ganfast.dropin.table import ACTIVATIONS, ALONE, STEPS
 from ganfast.dropin.weights import Together
 from ganfast.ops.bias_act.autograd import what_is_saved
 
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
-_OPERANDS = ("weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "by", "more", "alpha", "residual")
+_OPERANDS = (
+    "weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "by", "more", "alpha", "residual", "beta", "filter",
+    "down_filter",
+)  # fmt: skip
 _MOST_LOOKS = 256  # of which a group keeps what was decided: a network may have a hundred groups
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
 
@@ -39,7 +42,7 @@ class Group:
         self.operands += [given[name] for name in self._at]
         self._sized = [i for i, node in enumerate(self.operands[1:]) if not nodes.has_fixed_sizes(tensor(node))]  # kernels cut by code
         self._none = dict.fromkeys(_OPERANDS)
-        labels = [called(step.nodes[0], step.label) for step in steps]
+        labels = [label for step in steps for label in _labels(step, called)]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
         self.plain = _alone(self.nodes, self.operands)
         training = spec.norm is not None and spec.norm.get("training", False)
@@ -81,6 +84,12 @@ class Group:
         """What it is about, but for the size of x: the tuner's family."""
         options = {k: v for step in self.steps for k, v in step.options.items()}
         return f"{' + '.join(step.label for step in self.steps)} {options}"
+
+
+def _labels(step: Step, called: Naming) -> list[str]:
+    """What the user calls a step: of an op of its own the layers that it is spread over, where it has any."""
+    names = [called(node, step.label) for node in (step.nodes if "op" in step.options else step.nodes[:1])]
+    return [name for name in names if not name.endswith("()")] or names[:1]
 
 
 def _alone(parts: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
@@ -157,6 +166,8 @@ class Found:
     def _keeps_more_than_eager(self, steps: list[Step]) -> str:
         """Of a group that begins with a bias add: bias_act's backward may read what it adds up. Of a norm: what is added to it before an
         activation."""
+        if not steps[0].options.get("eager_keeps", True) and self._reaches(steps[0].tensors["x"]):
+            return "its backward would keep an input that may be changed"
         of, spec = {step.role: step for step in steps}, self._spec(steps)
         added = [of["residual"].tensors["residual"]] if spec.residual == "first" else []
         if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
@@ -210,6 +221,7 @@ class Found:
             modulated="modulation" in by_role, residual=_place_of_residual([step.role for step in steps]),
             factor=by_role.get("factor", {}).get("factor", 1.0), widens=_widens(steps),
             open_output=not kept_by_eager and self._reaches(steps[-1].value, own),
+            whole=steps[0].options if "op" in steps[0].options else None, follows=len(steps) > 1,
             clones_x=scale is not None and self._reaches(steps[0].tensors["x"]), recompute=self.recompute,
         )  # fmt: skip
 
@@ -241,7 +253,7 @@ def _known(node: fx.Node) -> bool:
 
 def _one_pass(steps: list[Step]) -> str:
     roles = {step.role for step in steps}
-    return "" if roles & {"conv", "norm"} or roles >= {"bias", "act"} or roles >= {"bias", "residual"} else "one pass already"
+    return "" if roles & {"conv", "norm", *ALONE} or roles >= {"bias", "act"} or roles >= {"bias", "residual"} else "one pass already"
 
 
 def _widens(steps: list[Step]) -> bool:

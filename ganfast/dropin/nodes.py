@@ -36,6 +36,8 @@ _ORDER = {
     "clamp": "min max",
     **dict.fromkeys(("add", "mul", "div"), "other"),
     "pow": "exponent",
+    "pad": "pad mode value",
+    "getitem": "index",
 }
 _DEFAULTS: dict[str, Any] = {
     "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "weight": None, "running_mean": None,

@@ -1,17 +1,20 @@
 """The dictionary of what runs together: each entry reads one more step from a graph, or says that there is none.
 
-[nearest upsampling] + convolution + [bias add] + [norm] + [scale] + [shift] + [activation] + [gain] + [clamp], a norm or a bias add with
-what follows it. A norm may take scale and shift of each image or pixel; and a tensor of the same shape may be added, before the
-activation or after it, and the sum multiplied by a constant.
+[nearest upsampling] + convolution, or a resampling by a filter, + [bias add] + [norm] + [scale] + [shift] + [activation] + [gain]
++ [clamp], a norm or a bias add with what follows it. A norm may take scale and shift of each image or pixel; and a tensor of the same shape
+may be added, before the activation or after it, and the sum multiplied by a constant. An activation between two filters, and a periodic
+one, stand alone.
 To add a step: a reader here, its line in `STEPS`, its arithmetic in arithmetic.py, and a row in tests/families.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
+from ganfast.dropin.filters import filtered, resampled
 from ganfast.dropin.nodes import (
     channels,
     each,
@@ -26,8 +29,10 @@ from ganfast.dropin.nodes import (
     works_in_place,
 )
 from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
-from ganfast.dropin.written import written_silu, written_snake
+from ganfast.dropin.written import lone_periodic, written_silu, written_snake
 
+# What begins a group by an op of its own, in which no residual goes.
+ALONE = ("filtered", "resample", "periodic")
 Reader = Callable[[fx.Node, list[Step]], Step | None]
 
 
@@ -158,7 +163,7 @@ def modulation(value: fx.Node, before: list[Step]) -> Step | None:
 def residual(value: fx.Node, before: list[Step]) -> Step | None:
     """A tensor like the value, added to it, where the sum lies as the value does. One in a group: no op adds two."""
     found = both_ways(value, "add")
-    if found is None or any(step.role in ("clamp", "residual") for step in before) or not same_shape(found[1], tensor(value)):
+    if found is None or any(step.role in ("clamp", "residual", *ALONE) for step in before) or not same_shape(found[1], tensor(value)):
         return None
     return Step("residual", (found[0],), "add", {"residual": found[1]}, {}) if same_strides(found[0], value) else None
 
@@ -234,16 +239,19 @@ def clamp(value: fx.Node, before: list[Step]) -> Step | None:
 # role -> (what it may follow, "" for the beginning of a group; how it is read: from its own node where it may begin, else from the value
 # before it)
 STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
+    "filtered": (("",), functools.partial(filtered, activation)),
+    "resample": (("",), resampled),
+    "periodic": (("",), lone_periodic),
     "upsample": (("",), upsampling),
     "conv": (("", "upsample"), convolution),
     "first bias": (("",), first_bias_add),
     "norm": (("", "conv", "bias"), norm),
-    "bias": (("conv",), bias_add),
+    "bias": (("conv", "resample"), bias_add),
     "scale": (("norm", "conv"), scale),
     "shift": (("norm", "scale"), shift),
     "modulation": (("norm",), modulation),
-    "act": (("conv", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
-    "gain": (("act", "conv", "bias"), gain),
+    "act": (("conv", "resample", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
+    "gain": (("act", "conv", "resample", "bias"), gain),
     "clamp": (("act", "gain"), clamp),
     "residual": (("conv", "bias", "norm", "scale", "shift", "modulation", "act", "gain"), residual),
     "factor": (("residual", "act"), factor),

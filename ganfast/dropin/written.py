@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import fx
 
-from ganfast.dropin.nodes import name_of, per_channel, read, tensor, works_in_place
+from ganfast._activations import SNAKE_BETA
+from ganfast.dropin.nodes import is_dense, is_floating, name_of, per_channel, read, tensor, works_in_place
 from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_operand
 
 
@@ -19,27 +20,53 @@ def written_silu(value: fx.Node) -> Step | None:
 
 
 _TINY = 1e-8  # what people add to snake's alpha before they divide by it
+_OF_BETA = 1e-9  # what snake_beta adds
 
 
 def written_snake(value: fx.Node) -> Step | None:
     """x + sin(alpha x)^2 / alpha, in the orders in which people write it."""
-    users, x = list(value.users), tensor(value)
-    if len(users) != 2 or x.dim() < 2:
-        return None
-    for product, total in (users, users[::-1]):
-        alpha = other_operand(product, "mul", value)
-        wave = only_user(product) if per_channel_or_one(alpha, x) else None
-        power = only_user(wave)
-        scaled = only_user(power)
-        if scaled is None or name_of(wave) != "sin" or not _squares(power, wave) or only_user(scaled) is not total:
-            continue
-        divided = _divides(scaled, power, alpha) if other_operand(total, "add", value) is scaled else None
-        if divided is None or any(len(node.users) != 1 for node in divided):
-            continue
-        nodes = sorted((product, wave, power, *divided, scaled, total))
-        if not any(map(works_in_place, nodes)):
-            return Step("act", tuple(nodes), "snake", {"alpha": alpha}, {"act": "snake", "alpha": None, "in_place": False})
+    step = written_periodic(value)
+    return step if step is not None and step.label == "snake" else None
+
+
+def written_periodic(value: fx.Node) -> Step | None:
+    """That, or snake_beta, x + sin(alpha x)^2 / (beta + 1e-9), of a value that nobody else uses."""
+    users = list(value.users)
+    found = (_periodic(value, product) for product in users if len(users) == 2)
+    return next((step for step in found if step is not None and step.value in users), None)
+
+
+def lone_periodic(node: fx.Node, before: list[Step]) -> Step | None:
+    """The same by itself, which torch's calls make in six passes; node: the product with alpha."""
+    for x in node.all_input_nodes:
+        step = _periodic(x, node) if is_floating(tensor(x)) and is_dense(tensor(x)) else None
+        if step is not None:
+            keeps = tensor(step.tensors["alpha"]).requires_grad  # the product keeps x then
+            options = {"op": "bias_act", "act": step.label, "eager_keeps": keeps}
+            return Step("periodic", step.nodes, step.label, {"x": x} | step.tensors, options)
     return None
+
+
+def _periodic(value: fx.Node, product: fx.Node) -> Step | None:
+    """With this node as alpha x."""
+    x, alpha = tensor(value), other_operand(product, "mul", value)
+    if x.dim() < 2 or not per_channel_or_one(alpha, x):
+        return None
+    wave = only_user(product)
+    power = only_user(wave)
+    scaled = only_user(power)
+    total = only_user(scaled)
+    if total is None or name_of(wave) != "sin" or not _squares(power, wave) or other_operand(total, "add", value) is not scaled:
+        return None
+    inverse, divisor = _divisor(scaled, power)
+    between, by = _without_eps(divisor, alpha)
+    if by is None or any(len(node.users) != 1 for node in (*between, *inverse)):
+        return None
+    nodes = sorted((product, wave, power, *between, *inverse, scaled, total))
+    if any(map(works_in_place, nodes)) or (by is not alpha and not per_channel_or_one(by, x)):
+        return None
+    act, tensors = ("snake", {}) if by is alpha else (SNAKE_BETA, {"beta": by})
+    return Step("act", tuple(nodes), act, {"alpha": alpha} | tensors, {"act": act, "alpha": None, "in_place": False})
 
 
 def per_channel_or_one(node: Any, x) -> bool:
@@ -53,25 +80,25 @@ def _squares(node: fx.Node, wave: fx.Node) -> bool:
     return x is wave and (name == "square" or (name == "pow" and exponent == 2) or (name == "mul" and other is wave))
 
 
-def _divides(node: fx.Node, power: fx.Node, alpha: fx.Node) -> list[fx.Node] | None:
-    """For power / alpha, and power times 1 / alpha: the nodes that make the divisor; None for anything else."""
+def _divisor(node: fx.Node, power: fx.Node) -> tuple[list[fx.Node], Any]:
+    """For power / divisor, and power times 1 / divisor: (the nodes that make the inverse, the divisor); None for anything else."""
     call = read(node)
     if call.name == "div":
-        return _nearly(call.arguments.get("other"), alpha) if call.x is power else None
+        return [], call.arguments.get("other") if call.x is power and set(call.arguments) == {"other"} else None
     inverse = other_operand(node, "mul", power)
     inner = read(inverse)
-    divisor = inner.x if inner.name == "reciprocal" else None
-    if inner.name == "div" and not isinstance(inner.x, fx.Node) and inner.x == 1:
-        divisor = inner.arguments.get("other")
-    found = _nearly(divisor, alpha)
-    return None if found is None else [*found, inverse]
+    if inner.name == "reciprocal":
+        return [inverse], inner.x
+    one = inner.name == "div" and not isinstance(inner.x, fx.Node) and inner.x == 1
+    return [inverse], inner.arguments.get("other") if one else None
 
 
-def _nearly(node: Any, alpha: fx.Node) -> list[fx.Node] | None:
-    """The nodes that make alpha plus next to nothing of alpha; None where it is anything else."""
+def _without_eps(node: Any, alpha: fx.Node) -> tuple[list[fx.Node], fx.Node | None]:
+    """(the nodes that add next to nothing, what they add it to): to alpha as people do, to a beta what snake_beta adds."""
     if node is alpha:
-        return []
+        return [], alpha
     call = read(node)
-    if call.name != "add" or call.x is not alpha or not is_constant(e := call.arguments.get("other")) or abs(e) > _TINY:
-        return None
-    return [node]
+    eps = call.arguments.get("other") if call.name == "add" else None
+    if not isinstance(call.x, fx.Node) or not is_constant(eps):
+        return [], None
+    return [node], call.x if (abs(eps) <= _TINY if call.x is alpha else eps == _OF_BETA) else None

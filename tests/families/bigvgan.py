@@ -172,18 +172,21 @@ class DecoderBlock(nn.Module):
         return self.block(x)
 
 
-def _amp(path: str, snake: bool = True) -> list[tuple[str, ...]]:
-    """activations 0 and 2 come before their convolutions, 1 and 3 between two."""
-    first = [(f"{path}.convs1.{i}", *([f"{path}.activations.{2 * i + 1}"] if snake else [])) for i in range(2)]
-    return [first[0], (f"{path}.convs2.0", "add()"), first[1], (f"{path}.convs2.1", "add()")]
+def _amp(path: str, fits: bool = True) -> list[tuple[str, ...]]:
+    """activations 0 and 2 come before their convolutions, 1 and 3 between two; fits: whether a convolution takes them."""
+    alone = [(f"{path}.activations.{i}",) for i in (range(0, 4, 2) if fits else range(4))]
+    first = [(f"{path}.convs1.{i}", *([f"{path}.activations.{2 * i + 1}"] if fits else [])) for i in range(2)]
+    return [*alone, first[0], (f"{path}.convs2.0", "add()"), first[1], (f"{path}.convs2.1", "add()")]
 
 
-def groups(snake: bool = True) -> list[tuple[str, ...]]:
-    first, second = ([group for i in pair for group in _amp(f"resblocks.{i}", snake)] for pair in ((0, 1), (2, 3)))
-    return [("conv_pre",), ("ups.0.0",), *first, ("ups.1.0",), *second, ("conv_post", "tanh()")]
+def groups(fits: bool = True) -> list[tuple[str, ...]]:
+    first, second = ([group for i in pair for group in _amp(f"resblocks.{i}", fits)] for pair in ((0, 1), (2, 3)))
+    return [("conv_pre",), ("ups.0.0",), *first, ("ups.1.0",), *second, ("activation_post",), ("conv_post", "tanh()")]
 
 
 _UNITS = [
+    ("model.1.block.2.block.0",),
+    ("model.1.block.3.block.0",),
     *numbered("model.1.block.2.block", "1 2", "3 add()"),
     *numbered("model.1.block.3.block", "1 2"),
     ("model.1.block.3.block.3", "add()", "model.2"),
@@ -203,7 +206,7 @@ ROWS = [
         ),
     ).with_small(1),
     Family("bigvgan-log-g", lambda: BigVGAN(snake_logscale=True), noise(8, 12), groups()),
-    Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), groups(snake=False)),
+    Family("bigvgan-beta-g", lambda: BigVGAN(snake_logscale=True, activation=SnakeBeta), noise(8, 12), groups(fits=False)),
     Family(
         "codec-decoder", CodecDecoder, noise(8, 12), [("model.0", "model.1.block.0"), ("model.1.block.1",), *_UNITS, ("model.3", "model.4")]
     ),

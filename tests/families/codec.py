@@ -173,7 +173,7 @@ _CRITICS = [
     for group in (*_stack(f"discriminators.{i}.convs", count), (f"discriminators.{i}.conv_post",))
 ]
 # The scripted snake flattens its input first, which changes nothing of three dimensions.
-_UNITS = [group for i in (2, 3) for group in numbered(f"block.{i}.block", "1 2", "3 add()")]
+_UNITS = [group for i in (2, 3) for group in numbered(f"block.{i}.block", "0", "1 2", "3 add()")]
 
 ROWS = [
     Family(
@@ -196,5 +196,5 @@ ROWS = [
         [*(group for i in range(3) for group in _stack(f"band_convs.{i}", 3)), ("conv_post",)],
         half="autocast",
     ),
-    Family("codec-decoder-block", DecoderBlock, noise(8, 12), [("block.1",), *_UNITS]),
+    Family("codec-decoder-block", DecoderBlock, noise(8, 12), [("block.0",), ("block.1",), *_UNITS]),
 ]

@@ -15,6 +15,7 @@ WEIGHTS = {
     "bigvgan-g": [("weight norms", 20)],
     "bigvgan-log-g": [("weight norms", 20)],
     "bigvgan-beta-g": [("weight norms", 20)],
+    "bigvgan-filters-g": [("weight norms", 7)],
     "codec-decoder": [("weight norms", 7)],
     "codec-d": [("weight norms", 18)],
     "codec-bands-d": [("weight norms", 10)],

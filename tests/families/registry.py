@@ -4,6 +4,7 @@ from ganfast.testing import named
 from tests.families import (
     biggan,
     bigvgan,
+    bigvgan_filters,
     codec,
     conditional_bn,
     context_encoder,
@@ -31,8 +32,8 @@ FAMILIES = named(
     *(
         row
         for family in (
-            dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, gan3d, vae, conditional_bn, stackgan,
-            r3gan, vqgan, realesrgan, biggan, stylegan2, codec, spade, dcae, residual,
+            dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, bigvgan_filters, gan3d, vae,
+            conditional_bn, stackgan, r3gan, vqgan, realesrgan, biggan, stylegan2, codec, spade, dcae, residual,
         )
         for row in family.ROWS
     )
