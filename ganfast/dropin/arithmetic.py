@@ -68,7 +68,7 @@ class Spec(NamedTuple):
     def ops(self) -> tuple[str, ...]:
         """ganfast's ops that it runs on."""
         if self.whole is not None:
-            return (self.whole["op"], "bias_act") if self.follows else (self.whole["op"],)
+            return (self.whole["op"], "bias_act") if self.follows and self.whole["op"] == "upfirdn" else (self.whole["op"],)
         names = []
         if self.conv is not None:
             names.append("conv_transpose_act" if self.transposed else "upsample_conv_act" if self.scale else "conv_act")
@@ -101,8 +101,8 @@ class Bound(dict):
 def run(spec: Spec, bound: Bound, x: Tensor, t: dict[str, Tensor | None]) -> Tensor:
     """t: the operands by name; those that the group has not are None."""
     if spec.whole is not None:
-        x = whole.run(spec.whole, x, t)
-        if not spec.follows:
+        x = whole.run(spec, x, t)
+        if len(spec.ops) == 1:
             return x
     alpha = spec.alpha if t["alpha"] is None else t["alpha"].reshape(-1)
     weight, bias = t["weight"], t["bias"]

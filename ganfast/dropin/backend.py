@@ -18,7 +18,8 @@ from ganfast import _backends
 from ganfast._autograd import here
 from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
-from ganfast.dropin.groups import Found, Group, opaque, replaced
+from ganfast.dropin.graphs import opaque
+from ganfast.dropin.groups import Found, Group, replaced
 from ganfast.dropin.nodes import Names, has_fixed_sizes, is_pure, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, together_pays, whole_pays
 from ganfast.dropin.weights import Together, together

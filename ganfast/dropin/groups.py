@@ -10,6 +10,7 @@ from ganfast import _backends
 from ganfast._memo import Memo
 from ganfast._tell import tell
 from ganfast.dropin import arithmetic, nodes
+from ganfast.dropin.graphs import alone
 from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
 from ganfast.dropin.table import ACTIVATIONS, ALONE, STEPS
@@ -19,7 +20,7 @@ from ganfast.ops.bias_act.autograd import what_is_saved
 Naming = Callable[[fx.Node, str], str]  # what the user calls a node that makes a call of a function
 _OPERANDS = (
     "weight", "bias", "added", "mean", "var", "gain", "shift", "scale", "offset", "by", "more", "alpha", "residual", "beta", "filter",
-    "down_filter",
+    "down_filter", "style", "noise",
 )  # fmt: skip
 _MOST_LOOKS = 256  # of which a group keeps what was decided: a network may have a hundred groups
 _SAVE_THEIR_OUTPUT = ("relu", "tanh", "sigmoid")
@@ -44,7 +45,7 @@ class Group:
         self._none = dict.fromkeys(_OPERANDS)
         labels = [label for step in steps for label in _labels(step, called)]
         self.layers = tuple(label for i, label in enumerate(labels) if label.endswith("()") or i == 0 or label != labels[i - 1])
-        self.plain = _alone(self.nodes, self.operands)
+        self.plain = alone(self.nodes, self.operands)
         training = spec.norm is not None and spec.norm.get("training", False)
         self.writes = [i for i, name in enumerate(self._at, 1) if training and name in ("mean", "var")]  # operands that it writes to
         self.ran: tuple[str, ...] = ()
@@ -90,18 +91,6 @@ def _labels(step: Step, called: Naming) -> list[str]:
     """What the user calls a step: of an op of its own the layers that it is spread over, where it has any."""
     names = [called(node, step.label) for node in (step.nodes if "op" in step.options else step.nodes[:1])]
     return [name for name in names if not name.endswith("()")] or names[:1]
-
-
-def _alone(parts: list[fx.Node], operands: list[fx.Node]) -> Callable[..., Tensor]:
-    """The parts as a function of the operands."""
-    graph, new = fx.Graph(), {}
-    places = [graph.placeholder(f"operand_{i}") for i in range(len(operands))]
-    for node, place in zip(operands, places):
-        new[node] = place  # an operand that comes twice is the same tensor
-    for node in parts:
-        new[node] = graph.node_copy(node, lambda n: new[n])
-    graph.output(new[parts[-1]])
-    return fx.GraphModule({}, graph).forward
 
 
 class Found:
@@ -169,6 +158,8 @@ class Found:
         if not steps[0].options.get("eager_keeps", True) and self._reaches(steps[0].tensors["x"]):
             return "its backward would keep an input that may be changed"
         of, spec = {step.role: step for step in steps}, self._spec(steps)
+        if "noise" in of and self._changes(of["noise"].tensors["noise"]):
+            return "its backward would keep a summand that may be changed"
         added = [of["residual"].tensors["residual"]] if spec.residual == "first" else []
         if "modulation" in of and not nodes.per_image(of["modulation"].tensors["more"], tensor(steps[0].value)):
             added.append(of["modulation"].tensors["more"])
@@ -287,12 +278,3 @@ def replaced(module: fx.GraphModule, groups: list[Group], calls: list[Callable |
             new[node] = graph.node_copy(node, lambda n: new[n])
     graph.lint()
     return fx.GraphModule(module, graph).forward
-
-
-def opaque(module: fx.GraphModule) -> bool:
-    """Whether a graph is left as it is: it gives tensors another meaning (torch.func's levels), or has tensors of a user's own class."""
-    for node in module.graph.nodes:
-        transforms = node.op == "call_function" and "functorch" in str(getattr(node.target, "__module__", ""))
-        if transforms or not isinstance(tensor(node), torch._subclasses.FakeTensor | None):
-            return True
-    return False

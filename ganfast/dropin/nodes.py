@@ -38,6 +38,7 @@ _ORDER = {
     "pow": "exponent",
     "pad": "pad mode value",
     "getitem": "index",
+    "sum": "dim keepdim",
 }
 _DEFAULTS: dict[str, Any] = {
     "bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0, "weight": None, "running_mean": None,

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from ganfast.dropin.filters import filtered, resampled
+from ganfast.dropin.modulated import modulated, noise
 from ganfast.dropin.nodes import (
     channels,
     each,
@@ -32,7 +33,7 @@ from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, si
 from ganfast.dropin.written import lone_periodic, written_silu, written_snake
 
 # What begins a group by an op of its own, in which no residual goes.
-ALONE = ("filtered", "resample", "periodic")
+ALONE = ("filtered", "resample", "periodic", "modulated")
 Reader = Callable[[fx.Node, list[Step]], Step | None]
 
 
@@ -240,18 +241,20 @@ def clamp(value: fx.Node, before: list[Step]) -> Step | None:
 # before it)
 STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "filtered": (("",), functools.partial(filtered, activation)),
+    "modulated": (("",), modulated),
+    "noise": (("modulated",), noise),
     "resample": (("",), resampled),
     "periodic": (("",), lone_periodic),
     "upsample": (("",), upsampling),
     "conv": (("", "upsample"), convolution),
     "first bias": (("",), first_bias_add),
     "norm": (("", "conv", "bias"), norm),
-    "bias": (("conv", "resample"), bias_add),
+    "bias": (("conv", "resample", "modulated", "noise"), bias_add),
     "scale": (("norm", "conv"), scale),
     "shift": (("norm", "scale"), shift),
     "modulation": (("norm",), modulation),
-    "act": (("conv", "resample", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
-    "gain": (("act", "conv", "resample", "bias"), gain),
+    "act": (("conv", "resample", "modulated", "noise", "bias", "norm", "scale", "shift", "modulation", "residual"), activation),
+    "gain": (("act", "conv", "resample", "modulated", "noise", "bias"), gain),
     "clamp": (("act", "gain"), clamp),
     "residual": (("conv", "bias", "norm", "scale", "shift", "modulation", "act", "gain"), residual),
     "factor": (("residual", "act"), factor),

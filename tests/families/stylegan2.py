@@ -200,9 +200,11 @@ class Discriminator(nn.Module):
         return self.linear2(F.leaky_relu(self.linear1(x), 0.2))
 
 
-# The noise between a convolution and its activation is no bias: it differs from pixel to pixel.
-_STYLED = [("conv2d()",)]
-_UP = [("conv_transpose2d()",), ("convs.0.conv.blur",), ("convs.0.activate",), *_STYLED, ("convs.1.activate",), *_STYLED]
+def _styled(path: str, up: bool = False) -> tuple[str, ...]:
+    return (f"{path}.conv.blur" if up else "conv2d()", f"{path}.noise", f"{path}.activate")
+
+
+_TO_RGB = ("conv2d()", "add()")  # and its bias
 
 
 def _residual(path: str) -> Groups:
@@ -215,7 +217,7 @@ ROWS = [
         "stylegan2-g",
         Generator,
         noise(12),
-        [*_STYLED, ("conv1.activate",), *_STYLED, *_UP, ("add()", "add()")],  # the last: a picture's bias and the picture before it
+        [_styled("conv1"), _TO_RGB, _styled("convs.0", up=True), _styled("convs.1"), _TO_RGB],
         real=Real(
             lambda: Generator(256, (256, 256, 256, 128), 8),
             noise(256),
