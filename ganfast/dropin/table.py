@@ -29,6 +29,7 @@ from ganfast.dropin.nodes import (
     tensor,
     works_in_place,
 )
+from ganfast.dropin.spread import spread
 from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import lone_periodic, written_silu, written_snake
 
@@ -243,7 +244,7 @@ STEPS: dict[str, tuple[tuple[str, ...], Reader]] = {
     "filtered": (("",), functools.partial(filtered, activation)),
     "modulated": (("",), modulated),
     "noise": (("modulated",), noise),
-    "resample": (("",), resampled),
+    "resample": (("",), lambda node, before: resampled(node, before) or spread(node, before)),
     "periodic": (("",), lone_periodic),
     "upsample": (("",), upsampling),
     "conv": (("", "upsample"), convolution),
