@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from ganfast.dropin.filters import filtering
+from ganfast.dropin.filters import Filtering, filtering
 from ganfast.dropin.nodes import channels, each, is_dense, is_floating, read, spelt, tensor
+from ganfast.dropin.spread import spread
 from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_operand, single_use
 
 
@@ -34,9 +35,8 @@ def modulated(node: fx.Node, before: list[Step]) -> Step | None:
     operands = {"x": picture, "weight": base, "style": style}
     options |= {"op": "modulated_conv", "demodulate": eps is not None, "eps": eps or 0.0}
     if order == "IO":
-        user = single_use(back)
-        blur = None if user is None else filtering(user[0])
-        if blur is None or blur.transposed or any(s != 1 for s in blur.stride):
+        blur = _blur(only_user(back))
+        if blur is None:
             return None
         parts += blur.nodes
         operands["filter"] = blur.weight
@@ -146,6 +146,18 @@ def _convolution(conv: fx.Node, weight: fx.Node, order: str, shape) -> dict[str,
     by = stride[0]  # of the op's own border, that of a filter of one tap
     around = tuple(n for p in padding[::-1] for n in ((p - (2 - by) // 2, p - (1 - by) // 2) if by > 1 else (p, p)))
     return {"up": 1, "down": by, "padding": around, "flip": True}
+
+
+def _blur(user: fx.Node | None) -> Filtering | None:
+    """A filter at the same size, in either spelling."""
+    found = None if user is None else filtering(user)
+    step = spread(user, []) if user is not None and found is None else None
+    if step is not None and step.options["up"] == (1, 1):
+        left, right, top, bottom = step.options["padding"]
+        weight, stride = step.tensors["filter"], step.options["down"]
+        taps = tuple(tensor(weight).shape[2:])
+        found = Filtering(step.nodes, step.tensors["x"], weight, False, stride, ((top, bottom), (left, right)), taps, 1.0)
+    return found if found is not None and not found.transposed and set(found.stride) == {1} else None
 
 
 def _upsampling(options: dict[str, Any], blur, kernel) -> dict[str, Any]:

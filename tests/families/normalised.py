@@ -16,6 +16,7 @@ WEIGHTS = {
     "bigvgan-log-g": [("weight norms", 20)],
     "bigvgan-beta-g": [("weight norms", 20)],
     "bigvgan-filters-g": [("weight norms", 7)],
+    "stylegan2-ported-g": [("equalised weights", 19)],
     "codec-decoder": [("weight norms", 7)],
     "codec-d": [("weight norms", 18)],
     "codec-bands-d": [("weight norms", 10)],

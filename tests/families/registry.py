@@ -23,6 +23,7 @@ from tests.families import (
     srgan,
     stackgan,
     stylegan2,
+    stylegan2_ported,
     vae,
     vqgan,
     wgan_gp,
@@ -33,7 +34,8 @@ FAMILIES = named(
         row
         for family in (
             dcgan, wgan_gp, sngan, lsgan, pix2pix, cyclegan, srgan, context_encoder, hifigan, bigvgan, bigvgan_filters, gan3d, vae,
-            conditional_bn, stackgan, r3gan, vqgan, realesrgan, biggan, stylegan2, codec, spade, dcae, residual,
+            conditional_bn, stackgan, r3gan, vqgan, realesrgan, biggan, stylegan2, stylegan2_ported, codec, spade, dcae,
+            residual,
         )
         for row in family.ROWS
     )
