@@ -217,3 +217,20 @@ def test_noise_that_may_be_changed_is_not_kept():
     assert became(model) == ["modulated_conv"]
     assert ganfast.explain(model).groups[0].layers == ("conv2d()",)
     same(model, plain, *inputs())
+
+
+@pytest.mark.parametrize("learns", ["weight", "style"])
+def test_of_weight_and_style_that_is_kept_alone_which_the_other_s_gradient_needs(learns):
+    plain, model = pair(Spelt if learns == "weight" else Modulated)
+    gradients = []
+    for network in (plain, model):
+        network.requires_grad_(learns == "weight")
+        x, style, noise = inputs()
+        leaf = network.weight if learns == "weight" else style.requires_grad_()
+        y = network(x.requires_grad_(), style) if learns == "weight" else network(x.requires_grad_(), style, noise)
+        with torch.no_grad():
+            leaf.mul_(2)
+        y.square().sum().backward()
+        gradients.append((x.grad, leaf.grad))
+    for got, want in zip(*gradients):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
