@@ -11,6 +11,9 @@ CPU_INFERENCE = {"fp32": 1.4, "bf16": 1.5}
 CPU_LAYERS = {"fp32": 1.3, "bf16": 1.8}
 CPU_LEAST = 0.95
 CPU_NORMS = {"group_norm_act": 2.0, "modulated norm": 2.0}
+CPU_RESAMPLING = {"upfirdn": 2.0, "filtered_act": 3.0, "modulated_conv": 1.2}
+CPU_RESAMPLING_PEAK = 1 / 3  # of eager's, of filtered_act
+BIGVGAN, CPU_BIGVGAN, GPU_BIGVGAN = "bigvgan-filters-g", 1.5, 2.9  # whole generators; on a GPU inference, the published gain on one
 CPU_RESIDUAL = 1.2  # of the pass that adds it
 CPU_DECODER = {"fp32": 1.05, "bf16": 1.3}  # a whole VQGAN decoder for 64x64 images
 CPU_BLOCK = 1.2
@@ -88,6 +91,32 @@ def families(rows: list[dict]) -> list[Finding]:
     return [*found, _at_most(text, first, FIRST_CALL, "s")]
 
 
+def _peaks(rows: list[dict]) -> list[float]:
+    """ganfast's peak memory over best eager's."""
+    pairs = [(best(r, "ganfast"), best(r, "eager")) for r in rows]
+    return [ours[1]["peak_bytes"] / eager[1]["peak_bytes"] for ours, eager in pairs if eager]
+
+
+def _whole(rows: list[dict], mode: str) -> list[float]:
+    return known([r for r in rows if (r["op"], r["case"], r["mode"], r["dtype"]) == ("accelerate", BIGVGAN, mode, "fp32")], ratio)
+
+
+def resampling(rows: list[dict]) -> list[Finding]:
+    """The ops of StyleGAN's family; on a CPU the faster of the forms in which eager has each."""
+    found, judged = [], []
+    for op, goal in CPU_RESAMPLING.items():
+        chosen = [r for r in rows if (r["op"], r["mode"]) == (op, "fwd+bwd")]
+        found.append(_at_least(f"{op} fwd+bwd, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
+        judged += [r for r in rows if r["op"] == op and r.get("paired")]
+    slow = [f"{r['op']} {r['case']} {r['dtype']} {r['mode']}" for r in judged if surely_below(r, FAMILY_LEAST)]
+    value = f"{len(slow)} of {len(judged)}" + (f": {', '.join(slow)}" if slow else "")
+    text = f"their rows whose interval lies wholly below {FAMILY_LEAST:g}x of eager, like for like"
+    found.append(Finding(text, value if judged else "not measured", "0", not slow if judged else None))
+    peaks = _peaks([r for r in rows if (r["op"], r["mode"]) == ("filtered_act", "fwd+bwd")])
+    found.append(_at_most("peak memory of filtered_act fwd+bwd, largest", peaks, CPU_RESAMPLING_PEAK, "of eager's"))
+    return [*found, _at_least("accelerated BigVGAN-base generator train fp32", _whole(rows, "train"), CPU_BIGVGAN)]
+
+
 def on_cpu(rows: list[dict]) -> list[Finding]:
     found = []
     for dtype, goal in CPU_INFERENCE.items():
@@ -102,6 +131,7 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
     for op, goal in CPU_NORMS.items():
         chosen = [r for r in rows if (r["op"], r["mode"]) == (op, "fwd+bwd")]
         found.append(_at_least(f"{op} fwd+bwd, geometric mean of {len(chosen)}", known(chosen, ratio), goal))
+    found += resampling(rows)
     sums = [r for r in rows if (r["op"], r["mode"]) == ("bias_act", "fwd+bwd") and "residual" in r["case"]]
     found.append(_at_least(f"bias_act with a residual fwd+bwd, geometric mean of {len(sums)}", known(sums, ratio), CPU_RESIDUAL))
     for dtype, goal in CPU_DECODER.items():
@@ -137,8 +167,7 @@ def gpu_steps(rows: list[dict]) -> list[Finding]:
         ("pix2pix step, batch 1, in bf16 over eager's default", _steps(rows, "pix2pix", 1, "bf16"), GPU_PIX2PIX_OVER_DEFAULT),
     ):
         found.append(_at_least(text, known(chosen, lambda r: ratio(r, DEFAULT)), goal, of=min))
-    pairs = [(best(r, "ganfast"), best(r, "eager")) for r in rows if r["op"] == "step"]
-    peaks = [ours[1]["peak_bytes"] / eager[1]["peak_bytes"] for ours, eager in pairs if eager]
+    peaks = _peaks([r for r in rows if r["op"] == "step"])
     return [*found, _at_most("peak memory of a step, largest", peaks, GPU_PEAK, "of eager's")]
 
 
@@ -156,6 +185,7 @@ def on_gpu(rows: list[dict]) -> list[Finding]:
     return [
         _at_least("conv_transpose_act over eager channels_last, geometric mean", known(layers, against_channels_last), GPU_LAYERS),
         _at_least("conv_transpose_act over max-autotune", known(layers, lambda r: ratio(r, "max-autotune")), GPU_MAX_AUTOTUNE),
+        _at_least("accelerated BigVGAN-base generator inference fp32", _whole(rows, "inference"), GPU_BIGVGAN),
         _at_least("conv_transpose_act, slowest", known(layers, against_channels_last), GPU_LEAST, of=min),
         _at_least("matrix rate from 50 GFLOP and Cin >= 256, lowest", _percent(heavy, "percent_matrix"), GPU_MATRIX, " %", min),
         _at_least("copy bandwidth of norms, batches and large losses, lowest", _percent(streaming, "percent_copy"), GPU_COPY, " %", min),
