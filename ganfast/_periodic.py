@@ -17,7 +17,9 @@ def numbers(op: str, act: str, alpha, beta, log_scale: bool, channels: int, x: T
         if not log_scale:
             return alpha
         alpha = 0.0 if alpha is None else alpha
-        return alpha.exp() if isinstance(alpha, Tensor) else math.exp(_checks.check_number(op, "alpha", alpha))
+        if isinstance(alpha, Tensor):
+            return _vector(op, "alpha", alpha, channels, x).exp()
+        return math.exp(_checks.check_number(op, "alpha", alpha))
     if act != SNAKE_BETA:
         given = "log_scale" if beta is None else "beta"
         _checks.fail(op, f"{given} was given, but act={act!r} has none", "snake_beta has both, snake has log_scale")

@@ -140,7 +140,8 @@ template <class T> struct Strips {
   std::vector<A> ring, u, out;
   A bias[kLanes], alpha[kLanes], scale[kLanes];
   const A none[kLanes] = {};
-  A sums[3][kLanes];
+  A sums[3][kLanes];  // of the row at hand,
+  double totals[3][kLanes];  // and of those before it
 
   explicit Strips(const Arguments& all)
       : all(all), c(all.from.size(1)), up(up_map(all.call, x_of(all).size(2), x_of(all).size(3))), down(down_map(all.call, up)), numbers(all.call, c),
@@ -183,6 +184,11 @@ template <class T> struct Strips {
     each([&](int64_t i, int l) __attribute__((always_inline)) { row[i] = act_bwd<A>(act, row[i], u[i], alpha[l], false, scale[l]); });
   }
 
+  void close() {
+    for (int t = 0; t < 3; ++t)
+      for (int l = 0; l < kLanes; ++l) totals[t][l] += sums[t][l], sums[t][l] = 0;
+  }
+
   // Four columns of a row to a byte of each plane, or times the slopes that a byte tells.
   void write_signs(const A* row, int64_t planes, uint8_t* bytes, int64_t plane_bytes) {
     const int64_t width = up.columns.out;
@@ -209,7 +215,7 @@ template <class T> struct Strips {
   }
 
   // Rows begin ... end - 1 of the results of up to sixteen planes; partial [plane, 3].
-  template <class Tag> void strip(int64_t plane, int64_t planes, int64_t begin, int64_t end, Tag act, A* partial, int64_t stride) {
+  template <class Tag> void strip(int64_t plane, int64_t planes, int64_t begin, int64_t end, Tag act, double* partial, int64_t stride) {
     const Line& rows = second.map.rows;
     const int64_t middle = rows.in, width = up.columns.out, slots = rows.taps, packed = (width + 3) / 4;
     const bool starts = begin == 0, ends = end == rows.out;
@@ -218,8 +224,9 @@ template <class T> struct Strips {
     uint8_t* bytes = all.signs ? static_cast<uint8_t*>(all.signs->mutable_data_ptr()) + plane * middle * packed : nullptr;
     for (int64_t l = 0; l < kLanes; ++l) {
       const int64_t ch = (plane + std::min(l, planes - 1)) % c;
-      bias[l] = numbers.bias[ch], alpha[l] = numbers.alpha[ch], scale[l] = numbers.scale[ch], sums[0][l] = sums[1][l] = sums[2][l] = 0;
+      bias[l] = numbers.bias[ch], alpha[l] = numbers.alpha[ch], scale[l] = numbers.scale[ch];
     }
+    std::fill_n(&sums[0][0], 3 * kLanes, A(0)), std::fill_n(&totals[0][0], 3 * kLanes, 0.0);
     std::fill(from.held.begin(), from.held.end(), -1), std::fill(x.held.begin(), x.held.end(), -1);
     const auto kept = [&](int64_t r) { return ring.data() + r % slots * width * kLanes; };
     const auto make = [&](int64_t r) {
@@ -230,6 +237,7 @@ template <class T> struct Strips {
       if (all.pass == Pass::forward && bytes && counts) write_signs(row, planes, bytes + r * packed, middle * packed);
       if (all.pass == Pass::backward) again.row([&](int64_t k) { return x.row(plane, planes, k, bias); }, r, u.data());
       between(act, row, counts);
+      close();
     };
     int64_t next = own;
     const int64_t made = rows.out * second.map.columns.out;
@@ -243,10 +251,11 @@ template <class T> struct Strips {
       }
       if (all.sums)
         for (size_t i = 0; i < out.size(); ++i) sums[0][i % kLanes] += out[i];
+      close();
     }
     while (ends && (all.sums || bytes) && next < middle) make(next++);
     for (int64_t l = 0; l < planes; ++l)
-      for (int t = 0; t < 3; ++t) partial[l * stride + t] = sums[t][l];
+      for (int t = 0; t < 3; ++t) partial[l * stride + t] = totals[t][l];
   }
 };
 
@@ -254,12 +263,11 @@ template <class T> struct Strips {
 
 void filtered_act_planes(const Arguments& all) {
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, all.from.scalar_type(), "filtered_act_cpu", [&] {
-    using A = Acc<scalar_t>;
     const int64_t planes = all.from.size(0) * all.from.size(1), rows = all.to.size(2), blocks = (planes + kLanes - 1) / kLanes;
     const int64_t taps = std::max(all.call.up_filter.size(0), all.call.down_filter.size(0));
     // Strips cost as many rows twice as there are taps; the sums' order must not depend on the number of threads.
     const int64_t strips = std::clamp<int64_t>(16 / blocks, 1, std::max<int64_t>(1, rows / (4 * taps)));
-    std::vector<A> partial(planes * strips * 3, A(0));
+    std::vector<double> partial(planes * strips * 3, 0.0);
     with_sines(all.call.act, [&](auto act) {
       at::parallel_for(0, blocks * strips, std::max<int64_t>(1, 8192 * strips / (rows * all.to.size(3) * kLanes)), [&](int64_t begin, int64_t end) {
         Strips<scalar_t> each(all);

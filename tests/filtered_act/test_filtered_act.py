@@ -178,6 +178,16 @@ def test_threads_do_not_show():
         assert all(torch.equal(a, b) for a, b in zip(one, other))
 
 
+def test_sums_over_many_pixels_keep_their_digits():
+    x = (torch.rand(1, 16, 160, 160) + 1).requires_grad_()
+    bias, alpha = torch.zeros(16, requires_grad=True), torch.full((16,), 0.3, requires_grad=True)
+    y = filtered_act(x, bias, act="prelu", alpha=alpha, up=2, padding=[1, 0, 1, 0], up_filter=torch.ones(2), backend="cpu")
+    got = torch.autograd.grad(y.sum(), (bias, alpha))
+    (want,) = torch.autograd.grad(filtered_act(x.double(), bias.double(), act="prelu", alpha=0.3, up=2, padding=[1, 0, 1, 0],
+                                               up_filter=torch.ones(2), backend="reference").sum(), bias)  # fmt: skip
+    torch.testing.assert_close(got[0], want, rtol=2e-6, atol=0)
+
+
 def test_an_empty_batch():
     x, alpha = torch.randn(0, 3, 16, requires_grad=True), torch.ones(3, requires_grad=True)
     y = filtered_act(
@@ -217,8 +227,10 @@ def test_opcheck_and_one_graph(backend):
 def test_autocast_and_inference_tensors():
     x, bias, options = case("stylegan3")
     want = filtered_act(x, bias, **options)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert filtered_act(x, bias, **options).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):  # casts nothing
+        for backend in BACKENDS:
+            torch.testing.assert_close(filtered_act(x, bias, **options, backend=backend), want)
+            assert GF.upfirdn(x, options["up_filter"], padding=6, backend=backend).dtype == torch.float32
     with torch.inference_mode():
         frozen = x.clone()
     learned = bias.clone().requires_grad_()

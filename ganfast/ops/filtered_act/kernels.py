@@ -3,6 +3,7 @@
 import torch
 
 from ganfast import _backends, _native
+from ganfast._autograd import no_autocast
 from ganfast._layout import memory_format
 from ganfast.ops.filtered_act import reference
 from ganfast.ops.filtered_act.maps import Maps, Shape
@@ -51,7 +52,8 @@ def _fwd(
     fmt = memory_format(x.dim(), channels_last)
     if backend in ("torch", "reference"):
         z = _computed(x, backend)
-        y, signs = reference.forward(z, bias, alpha, _maps(*maps, backend), *numbers[2:], keep_signs)
+        with no_autocast(x):
+            y, signs = reference.forward(z, bias, alpha, _maps(*maps, backend), *numbers[2:], keep_signs)
         return y.to(x.dtype).contiguous(memory_format=fmt), signs
     y, signs = _native_pass("fwd", backend)(x.contiguous(), *maps, *numbers, keep_signs)
     return y.contiguous(memory_format=fmt), signs

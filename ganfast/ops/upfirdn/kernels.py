@@ -3,6 +3,7 @@
 import torch
 
 from ganfast import _backends, _native
+from ganfast._autograd import no_autocast
 from ganfast._layout import memory_format
 from ganfast.ops.upfirdn import reference, torch_backend
 from ganfast.ops.upfirdn.geometry import Geometry
@@ -23,7 +24,8 @@ def _fwd(x, filter, up, down, before, after, flip, gain, channels_last, backend)
     args = (x, filter, up, down, before, after, flip, gain)
     if backend in ("torch", "reference"):
         run = torch_backend.upfirdn_fwd_torch if backend == "torch" else reference.upfirdn_fwd_reference
-        return run(*args).contiguous(memory_format=memory_format(x.dim(), channels_last))
+        with no_autocast(x):
+            return run(*args).contiguous(memory_format=memory_format(x.dim(), channels_last))
     taps = filter.to(torch.promote_types(x.dtype, torch.float32)).contiguous()
     native = torch.ops.ganfast.upfirdn_fwd_native
     if backend == "triton":
