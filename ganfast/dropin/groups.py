@@ -13,7 +13,7 @@ from ganfast.dropin import arithmetic, nodes
 from ganfast.dropin.graphs import alone
 from ganfast.dropin.nodes import name_of, storages, tensor
 from ganfast.dropin.steps import Step, single_use
-from ganfast.dropin.table import ACTIVATIONS, ALONE, STEPS
+from ganfast.dropin.table import ACTIVATIONS, ALONE, BEHIND_ALONE, STEPS
 from ganfast.dropin.weights import Together
 from ganfast.ops.bias_act.autograd import what_is_saved
 
@@ -140,7 +140,9 @@ class Found:
         while True:
             role, value = (steps[-1].role, steps[-1].value) if steps else ("", None)
             user = (single_use(value) or (None,))[0] if steps else node
-            found = (reader(user if "" in after else value, steps) for after, reader in STEPS.values() if role in after)
+            alone = bool(steps) and steps[0].role in ALONE
+            readers = [(name, after, reader) for name, (after, reader) in STEPS.items() if role in after]
+            found = (reader(user if "" in after else value, steps) for name, after, reader in readers if not alone or name in BEHIND_ALONE)
             step = next(filter(None, found), None)
             if step is None:
                 return steps

@@ -33,8 +33,9 @@ from ganfast.dropin.spread import spread
 from ganfast.dropin.steps import Step, both_ways, is_constant, other_operand, single_use
 from ganfast.dropin.written import lone_periodic, written_silu, written_snake
 
-# What begins a group by an op of its own, in which no residual goes.
+# What begins a group by an op of its own, and the only steps that such a group computes behind it (`whole.run`, then bias_act).
 ALONE = ("filtered", "resample", "periodic", "modulated")
+BEHIND_ALONE = ("noise", "bias", "act", "gain", "clamp")
 Reader = Callable[[fx.Node, list[Step]], Step | None]
 
 
@@ -165,7 +166,7 @@ def modulation(value: fx.Node, before: list[Step]) -> Step | None:
 def residual(value: fx.Node, before: list[Step]) -> Step | None:
     """A tensor like the value, added to it, where the sum lies as the value does. One in a group: no op adds two."""
     found = both_ways(value, "add")
-    if found is None or any(step.role in ("clamp", "residual", *ALONE) for step in before) or not same_shape(found[1], tensor(value)):
+    if found is None or any(step.role in ("clamp", "residual") for step in before) or not same_shape(found[1], tensor(value)):
         return None
     return Step("residual", (found[0],), "add", {"residual": found[1]}, {}) if same_strides(found[0], value) else None
 
