@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from ganfast.dropin.nodes import channels, each, is_dense, is_floating, name_of, read, tensor
+from ganfast.dropin.nodes import channels, each, is_dense, is_floating, is_written, name_of, read, tensor
 from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
 from ganfast.dropin.written import written_periodic
 
@@ -24,14 +24,16 @@ class Filtering(NamedTuple):
 
 
 def one_filter(node: Any) -> bool:
-    """Whether a tensor is one thing again and again along its first dimension."""
+    """Whether a tensor is one thing again and again along its first dimension, and nobody writes into a copy of it."""
     t = tensor(node)
     if t is None or type(t.shape[0]) is not int:
         return False
     if t.shape[0] == 1 or t.stride(0) == 0:
         return True
     name, args = name_of(node), node.args
-    if name == "repeat":
+    if not args or is_written(node):
+        return False
+    if name == "repeat" and len(args) > 1:
         given, source = args[1] if isinstance(args[1], (tuple, list)) else args[1:], tensor(args[0])
         return len(given) > source.dim() or source.shape[0] == 1
     if name == "repeat_interleave":

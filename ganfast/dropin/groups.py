@@ -181,7 +181,8 @@ class Found:
             return "grad mode or autocast is switched between its parts"
         reads = storages(*(node for step in steps for node in step.tensors.values()))
         writes = set().union(*(nodes.written(node) for node in parts if not nodes.works_in_place(node)))
-        for node in self.nodes[self.order[parts[0]] : self.order[parts[-1]]]:
+        # What a step makes of its operands alone, the inverse of an alpha, may stand before the step that comes first.
+        for node in self.nodes[min(self.order[node] for node in parts) : self.order[parts[-1]]]:
             if node in parts:
                 continue
             if nodes.is_barrier(node):

@@ -133,6 +133,13 @@ def written(node: fx.Node) -> set[int]:
     return set()
 
 
+def is_written(node: fx.Node) -> bool:
+    """Whether anything in the graph writes to the node's memory, before or after the node, or may do so."""
+    own = storages(node)
+    reached = (storages(*n.all_input_nodes) if is_barrier(n) else written(n) for n in node.graph.nodes)
+    return version(node) > 0 or any(memory & own for memory in reached)
+
+
 _SWITCHES = {"_set_grad_enabled": "grad", "_enter_autocast": "enter", "_exit_autocast": "exit"}
 
 
