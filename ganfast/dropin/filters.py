@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from ganfast.dropin.nodes import channels, each, is_dense, is_floating, is_written, name_of, read, tensor
-from ganfast.dropin.steps import Step, both_ways, is_constant, single_use
+from ganfast.dropin.steps import Step, both_ways, is_constant, joined, single_use
 from ganfast.dropin.written import written_periodic
 
 
@@ -96,7 +96,9 @@ def filtering(node: fx.Node, mode: str = "constant") -> Filtering | None:
     if found is None or (around is not None and found.transposed and mode == "constant"):
         return None
     if around is not None:
-        edges = around[1] if found.transposed else tuple((b + p, a + q) for (b, a), (p, q) in zip(around[1], found.padding))
+        edges = around[1] if found.transposed else tuple(map(joined, around[1], found.padding))
+        if None in edges:
+            return None
         found = found._replace(nodes=(node, user), x=around[0], padding=edges)
     product = both_ways(found.nodes[-1], "mul")
     if product is not None and is_constant(product[1]):

@@ -6,7 +6,7 @@ from typing import Any
 from torch import fx
 
 from ganfast.dropin.nodes import each, is_dense, is_floating, name_of, read, spelt, tensor
-from ganfast.dropin.steps import Step, only_user
+from ganfast.dropin.steps import Step, joined, only_user
 
 _SHAPES = ("view", "reshape")
 
@@ -18,8 +18,11 @@ class _Axis:
         self.up, self.zeros, self.before, self.after, self.down = 1, 0, 0, 0, 1
 
     def padded(self, before: int, after: int) -> bool:
-        self.before, self.after, fresh = self.before + before, self.after + after, self.before >= 0 and self.after >= 0
-        return self.zeros == 0 and (fresh or (before <= 0 and after <= 0))  # what was cut off does not come back as zeros
+        border = joined((self.before, self.after), (before, after))
+        if border is None or self.zeros:
+            return False
+        self.before, self.after = border
+        return True
 
 
 class _Walk:

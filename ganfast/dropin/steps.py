@@ -58,3 +58,10 @@ def both_ways(value: fx.Node, name: str) -> tuple[fx.Node, Any] | None:
     user = only_user(value)
     other = other_operand(user, name, value)
     return None if other is None else (user, other)
+
+
+def joined(edge: tuple[int, int], more: tuple[int, int]) -> tuple[int, int] | None:
+    """Two borders of zeros, (before, after), as one, negative where values are cut off; None where zeros would bring back what was cut."""
+    if any(first < 0 < then for first, then in zip(edge, more)):
+        return None
+    return edge[0] + more[0], edge[1] + more[1]

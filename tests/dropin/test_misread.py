@@ -87,3 +87,27 @@ def test_an_alpha_that_changes_after_its_inverse_was_made():
         return y + inverse * torch.sin(y * m.alpha) ** 2
 
     keeps(function)
+
+
+def cut_planes(m, x):
+    """What is cut off and then padded, plane by plane."""
+    n, c, h, w = x.shape
+    y = F.pad(x.reshape(-1, h, w, 1), (0, 0, -1, 0, 0, -1)).permute(0, 3, 1, 2)
+    y = F.conv2d(y, m.f, padding=1)
+    return y.permute(0, 2, 3, 1).view(n, c, h - 1, w - 1)
+
+
+CUTS = {
+    "all sides": lambda m, x: filtered(F.pad(x, (-1, -1, -1, -1)), m.f.repeat(4, 1, 1, 1)),
+    "one side": lambda m, x: filtered(F.pad(x, (2, 2, 2, -1)), m.f.repeat(4, 1, 1, 1)),
+    "planes": cut_planes,
+}
+
+
+@pytest.mark.parametrize("function", CUTS.values(), ids=CUTS)
+def test_a_border_does_not_bring_back_what_was_cut_off(function):
+    assert keeps(function) == ["upfirdn"]  # the convolution without the pad
+
+
+def test_a_cut_and_a_border_on_other_sides_are_one():
+    assert keeps(lambda m, x: filtered(F.pad(x, (1, 0, 0, -1)), m.f.repeat(4, 1, 1, 1), padding=0)) == ["upfirdn"]
