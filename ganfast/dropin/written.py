@@ -5,7 +5,7 @@ from typing import Any
 from torch import fx
 
 from ganfast._activations import SNAKE_BETA
-from ganfast.dropin.nodes import is_dense, is_floating, name_of, per_channel, read, tensor, works_in_place
+from ganfast.dropin.nodes import is_dense, is_floating, name_of, per_channel, read, same_shape, tensor, works_in_place
 from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_operand
 
 
@@ -56,7 +56,9 @@ def _periodic(value: fx.Node, product: fx.Node) -> Step | None:
     power = only_user(wave)
     scaled = only_user(power)
     total = only_user(scaled)
-    if total is None or name_of(wave) != "sin" or not _squares(power, wave) or other_operand(total, "add", value) is not scaled:
+    if total is None or not same_shape(total, x):
+        return None
+    if name_of(wave) != "sin" or not _squares(power, wave) or other_operand(total, "add", value) is not scaled:
         return None
     inverse, divisor = _divisor(scaled, power)
     between, by = _without_eps(divisor, alpha)
@@ -71,7 +73,9 @@ def _periodic(value: fx.Node, product: fx.Node) -> Step | None:
 
 def per_channel_or_one(node: Any, x) -> bool:
     t = tensor(node)
-    return per_channel(node, x) or (t is not None and t.dtype == x.dtype and all(type(s) is int and s == 1 for s in t.shape))
+    if t is None or t.dtype != x.dtype or t.device != x.device or t.dim() > x.dim():
+        return False
+    return per_channel(node, x) or all(type(s) is int and s == 1 for s in t.shape)
 
 
 def _squares(node: fx.Node, wave: fx.Node) -> bool:
