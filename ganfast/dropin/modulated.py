@@ -81,13 +81,19 @@ def _demodulated(weight: fx.Node) -> tuple[fx.Node, float | None, list[fx.Node]]
     if not over.get("keepdim", False):
         wide = only_user(root[0])
         shape = None if tensor(wide) is None else spelt(tensor(wide).shape)
-        if shape != spelt((*tensor(weight).shape[:2], 1, 1, 1)) or read_any(wide) not in ("view", "reshape", "getitem"):
+        if shape != spelt((*tensor(weight).shape[:2], 1, 1, 1)) or not (read_any(wide) in ("view", "reshape") or _only_widens(wide)):
             return plain
         nodes.append(wide)
     product = only_user(nodes[-1])
     if other_operand(product, "mul", nodes[-1]) is not weight or set(weight.users) != {square, product}:
         return plain
     return product, float(added[1]), [*nodes, product]
+
+
+def _only_widens(node: fx.Node) -> bool:
+    """Whether an index takes everything as it lies, with dimensions of one."""
+    index = read(node).arguments.get("index") if read(node).name == "getitem" else None
+    return isinstance(index, tuple) and all(part is None or part is ... or part == slice(None) for part in index)
 
 
 def _squares(node: fx.Node, weight: fx.Node) -> bool:

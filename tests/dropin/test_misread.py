@@ -111,3 +111,43 @@ def test_a_border_does_not_bring_back_what_was_cut_off(function):
 
 def test_a_cut_and_a_border_on_other_sides_are_one():
     assert keeps(lambda m, x: filtered(F.pad(x, (1, 0, 0, -1)), m.f.repeat(4, 1, 1, 1), padding=0)) == ["upfirdn"]
+
+
+def snake(y, alpha):
+    return y + torch.sin(y * alpha) ** 2 / (alpha + 1e-9)
+
+
+def test_an_alpha_of_more_dimensions_than_the_signal_gives_more():
+    one = lambda m: m.conv.weight[:1, :1]
+    for function in (lambda m, x: snake(x, one(m)), lambda m, x: snake(F.conv1d(x, m.conv.weight[..., 0]), one(m))):
+        assert "bias_act" not in keeps(function, torch.randn(2, 4, 6))
+    assert keeps(lambda m, x: snake(x, one(m)[0, 0])) == ["bias_act"]
+
+
+class Indexed(nn.Module):
+    """Norms that are widened by an index."""
+
+    def __init__(self, *index):
+        super().__init__()
+        self.weight, self.index = nn.Parameter(torch.randn(1, 3, 4, 3, 3)), index
+
+    def forward(self, x, style):
+        w = self.weight * style[:, None, :, None, None]
+        d = torch.rsqrt(w.pow(2).sum([2, 3, 4]) + 1e-8)
+        w = (w * d[self.index]).view(-1, 4, 3, 3)
+        return F.conv2d(x.view(1, -1, 6, 6), w, padding=1, groups=2).view(2, 3, 6, 6)
+
+
+INDICES = {
+    "in another order": ((slice(None), [2, 0, 1], None, None, None), False),
+    "backwards": (([1, 0], slice(None), None, None, None), False),
+    "as they are": ((slice(None), slice(None), None, None, None), True),
+    "all at once": ((..., None, None, None), True),
+}
+
+
+@pytest.mark.parametrize(("index", "found"), INDICES.values(), ids=INDICES)
+def test_norms_stay_those_of_their_channels(index, found):
+    plain, model = pair(lambda: Indexed(*index))
+    same(model, plain, images(2, 6, 4), torch.randn(2, 4, generator=torch.Generator().manual_seed(1)))
+    assert ("modulated_conv" in [row.became for row in ganfast.explain(model).groups]) == found
