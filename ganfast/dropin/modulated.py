@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from ganfast.dropin.filters import Filtering, filtering
-from ganfast.dropin.nodes import channels, each, is_dense, is_floating, read, spelt, tensor
+from ganfast.dropin.nodes import channels, each, is_contiguous, is_dense, is_floating, read, spelt, tensor
 from ganfast.dropin.spread import spread
 from ganfast.dropin.steps import Step, both_ways, is_constant, only_user, other_operand, single_use
 
@@ -42,6 +42,8 @@ def modulated(node: fx.Node, before: list[Step]) -> Step | None:
         operands["filter"] = blur.weight
         options |= _upsampling(options, blur, tensor(node).shape[3:])
     if any(user not in parts for part in parts[:-1] for user in part.users) or not _closed(parts, [*operands.values()]):
+        return None
+    if not is_contiguous(parts[-1]):  # a batch of one in channels_last, which no view has merged
         return None
     return Step("modulated", (*sorted(parts[:-1]), parts[-1]), read(conv).name, operands, options)
 

@@ -223,6 +223,13 @@ def same_strides(node: fx.Node, other: fx.Node) -> bool:
     return spelt(tensor(node).stride()) == spelt(tensor(other).stride())
 
 
+def is_contiguous(node: fx.Node) -> bool:
+    """Whether an image lies as torch's views make it, strides of dimensions of one and of an unknown size included."""
+    t = tensor(node)
+    *_, channel, high, wide = t.shape
+    return spelt(t.stride()) == spelt((channel * high * wide, high * wide, wide, 1))
+
+
 def spelt(sizes: Any) -> list[str]:
     """Sizes that can be compared, fixed or not."""
     return [str(size) for size in sizes]

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import fx
 
-from ganfast.dropin.nodes import each, is_dense, is_floating, name_of, read, spelt, tensor
+from ganfast.dropin.nodes import each, is_contiguous, is_floating, name_of, read, spelt, tensor
 from ganfast.dropin.steps import Step, joined, only_user
 
 _SHAPES = ("view", "reshape")
@@ -26,7 +26,7 @@ class _Axis:
 
 
 class _Walk:
-    """The chain's state: what each dimension of its value is, "p" the planes, "h", "w", "0" the zeros behind, "1" of size one."""
+    """The chain's state: what each dimension of its value is, "p" the planes, "h", "w", "0h", "0w" the zeros behind them, "1" of one."""
 
     def __init__(self) -> None:
         self.dims = ["p", "h", "w", "1"]
@@ -54,7 +54,8 @@ class _Walk:
                 if (
                     label not in ("h", "w")
                     or not given
-                    or given[0][0] != "0"
+                    or given[0][0] != f"0{label}"
+                    or given[0][1] != str(self.axis(label).zeros + 1)
                     or not own.isdigit()
                     or size != str(int(own) * int(given[0][1]))
                 ):
@@ -79,11 +80,11 @@ class _Walk:
                 if (before or after) and not self.axis(label).padded(before, after):
                     return False
             elif before or after:
-                behind = self.dims[at - 1]
+                behind = self.dims[at - 1]  # whose values they follow
                 axis = self.axis(behind)
                 if label != "1" or behind not in ("h", "w") or before or after < 0 or (axis.up, axis.before, axis.after) != (1, 0, 0):
                     return False
-                self.dims[at], axis.zeros = "0", after
+                self.dims[at], axis.zeros = f"0{behind}", after
         return True
 
     def _slice(self, old: fx.Node, node: fx.Node) -> bool:
@@ -133,8 +134,8 @@ class _Walk:
 def spread(node: fx.Node, before: list[Step]) -> Step | None:
     """node: where x [N, C, H, W] becomes planes [N * C, H, W, 1]."""
     x = tensor(node.args[0]) if name_of(node) in _SHAPES and isinstance(node.args[0], fx.Node) else None
-    if not is_floating(x) or x.dim() != 4 or not is_dense(x) or tensor(node).dim() != 4:
-        return None
+    if not is_floating(x) or x.dim() != 4 or not is_contiguous(node.args[0]) or tensor(node).dim() != 4:
+        return None  # of channels_last images planes are copies, and what is made of them stays contiguous
     size = spelt(x.shape[2:])
     if "1" in (*size, *spelt(tensor(node).shape[:1])) or spelt(tensor(node).shape[1:]) != [*size, "1"]:
         return None
@@ -149,7 +150,7 @@ def spread(node: fx.Node, before: list[Step]) -> Step | None:
         if not walk.takes(value, user):
             return None
         value = user
-    return _step(nodes, walk)
+    return None if walk.h.zeros or walk.w.zeros else _step(nodes, walk)
 
 
 def _ends(dims: list[str], value: Any, user: fx.Node, x) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 
 import ganfast
 from tests.dropin.small import images, pair, same
+from tests.dropin.test_spread import Upfirdn2d
 
 
 class Net(nn.Module):
@@ -151,3 +152,48 @@ def test_norms_stay_those_of_their_channels(index, found):
     plain, model = pair(lambda: Indexed(*index))
     same(model, plain, images(2, 6, 4), torch.randn(2, 4, generator=torch.Generator().manual_seed(1)))
     assert ("modulated_conv" in [row.became for row in ganfast.explain(model).groups]) == found
+
+
+def moved_zeros(m, x):
+    """Zeros behind each row's one value, which a permute puts behind the columns' values."""
+    n, c, h, w = x.shape
+    planes = F.pad(x.reshape(-1, h, w, 1).view(-1, h, 1, w), (0, 0, 0, 1)).permute(0, 1, 3, 2)
+    y = F.conv2d(planes.reshape(-1, 1, h, w * 2), m.f)
+    return y.view(n, c, h - 2, w * 2 - 2)
+
+
+def test_zeros_belong_to_the_values_that_they_stand_behind():
+    keeps(moved_zeros)
+
+
+class Single(nn.Module):
+    """A modulated convolution of a batch of one, with a view that changes nothing or without."""
+
+    def __init__(self, merges):
+        super().__init__()
+        self.weight, self.merges = nn.Parameter(torch.randn(1, 3, 4, 3, 3)), merges
+
+    def forward(self, x, style):
+        w = (self.weight * style[:, None, :, None, None]).reshape(-1, 4, 3, 3)
+        if self.merges:
+            x = x.reshape(1, -1, *x.shape[2:])
+        return F.relu(F.conv2d(x, w, padding=1, groups=1) + 1)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("merges", [False, True], ids=["alone", "merged"])
+def test_a_batch_of_one_keeps_its_layout(merges, last):
+    plain, model = pair(lambda: Single(merges))
+    x, style = images(1, 6, 4), torch.randn(1, 4, generator=torch.Generator().manual_seed(1))
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    same(model, plain, x, style)
+    assert model(x, style).stride() == plain(x, style).stride()
+    assert ("modulated_conv" in [row.became for row in ganfast.explain(model).groups]) != last
+
+
+def test_planes_of_channels_last_images_keep_eager_s_layout():
+    plain, model = pair(lambda: Upfirdn2d(2, 1, (2, 1)))
+    for n in (1, 2):
+        x = images(n, 6).contiguous(memory_format=torch.channels_last)
+        same(model, plain, x)
+        assert model(x).stride() == plain(x).stride()
