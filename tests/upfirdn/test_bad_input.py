@@ -29,7 +29,9 @@ WRONG = {
     "another backend": (lambda: upfirdn(X, F, backend="cud"), ValueError, "cuda"),
     "upsample": (lambda: upsample(X, F, up=0), ValueError, "upsample: up is 0"),
     "downsample": (lambda: downsample(X, torch.ones(2, 2, 2)), ValueError, "downsample: filter has shape"),
-    "filter": (lambda: filter(X, F, padding="same"), TypeError, "padding is 'same'"),
+    "filter": (lambda: filter(X, F, padding="same"), TypeError, "filter: padding is 'same'"),
+    "upsample's padding": (lambda: upsample(X, F, padding=[1, 2, 3]), ValueError, "upsample: padding has 3 entries"),
+    "downsample's padding": (lambda: downsample(X, F, padding=1.0), TypeError, "downsample: padding is 1.0"),
 }
 
 

@@ -146,7 +146,7 @@ def check_padding(op: str, value: object, dims: int) -> tuple[tuple[int, ...], t
 def _usual(op: str, x: Tensor, filter: Tensor, padding: _Factor, around) -> list[int]:
     """The padding [left, right, (top, bottom)] that keeps the picture where it is, and the caller's on top; `around(taps, dimension)`."""
     dims = check(op, x, filter)
-    before, after = check_padding(_OP, padding, dims)
+    before, after = check_padding(op, padding, dims)
     taps = filter.shape if filter.dim() == dims else filter.shape * dims
     own = [around(k, d) for d, k in enumerate(taps)]
     return [n for d in reversed(range(dims)) for n in (before[d] + own[d][0], after[d] + own[d][1])]
