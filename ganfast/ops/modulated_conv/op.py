@@ -56,8 +56,10 @@ def modulated_conv(
         x's size.
         noise, already times its strength, broadcasts to [N, 1, Hout, Wout]; y [N, Cout, Hout, Wout].
     Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y as x, or what autocast casts x to. All else any floating
-        dtype: the weight is rounded to x's, the others are not. In 16 bits with ``demodulate`` weight and styles are divided by their
-        largest entries first, for each output channel and each image, the weight by the root of Cin * kh * kw too: no style overflows.
+        dtype: the weight is rounded to x's, the others are not. ``eps`` is added to the sum of squares of weight times style, in every
+        dtype the same. 16 bits are safe with ``demodulate`` and without: with it weight and styles are divided by their largest entries
+        first, for each output channel and each image, the weight by the root of Cin * kh * kw too; without it, in float16, a power of two
+        moves from the styles to the weight. So no style overflows where the weight times the style would not.
     Layout: channels_last out where x or the weight is channels_last; else contiguous.
     Grads: x, weight, style, noise, bias, alpha, to any order. The filter is a constant.
     Raises: TypeError, ValueError for what the shapes above forbid, factors below 1 or both above, a result without pixels; RuntimeError
@@ -120,7 +122,6 @@ def run(plan: Plan, x, weight, style, filter, noise, bias, alpha) -> Tensor:
     if plan.folds:
         t = _by_image(x, weight, style, spec.channels_last)
     else:
-        style = style.contiguous()
         x = Scale.apply(x, style, spec) if learns and _any(x, style) else kernels.scale_fwd(x, style, spec.channels_last, spec.backend)
         t = _convolved(plan, x, weight, filter)
     noise = None if noise is None else noise.to(acc).expand(size[0], 1, *size[2:]).contiguous()
@@ -139,14 +140,21 @@ def _any(*tensors: Tensor | None) -> bool:
 
 def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """(the weight as the convolution takes it, the styles that scale x, what its result is multiplied by [N, Cout] or None). The largest
-    entries are constants here: what they multiply cancels, and its derivative with it."""
+    entries are constants here: y does not depend on them, so its derivative by way of them is zero."""
     dtype, way = plan.dtype, plan.route
     weight = dense_weight(weight if weight.dtype in (dtype, style.dtype) else weight.to(style.dtype))
-    scale = None
+    scale, eps = None, plan.eps
     if plan.demodulate and dtype.itemsize == 2:
-        tiny = torch.finfo(style.dtype).tiny
-        style = style / style.detach().abs().amax(1, keepdim=True).clamp_min(tiny)
-        scale = (weight[0].numel() ** 0.5 * weight.detach().abs().amax((1, 2, 3)).to(style.dtype)).clamp_min(tiny).reciprocal()
+        zero_as = eps**0.5 or 1.0  # of only zeros: their gradient is in scale too
+        of_style = _or(style.detach().abs().amax(1, keepdim=True), zero_as)
+        of_weight = _or(weight[0].numel() ** 0.5 * weight.detach().abs().amax((1, 2, 3)).to(style.dtype), zero_as)
+        style, scale = style / of_style, of_weight.reciprocal()
+        # in the scale of what is divided; the bounds keep its square, and d to the third power, in float32
+        eps = (scale * eps**0.5 / of_style).clamp(1e-12, 1e18).square()
+    elif dtype == torch.float16:
+        # The power of two above all styles goes to the weight: x times the rest is no larger than x, and d or the gradients need no care.
+        power = torch.frexp(style.detach().abs().amax()).exponent.to(style.dtype).clamp(-126, 126).exp2()
+        style, scale = style / power, power.expand(plan.channels)
     if not plan.demodulate and reference.is_itself(weight, scale, way.transposed, way.turn, dtype):
         return weight, style, None
     if torch.is_grad_enabled() and weight.requires_grad:
@@ -154,8 +162,13 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
     else:
         w, q = kernels.prepare_fwd(weight, scale, way.transposed, way.turn, dtype, plan.spec.backend)
         weight = w if w.numel() else weight
-    d = (style.square() @ q.t() + plan.eps).rsqrt() if plan.demodulate else None
+    d = (style.square() @ q.t() + eps).rsqrt() if plan.demodulate else None
     return weight, style, d
+
+
+def _or(largest: Tensor, zero_as: float) -> Tensor:
+    """What to divide by; also in place of what has no reciprocal."""
+    return largest.masked_fill(largest < torch.finfo(largest.dtype).tiny, zero_as)
 
 
 def _by_image(x: Tensor, weight: Tensor, style: Tensor, channels_last: bool) -> Tensor:
