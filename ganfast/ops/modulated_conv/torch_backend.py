@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ganfast._activations import activate_
-from ganfast.ops.modulated_conv.reference import finish_gradients, per_channel, per_image, scale_gradients, scaled
+from ganfast.ops.modulated_conv.reference import finish_gradients, per_channel, per_image
 
 
 def finish_fwd_torch(t, d, noise, bias, alpha, act: str, alpha_value: float, gain: float, clamp: float | None) -> Tensor:
@@ -23,6 +23,3 @@ def finish_bwd_torch(gy, t, d, noise, bias, alpha, act: str, alpha_value: float,
     acc = torch.promote_types(gy.dtype, torch.float32)
     gt, *others = finish_gradients(gy.to(acc), t.to(acc), d, noise, bias, alpha, act, alpha_value, gain, clamp)
     return gt.to(gy.dtype), *others
-
-
-scale_fwd_torch, scale_bwd_torch = scaled, scale_gradients
