@@ -6,12 +6,11 @@
 
 #include <limits>
 
-#include "../common/cpu_rows.h"
+#include "cpu_vectors.h"
 
 namespace ganfast {
 namespace {
 
-using MaybeTensor = std::optional<at::Tensor>;
 using MaybeDouble = std::optional<double>;
 
 // Pixels of one image, with all their channels: the unit of work and of partial sums. So a pixel's sum over the channels is one task's
@@ -45,8 +44,8 @@ struct Tiles {
   }
 };
 
-template <class A> const A* given(const MaybeTensor& t, const std::vector<A>& otherwise) {
-  const A* data = optional_ptr<A>(t);
+template <class A> const A* given(const MaybeTensor& t, const char* name, const std::vector<A>& otherwise) {
+  const A* data = contiguous_ptr<A>(t, name);
   return data ? data : otherwise.data();
 }
 
@@ -65,7 +64,7 @@ at::Tensor scale_fwd_cpu(const at::Tensor& x, const at::Tensor& style, bool chan
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_conv_scale_fwd_cpu", [&] {
     using T = scalar_t;
     const T* in = x.const_data_ptr<T>();
-    const auto* s = style.const_data_ptr<Acc<T>>();
+    const auto* s = contiguous_ptr<Acc<T>>(style, "style");
     T* out = y.data_ptr<T>();
     tiles.for_each([&](int64_t tile) { (channels_last ? &scale_tile<T, true> : &scale_tile<T, false>)(tiles, tile, in, s, out); });
   });
@@ -110,7 +109,7 @@ std::tuple<at::Tensor, at::Tensor> scale_bwd_cpu(const at::Tensor& g, const at::
     using T = scalar_t;
     using A = Acc<T>;
     const T *from = g.const_data_ptr<T>(), *in = x.const_data_ptr<T>();
-    const A* s = style.const_data_ptr<A>();
+    const A* s = contiguous_ptr<A>(style, "style");
     T* out = gx.data_ptr<T>();
     std::vector<A> partial(tiles.count() * tiles.c, A(0));
     tiles.for_each([&](int64_t tile) {
@@ -130,9 +129,10 @@ template <class A> struct Numbers {
 
   Numbers(const Tiles& tiles, const MaybeTensor& d_of, const MaybeTensor& noise_of, const MaybeTensor& bias_of, const MaybeTensor& alpha_of,
           double alpha_value, double gain_, MaybeDouble clamp_)
-      : ones(tiles.c, A(1)), zeros(std::max(tiles.c, tiles.size), A(0)), numbers(tiles.c, static_cast<A>(alpha_value)), d(given(d_of, ones)),
-        noise(given(noise_of, zeros)), bias(given(bias_of, zeros)), alpha(given(alpha_of, numbers)), d_row(d == ones.data() ? 0 : tiles.c),
-        noise_row(noise == zeros.data() ? 0 : 1), gain(gain_), clamp(clamp_.value_or(std::numeric_limits<double>::infinity())) {}
+      : ones(tiles.c, A(1)), zeros(std::max(tiles.c, tiles.size), A(0)), numbers(tiles.c, static_cast<A>(alpha_value)), d(given(d_of, "d", ones)),
+        noise(given(noise_of, "noise", zeros)), bias(given(bias_of, "bias", zeros)), alpha(given(alpha_of, "alpha", numbers)),
+        d_row(d == ones.data() ? 0 : tiles.c), noise_row(noise == zeros.data() ? 0 : 1), gain(gain_),
+        clamp(clamp_.value_or(std::numeric_limits<double>::infinity())) {}
 };
 
 // t and y may be the same memory.
@@ -230,13 +230,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> finish_bw
     const T *g = gy.const_data_ptr<T>(), *in = t.const_data_ptr<T>();
     T* out = gt.data_ptr<T>();
     std::vector<A> partial(tiles.count() * 3 * tiles.c, A(0));
-    std::vector<double> of_pixels(tiles.n * tiles.p, 0);
+    std::vector<double> of_pixels(with_noise ? tiles.n * tiles.p : 0, 0);
     with_act(parse_act(act), [&](auto tag) {
       using Tag = decltype(tag);
       const auto run = channels_last ? (clamp ? &finish_bwd_tile<T, true, true, Tag> : &finish_bwd_tile<T, true, false, Tag>)
                                      : (clamp ? &finish_bwd_tile<T, false, true, Tag> : &finish_bwd_tile<T, false, false, Tag>);
       tiles.for_each([&](int64_t tile) {
-        run(tiles, tile, g, in, v, with_alpha, tag, out, partial.data() + tile * 3 * tiles.c, of_pixels.data() + tiles.pixel(tile));
+        std::vector<double> unread(with_noise ? 0 : tiles.size, 0);
+        double* gnoise_tile = with_noise ? of_pixels.data() + tiles.pixel(tile) : unread.data();
+        run(tiles, tile, g, in, v, with_alpha, tag, out, partial.data() + tile * 3 * tiles.c, gnoise_tile);
       });
     });
     const auto none = as_tensor<A>(of_pixels.data(), 0, gy.options());

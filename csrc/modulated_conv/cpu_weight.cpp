@@ -5,12 +5,10 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "../common/cpu_rows.h"
+#include "cpu_vectors.h"
 
 namespace ganfast {
 namespace {
-
-using MaybeTensor = std::optional<at::Tensor>;
 
 // weight [o, i, k taps] in contiguous memory; another one, if transposed, is [i, o, k], if turned has its taps from the end.
 struct Form {
@@ -28,7 +26,14 @@ struct Form {
   }
 };
 
-bool is_last(const at::Tensor& weight) { return !weight.is_contiguous(); }
+// Whether the weight is channels_last, in which only the weight that the convolution takes as it is may lie.
+bool is_last(const at::Tensor& weight, bool itself) {
+  TORCH_CHECK(itself || weight.is_contiguous(), "modulated_conv: a weight of another form has strides ", weight.strides(), ", wants contiguous memory");
+  return !weight.is_contiguous();
+}
+
+// of the weight's own type
+bool keeps_form(const MaybeTensor& scale, bool transposed, bool turn) { return !(scale && scale->defined()) && !transposed && !turn; }
 
 // calls fn with the weight's own type and the images' for both at once
 template <class Fn> void with_types(const at::Tensor& weight, at::ScalarType images, Fn fn) {
@@ -42,7 +47,7 @@ template <class Fn> void with_types(const at::Tensor& weight, at::ScalarType ima
 
 std::tuple<at::Tensor, at::Tensor> prepare_fwd_cpu(const at::Tensor& weight, const MaybeTensor& scale, bool transposed, bool turn, at::ScalarType dtype) {
   const Form form(weight, transposed, turn);
-  const bool itself = !(scale && scale->defined()) && !transposed && !turn && weight.scalar_type() == dtype;
+  const bool itself = keeps_form(scale, transposed, turn) && weight.scalar_type() == dtype;
   const auto options = weight.options().dtype(dtype).memory_format(std::nullopt);
   at::Tensor w = !itself ? at::empty(transposed ? std::vector<int64_t>{form.i, form.o, weight.size(2), weight.size(3)} : weight.sizes().vec(), options)
                          : at::empty({0}, options);
@@ -53,10 +58,10 @@ std::tuple<at::Tensor, at::Tensor> prepare_fwd_cpu(const at::Tensor& weight, con
     using A = Acc<T>;
     q = at::zeros({form.o, form.i}, options.dtype(c10::CppTypeToScalarType<A>::value));
     const W* from = weight.const_data_ptr<W>();
-    const A* s = optional_ptr<A>(scale);
+    const A* s = contiguous_ptr<A>(scale, "scale");
     T* to = itself ? nullptr : w.data_ptr<T>();
     A* sums = q.data_ptr<A>();
-    const bool last = is_last(weight);
+    const bool last = is_last(weight, itself);
     form.for_each([&](int64_t out) {
       const W* row = from + out * form.i * form.k;
       A* sum = sums + out * form.i;
@@ -91,9 +96,9 @@ at::Tensor prepare_bwd_cpu(const at::Tensor& weight, const MaybeTensor& gw, cons
     using A = Acc<T>;
     const W* from = weight.const_data_ptr<W>();
     const T* g = optional_ptr<T>(gw);
-    const A *of_squares = optional_ptr<A>(gq), *s = optional_ptr<A>(scale);
+    const A *of_squares = contiguous_ptr<A>(gq, "gq"), *s = contiguous_ptr<A>(scale, "scale");
     W* to = found.data_ptr<W>();
-    const bool last = is_last(weight);
+    const bool last = is_last(weight, keeps_form(scale, transposed, turn) && std::is_same_v<W, T>);
     const std::vector<A> zeros(form.i, A(0));
     form.for_each([&](int64_t out) {
       const int64_t first = out * form.i * form.k;

@@ -1,7 +1,8 @@
 """Registration of the passes around the convolution: one signature for every backend, picked by the last argument.
 
-style and d [N, C], noise [N, 1, H, W], bias, alpha, scale [C] and q [Cout, Cin] are of the accumulation dtype and contiguous; tensors of
-images are dense in one of the two layouts; a result that there is nothing for is empty.
+style and d [N, C], noise [N, 1, H, W], bias, alpha, scale [C] and q [Cout, Cin] are of the accumulation dtype, bias and alpha of any, and
+made contiguous here, as autograd hands on what lies anyhow; tensors of images are dense in one of the two layouts; a result that there is
+nothing for is empty.
 """
 
 import torch
@@ -46,7 +47,7 @@ def _compiled(backend: str, name: str, overwrites: str = ""):
 
 
 def _vectors(t: Tensor, *vectors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """bias and alpha as the passes read them."""
+    """Of images t what is not images, as the passes read it."""
     acc = torch.promote_types(t.dtype, torch.float32)
     return tuple(None if v is None else v.to(acc).contiguous() for v in vectors)
 
@@ -56,6 +57,7 @@ def _laid(t: Tensor, channels_last: bool) -> Tensor:
 
 
 def _scale_fwd(x, style, channels_last, backend):
+    (style,) = _vectors(x, style)
     if (run := _compiled(backend, "scale_fwd")) is not None:
         return run(x, style, channels_last)
     return _laid(reference.scaled(x, style), channels_last)
@@ -66,6 +68,7 @@ def _scale_fwd_fake(x, style, channels_last, backend):
 
 
 def _scale_bwd(g, x, style, channels_last, backend):
+    (style,) = _vectors(x, style)
     if (run := _compiled(backend, "scale_bwd")) is not None:
         return run(g, x, style, channels_last)
     gx, gstyle = reference.scale_gradients(g, x, style)
@@ -77,7 +80,7 @@ def _scale_bwd_fake(g, x, style, channels_last, backend):
 
 
 def _finish_fwd(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    args = (t, d, noise, *_vectors(t, bias, alpha), act, alpha_value, gain, clamp)
+    args = (t, *_vectors(t, d, noise, bias, alpha), act, alpha_value, gain, clamp)
     if (run := _compiled(backend, "finish_fwd")) is not None:
         return run(*args, channels_last)
     if backend == "torch":
@@ -92,7 +95,7 @@ def _finish_fwd_fake(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, ch
 
 
 def _overwrite(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    args = (d, noise, *_vectors(t, bias, alpha), act, alpha_value, gain, clamp, channels_last)
+    args = (*_vectors(t, d, noise, bias, alpha), act, alpha_value, gain, clamp, channels_last)
     if (run := _compiled(backend, "finish_fwd", "_")) is not None:
         run(t, *args)
     else:
@@ -100,7 +103,7 @@ def _overwrite(t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels
 
 
 def _finish_bwd(gy, t, d, noise, bias, alpha, act, alpha_value, gain, clamp, channels_last, backend):
-    args = (gy, t, d, noise, *_vectors(t, bias, alpha), act, alpha_value, gain, clamp)
+    args = (gy, t, *_vectors(t, d, noise, bias, alpha), act, alpha_value, gain, clamp)
     if (run := _compiled(backend, "finish_bwd")) is not None:
         return run(*args, channels_last)
     gt, *others = torch_backend.finish_bwd_torch(*args)
@@ -115,7 +118,7 @@ def _finish_bwd_fake(gy, t, d, noise, bias, alpha, act, alpha_value, gain, clamp
 
 def _prepare_fwd(weight, scale, transposed, turn, dtype, backend):
     itself = reference.is_itself(weight, scale, transposed, turn, dtype)
-    weight = weight if itself else weight.contiguous()
+    weight, scale = weight if itself else weight.contiguous(), None if scale is None else scale.contiguous()
     if (run := _compiled(backend, "prepare_fwd")) is not None:
         return run(weight, scale, transposed, turn, dtype)
     w, q = reference.prepared(weight.to(torch.promote_types(dtype, torch.float32)), scale, transposed, turn)
@@ -130,11 +133,12 @@ def _prepare_fwd_fake(weight, scale, transposed, turn, dtype, backend):
 
 def _prepare_bwd(weight, gw, gq, scale, transposed, turn, backend):
     like = weight
-    if gw is not None:  # of the weight itself it lies as that does, of another it is contiguous, as that is
-        if not reference.is_itself(weight, scale, transposed, turn, gw.dtype):
-            gw, weight = gw.contiguous(), weight.contiguous()
-        elif gw.stride() != weight.stride():
-            gw = torch.empty_like(weight).copy_(gw)
+    gq, scale = (None if v is None else v.contiguous() for v in (gq, scale))
+    # gw of the weight itself lies as that does, of another form both are contiguous
+    if not reference.is_itself(weight, scale, transposed, turn, weight.dtype if gw is None else gw.dtype):
+        gw, weight = None if gw is None else gw.contiguous(), weight.contiguous()
+    elif gw is not None and gw.stride() != weight.stride():
+        gw = torch.empty_like(weight).copy_(gw)
     if (run := _compiled(backend, "prepare_bwd")) is not None:
         found = run(weight, gw, gq, scale, transposed, turn)
     else:
