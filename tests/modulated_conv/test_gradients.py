@@ -57,6 +57,32 @@ def test_a_penalty_on_the_styles_gradient(backend, dtype):
             assert torch.nn.functional.cosine_similarity(got.double().flatten(), want.flatten(), 0) > 0.98, what
 
 
+@pytest.mark.parametrize("learns", ["x", "x noise", "x bias", "x weight", "x style", "noise bias"])
+@pytest.mark.parametrize("power", [1, 2])
+@pytest.mark.parametrize("demodulate", [True, False], ids=["demodulated", "raw"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_has_a_graph_where_torchs_has_one(backend, demodulate, power, learns):
+    """Nothing bends: what a gradient depends on is y's gradient, which depends on y, or a learning factor."""
+    names = ("x", "weight", "style", "noise", "bias")
+    x, weight, style, options = case("plain", torch.float64)
+    given = dict(zip(names, (x, weight, style, options.pop("noise"), options.pop("bias"))))
+    found = []
+    for call in (grouped, functools.partial(modulated_conv, backend=backend)):
+        tensors = {name: t.clone().requires_grad_(name in learns.split()) for name, t in given.items()}
+        inputs = [t for t in tensors.values() if t.requires_grad]
+        y = call(**tensors, demodulate=demodulate, **options)
+        gradients = torch.autograd.grad(y.pow(power).sum(), inputs, create_graph=True)
+        penalty = sum(g.square().sum() for g in gradients)
+        second = torch.autograd.grad(penalty, inputs, allow_unused=True) if penalty.requires_grad else [None] * len(inputs)
+        found.append((gradients, second))
+    for got, want, got2, want2 in zip(found[1][0], found[0][0], found[1][1], found[0][1], strict=True):
+        assert got.requires_grad or not want.requires_grad
+        close(got.detach(), want.detach(), 1e-10)
+        if want2 is not None:
+            close(got2, want2, 1e-10)
+        assert want2 is not None or got2 is None or (got2 == 0).all()
+
+
 def test_what_nobody_asks_for_is_not_computed():
     x, weight, style, options = case("plain")
     x, weight, style = learning((x, weight, style))
