@@ -81,9 +81,11 @@ def warn(question: str, wrong: dict[str, str], left: list[str], last: str | None
         instead = f"no way is right here; {last} runs, {wrong[last]}" if last in wrong else f"{last} runs instead"
     for name, why in wrong.items():
         used = "runs for want of a right one" if name == last else "is not used for it"
+        misread = question.startswith("group ") and name == "fused"
+        cause = "ganfast, which may have misread what the group computes, or of a library" if misread else "the library behind it"
         tell(
             f"{name} computes {question.split(' | ')[0]} wrong on this machine, and {used}: {why}; {instead}. It is a fault of "
-            f"the library behind it or of its setting. `ganfast doctor --tuning` lists every such case",
+            f"{cause} or of its setting. `ganfast doctor --tuning` lists every such case",
             f"wrong {question.split(' x (')[0]} {name}",
         )
 
