@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch import fx
 
-from ganfast.dropin.nodes import channels, each, is_dense, is_floating, is_written, name_of, read, tensor
+from ganfast.dropin.nodes import channels, each, is_contiguous, is_dense, is_floating, is_written, name_of, read, tensor
 from ganfast.dropin.steps import Step, both_ways, is_constant, joined, single_use
 from ganfast.dropin.written import written_periodic
 
@@ -111,6 +111,8 @@ def resampled(node: fx.Node, before: list[Step]) -> Step | None:
     f = filtering(node)
     if f is None or not is_dense(tensor(f.x)):
         return None
+    if f.taps[1:] and channels(tensor(f.x)) == 1 and not is_contiguous(f.nodes[-1]):
+        return None  # one channel, which the op takes as contiguous and torch as channels_last
     ones, back = (1,) * len(f.stride), f.stride[::-1]  # the op's pairs are [x, y]
     options = {
         "op": "upfirdn", "up": back if f.transposed else ones, "down": ones if f.transposed else back, "flip": not f.transposed,

@@ -197,3 +197,11 @@ def test_planes_of_channels_last_images_keep_eager_s_layout():
         x = images(n, 6).contiguous(memory_format=torch.channels_last)
         same(model, plain, x)
         assert model(x).stride() == plain(x).stride()
+
+
+def test_one_channel_keeps_eager_s_layout():
+    plain, model = pair(lambda: Net(lambda m, x: F.conv2d(x, m.f)))
+    x = images(2, 6, 1).to(memory_format=torch.channels_last)
+    assert model(x).stride() == plain(x).stride()
+    same(model, plain, images(3, 6, 1))
+    assert [row.became for row in ganfast.explain(model).groups] == ["upfirdn"]
