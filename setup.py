@@ -110,7 +110,7 @@ def sources(build: str) -> list[str]:
     found = ["csrc/bindings.cpp", *glob("csrc/*/cpu*.cpp")]
     if build == "cuda":
         found += [*glob("csrc/*/*.cu"), *glob("csrc/*/cuda*_bind.cpp")]
-    templates = {name: Path(name).read_text().count("with_act(") for name in found}  # an instance per act, dtype and layout
+    templates = {name: len(re.findall(r"with_(?:act|sines)\(", Path(name).read_text())) for name in found}  # each an instance per act
     return sorted(found, key=lambda name: (not name.endswith(".cu"), -templates[name], -os.path.getsize(name), name))
 
 

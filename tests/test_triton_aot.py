@@ -205,7 +205,8 @@ def test_every_kernel_is_compiled():
     from ganfast.ops.batch_norm_act import triton_modulated
     from ganfast.ops.conv_transpose_act import triton_few, triton_fwd, triton_tma
 
-    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights", "upfirdn", "modulated_conv")
+    ops = ("bias_act", "batch_norm_act", "group_norm_act", "gan_loss", "gather_images", "normalised_weights", "upfirdn", "filtered_act")
+    ops += ("modulated_conv",)
     modules = (_triton, triton_fwd, triton_few, triton_tma, triton_modulated, *map(op, ops))
     every = {name for module in modules for name in vars(module) if name.endswith("_kernel")}
     compiled = {launch.kernel.__name__ for name in CASES for launch in launches(name)}

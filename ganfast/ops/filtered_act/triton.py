@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ganfast import _triton
 from ganfast.ops.filtered_act.maps import Shape
-from ganfast.ops.filtered_act.triton_lines import lines_kernel
-from ganfast.ops.filtered_act.triton_planes import planes_kernel
+from ganfast.ops.filtered_act.triton_lines import filtered_act_lines_kernel
+from ganfast.ops.filtered_act.triton_planes import filtered_act_planes_kernel
 from ganfast.ops.upfirdn.geometry import Geometry
 
 
@@ -85,7 +85,7 @@ def _launch(
         tiles = _triton.cdiv(reaches[0][1] - reaches[0][0], tile.step)
         sums = _triton.empty((planes, tiles, 3) if sums_alpha else 0, source, torch.float32)
         block = 16 if planes <= 16 else 32
-        lines_kernel[(tiles * _triton.cdiv(planes, block),)](
+        filtered_act_lines_kernel[(tiles * _triton.cdiv(planes, block),)](
             source, x, *call.filters, bias, alpha, out, signs, sums, *numbers, planes, c, source.shape[2], *sizes_of_x, *call.middle,
             *call.size, call.first.before[0], call.second.before[0], call.again.before[0], reaches[0][0], tiles,
             UP=call.first.up[0], DOWN=call.second.down[0], TAPS1=call.first.taps[0], TAPS2=call.second.taps[0], REPLICATE=replicate,
@@ -100,7 +100,7 @@ def _launch(
     tiles = [_triton.cdiv(end - begin, tile.step) for (begin, end), tile in zip(reaches, both)]
     sums = _triton.empty((planes, math.prod(tiles), 3) if sums_alpha else 0, source, torch.float32)
     separable = all(filter.dim() == 1 for filter in call.filters)
-    planes_kernel[(math.prod(tiles) * planes,)](
+    filtered_act_planes_kernel[(math.prod(tiles) * planes,)](
         source, x, *call.filters, bias, alpha, out, signs, sums, *numbers, c, *source.shape[2:], *sizes_of_x, *call.middle, *call.size,
         *call.first.before, *call.second.before, *call.again.before, reaches[0][0], reaches[1][0], *tiles,
         UP_Y=call.first.up[0], UP_X=call.first.up[1], DOWN_Y=call.second.down[0], DOWN_X=call.second.down[1], TAPS1_Y=call.first.taps[0],

@@ -7,7 +7,7 @@ from ganfast.ops.filtered_act.triton_between import act_sums, band, between, cod
 
 
 @triton.jit
-def lines_kernel(
+def filtered_act_lines_kernel(
     source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, planes, c, size, size_x, middle,
     size_out, before1, before2, before_x, first_out, tiles, UP: tl.constexpr, DOWN: tl.constexpr, TAPS1: tl.constexpr, TAPS2: tl.constexpr,
     FLIP1: tl.constexpr, FLIP2: tl.constexpr, ACT: tl.constexpr, PASS: tl.constexpr, TRANSPOSED: tl.constexpr, CLAMPS: tl.constexpr,

@@ -35,7 +35,7 @@ def loaded(x, y_at, x_at, h, w, shift):
 
 
 @triton.jit
-def planes_kernel(
+def filtered_act_planes_kernel(
     source, x, filter1, filter2, bias, alpha, out, signs, sums, alpha_value, gain, clamp, gain1, gain2, c, h, w, x_h, x_w, middle_h,
     middle_w, out_h, out_w, before1_y, before1_x, before2_y, before2_x, before_x_y, before_x_x, first_y, first_x, tiles_y, tiles_x,
     UP_Y: tl.constexpr, UP_X: tl.constexpr, DOWN_Y: tl.constexpr, DOWN_X: tl.constexpr, TAPS1_Y: tl.constexpr, TAPS1_X: tl.constexpr,
