@@ -107,6 +107,7 @@ def test_every_role_is_tried():
     assert behind <= CALLS.keys() and {first.partition(",")[0] for first in BEGINNINGS} == set(ALONE)
 
 
+@pytest.mark.thinned(2)
 @pytest.mark.parametrize("kind", range(len(NORMS)))
 @pytest.mark.parametrize("first", BEGINNINGS)
 def test_what_follows_is_what_eager_computes(first, kind):
