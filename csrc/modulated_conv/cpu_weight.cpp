@@ -5,6 +5,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <cstring>
+
 #include "cpu_vectors.h"
 
 namespace ganfast {
@@ -12,19 +15,73 @@ namespace {
 
 // weight [o, i, k taps] in contiguous memory; another one, if transposed, is [i, o, k], if turned has its taps from the end.
 struct Form {
+  static constexpr int64_t kTogether = 8;  // rows: of a transposed one so many lie side by side
   int64_t o, i, k;
   bool transposed, turn;
 
   Form(const at::Tensor& weight, bool transposed_, bool turn_)
       : o(weight.size(0)), i(weight.size(1)), k(weight.size(2) * weight.size(3)), transposed(transposed_), turn(turn_) {}
   int64_t other(int64_t out, int64_t in) const { return (transposed ? in * o + out : out * i + in) * k; }
-  // body(out) for every output channel
+  int64_t row() const { return i * k; }
+  // whether a row is one run of memory in the other form too
+  bool same_rows() const { return !transposed && (!turn || k == 1); }
+
+  // body(first, count) for every few output channels
   template <class Body> void for_each(Body body) const {
-    at::parallel_for(0, o, std::max<int64_t>(1, 32768 / (i * k)), [&](int64_t begin, int64_t end) {
-      for (int64_t out = begin; out < end; ++out) body(out);
+    at::parallel_for(0, (o + kTogether - 1) / kTogether, std::max<int64_t>(1, 32768 / (kTogether * row())), [&](int64_t begin, int64_t end) {
+      for (int64_t at = begin; at < end; ++at) body(at * kTogether, std::min(kTogether, o - at * kTogether));
     });
   }
 };
+
+// rows [count, i, k] of the output channels from `first` on, and the same in the other form: from one into the other.
+template <int64_t kTaps, bool kStores, class T> void move_rows(const Form& form, int64_t first, int64_t count, T* rows, T* others) {
+  const int64_t taps = kTaps ? kTaps : form.k;
+  const auto move = [taps](T* row, T* other, bool turned) {
+    T *from = kStores ? row : other, *to = kStores ? other : row;
+    if (turned) std::reverse_copy(from, from + taps, to);
+    else std::memcpy(to, from, taps * sizeof(T));  // its length known where the taps are
+  };
+  for (int64_t in = 0; in < form.i; ++in)
+    for (int64_t row = 0; row < count; ++row) move(rows + (row * form.i + in) * taps, others + form.other(first + row, in), form.turn);
+}
+
+// body(taps) with the number of taps at compile time where it is a common one, else 0
+template <class Body> void with_taps(int64_t taps, Body body) {
+  if (taps == 1) body(std::integral_constant<int64_t, 1>{});
+  else if (taps == 9) body(std::integral_constant<int64_t, 9>{});
+  else body(std::integral_constant<int64_t, 0>{});
+}
+
+// sums [i] of the squares of row [i, k] times by; into: the products, or null.
+template <int64_t kTaps, class W, class A, class T> void prepare_row(const Form& form, const W* row, A by, A* buffer, A* sums, T* into) {
+  const int64_t taps = kTaps ? kTaps : form.k, length = form.row();
+#pragma omp simd
+  for (int64_t at = 0; at < length; ++at) buffer[at] = static_cast<A>(row[at]) * by;
+#pragma omp simd
+  for (int64_t in = 0; in < form.i; ++in) {
+    A total = 0;
+    for (int64_t tap = 0; tap < taps; ++tap) total += buffer[in * taps + tap] * buffer[in * taps + tap];
+    sums[in] = total;
+  }
+  if (!into) return;
+#pragma omp simd
+  for (int64_t at = 0; at < length; ++at) into[at] = narrow<T>(buffer[at]);
+}
+
+// to [i, k] = by g + 2 by^2 sums w; g may be null.
+template <int64_t kTaps, class W, class A, class T> void gradient_row(const Form& form, const W* row, const T* g, const A* sums, A by, A* buffer, W* to) {
+  const int64_t taps = kTaps ? kTaps : form.k, length = form.row();
+  for (int64_t in = 0; in < form.i; ++in)
+    for (int64_t tap = 0; tap < taps; ++tap) buffer[in * taps + tap] = 2 * sums[in] * by * by;
+  if (g) {
+#pragma omp simd
+    for (int64_t at = 0; at < length; ++at) to[at] = narrow<W>(by * static_cast<A>(g[at]) + buffer[at] * static_cast<A>(row[at]));
+  } else {
+#pragma omp simd
+    for (int64_t at = 0; at < length; ++at) to[at] = narrow<W>(buffer[at] * static_cast<A>(row[at]));
+  }
+}
 
 // Whether the weight is channels_last, in which only the weight that the convolution takes as it is may lie.
 bool is_last(const at::Tensor& weight, bool itself) {
@@ -62,26 +119,26 @@ std::tuple<at::Tensor, at::Tensor> prepare_fwd_cpu(const at::Tensor& weight, con
     T* to = itself ? nullptr : w.data_ptr<T>();
     A* sums = q.data_ptr<A>();
     const bool last = is_last(weight, itself);
-    form.for_each([&](int64_t out) {
-      const W* row = from + out * form.i * form.k;
-      A* sum = sums + out * form.i;
-      const A by = s ? s[out] : A(1);
-      if (last) {
-        for (int64_t tap = 0; tap < form.k; ++tap, row += form.i)
+    if (last) {
+      form.for_each([&](int64_t first, int64_t count) {
+        const W* row = from + first * form.row();
+        for (A* sum = sums + first * form.i; sum < sums + (first + count) * form.i; sum += form.i)
+          for (int64_t tap = 0; tap < form.k; ++tap, row += form.i)
 #pragma omp simd
-          for (int64_t in = 0; in < form.i; ++in) sum[in] += static_cast<A>(row[in]) * static_cast<A>(row[in]);
-        return;
-      }
-      for (int64_t in = 0; in < form.i; ++in, row += form.k) {
-        T* into = to ? to + form.other(out, in) : nullptr;
-        A total = 0;
-        for (int64_t tap = 0; tap < form.k; ++tap) {
-          const A value = static_cast<A>(row[tap]) * by;
-          total += value * value;
-          if (into) into[turn ? form.k - 1 - tap : tap] = narrow<T>(value);
+            for (int64_t in = 0; in < form.i; ++in) sum[in] += static_cast<A>(row[in]) * static_cast<A>(row[in]);
+      });
+      return;
+    }
+    with_taps(form.k, [&](auto taps) {
+      form.for_each([&](int64_t first, int64_t count) {
+        std::vector<A> buffer(form.row());
+        std::vector<T> rows(to && !form.same_rows() ? count * form.row() : 0);
+        for (int64_t out = first; out < first + count; ++out) {
+          T* into = !to ? nullptr : form.same_rows() ? to + out * form.row() : rows.data() + (out - first) * form.row();
+          prepare_row<taps.value>(form, from + out * form.row(), s ? s[out] : A(1), buffer.data(), sums + out * form.i, into);
         }
-        sum[in] = total;
-      }
+        if (!rows.empty()) move_rows<taps.value, true>(form, first, count, rows.data(), to);
+      });
     });
   });
   return {w, q};
@@ -100,24 +157,29 @@ at::Tensor prepare_bwd_cpu(const at::Tensor& weight, const MaybeTensor& gw, cons
     W* to = found.data_ptr<W>();
     const bool last = is_last(weight, keeps_form(scale, transposed, turn) && std::is_same_v<W, T>);
     const std::vector<A> zeros(form.i, A(0));
-    form.for_each([&](int64_t out) {
-      const int64_t first = out * form.i * form.k;
-      const A* sum = of_squares ? of_squares + out * form.i : zeros.data();
-      const A by = s ? s[out] : A(1);
-      if (last) {
-        for (int64_t at = first; at < first + form.i * form.k; at += form.i)
+    const auto sum_of = [&](int64_t out) { return of_squares ? of_squares + out * form.i : zeros.data(); };
+    if (last) {
+      form.for_each([&](int64_t first, int64_t count) {
+        for (int64_t at = first * form.row(); at < (first + count) * form.row(); at += form.i) {
+          const A* sum = sum_of(at / form.row());
 #pragma omp simd
           for (int64_t in = 0; in < form.i; ++in)
             to[at + in] = narrow<W>((g ? static_cast<A>(g[at + in]) : A(0)) + 2 * sum[in] * static_cast<A>(from[at + in]));
-        return;
-      }
-      for (int64_t in = 0; in < form.i; ++in) {
-        const int64_t at = first + in * form.k;
-        const T* other = g ? g + form.other(out, in) : nullptr;
-        const A twice = 2 * sum[in] * by * by;
-        for (int64_t tap = 0; tap < form.k; ++tap)
-          to[at + tap] = narrow<W>((other ? by * static_cast<A>(other[turn ? form.k - 1 - tap : tap]) : A(0)) + twice * static_cast<A>(from[at + tap]));
-      }
+        }
+      });
+      return;
+    }
+    with_taps(form.k, [&](auto taps) {
+      form.for_each([&](int64_t first, int64_t count) {
+        std::vector<A> buffer(form.row());
+        std::vector<T> rows(g && !form.same_rows() ? count * form.row() : 0);
+        if (!rows.empty()) move_rows<taps.value, false>(form, first, count, rows.data(), const_cast<T*>(g));
+        for (int64_t out = first; out < first + count; ++out) {
+          const int64_t at = out * form.row();
+          const T* g_row = !g ? nullptr : form.same_rows() ? g + at : rows.data() + at - first * form.row();
+          gradient_row<taps.value>(form, from + at, g_row, sum_of(out), s ? s[out] : A(1), buffer.data(), to + at);
+        }
+      });
     });
   });
   return found;

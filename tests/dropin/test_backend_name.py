@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ganfast.functional as GF
 from ganfast.dropin import backend
 from tests.dropin import small
 
@@ -64,3 +65,33 @@ def test_as_a_function_with_options_of_torch_compile(options):
     for n in (2, 3):
         x = small.images(n)
         small.assert_alike(*(small.orders(lambda t, m=m: m(t), x) for m in (model, plain)))
+
+
+class _Double(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        return 3 * ctx.saved_tensors[0].square() * g
+
+
+@pytest.mark.parametrize("function", ["downsample", "conv_act", "of the user"])
+def test_a_second_derivative_of_a_traced_function_is_refused(function):
+    torch.manual_seed(0)
+    calls = {
+        "downsample": lambda t: GF.downsample(t, torch.tensor([1.0, 3.0, 1.0]) / 5),
+        "conv_act": lambda t: GF.conv_act(t, weight, act="silu"),
+        "of the user": _Double.apply,
+    }
+    weight = torch.randn(3, 3, 3, 3, requires_grad=True)
+    forward = lambda t: torch.tanh(calls[function](torch.sin(t) * weight.sum())).sum()
+    x = torch.randn(2, 3, 8, 8, requires_grad=True)
+    compiled = torch.compile(forward, backend="ganfast")
+    once = [torch.autograd.grad(call(x), (x, weight)) for call in (forward, compiled)]
+    torch.testing.assert_close(*once)
+    (gx,) = torch.autograd.grad(compiled(x), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"differentiated a second time inside of torch.compile.*accelerate\(model\) has all"):
+        gx.square().sum().backward()

@@ -58,6 +58,22 @@ def test_a_style_that_x_could_not_take_in_float16(backend):
     torch.testing.assert_close(y, torch.full((1, 2, 4, 4), 800.0).half(), rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_large_style_stays_in_its_image_in_float16(backend, kernel, weight_dtype):
+    """Weight times style, 60,000 at most, fits; one image has styles that, or the results of which, do not, and one has infinite ones."""
+    x, weight = torch.rand(4, 4, 5, 5).clamp(0.5).half(), torch.rand(6, 4, kernel, kernel).clamp(0.5).to(weight_dtype)
+    weight[:, 0] *= 6
+    style = torch.tensor([[1.0, 2.0, 3.0, 4.0], [1e4, 6e4, 6e4, 5e4], [1e4, 1e-3, 1.0, 6e4], [torch.inf, 1.0, 1.0, 1.0]])
+    want = grouped(x.double(), weight.double(), style.double(), demodulate=False)
+    y = modulated_conv(x, weight, style, demodulate=False, backend=backend)
+    fits = want.abs() < 60000
+    assert fits[0].all() and not fits[1].all() and y[fits].isfinite().all()
+    torch.testing.assert_close(y[0].double(), want[0], rtol=4e-3, atol=4e-3)
+    assert y[3].isinf().any()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("of_style", [1e3, 1e-6, 0], ids=str)
 @pytest.mark.parametrize("name", ["rgb", "plain", "up"])

@@ -51,6 +51,11 @@ def _other_layout(channels_last: bool, dims: int) -> list[str]:
     return [] if dims == 1 else ["torch/nchw" if channels_last else "torch/nhwc"]
 
 
+def _wider(x: Tensor) -> list[str]:
+    """Torch's kernels on copies in float32."""
+    return ["torch/float32"] if torch_faults.emulates(x) else []
+
+
 def _flip(weight: Tensor, spec: Spec) -> list[str]:
     """Torch's transposed convolutions of many groups take up to 1.6 times as long as the ordinary one that one of stride 1 is."""
     geometry = (spec.stride, spec.padding, spec.output_padding, spec.dilation)
@@ -89,7 +94,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, alpha: Tensor | None
     wide = grouped.configurations(x, weight, spec.groups)[:2]
     names = [rule, "torch", *wide, fused]
     if fused == "cpu":
-        names += _other_layout(spec.channels_last, x.dim() - 2)
+        names += _wider(x) + _other_layout(spec.channels_last, x.dim() - 2)
         names += [] if wide else _flip(weight, spec)
         names += ["torch/shuffle"] if _shuffles(x, weight, spec) else []
     else:
@@ -206,7 +211,7 @@ def _ways(gz: Tensor, weight: Tensor, input_size, for_weight: bool, spec: Spec) 
         return ["torch", *(wide if gz.is_cuda else [])]
     one_pixel = all(length == 1 for length in input_size) and spec.groups == 1
     rule = "cpu" if one_pixel or (for_weight and gz.dim() != 4) else "torch"
-    return list(dict.fromkeys([rule, "torch", "cpu", *_other_layout(spec.channels_last, gz.dim() - 2), *wide]))
+    return list(dict.fromkeys([rule, "torch", "cpu", *_wider(gz), *_other_layout(spec.channels_last, gz.dim() - 2), *wide]))
 
 
 def data_grad(gz: Tensor, weight: Tensor, input_size, spec: Spec) -> str:

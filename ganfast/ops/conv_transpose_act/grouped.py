@@ -54,8 +54,10 @@ def _width(layout: str) -> int:
 
 def laid_out(x: Tensor, layout: str) -> str:
     """The memory format that a configuration runs in: for these ways channels_last on a CPU, where it was faster, copies included."""
-    if layout != "flip" and not _width(layout):
+    if layout in ("", "nchw", "nhwc"):
         return layout
+    if layout == "float32":
+        return ""
     return "nhwc" if x.device.type == "cpu" and x.dim() > 3 else ""
 
 

@@ -30,9 +30,10 @@ def _wide(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else t.float() for t in tensors)
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> Tensor:
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int, layout: str = "") -> Tensor:
     """torch's convolution, in x's dtype."""
-    if not torch_faults.in_float32(x, torch_faults.conv(x, weight, stride, padding, dilation, groups)):
+    x, weight = _in_layout(layout, x, weight)
+    if not torch_faults.in_float32(x, layout == "float32" or torch_faults.conv(x, weight, stride, padding, dilation, groups)):
         return CONV[weight.dim() - 2](x, weight, bias, stride, padding, dilation, groups)
     with no_autocast(x):
         return CONV[weight.dim() - 2](*_wide(x, weight, bias), stride, padding, dilation, groups).to(x.dtype)
@@ -74,12 +75,12 @@ def conv_transpose_act_fwd_torch(
         z = shuffled(x, weight, bias, stride, padding)
     elif layout == "flip":
         weight, padding = grouped.flipped(weight, groups, padding, dilation)
-        z = _convolved(*_in_layout(layout, x, weight), bias, stride, padding, dilation, groups)
+        z = _convolved(x, weight, bias, stride, padding, dilation, groups, layout)
     else:
         weight, groups = grouped.merge(weight, groups, layout)
         x, weight = _in_layout(layout, x, weight)
         convolve, geometry = _CONV_TRANSPOSE[weight.dim() - 2], (stride, padding, output_padding, groups, dilation)
-        if torch_faults.in_float32(x, torch_faults.conv_transpose(x)):
+        if torch_faults.in_float32(x, layout == "float32" or torch_faults.conv_transpose(x)):
             with no_autocast(x):
                 z = convolve(*_wide(x, weight, bias), *geometry).to(x.dtype)
         else:
@@ -91,8 +92,7 @@ def conv_transpose_act_fwd_torch(
 
 def conv_torch(x, weight, bias, stride, padding, dilation, groups, layout="") -> Tensor:
     weight, groups = grouped.merge(weight, groups, layout)
-    x, weight = _in_layout(layout, x, weight)
-    return _convolved(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups)
+    return _convolved(x, weight, None if bias is None else bias.to(x.dtype), stride, padding, dilation, groups, layout)
 
 
 def finish_conv(z: Tensor, act: str, alpha: Tensor | None, alpha_value: float, save_z: bool) -> tuple[Tensor, Tensor]:
@@ -106,8 +106,7 @@ def data_grad_torch(gz: Tensor, weight: Tensor, stride, padding, dilation, group
     """[N, Cout, *out] -> [N, Cin, *input_size]: an ordinary convolution. Where output_padding reaches the stride (the
     dilation allows it) the convolution sees positions past the input, which are cut off."""
     weight, groups = grouped.merge(weight, groups, layout)
-    gz, weight = _in_layout(layout, gz, weight)
-    gx = _convolved(gz, weight, None, stride, padding, dilation, groups)
+    gx = _convolved(gz, weight, None, stride, padding, dilation, groups, layout)
     for d, size in enumerate(input_size):
         if gx.shape[2 + d] != size:
             gx = gx.narrow(2 + d, 0, size)
@@ -138,7 +137,7 @@ def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, paddin
         x = F.pad(x, border)
     gz, stride, padding = torch_faults.safe_weight_grad(gz, weight_like.shape[2:], stride, padding, dilation)
     zeros, dtype = [0] * len(stride), gz.dtype
-    if torch_faults.in_float32(gz, torch_faults.weight_grad(gz, x.shape[-1], stride)):
+    if torch_faults.in_float32(gz, layout == "float32" or torch_faults.weight_grad(gz, x.shape[-1], stride)):
         gz, x, weight_like = _wide(gz, x, weight_like)
     gweight = torch.ops.aten.convolution_backward(
         x, gz, weight_like, None, stride, padding, dilation, False, zeros, groups, [False, True, False]

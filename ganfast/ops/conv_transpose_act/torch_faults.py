@@ -106,8 +106,20 @@ def _has_kernels(dtype: torch.dtype) -> bool:
     return known[dtype]()
 
 
+def emulates(x: Tensor) -> bool:
+    """Whether oneDNN's convolutions of a 16-bit x may be float32's with conversions, as the processor has no instructions for their
+    products: bfloat16 on AVX-512 without its extension. They took up to 2.4 times as long as float32's own, casts included."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not lacks_kernels(x.dtype) and not _multiplies_bfloat16()
+
+
+@functools.cache
+def _multiplies_bfloat16() -> bool:
+    asked = [getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("avx512_bf16", "amx_tile")]
+    return any(ask is not None and ask() for ask in asked)
+
+
 def in_float32(x: Tensor, fault: bool) -> bool:
-    """Whether a convolution of x is computed in float32: torch has a `fault` in its dtype, or no kernels."""
+    """Whether a convolution of x is computed in float32: torch has a `fault` in its dtype, no kernels, or slow ones."""
     return fault or (_is_half(x) and lacks_kernels(x.dtype))
 
 

@@ -88,6 +88,8 @@ def filtered_act(
         return x.new_empty(*x.shape[:2], *plan.size) + sum(t.to(x.dtype).sum() * 0 for t in (x, bias, alpha) if t is not None)
     x = dense(x, spec.channels_last)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, bias, alpha)):
+        if down_filter is up_filter and torch.compiler.is_compiling():  # dynamo takes no tensor twice
+            down_filter = down_filter.view_as(down_filter)
         y = FilteredAct.apply(x, bias if spec.signs else kept(bias), alpha, up_filter, down_filter, spec)
         return y[0] if spec.signs else y
     return forward_op(x, bias, alpha, up_filter, down_filter, spec)[0]

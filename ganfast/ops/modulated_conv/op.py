@@ -58,8 +58,8 @@ def modulated_conv(
     Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y as x, or what autocast casts x to. All else any floating
         dtype: the weight is rounded to x's, the others are not. ``eps`` is added to the sum of squares of weight times style, in every
         dtype the same. 16 bits are safe with ``demodulate`` and without: with it weight and styles are divided by their largest entries
-        first, for each output channel and each image, the weight by the root of Cin * kh * kw too; without it, in float16, a power of two
-        moves from the styles to the weight. So no style overflows where the weight times the style would not.
+        first, for each output channel and each image, the weight by the root of Cin * kh * kw too; without it, in float16, each input
+        channel's largest style of the batch moves to the weight. So no style overflows where the weight times the style would not.
     Layout: channels_last out where x or the weight is channels_last; else contiguous.
     Grads: x, weight, style, noise, bias, alpha, to any order. The filter is a constant.
     Raises: TypeError, ValueError for what the shapes above forbid, factors below 1 or both above, a result without pixels; RuntimeError
@@ -152,9 +152,11 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
         # in the scale of what is divided; the bounds keep its square, and d to the third power, in float32
         eps = (scale * eps**0.5 / of_style).clamp(1e-12, 1e18).square()
     elif dtype == torch.float16:
-        # The power of two above all styles goes to the weight: x times the rest is no larger than x, and d or the gradients need no care.
-        power = torch.frexp(style.detach().abs().amax()).exponent.to(style.dtype).clamp(-126, 126).exp2()
-        style, scale = style / power, power.expand(plan.channels)
+        # A channel's largest style goes to the weight, which is then no larger than the largest of all images' own: x times the rest is no
+        # larger than x, and d or the gradients need no care.
+        largest = style.detach().abs().amax(0)
+        largest = torch.where(largest.isfinite(), _or(largest, 1.0), 1.0)  # an infinite one stays in its image
+        style, weight = style / largest, weight.to(style.dtype) * largest[:, None, None]
     if not plan.demodulate and reference.is_itself(weight, scale, way.transposed, way.turn, dtype):
         return weight, style, None
     if torch.is_grad_enabled() and weight.requires_grad:
