@@ -15,6 +15,9 @@ def fail(op: str, message: str, cause: str = "", error: type[Exception] = ValueE
     raise error(f"{op}: {message}." + (f" {cause}." if cause else ""))
 
 
+_ELSEWHERE = {"lrelu": "leaky_relu", "swish": "silu"}  # what others call some of our names
+
+
 def nearest(op: str, argument: str, value: object, names: Iterable[str], error: type[Exception] = ValueError) -> NoReturn:
     """Refuses an unknown name and offers the closest valid one."""
     names = list(names)
@@ -23,7 +26,10 @@ def nearest(op: str, argument: str, value: object, names: Iterable[str], error: 
 
 def meant(value: object, names: Iterable[str], cutoff: float = 0.4) -> str:
     """A sentence, or nothing where no name is like it."""
-    close = difflib.get_close_matches(str(value), list(names), n=1, cutoff=cutoff)
+    if not isinstance(value, str):
+        return ""
+    names, known = list(names), _ELSEWHERE.get(value)
+    close = [known] if known in names else difflib.get_close_matches(value, names, n=1, cutoff=cutoff)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
@@ -40,7 +46,8 @@ def check_tensor(op: str, argument: str, value: object) -> None:
 
 def check_floating(op: str, argument: str, tensor: Tensor) -> None:
     if tensor.dtype not in FLOAT_DTYPES:
-        cause = "Images as integers want scaling to floats first, e.g. x.float() / 127.5 - 1" if not tensor.is_floating_point() else ""
+        images = argument == "x" and not tensor.is_floating_point()
+        cause = "Images as integers want scaling to floats first, e.g. x.float() / 127.5 - 1" if images else ""
         fail(op, f"{argument} has dtype {tensor.dtype}, wants float32, bfloat16, float16 or float64", cause, TypeError)
 
 
@@ -105,6 +112,9 @@ def check_residual(
     return ("first" if first else "last"), factor
 
 
+LARGEST = 2**31 - 1  # of a factor or a padding: sums and products of a few of them fit in 64 bits
+
+
 def int_list(op: str, argument: str, value: object, dims: int, least: int) -> list[int]:
     """An int, or `dims` of them, each at least `least`, as a list."""
     if isinstance(value, bool) or not isinstance(value, (int, tuple, list, torch.Size)):
@@ -117,6 +127,8 @@ def int_list(op: str, argument: str, value: object, dims: int, least: int) -> li
     for v in values:
         if isinstance(v, bool) or not isinstance(v, int):
             fail(op, f"{argument} is {value!r}, wants integers", error=TypeError)
+        if v > LARGEST:
+            fail(op, f"{argument} is {value!r}, wants at most {LARGEST}")
         if v < least:
             fail(op, f"{argument} is {value!r}, wants {'positive numbers' if least == 1 else 'no negative number'}")
     return values

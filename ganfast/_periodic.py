@@ -33,6 +33,8 @@ def _vector(op: str, name: str, value, channels: int, x: Tensor) -> Tensor:
     """[C], in the accumulation dtype."""
     acc = torch.promote_types(x.dtype, torch.float32)
     if not isinstance(value, Tensor):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            _checks.fail(op, f"{name} is {value!r}, wants a float, or a tensor [1] or [{channels}]", error=TypeError)
         return x.new_full((channels,), _checks.check_number(op, name, value), dtype=acc)
     value = _checks.per_channel(value, channels)
     _checks.check_vector(op, name, value, channels, x)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ganfast import _checks, functional
 from ganfast._activations import with_number
-from ganfast.stylegan._impl import backend
+from ganfast.stylegan._impl import backend, number
 
 __all__ = ["activation_funcs", "bias_act"]
 
@@ -47,15 +47,16 @@ def bias_act(
     impl: str = "cuda",
 ) -> Tensor:
     """act(x + b) * gain, limited to [-clamp, clamp]; alpha, which only lrelu reads, and gain are the activation's own unless given."""
-    spec = activation_funcs.get(act) or _checks.nearest("bias_act", "act", act, activation_funcs)
+    _checks.check_tensor("bias_act", "x", x)
+    spec = (activation_funcs.get(act) if isinstance(act, str) else None) or _checks.nearest("bias_act", "act", act, activation_funcs)
     return functional.bias_act(
         x,
         b,
         dim=0 if b is None and x.dim() == 1 else dim,  # without a bias nothing is along dim
         act=spec.ganfast,
-        alpha=float(spec.def_alpha if alpha is None else alpha) if act == "lrelu" else None,
-        gain=float(spec.def_gain if gain is None else gain),
-        clamp=None if clamp is None else float(clamp),
+        alpha=number("bias_act", "alpha", spec.def_alpha if alpha is None else alpha) if act == "lrelu" else None,
+        gain=number("bias_act", "gain", spec.def_gain if gain is None else gain),
+        clamp=None if clamp is None else number("bias_act", "clamp", clamp),
         backend=backend("bias_act", impl),
         open_output=act == "linear",  # networks add to it in place, as the official one keeps nothing of it
     )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ganfast import functional
-from ganfast.stylegan._impl import backend
+from ganfast.stylegan._impl import backend, number
 
 __all__ = ["filtered_lrelu"]
+
+_OP = "filtered_lrelu"
 
 
 def filtered_lrelu(
@@ -26,7 +28,8 @@ def filtered_lrelu(
     impl: str = "cuda",
 ) -> Tensor:
     """down(clamp(leaky_relu(up(x + b)) * gain)): up by fu, with `padding` of the upsampled image, the mean kept; down by fd."""
+    clamp = None if clamp is None else number(_OP, "clamp", clamp)
     return functional.filtered_act(
-        x, b, up_filter=fu, down_filter=fd, up=up, down=down, padding=padding, alpha=float(slope), gain=float(gain),
-        clamp=None if clamp is None else float(clamp), flip=flip_filter, backend=backend("filtered_lrelu", impl),
+        x, b, up_filter=fu, down_filter=fd, up=up, down=down, padding=padding, alpha=number(_OP, "slope", slope),
+        gain=number(_OP, "gain", gain), clamp=clamp, flip=flip_filter, backend=backend(_OP, impl),
     )  # fmt: skip

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ganfast import _checks, functional
 from ganfast.ops.upfirdn.op import check_padding
-from ganfast.stylegan._impl import backend
+from ganfast.stylegan._impl import backend, number
 
 __all__ = [
     "_get_filter_size", "_parse_padding", "_parse_scaling", "downsample2d", "filter2d", "setup_filter", "upfirdn2d", "upsample2d",
@@ -25,7 +25,8 @@ def setup_filter(
     separable: bool | None = None,
 ) -> Tensor:
     """`ganfast.functional.setup_filter`."""
-    return functional.setup_filter(f, device=device, normalize=normalize, flip=flip_filter, gain=float(gain), separable=separable)
+    gain = number("setup_filter", "gain", gain)
+    return functional.setup_filter(f, device=device, normalize=normalize, flip=flip_filter, gain=gain, separable=separable)
 
 
 def upfirdn2d(
@@ -40,13 +41,13 @@ def upfirdn2d(
 ) -> Tensor:
     """`ganfast.functional.upfirdn`."""
     f = _filter("upfirdn2d", x, f)
-    options = {"flip": flip_filter, "gain": float(gain), "backend": backend("upfirdn2d", impl)}
+    options = {"flip": flip_filter, "gain": number("upfirdn2d", "gain", gain), "backend": backend("upfirdn2d", impl)}
     return functional.upfirdn(x, f, up=up, down=down, padding=padding, **options)
 
 
 def filter2d(x: Tensor, f: Tensor | None, padding: _Numbers = 0, flip_filter: bool = False, gain: float = 1, impl: str = "cuda") -> Tensor:
     """`ganfast.functional.filter`."""
-    options = {"flip": flip_filter, "gain": float(gain), "backend": backend("filter2d", impl)}
+    options = {"flip": flip_filter, "gain": number("filter2d", "gain", gain), "backend": backend("filter2d", impl)}
     return functional.filter(x, _filter("filter2d", x, f), padding=padding, **options)
 
 
@@ -60,7 +61,7 @@ def upsample2d(
     impl: str = "cuda",
 ) -> Tensor:
     """`ganfast.functional.upsample`."""
-    options = {"flip": flip_filter, "gain": float(gain), "backend": backend("upsample2d", impl)}
+    options = {"flip": flip_filter, "gain": number("upsample2d", "gain", gain), "backend": backend("upsample2d", impl)}
     return functional.upsample(x, _filter("upsample2d", x, f), up=up, padding=padding, **options)
 
 
@@ -74,7 +75,7 @@ def downsample2d(
     impl: str = "cuda",
 ) -> Tensor:
     """`ganfast.functional.downsample`."""
-    options = {"flip": flip_filter, "gain": float(gain), "backend": backend("downsample2d", impl)}
+    options = {"flip": flip_filter, "gain": number("downsample2d", "gain", gain), "backend": backend("downsample2d", impl)}
     return functional.downsample(x, _filter("downsample2d", x, f), down=down, padding=padding, **options)
 
 
@@ -98,4 +99,6 @@ def _parse_padding(padding: _Numbers) -> tuple[int, int, int, int]:
 
 def _get_filter_size(f: Tensor | None) -> tuple[int, int]:
     """(width, height); of taps, which go both ways, they are one."""
+    if f is not None:
+        _checks.check_tensor("upfirdn2d", "f", f)
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])

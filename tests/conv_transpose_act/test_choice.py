@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from ganfast.ops.conv_transpose_act import choice, kernels, torch_backend
+from ganfast.ops.conv_transpose_act import choice, kernels, torch_backend, torch_faults
 from ganfast.ops.conv_transpose_act import op as conv
 from ganfast.testing import assert_close_to_reference
 
@@ -36,7 +36,7 @@ def arguments(name, dtype, channels_last, c_out=3):
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("config", ["torch/nchw", "torch/nhwc", "torch/shuffle"])
+@pytest.mark.parametrize("config", ["torch/nchw", "torch/nhwc", "torch/shuffle", "torch/float32"])
 @pytest.mark.parametrize("name", GEOMETRY)
 def test_a_configuration_equals_the_plain_call(name, config, dtype, channels_last):
     x, weight, bias, *geometry = arguments(name, dtype, channels_last)
@@ -65,6 +65,27 @@ def test_a_configuration_equals_the_plain_call(name, config, dtype, channels_las
     exact = gradients(gz.double(), x.double(), weight.double(), "torch")
     assert_close_to_reference(*zip(("gx", "gweight"), mine, gradients(gz, x, weight, "torch"), exact, strict=True))
     assert mine[0].stride() == x.stride() and mine[1].stride() == weight.stride()
+
+
+@pytest.mark.parametrize("multiplies", [True, False])
+def test_float32_is_offered_where_16_bit_products_are_emulated(monkeypatch, multiplies):
+    monkeypatch.setattr(torch_faults, "lacks_kernels", lambda dtype: dtype == torch.float16)
+    monkeypatch.setattr(torch_faults, "_multiplies_bfloat16", lambda: multiplies)
+    spec = choice.Spec((1, 1), (1, 1), (0, 0), (1, 1), 1, "linear", 0.0, False, False, False, "auto", "auto", "auto")
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        names = choice._ways(torch.randn(2, 16, 8, 8).to(dtype), torch.randn(16, 16, 3, 3).to(dtype), (8, 8), False, spec)
+        assert ("torch/float32" in names) == (dtype == torch.bfloat16 and not multiplies)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_float32_copies_round_once_and_torch_never_sees_16_bits(monkeypatch, stride):
+    x, weight = torch.randn(2, 16, 8, 8).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16()
+    seen, plain = [], torch_backend.CONV[2]
+    seeing = lambda x, *args: seen.append(x.dtype) or plain(x, *args)
+    monkeypatch.setattr(torch_backend, "CONV", (None, None, seeing, None))
+    with torch.autocast("cpu", torch.bfloat16):
+        y, _ = kernels.conv(x, weight, None, None, (stride, stride), (1, 1), (1, 1), 1, "linear", 0.0, False, False, "torch/float32")
+    assert seen == [torch.float32] and torch.equal(y, plain(x.float(), weight.float(), None, stride, 1).bfloat16())
 
 
 @pytest.mark.parametrize(

@@ -45,12 +45,13 @@ WRONG = {
     "noise elsewhere": (call(noise=torch.randn(6, 6).to("meta")), ValueError, "noise is on meta, x on cpu"),
     "a bias of x's channels": (call(bias=torch.zeros(3)), ValueError, r"bias has shape \(3,\), wants \(4,\)"),
     "a bias elsewhere": (call(bias=torch.zeros(4).to("meta")), ValueError, "bias is on meta, x on cpu"),
-    "another activation": (call(act="lrelu"), ValueError, "act='lrelu' is unknown"),
+    "another activation": (call(act="lrelu"), ValueError, "act='lrelu' is unknown.*mean 'leaky_relu'"),
+    "no activation": (call(act=None), ValueError, r"act=None is unknown; valid: [^.]*\.$"),
     "alpha for nothing": (call(alpha=0.2), ValueError, "alpha was given, but act='linear' has no parameter"),
     "a gain of nan": (call(gain=float("nan")), ValueError, "gain is nan"),
     "a clamp of 0": (call(clamp=0), ValueError, "clamp is 0.0, wants a positive number"),
     "an eps below 0": (call(eps=-1.0), ValueError, "eps is -1.0"),
-    "no kernels": (call(backend="cuda"), RuntimeError, "backend 'cuda' cannot run"),
+    "no kernels": (call(backend="cuda"), RuntimeError, "backend 'cuda' cannot run: it has no modulated_conv; triton has"),
 }
 
 

@@ -214,6 +214,12 @@ X = torch.randn(1, 2, 4, 4)
 WRONG = {
     "bias_act impl": (lambda: bias_act.bias_act(X, impl="torch"), ValueError, "bias_act: impl='torch' is unknown; valid: cuda, ref"),
     "bias_act act": (lambda: bias_act.bias_act(X, act="leaky"), ValueError, "bias_act: act='leaky' is unknown.*lrelu"),
+    "bias_act x": (lambda: bias_act.bias_act(None), TypeError, "x is a builtins.NoneType"),
+    "bias_act acts": (lambda: bias_act.bias_act(X, act=["relu"]), ValueError, r"act=\['relu'\] is unknown"),
+    "bias_act gain": (lambda: bias_act.bias_act(X, gain="2"), TypeError, "bias_act: gain is '2', wants a number"),
+    "filtered_lrelu slope": (lambda: filtered_lrelu.filtered_lrelu(X, slope=None), TypeError, "slope is None, wants a number"),
+    "upfirdn2d gain": (lambda: upfirdn2d.upfirdn2d(X, None, gain=[1]), TypeError, r"upfirdn2d: gain is \[1\], wants a number"),
+    "filter size": (lambda: upfirdn2d._get_filter_size([1, 2]), TypeError, "f is a builtins.list"),
     "upfirdn2d impl": (lambda: upfirdn2d.upfirdn2d(X, None, impl="reference"), ValueError, "upfirdn2d: impl=.*Did you mean 'ref'"),
     "filter2d impl": (lambda: upfirdn2d.filter2d(X, None, impl=None), ValueError, "filter2d: impl=None"),
     "upsample2d impl": (lambda: upfirdn2d.upsample2d(X, None, impl=""), ValueError, "upsample2d: impl=''"),

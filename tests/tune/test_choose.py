@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ganfast.functional as GF
 from ganfast import _tune, _tune_cache
+from ganfast.ops.conv_transpose_act import torch_faults
 from ganfast.testing import assert_close_to_reference
 from tests.tune.common import X, calls
 
@@ -223,7 +224,8 @@ def test_auto_asks_for_every_pass_and_stays_right(dtype, channels_last):
         "conv_transpose_act", "data gradient of conv_transpose_act", "weight gradient of conv_transpose_act",
     ]  # fmt: skip
     other = "torch/nchw" if channels_last else "torch/nhwc"
-    assert all({"torch", "cpu", other} == set(_tune.chosen()[q].microseconds) for q in asked)
+    wider = {"torch/float32"} if torch_faults.emulates(leaves[0]) else set()
+    assert all({"torch", "cpu", other} | wider == set(_tune.chosen()[q].microseconds) for q in asked)
 
 
 def test_doctor_lists_the_choices(capsys):

@@ -151,9 +151,9 @@ def planned(
         _checks.fail(_OP, f"nothing is left: x of {tuple(x.shape[2:])} has {middle} values when upsampled and padded, then {size}",
                      "More padding, or shorter filters")  # fmt: skip
     wanted = _backends.requested(_OP, backend)
-    chosen = _automatic(x) if wanted == "auto" else _backends.named(_OP, wanted, x)
-    if chosen == "cuda":
+    if wanted == "cuda":
         _checks.fail(_OP, "backend 'cuda' cannot run: it has no filtered_act; triton has", error=RuntimeError)
+    chosen = _automatic(x) if wanted == "auto" else _backends.named(_OP, wanted, x)
     linear = act in ("linear", *PIECEWISE_LINEAR) and alpha is None
     bytes_ = math.prod(middle[:-1]) * ((middle[-1] + 3) // 4)
     signs = linear and not replicate and bytes_ < math.prod(x.shape[2:]) * x.itemsize

@@ -234,10 +234,10 @@ def planned(
     cast = autocast_dtype(x)
     dtype = x.dtype if cast is None or x.dtype == torch.float64 else cast
     wanted = _backends.requested(_OP, backend)
+    if wanted == "cuda":
+        _checks.fail(_OP, "backend 'cuda' cannot run: it has no modulated_conv; triton has", error=RuntimeError)
     chosen = _backends.first_fused(x, dtype) if wanted == "auto" else _backends.named(_OP, wanted, x, dtype)
-    chosen = "torch" if chosen == "cuda" and wanted == "auto" else chosen
-    if chosen == "cuda":
-        _checks.fail(_OP, "backend 'cuda' cannot run: this op has no CUDA C++ kernels; triton has", error=RuntimeError)
+    chosen = "torch" if chosen == "cuda" else chosen
     spec = Spec(act, alpha_value, gain, clamp, is_channels_last(x, weight), chosen)
     plain = way.stride == 1 and way.before is way.after is None and way.padding == (0, 0)
     folds = wanted == "auto" and chosen == "cpu" and plain and weight[0, 0].numel() == 1 and c_out <= _FEW_CHANNELS and dtype.itemsize > 2

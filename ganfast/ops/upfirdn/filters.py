@@ -66,6 +66,8 @@ def _taps(f: object) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as error:
         wants = "None, a number, taps [taps] or a matrix [h, w]"
         _checks.fail(_OP, f"f is {f!r}, wants {wants}", f"torch.as_tensor says: {str(error).rstrip('.')}", TypeError)
+    if taps.is_meta:
+        _checks.fail(_OP, "f is on meta, wants values")
     if taps.is_complex():
         _checks.fail(_OP, f"f has dtype {taps.dtype}, wants real numbers", error=TypeError)
     if taps.dim() > 2 or taps.numel() == 0:

@@ -133,6 +133,8 @@ def check_padding(op: str, value: object, dims: int) -> tuple[tuple[int, ...], t
     wants = "an int, [left, right]" if dims == 1 else "an int, [x, y] or [left, right, top, bottom]"
     if not isinstance(values, (list, tuple)) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
         _checks.fail(op, f"padding is {value!r}, wants {wants}", error=TypeError)
+    if not all(-_checks.LARGEST <= v <= _checks.LARGEST for v in values):
+        _checks.fail(op, f"padding is {value!r}, wants at most {_checks.LARGEST} to either side")
     if len(values) == 1:
         values = list(values) * 2 * dims
     elif len(values) == 2 and dims == 2:
