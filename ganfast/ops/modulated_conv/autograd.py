@@ -1,4 +1,4 @@
-"""What stands around the convolution, as three Functions: the input times the styles, the weight as the convolution takes it with the sums
+"""What stands around the convolution, as Functions: the input times the styles, the weight as the convolution takes it with the sums
 of its squares, and all that follows the convolution. Each backward is one fused pass, or, when grad mode is on in it, the same formulas in
 torch, which autograd differentiates again. The convolution between them is `conv_transpose_act`'s three bilinear maps, the filter upfirdn's
 own adjoint: both differentiable to any order."""
@@ -49,6 +49,28 @@ class Scale(Function):
             elif needs_x:
                 gx = kernels.scale_fwd(dense(g, ctx.spec.channels_last), style, ctx.spec.channels_last, ctx.spec.backend)
         return gx if needs_x else None, gstyle, None
+
+
+class Few(Function):
+    """x [N, C, H, W], dense, times w [N, O, C] of the accumulation dtype, a matrix of each image's own."""
+
+    @staticmethod
+    def forward(ctx, x, w, channels_last):
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w)
+        ctx.channels_last, ctx.dtype = channels_last, x.dtype
+        return kernels.few_fwd(x, w, channels_last)
+
+    @staticmethod
+    def backward(ctx, g):
+        x, w = ctx.saved_tensors
+        needs_x, needs_w, _ = wanted_gradients(ctx)
+        with no_autocast(g):
+            if not differentiates():
+                gx, gw = kernels.few_bwd(dense(g, ctx.channels_last), x if needs_w else None, w, ctx.channels_last)
+                return gx if needs_x else None, gw if needs_w else None, None
+            g = g.to(w.dtype)
+            gx = torch.einsum("nohw,noc->nchw", g, w).to(ctx.dtype) if needs_x else None
+            return gx, torch.einsum("nohw,nchw->noc", g, x.to(w.dtype)) if needs_w else None, None
 
 
 class Prepare(Function):

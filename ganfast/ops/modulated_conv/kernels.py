@@ -24,6 +24,9 @@ _FINISH_BWD = f"(Tensor gy, Tensor t, {_NUMBERS}) -> (Tensor, Tensor, Tensor, Te
 # images'. The prepared weight is empty where it is the weight itself.
 _PREPARE = "(Tensor weight, Tensor? scale, bool transposed, bool turn, ScalarType dtype{}) -> (Tensor, Tensor)"
 _PREPARE_BWD = "(Tensor weight, Tensor? gw, Tensor? gq, Tensor? scale, bool transposed, bool turn{}) -> Tensor"
+# x [N, C, H, W] times a matrix w [N, O, C] of each image's own, on a CPU; without x no gradient by w.
+_FEW = "(Tensor x, Tensor w, bool channels_last) -> Tensor"
+_FEW_BWD = "(Tensor g, Tensor? x, Tensor w, bool channels_last) -> (Tensor, Tensor)"
 _BACKEND = ", str backend"
 
 _native.define("modulated_conv_scale_fwd_native" + _SCALE.format(""))
@@ -33,6 +36,8 @@ _native.define("modulated_conv_finish_fwd_native_" + _FINISH_.format(""))
 _native.define("modulated_conv_finish_bwd_native" + _FINISH_BWD.format(""))
 _native.define("modulated_conv_prepare_fwd_native" + _PREPARE.format(""))
 _native.define("modulated_conv_prepare_bwd_native" + _PREPARE_BWD.format(""))
+_native.define("modulated_conv_few_fwd_native" + _FEW)
+_native.define("modulated_conv_few_bwd_native" + _FEW_BWD)
 
 
 def _compiled(backend: str, name: str, overwrites: str = ""):
@@ -152,6 +157,23 @@ def _prepare_bwd_fake(weight, gw, gq, scale, transposed, turn, backend):
     return torch.empty_like(weight)
 
 
+def _few_fwd(x, w, channels_last):
+    return torch.ops.ganfast.modulated_conv_few_fwd_native(x, w.contiguous(), channels_last)
+
+
+def _few_fwd_fake(x, w, channels_last):
+    return _laid(x.new_empty(x.shape[0], w.shape[1], *x.shape[2:]), channels_last)
+
+
+def _few_bwd(g, x, w, channels_last):
+    return torch.ops.ganfast.modulated_conv_few_bwd_native(g, x, w.contiguous(), channels_last)
+
+
+def _few_bwd_fake(g, x, w, channels_last):
+    gx = _laid(g.new_empty(g.shape[0], w.shape[2], *g.shape[2:]), channels_last)
+    return gx, torch.empty_like(w) if x is not None else w.new_empty(0)
+
+
 def _register(name: str, schema: str, implementation, fake):
     return _native.register(f"modulated_conv_{name}" + schema.format(_BACKEND), implementation, fake)
 
@@ -161,6 +183,8 @@ scale_bwd = _register("scale_bwd", _SCALE_BWD, _scale_bwd, _scale_bwd_fake)
 finish_fwd = _register("finish_fwd", _FINISH, _finish_fwd, _finish_fwd_fake)
 finish_bwd = _register("finish_bwd", _FINISH_BWD, _finish_bwd, _finish_bwd_fake)
 prepare_fwd = _register("prepare_fwd", _PREPARE, _prepare_fwd, _prepare_fwd_fake)
+few_fwd = _native.register("modulated_conv_few_fwd" + _FEW, _few_fwd, _few_fwd_fake)
+few_bwd = _native.register("modulated_conv_few_bwd" + _FEW_BWD, _few_bwd, _few_bwd_fake)
 prepare_bwd = _register("prepare_bwd", _PREPARE_BWD, _prepare_bwd, _prepare_bwd_fake)
 
 

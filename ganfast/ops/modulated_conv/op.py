@@ -13,7 +13,7 @@ from ganfast._memo import Memo, look
 from ganfast.ops.conv_act.op import conv_act
 from ganfast.ops.conv_transpose_act.op import conv_transpose_act
 from ganfast.ops.modulated_conv import kernels, reference
-from ganfast.ops.modulated_conv.autograd import Finish, Prepare, Scale, Spec
+from ganfast.ops.modulated_conv.autograd import Few, Finish, Prepare, Scale, Spec
 from ganfast.ops.modulated_conv.route import Route, route
 from ganfast.ops.upfirdn.op import upfirdn
 
@@ -120,7 +120,9 @@ def run(plan: Plan, x, weight, style, filter, noise, bias, alpha) -> Tensor:
     weight, style, d = _weight_and_styles(plan, weight, style)
     learns = torch.is_grad_enabled()
     if plan.folds:
-        t = _by_image(x, weight, style, spec.channels_last)
+        each = weight.flatten(1).to(acc) * style[:, None]
+        few = Few.apply if learns and _any(x, each) else kernels.few_fwd
+        t = few(x, each, spec.channels_last)
     else:
         x = Scale.apply(x, style, spec) if learns and _any(x, style) else kernels.scale_fwd(x, style, spec.channels_last, spec.backend)
         t = _convolved(plan, x, weight, filter)
@@ -171,14 +173,6 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
 def _or(largest: Tensor, zero_as: float) -> Tensor:
     """What to divide by; also in place of what has no reciprocal."""
     return largest.masked_fill(largest < torch.finfo(largest.dtype).tiny, zero_as)
-
-
-def _by_image(x: Tensor, weight: Tensor, style: Tensor, channels_last: bool) -> Tensor:
-    """A kernel of one pixel as one matrix for each image: with few output channels these are next to nothing, and x is read where it is."""
-    each = weight.flatten(1) * style[:, None]
-    if channels_last:
-        return torch.bmm(x.permute(0, 2, 3, 1).flatten(1, 2), each.mT).unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    return torch.bmm(each, x.flatten(2)).unflatten(2, x.shape[2:])
 
 
 def _convolved(plan: Plan, x: Tensor, weight: Tensor, filter: Tensor | None) -> Tensor:
@@ -240,7 +234,7 @@ def planned(
     chosen = "torch" if chosen == "cuda" else chosen
     spec = Spec(act, alpha_value, gain, clamp, is_channels_last(x, weight), chosen)
     plain = way.stride == 1 and way.before is way.after is None and way.padding == (0, 0)
-    folds = wanted == "auto" and chosen == "cpu" and plain and weight[0, 0].numel() == 1 and c_out <= _FEW_CHANNELS and dtype.itemsize > 2
+    folds = chosen == "cpu" and plain and weight[0, 0].numel() == 1 and c_out <= _FEW_CHANNELS
     return Plan(spec, way, demodulate, eps, c_out, dtype, folds, wanted)
 
 
