@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from ganfast import _native
 from ganfast.ops.modulated_conv import kernels
 from ganfast.ops.modulated_conv.autograd import Few
 from ganfast.testing import nan_filled
 
+pytestmark = pytest.mark.skipif(_native.reason("cpu") is not None, reason=f"no CPU kernels: {_native.reason('cpu')}")
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3}
 # images, outputs, channels, size: remainders of channels and outputs, several tiles in a part, several parts, one pixel
