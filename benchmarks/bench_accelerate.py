@@ -101,8 +101,9 @@ def _pooled(named: dict[str, torch.Tensor | None]) -> dict[str, torch.Tensor | N
 
 
 def _dims(row: Family) -> int:
-    """Spatial dimensions: those of most weights of convolutions, which not every network keeps in torch's layers."""
-    dims = [p.dim() - 2 for p in row.build().parameters() if p.dim() > 2]
+    """Spatial dimensions: those of most weights of convolutions, which not every network keeps in torch's layers; modulated ones are
+    [1, Cout, Cin, h, w]."""
+    dims = [p.dim() - (3 if p.dim() == 5 and p.shape[0] == 1 else 2) for p in row.build().parameters() if p.dim() > 2]
     return max(set(dims), key=dims.count)
 
 

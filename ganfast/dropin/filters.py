@@ -55,6 +55,8 @@ def _convolution(node: fx.Node) -> Filtering | None:
         return None
     given, count, dims = call.arguments, channels(x), x.dim() - 2
     weight = tensor(given["weight"])
+    named = given["padding"] if isinstance(given["padding"], str) else ""
+    given = given | {"padding": 0} if named else given
     numbers = [given[name] for name in ("stride", "padding", "dilation", "output_padding") if name in given]
     flat = [n for option in numbers for n in (option if isinstance(option, (tuple, list)) else (option,))]
     if count is None or given["groups"] != count or given["bias"] is not None or not all(type(n) is int for n in flat):
@@ -66,7 +68,7 @@ def _convolution(node: fx.Node) -> Filtering | None:
         return None
     stride, padding = (tuple(each(given[name], dims)) for name in ("stride", "padding"))
     transposed = call.name.startswith("conv_transpose")
-    around = tuple((p, p) for p in padding)
+    around = tuple(((k - 1) // 2, k // 2) for k in taps) if named == "same" else tuple((p, p) for p in padding)
     if transposed:
         more = each(given["output_padding"], dims)
         around = tuple((k - 1 - p, k - s - p + o) for k, s, p, o in zip(taps, stride, padding, more))

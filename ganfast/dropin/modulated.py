@@ -76,20 +76,40 @@ def _demodulated(weight: fx.Node) -> tuple[fx.Node, float | None, list[fx.Node]]
         return plain
     sums = only_user(square)
     added = both_ways(sums, "add")
-    root = single_use(added[0]) if added is not None and is_constant(added[1]) and added[1] >= 0 else None
-    if root is None or root[1].name != "rsqrt":
+    root, divides = _root(added[0]) if added is not None and is_constant(added[1]) and added[1] >= 0 else ([], False)
+    if not root:
         return plain
-    nodes = [square, sums, added[0], root[0]]
+    nodes = [square, sums, added[0], *root]
     if not over.get("keepdim", False):
-        wide = only_user(root[0])
+        wide = only_user(root[-1])
         shape = None if tensor(wide) is None else spelt(tensor(wide).shape)
         if shape != spelt((*tensor(weight).shape[:2], 1, 1, 1)) or not (read_any(wide) in ("view", "reshape") or _only_widens(wide)):
             return plain
         nodes.append(wide)
     product = only_user(nodes[-1])
-    if other_operand(product, "mul", nodes[-1]) is not weight or set(weight.users) != {square, product}:
+    if divides:
+        over_root = read(product).name == "div" and product.args[0] is weight and read(product).arguments == {"other": nodes[-1]}
+    else:
+        over_root = other_operand(product, "mul", nodes[-1]) is weight
+    if not over_root or set(weight.users) != {square, product}:
         return plain
     return product, float(added[1]), [*nodes, product]
+
+
+def _root(value: fx.Node) -> tuple[list[fx.Node], bool]:
+    """(the nodes that take one over the value's square root, whether they leave the dividing to what follows)"""
+    user, call = single_use(value) or (None, read(None))
+    exponent = call.arguments.get("exponent") if call.name == "pow" else None
+    if call.name == "rsqrt" or exponent == -0.5:
+        return [user], False
+    if call.name != "sqrt" and exponent != 0.5:
+        return [], False
+    then = only_user(user)
+    inverse = read(then)
+    one = inverse.name == "div" and not isinstance(inverse.x, fx.Node) and inverse.x == 1 and inverse.arguments == {"other": user}
+    if one or (inverse.name == "reciprocal" and inverse.x is user) or (inverse.name == "pow" and inverse.arguments == {"exponent": -1}):
+        return [user, then], False
+    return [user], True
 
 
 def _only_widens(node: fx.Node) -> bool:

@@ -172,3 +172,23 @@ def test_between_filters_an_input_that_needs_no_gradient_is_not_kept():
     x.add_(1)
     y.sum().backward()
     assert sorted(layers(model)) == [("downsample.lowpass",), ("upsample",)]
+
+
+class Blurred(nn.Module):
+    def __init__(self, padding, taps):
+        super().__init__()
+        self.conv, self.padding = nn.Conv2d(3, 4, 3), padding
+        self.register_buffer("taps", torch.rand(taps))
+
+    def forward(self, x):
+        x = self.conv(x)
+        return F.conv2d(x, self.taps.expand(x.shape[1], 1, -1, -1), padding=self.padding, groups=x.shape[1])
+
+
+@pytest.mark.parametrize("taps", [(3, 3), (4, 2), (1, 5)], ids=str)
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_a_border_by_its_name(padding, taps):
+    torch.manual_seed(0)
+    plain, model = pair(lambda: Blurred(padding, taps))
+    same(model, plain, torch.randn(2, 3, 9, 8))
+    assert [row.became for row in ganfast.explain(model).groups] == ["conv_act", "upfirdn"]

@@ -57,11 +57,29 @@ class Modulated(nn.Module):
         return F.leaky_relu(y + self.bias, 0.2) * 2**0.5
 
 
+OVER = {
+    "rsqrt": lambda w, s: w * torch.rsqrt(s),
+    "one over": lambda w, s: w * (1 / torch.sqrt(s)),
+    "reciprocal": lambda w, s: torch.reciprocal(s.sqrt()) * w,
+    "divided": lambda w, s: w / s.sqrt(),
+    "a power": lambda w, s: w * s.pow(-0.5),
+    "two powers": lambda w, s: w * (s**0.5) ** -1,
+}
+OTHER = {
+    "upside down": lambda w, s: s.sqrt() / w,
+    "two over": lambda w, s: w * (2 / torch.sqrt(s)),
+    "the root": lambda w, s: w * torch.sqrt(s),
+    "no root": lambda w, s: w / s,
+    "another power": lambda w, s: w * s**-0.25,
+}
+
+
 class Spelt(nn.Module):
     """Another port's: styles that are moved by one, squares by `**`, a convolution alone."""
 
-    def __init__(self, c_in=4, c_out=6, kernel=3, demodulate=True, stride=1):
+    def __init__(self, c_in=4, c_out=6, kernel=3, demodulate=True, stride=1, over="rsqrt"):
         super().__init__()
+        self.over = over
         self.filters, self.demodulate, self.stride = c_out, demodulate, stride
         self.weight = nn.Parameter(torch.randn(c_out, c_in, kernel, kernel))
 
@@ -69,7 +87,7 @@ class Spelt(nn.Module):
         b, _, h, w = x.shape
         weights = self.weight[None, :, :, :, :] * (style[:, None, :, None, None] + 1)
         if self.demodulate:
-            weights = weights * torch.rsqrt((weights**2).sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
+            weights = OVER[self.over](weights, (weights**2).sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
         x = x.reshape(1, -1, h, w)
         _, _, *ws = weights.shape
         x = F.conv2d(x, weights.reshape(b * self.filters, *ws), padding=1, stride=self.stride, groups=b)
@@ -103,6 +121,21 @@ def test_another_spelling(options):
     plain, model = pair(lambda: Spelt(**options))
     same(model, plain, *inputs()[:2])
     assert became(model) == ["modulated_conv"]
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_every_way_to_write_the_norm(over):
+    plain, model = pair(lambda: Spelt(over=over))
+    same(model, plain, *inputs()[:2])
+    assert became(model) == ["modulated_conv"]
+
+
+@pytest.mark.parametrize("over", OTHER)
+def test_what_only_looks_like_a_norm(over, monkeypatch):
+    monkeypatch.setitem(OVER, "other", OTHER[over])
+    plain, model = pair(lambda: Spelt(over="other"))
+    same(model, plain, *inputs()[:2])
+    assert "modulated_conv" not in became(model)
 
 
 def test_batches_of_every_size():
