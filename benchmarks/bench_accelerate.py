@@ -40,7 +40,9 @@ class Pass:
         self.training, self.half = mode == TRAIN, dtype == torch.bfloat16
         stored = torch.float32 if self.half else dtype
         arrange = lambda t: t.contiguous(memory_format=fmt) if t.dim() == _FORMAT_DIMS[fmt] else t
-        self.network = oracle.network(row, self.training, stored).to(DEVICE, memory_format=fmt)
+        self.network = oracle.network(row, self.training, stored).to(DEVICE)
+        for t in (*self.network.parameters(), *self.network.buffers()):  # Module.to takes no weights of 4 and of 5 dimensions
+            t.data = arrange(t.data)
         self.parameters = {name: p for name, p in self.network.named_parameters() if p.requires_grad}
         self.model = change(self.network)
         self.inputs = [arrange(x.to(DEVICE, stored if x.is_floating_point() else x.dtype)) for x in row.example()]
