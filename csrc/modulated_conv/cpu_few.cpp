@@ -18,7 +18,7 @@ struct Few {
 
   Few(const at::Tensor& w, const at::Tensor& images)
       : n(w.size(0)), o(w.size(1)), c(w.size(2)), p(images.numel() / (n * images.size(1))),
-        parts(std::clamp<int64_t>((15 + n) / n, 1, (p + 63) / 64)) {}
+        parts(std::clamp<int64_t>((63 + n) / n, 1, (p + 63) / 64)) {}
   int64_t edge(int64_t part) const { return p * part / parts; }
 
   // run(image, part of all, first pixel, count, a thread's buffers) for every tile, a part's in their order
@@ -132,6 +132,11 @@ void bwd_tile(const Few& f, const T* g, const T* x, const Acc<T>* w, int64_t fir
   }
 }
 
+void check_layout(const at::Tensor& x, bool channels_last) {
+  const auto format = channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
+  TORCH_CHECK(x.is_contiguous(format), "modulated_conv: images have strides ", x.strides(), ", want those of ", format);
+}
+
 at::Tensor images_like(const at::Tensor& x, int64_t channels, bool channels_last) {
   return at::empty({x.size(0), channels, x.size(2), x.size(3)},
                    x.options().memory_format(channels_last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous));
@@ -139,6 +144,7 @@ at::Tensor images_like(const at::Tensor& x, int64_t channels, bool channels_last
 
 // x [n, c, h, w], w [n, o, c] of the accumulation dtype -> [n, o, h, w]
 at::Tensor few_fwd_cpu(const at::Tensor& x, const at::Tensor& w, bool channels_last) {
+  check_layout(x, channels_last);
   const Few f(w, x);
   at::Tensor t = images_like(x, f.o, channels_last);
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "modulated_conv_few_fwd_cpu", [&] {
@@ -156,6 +162,8 @@ at::Tensor few_fwd_cpu(const at::Tensor& x, const at::Tensor& w, bool channels_l
 
 // (gx, gw, or an empty tensor without x)
 std::tuple<at::Tensor, at::Tensor> few_bwd_cpu(const at::Tensor& g, const MaybeTensor& x, const at::Tensor& w, bool channels_last) {
+  check_layout(g, channels_last);
+  if (x && x->defined()) check_layout(*x, channels_last);
   const Few f(w, g);
   at::Tensor gx = images_like(g, f.c, channels_last), gw;
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, g.scalar_type(), "modulated_conv_few_bwd_cpu", [&] {

@@ -18,7 +18,7 @@ from ganfast import _backends
 from ganfast._autograd import here
 from ganfast._memo import Memo
 from ganfast.dropin.around import leave_backwards, refuse_in_recording, watching
-from ganfast.dropin.graphs import opaque, refuse_second_derivatives
+from ganfast.dropin.graphs import opaque, second_derivatives
 from ganfast.dropin.groups import Found, Group, replaced
 from ganfast.dropin.nodes import Names, has_fixed_sizes, is_pure, storages, tensor, version, written
 from ganfast.dropin.pays import fused_pays, together_pays, whole_pays
@@ -36,7 +36,7 @@ class Graph:
         self, module: fx.GraphModule, inputs: list[Any], root: torch.nn.Module | None = None, recompute: bool = False, path: str = ""
     ) -> None:
         leave_backwards()
-        refuse_second_derivatives(module)
+        second_derivatives(module)
         self.module, self.plain = module, module.forward
         called = Names(module.graph, root, path).of
         found = None if opaque(module) else Found(module.graph, called, recompute)

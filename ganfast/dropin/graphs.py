@@ -1,11 +1,14 @@
 """Parts of a graph as a function of their own, and graphs that are left alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.autograd import Function
+from torch.utils._pytree import tree_leaves
 
+from ganfast._autograd import owned
 from ganfast.dropin.nodes import spelt, tensor
 
 
@@ -37,22 +40,57 @@ def opaque(module: fx.GraphModule) -> bool:
     return False
 
 
-def refuse_second_derivatives(module: fx.GraphModule) -> None:
-    """Makes the second derivative of every autograd Function in a graph an error: dynamo has traced its backward without grad mode, so that
-    torch would take what is to be differentiated again for a constant, in silence."""
-    for node in module.graph.nodes:
-        if node.op == "call_function" and node.target is torch.ops.higher_order.autograd_function_apply:
-            graph = module.get_submodule(node.args[1].target).graph
-            (end,) = (n for n in graph.nodes if n.op == "output")
-            with graph.inserting_before(end):
-                arriving = tuple(n for n in graph.nodes if n.op == "placeholder")
-                end.args = (graph.call_function(_differentiated_once, (end.args[0], arriving)),)
+def second_derivatives(module: fx.GraphModule) -> None:
+    """Sees to those of the autograd Functions in a graph and its subgraphs. Dynamo traces their backward without grad mode, so that torch
+    would take for constants, in silence, what is differentiated again. With grad mode it is as eager's, but for ganfast's own ops, whose
+    traced backward has no formulas, and for a result that the Function saved, of which torch knows a copy without its past: those are an
+    error."""
+    for part in module.modules():
+        for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
+            if node.op == "call_function" and node.target is torch.ops.higher_order.autograd_function_apply:
+                forward, backward = (part.get_submodule(body.target) for body in node.args[:2])
+                if _differentiable(forward.graph, backward.graph):
+                    _with_grad_mode(backward.graph)
+                else:
+                    _refuse(backward.graph)
+                backward.recompile()
 
 
-def _differentiated_once(gradients, arriving: tuple):
-    """The results of a traced backward, which nothing differentiates on a way through what arrived at it."""
-    learns = torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arriving)
-    wrap = lambda g: _Once.apply(g, *(t for t in arriving if isinstance(t, Tensor))) if learns and isinstance(g, Tensor) else g
+def _differentiable(forward: fx.Graph, backward: fx.Graph) -> bool:
+    results, saved = _end(forward).args[0]
+    own = any(str(node.target).startswith("ganfast.") for node in backward.nodes)
+    return not own and not set(_nodes(results)) & set(_nodes(saved))
+
+
+def _nodes(values: Any) -> list[fx.Node]:
+    return [value for value in tree_leaves(values) if isinstance(value, fx.Node)]
+
+
+def _end(graph: fx.Graph) -> fx.Node:
+    return next(node for node in graph.nodes if node.op == "output")
+
+
+def _with_grad_mode(graph: fx.Graph) -> None:
+    """Without the pair of calls around all of it."""
+    inside = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
+    if len(inside) > 1 and all(node.target is torch._C._set_grad_enabled for node in (inside[0], inside[-1])):
+        graph.erase_node(inside[-1])
+        graph.erase_node(inside[0])
+
+
+def _refuse(graph: fx.Graph) -> None:
+    end = _end(graph)
+    with graph.inserting_before(end):
+        arriving = tuple(node for node in graph.nodes if node.op == "placeholder")
+        end.args = (graph.call_function(_once, (end.args[0], arriving)),)
+
+
+def _once(gradients: Any, arriving: tuple) -> Any:
+    """The gradients that a backward made of its tensors, so that it is an error to differentiate them; those that it only hands on are
+    right."""
+    tensors = [t for t in arriving if isinstance(t, Tensor)]
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    wrap = lambda g: _Once.apply(g, *tensors) if learns and isinstance(g, Tensor) and not any(g is t for t in tensors) else g
     return tuple(map(wrap, gradients)) if isinstance(gradients, (tuple, list)) else wrap(gradients)
 
 
@@ -60,12 +98,13 @@ class _Once(Function):
     """A gradient as it is; its own is refused."""
 
     @staticmethod
-    def forward(ctx, g, *arriving):
-        return g.view_as(g)
+    def forward(ctx, g, *tensors):
+        return owned(g.view_as(g))
 
     @staticmethod
     def backward(ctx, _):
         raise RuntimeError(
-            "ganfast: an autograd Function, one of ganfast's ops or another, was differentiated a second time inside of "
-            'torch.compile(backend="ganfast"), which has first derivatives alone of those; ganfast.accelerate(model) has all'
+            "ganfast: one of ganfast's ops, or an autograd Function that saves its own result, was differentiated a second time inside of "
+            "a graph of torch.compile, which has first derivatives alone of those. ganfast.accelerate(model) has all of ganfast's ops; "
+            "what torch.compiler.disable(function) wraps stays out of graphs"
         )

@@ -88,7 +88,7 @@ def _demodulated(weight: fx.Node) -> tuple[fx.Node, float | None, list[fx.Node]]
         nodes.append(wide)
     product = only_user(nodes[-1])
     if divides:
-        over_root = read(product).name == "div" and product.args[0] is weight and read(product).arguments == {"other": nodes[-1]}
+        over_root = read(product).name == "div" and read(product).x is weight and read(product).arguments == {"other": nodes[-1]}
     else:
         over_root = other_operand(product, "mul", nodes[-1]) is weight
     if not over_root or set(weight.users) != {square, product}:
@@ -97,7 +97,7 @@ def _demodulated(weight: fx.Node) -> tuple[fx.Node, float | None, list[fx.Node]]
 
 
 def _root(value: fx.Node) -> tuple[list[fx.Node], bool]:
-    """(the nodes that take one over the value's square root, whether they leave the dividing to what follows)"""
+    """(the nodes of the value's square root and of one over it; whether the one over is missing, as the next node divides by the root)"""
     user, call = single_use(value) or (None, read(None))
     exponent = call.arguments.get("exponent") if call.name == "pow" else None
     if call.name == "rsqrt" or exponent == -0.5:

@@ -7,7 +7,7 @@ def number(op: str, argument: str, value: object) -> float:
     """As the published interface reads one: whatever float() takes, NumPy's numbers and tensors of one element too."""
     try:
         return float(value if not isinstance(value, str) else None)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         _checks.fail(op, f"{argument} is {value!r}, wants a number", error=TypeError)
 
 

@@ -85,6 +85,17 @@ def test_compiled_forward_and_backward_are_the_uncompiled(row, backend):
     torch.testing.assert_close(compiled, direct, check_stride=True, **tolerance)
 
 
+@pytest.mark.parametrize("op", ["conv_transpose_act", "conv_act"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bits_by_auto(op, dtype):
+    """Whatever asks what the processor can do is not traced."""
+    f = lambda x, weight: getattr(GF, op)(x, weight, padding=1, act="silu")
+    x, weight = torch.randn(2, 4, 6, 6).to(dtype).requires_grad_(), torch.randn(4, 4, 3, 3).to(dtype).requires_grad_()
+    found = [torch.autograd.grad(call(x, weight).float().square().sum(), (x, weight)) for call in (compile(f), f)]
+    for got, want in zip(*found):
+        assert torch.nn.functional.cosine_similarity(got.double().flatten(), want.double().flatten(), 0) > 0.999
+
+
 @pytest.mark.parametrize("backend", ALL)
 def test_other_batches_and_images_do_not_recompile(backend):
     direct = lambda *tensors: GF.conv_transpose_act(*tensors, stride=2, padding=1, act="tanh", backend=backend)

@@ -62,6 +62,7 @@ OVER = {
     "one over": lambda w, s: w * (1 / torch.sqrt(s)),
     "reciprocal": lambda w, s: torch.reciprocal(s.sqrt()) * w,
     "divided": lambda w, s: w / s.sqrt(),
+    "divided by name": lambda w, s: torch.div(input=w, other=s.sqrt()),
     "a power": lambda w, s: w * s.pow(-0.5),
     "two powers": lambda w, s: w * (s**0.5) ** -1,
 }

@@ -83,8 +83,11 @@ def test_a_gradient_has_a_graph_where_torchs_has_one(backend, demodulate, power,
         assert want2 is not None or got2 is None or (got2 == 0).all()
 
 
-def test_what_nobody_asks_for_is_not_computed():
-    x, weight, style, options = case("plain")
+@pytest.mark.parametrize("demodulate", [True, False], ids=["demodulated", "raw"])
+@pytest.mark.parametrize("name", ["plain", "rgb"])
+def test_what_nobody_asks_for_is_not_computed(name, demodulate):
+    x, weight, style, options = case(name)
+    options["demodulate"] = demodulate
     x, weight, style = learning((x, weight, style))
     options["bias"] = options["bias"].requires_grad_()
     with no_weight_gradients():

@@ -58,6 +58,24 @@ def test_a_style_that_x_could_not_take_in_float16(backend):
     torch.testing.assert_close(y, torch.full((1, 2, 4, 4), 800.0).half(), rtol=2e-3, atol=0)
 
 
+@pytest.mark.parametrize("channels", [2, 12])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_image_that_overflows_leaves_the_others_as_they_are(backend, kernel, channels):
+    x, weight, style = torch.ones(2, 1, 4, 4).half(), torch.full((channels, 1, kernel, kernel), 10.0), torch.tensor([[1.0], [1e4]])
+    y = modulated_conv(x, weight, style, demodulate=False, backend=backend)
+    torch.testing.assert_close(y[0], torch.full_like(y[0], 10 * kernel**2))
+    assert y[1].isinf().all()
+
+
+@pytest.mark.parametrize("channels", [2, 12])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_an_image_is_the_same_alone_and_in_a_batch(kernel, channels):
+    x, weight, style = torch.randn(3, 5, 6, 6).half(), torch.randn(channels, 5, kernel, kernel).half(), torch.rand(3, 5) + 0.5
+    whole = modulated_conv(x, weight, style, demodulate=False, backend="reference")
+    assert torch.equal(whole[:1], modulated_conv(x[:1], weight, style[:1], demodulate=False, backend="reference"))
+
+
 @pytest.mark.parametrize("weight_dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("backend", BACKENDS)

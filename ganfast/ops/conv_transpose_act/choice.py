@@ -53,7 +53,7 @@ def _other_layout(channels_last: bool, dims: int) -> list[str]:
 
 def _wider(x: Tensor) -> list[str]:
     """Torch's kernels on copies in float32."""
-    return ["torch/float32"] if torch_faults.emulates(x) else []
+    return ["torch/float32"] if not torch.compiler.is_compiling() and torch_faults.emulates(x) else []
 
 
 def _flip(weight: Tensor, spec: Spec) -> list[str]:

@@ -1,7 +1,7 @@
 """Registration of the passes: one signature for every backend, picked by the last argument, "name" or "name/configuration".
 
 Configurations: Triton's tiles (triton.py lists them); "torch/nchw" and "torch/nhwc", torch's kernels on tensors copied to that
-layout first; "torch/float32", on such copies; "torch/shuffle", the forward as an ordinary convolution and a pixel shuffle; "torch/wide32",
+layout first; "torch/float32", on float32 ones; "torch/shuffle", the forward as an ordinary convolution and a pixel shuffle; "torch/wide32",
 groups merged to 32 channels or more, and "torch/flip", a transposed convolution of stride 1 as an ordinary one (grouped.py).
 """
 

@@ -126,7 +126,7 @@ def both_grads_torch(gz, x, weight, stride, padding, dilation, groups, with_bias
 def weight_grad_torch(gz: Tensor, x: Tensor, weight_like: Tensor, stride, padding, dilation, groups, layout: str = "") -> Tensor:
     """The weight gradient [Cin, Cout/groups, *k] of the ordinary convolution gz -> x; `weight_like` gives shape and strides."""
     groups_of_weight = groups
-    if layout:
+    if layout not in ("", "float32"):
         weight_like, groups = grouped.merged_like(weight_like, groups, layout, x)
         gz, x = _in_layout(layout, gz, x)
     border = []

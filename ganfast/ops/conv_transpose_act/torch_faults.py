@@ -108,7 +108,8 @@ def _has_kernels(dtype: torch.dtype) -> bool:
 
 def emulates(x: Tensor) -> bool:
     """Whether oneDNN's convolutions of a 16-bit x may be float32's with conversions, as the processor has no instructions for their
-    products: bfloat16 on AVX-512 without its extension. They took up to 2.4 times as long as float32's own, casts included."""
+    products: bfloat16 on AVX-512 without its extension, where they took up to three times as long as float32's own, casts included. Where
+    nothing says so, as on ARM, they may be."""
     return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not lacks_kernels(x.dtype) and not _multiplies_bfloat16()
 
 
@@ -119,7 +120,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 def in_float32(x: Tensor, fault: bool) -> bool:
-    """Whether a convolution of x is computed in float32: torch has a `fault` in its dtype, no kernels, or slow ones."""
+    """Whether a convolution of x is computed in float32: it is asked for, as by a `fault` of torch's, or torch has no kernels."""
     return fault or (_is_half(x) and lacks_kernels(x.dtype))
 
 

@@ -162,7 +162,12 @@ def _few_fwd(x, w, channels_last):
 
 
 def _few_fwd_fake(x, w, channels_last):
-    return _laid(x.new_empty(x.shape[0], w.shape[1], *x.shape[2:]), channels_last)
+    return _images_like(x, w.shape[1], channels_last)
+
+
+def _images_like(x, channels, channels_last):
+    fmt = memory_format(4, channels_last)
+    return torch.empty((x.shape[0], channels, *x.shape[2:]), dtype=x.dtype, device=x.device, memory_format=fmt)
 
 
 def _few_bwd(g, x, w, channels_last):
@@ -170,8 +175,7 @@ def _few_bwd(g, x, w, channels_last):
 
 
 def _few_bwd_fake(g, x, w, channels_last):
-    gx = _laid(g.new_empty(g.shape[0], w.shape[2], *g.shape[2:]), channels_last)
-    return gx, torch.empty_like(w) if x is not None else w.new_empty(0)
+    return _images_like(g, w.shape[2], channels_last), torch.empty_like(w) if x is not None else w.new_empty(0)
 
 
 def _register(name: str, schema: str, implementation, fake):

@@ -58,8 +58,9 @@ def modulated_conv(
     Dtypes: x float32, bfloat16, float16; float64 on reference, torch and cpu; y as x, or what autocast casts x to. All else any floating
         dtype: the weight is rounded to x's, the others are not. ``eps`` is added to the sum of squares of weight times style, in every
         dtype the same. 16 bits are safe with ``demodulate`` and without: with it weight and styles are divided by their largest entries
-        first, for each output channel and each image, the weight by the root of Cin * kh * kw too; without it, in float16, each input
-        channel's largest style of the batch moves to the weight. So no style overflows where the weight times the style would not.
+        first, for each output channel and each image, the weight by the root of Cin * kh * kw too; without it, in float16, a power of two
+        for each input channel moves from the styles to the weight. So no style overflows where the weight times the style would not; in
+        float16's gradients one image's styles may, where another's are far larger and nothing is demodulated.
     Layout: channels_last out where x or the weight is channels_last; else contiguous.
     Grads: x, weight, style, noise, bias, alpha, to any order. The filter is a constant.
     Raises: TypeError, ValueError for what the shapes above forbid, factors below 1 or both above, a result without pixels; RuntimeError
@@ -143,7 +144,7 @@ def _any(*tensors: Tensor | None) -> bool:
 def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
     """(the weight as the convolution takes it, the styles that scale x, what its result is multiplied by [N, Cout] or None). The largest
     entries are constants here: y does not depend on them, so its derivative by way of them is zero."""
-    dtype, way = plan.dtype, plan.route
+    dtype, way = style.dtype if plan.folds and not plan.demodulate else plan.dtype, plan.route
     weight = dense_weight(weight if weight.dtype in (dtype, style.dtype) else weight.to(style.dtype))
     scale, eps = None, plan.eps
     if plan.demodulate and dtype.itemsize == 2:
@@ -154,12 +155,13 @@ def _weight_and_styles(plan: Plan, weight: Tensor, style: Tensor) -> tuple[Tenso
         # in the scale of what is divided; the bounds keep its square, and d to the third power, in float32
         eps = (scale * eps**0.5 / of_style).clamp(1e-12, 1e18).square()
     elif dtype == torch.float16:
-        # A channel's largest style goes to the weight, which is then no larger than the largest of all images' own: x times the rest is no
-        # larger than x, and d or the gradients need no care.
-        largest = style.detach().abs().amax(0)
-        largest = torch.where(largest.isfinite(), _or(largest, 1.0), 1.0)  # an infinite one stays in its image
-        style, weight = style / largest, weight.to(style.dtype) * largest[:, None, None]
-    if not plan.demodulate and reference.is_itself(weight, scale, way.transposed, way.turn, dtype):
+        # A channel's power of two above its styles goes to the weight, but for what would make that overflow: x times the rest is no larger
+        # than x where the weight times the style is finite. Of what is infinite the exponent is 0: it stays where it is.
+        exponent = lambda t: torch.frexp(t.to(style.dtype)).exponent
+        room = 15 - exponent(weight.detach().abs().amax((0, 2, 3)))
+        power = torch.minimum(exponent(style.detach().abs().amax(0)), room).clamp(-126, 126).to(style.dtype).exp2()
+        style, weight = style / power, weight.to(style.dtype) * power[:, None, None]
+    if not plan.demodulate and not plan.folds and reference.is_itself(weight, scale, way.transposed, way.turn, dtype):
         return weight, style, None
     if torch.is_grad_enabled() and weight.requires_grad:
         weight, q = Prepare.apply(weight, scale, way.transposed, way.turn, dtype, plan.spec.backend)
