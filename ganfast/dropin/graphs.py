@@ -1,5 +1,6 @@
 """Parts of a graph as a function of their own, and graphs that are left alone."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -43,8 +44,8 @@ def opaque(module: fx.GraphModule) -> bool:
 def second_derivatives(module: fx.GraphModule) -> None:
     """Sees to those of the autograd Functions in a graph and its subgraphs. Dynamo traces their backward without grad mode, so that torch
     would take for constants, in silence, what is differentiated again. With grad mode it is as eager's, but for ganfast's own ops, whose
-    traced backward has no formulas, and for a result that the Function saved, of which torch knows a copy without its past: those are an
-    error."""
+    traced backward has no formulas, for a Function that a backward calls, whose own dynamo leaves out, and for a result that the Function
+    saved, of which torch knows a copy without its past: those are an error."""
     for part in module.modules():
         for node in part.graph.nodes if isinstance(part, fx.GraphModule) else ():
             if node.op == "call_function" and node.target is torch.ops.higher_order.autograd_function_apply:
@@ -59,7 +60,17 @@ def second_derivatives(module: fx.GraphModule) -> None:
 def _differentiable(forward: fx.Graph, backward: fx.Graph) -> bool:
     results, saved = _end(forward).args[0]
     own = any(str(node.target).startswith("ganfast.") for node in backward.nodes)
-    return not own and not set(_nodes(results)) & set(_nodes(saved))
+    return not own and not any(map(_is_inner, backward.nodes)) and not set(_nodes(results)) & set(_nodes(saved))
+
+
+def _is_inner(node: fx.Node) -> bool:
+    """Whether a backward's node is of another Function's forward, whose own backward dynamo has left out."""
+    if not node.op.startswith("call_") or node.target is torch._C._set_grad_enabled:
+        return False
+    return node.stack_trace is None or _INNER.search(node.stack_trace) is not None
+
+
+_INNER = re.compile(r", in backward\n.*, in forward\n", re.DOTALL)
 
 
 def _nodes(values: Any) -> list[fx.Node]:
@@ -104,7 +115,7 @@ class _Once(Function):
     @staticmethod
     def backward(ctx, _):
         raise RuntimeError(
-            "ganfast: one of ganfast's ops, or an autograd Function that saves its own result, was differentiated a second time inside of "
-            "a graph of torch.compile, which has first derivatives alone of those. ganfast.accelerate(model) has all of ganfast's ops; "
-            "what torch.compiler.disable(function) wraps stays out of graphs"
+            "ganfast: one of ganfast's ops, or an autograd Function that saves its own result or has another one in its backward, was "
+            "differentiated a second time inside of a graph of torch.compile, which has first derivatives alone of those. "
+            "ganfast.accelerate(model) has all of ganfast's ops; what torch.compiler.disable(function) wraps stays out of graphs"
         )

@@ -104,6 +104,16 @@ class _Exponential(torch.autograd.Function):
         return ctx.saved_tensors[0] * g
 
 
+class _Nested(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        return _Straight.apply(g)
+
+
 class _Between(nn.Module):
     """A Function between sines, in torch's checkpointing or not."""
 
@@ -128,6 +138,7 @@ REFUSED = {
     "downsample": lambda t: GF.downsample(t, TAPS),
     "conv_act": lambda t: GF.conv_act(t, WEIGHT, act="silu"),
     "what saves its result": _Exponential.apply,
+    "one in another's backward": _Nested.apply,
 }
 
 
@@ -151,7 +162,7 @@ def test_second_derivatives_of_a_users_function(function, again, way):
         torch.testing.assert_close(penalised(model, x), penalised(plain, x))
 
 
-@pytest.mark.parametrize("function", [f for name, f in REFUSED.items() if name != "what saves its result"], ids=["downsample", "conv_act"])
+@pytest.mark.parametrize("function", [REFUSED["downsample"], REFUSED["conv_act"]], ids=["downsample", "conv_act"])
 def test_accelerated_models_have_those_of_ganfasts_ops(function):
     plain, x = _Between(function), IMAGE.clone().requires_grad_()
     torch.testing.assert_close(penalised(ganfast.accelerate(copy.deepcopy(plain)), x), penalised(plain, x))
