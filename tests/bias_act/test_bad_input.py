@@ -19,7 +19,7 @@ ROWS = {
     "bias type": (lambda: bias_act(X, 0.5), TypeError, "bias is a builtins.float, wants a torch.Tensor"),
     "bias dtype": (lambda: bias_act(X, torch.ones(3).int()), TypeError, "bias has dtype torch.int32"),
     "bias elsewhere": (lambda: bias_act(X, torch.ones(3, device="meta")), ValueError, "bias is on meta, x on cpu"),
-    "act": (lambda: bias_act(X, act="lrelu"), ValueError, "act='lrelu' is unknown.*Did you mean 'relu'"),
+    "act": (lambda: bias_act(X, act="lrelu"), ValueError, "act='lrelu' is unknown.*Did you mean 'leaky_relu'"),
     "alpha without": (lambda: bias_act(X, act="relu", alpha=0.1), ValueError, "act='relu' has no parameter"),
     "alpha length": (lambda: bias_act(X, act="prelu", alpha=torch.ones(5)), ValueError, r"alpha has shape \(5,\)"),
     "gain tensor": (lambda: bias_act(X, gain=torch.ones(3)), TypeError, "gain is tensor.*wants a float.*multiplication of its own"),
