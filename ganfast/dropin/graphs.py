@@ -58,7 +58,10 @@ def second_derivatives(module: fx.GraphModule) -> None:
 
 
 def _differentiable(forward: fx.Graph, backward: fx.Graph) -> bool:
-    results, saved = _end(forward).args[0]
+    given = _end(forward).args[0]
+    if not isinstance(given, (tuple, list)) or len(given) != 2:  # another torch's form
+        return False
+    results, saved = given
     own = any(str(node.target).startswith("ganfast.") for node in backward.nodes)
     return not own and not any(map(_is_inner, backward.nodes)) and not set(_nodes(results)) & set(_nodes(saved))
 
