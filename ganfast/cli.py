@@ -1,4 +1,4 @@
-"""The command `ganfast`: train, run, sample, edit, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
+"""The command `ganfast`: train, run, sample, project, edit, compare, doctor. A user's mistake is one line on stderr and exit code 2."""
 
 import importlib
 import importlib.machinery
@@ -10,11 +10,12 @@ from typing import NoReturn
 
 from ganfast import _checks
 
-USAGE = """usage: ganfast {train,run,sample,edit,compare,doctor} [options]
+USAGE = """usage: ganfast {train,run,sample,project,edit,compare,doctor} [options]
 
   train    train a GAN on the digits, a folder of images, or a mixture of Gaussians
   run      a GAN application by name, trained, measured and drawn; alone it lists them
   sample   images from a run or a checkpoint, by label or text, and seed
+  project  a picture's styles, looked for in a run of `ganfast train --model stylegan2`
   edit     a run's pictures, moved along a direction of its latent space: slant, brightness, a measure of your own
   compare  a model of your own, eager against ganfast: my_file.py:make_generator --shape 64,100,1,1
   doctor   versions, what is available on this machine, and why the rest is not
@@ -38,6 +39,12 @@ def sample(args: list[str]) -> None:
     from ganfast.systems import command
 
     command.sample(args)
+
+
+def project(args: list[str]) -> None:
+    from ganfast.train.command_line import project as command
+
+    command.run(args)
 
 
 def edit(args: list[str]) -> None:
@@ -188,7 +195,7 @@ def doctor(args: list[str]) -> None:
         )
 
 
-COMMANDS = {"train": train, "run": run, "sample": sample, "edit": edit, "compare": compare, "doctor": doctor}
+COMMANDS = {"train": train, "run": run, "sample": sample, "project": project, "edit": edit, "compare": compare, "doctor": doctor}
 
 
 def _stop(message: str, code: int = 2) -> NoReturn:

@@ -15,7 +15,7 @@ import ganfast
 from ganfast._timing import interleaved_medians
 from ganfast.models import DCGANGenerator
 from ganfast.train import Trainer
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.command_line.recipes import Recipe
 from ganfast.train.data.folders import digits
 from ganfast.train.parts import to_float
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     try:
-        report = run_demo(recipes.preset("digits", run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
+        report = run_demo(presets.preset("digits", run_dir=options.out, seed=options.seed, max_seconds=210, sample_every=50))
     except ValueError as error:
         parser.error(str(error))
     print("\n" + markdown(report))

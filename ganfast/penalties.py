@@ -1,6 +1,7 @@
-"""Gradient penalties for discriminators: R1, R2, WGAN-GP; and `no_weight_gradients` for penalties of one's own."""
+"""Gradient penalties: R1, R2, WGAN-GP of discriminators, path lengths of generators; `no_weight_gradients` for penalties of one's own."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ganfast import _checks
 from ganfast._autograd import autocast_dtype, differentiating_twice, no_autocast, no_weight_gradients
 
-__all__ = ["gradient_penalty", "no_weight_gradients", "r1_penalty", "r2_penalty"]
+__all__ = ["gradient_penalty", "no_weight_gradients", "path_length_penalty", "r1_penalty", "r2_penalty"]
 
 _FLOAT16_SCALE = 2.0**10
 
@@ -91,6 +92,59 @@ gradient_penalty.__doc__ = """E (|d D(x) / dx| - 1)^2 at x = epsilon real + (1 -
 """ + _SHARED.format(images="real and fake, of equal shapes,", source="Gulrajani et al. 2017, equation 3 without lambda.")
 
 
+def path_length_penalty(
+    synthesis: Callable[..., Tensor],
+    styles: Tensor,
+    mean: Tensor,
+    *args,
+    memory: float = 0.99,
+    draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """E (|J^T y| - a)^2 and the lengths |J^T y|: J the derivative of ``synthesis(styles, *args)`` by the styles, y an image of noise, a the
+    mean of the lengths so far. A step of fixed length in the styles then changes images about equally everywhere. ``mean``, a, 0-d
+    float32, is moved in place first: mean = memory * mean + (1 - memory) * the lengths' mean. Usual, on half of a batch, every fourth
+    step, four times as heavy: ``loss + 4 * 2 * path_length_penalty(G.synthesis, G.mapping(z), mean)[0]``.
+
+    Shapes: styles [N, D], or [N, L, D], one for each of L layers, whose squared lengths are averaged; images [N, C, H, W] -> a scalar,
+        lengths [N]. ``draw`` gives the noise before it is divided by sqrt(H W), of the images' shape and dtype.
+    Dtypes: the synthesis runs under the caller's autocast, its gradient as recorded; lengths in float32 (float64 for float64). float16
+        loses small gradients: they are multiplied by ``scale`` on the way, by 1024 unless given.
+    Layout: any.
+    Grads: all that makes the styles, and the synthesis' parameters, by the double backward. Without grad mode: the numbers, for a log.
+    Raises: TypeError for what are no tensors; ValueError for wrong sizes; RuntimeError for a compiled synthesis, or one that does not
+        depend on the styles.
+    Source: Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN", section 3.2 and appendix B.
+    """
+    op = "path_length_penalty"
+    _check_images(op, "styles", styles)
+    if styles.dim() > 3:
+        _checks.fail(op, f"styles has shape {tuple(styles.shape)}, wants [N, D] or [N, layers, D]")
+    if not isinstance(mean, Tensor) or mean.dim() or not mean.is_floating_point():
+        _checks.fail(op, f"mean is {mean!r}, wants a 0-d floating tensor", "torch.zeros((), device=...), kept from step to step", TypeError)
+    _refuse_compiled(op, "synthesis", synthesis)
+    differentiable = torch.is_grad_enabled()
+    with torch.enable_grad():
+        styles = styles if styles.requires_grad and differentiable else styles.detach().requires_grad_()
+        with differentiating_twice() if differentiable else contextlib.nullcontext():
+            images = synthesis(styles, *args)
+        _checks.check_tensor(op, "what synthesis gives", images)
+        if images.dim() != 4 or len(images) != len(styles):
+            _checks.fail(op, f"synthesis gives shape {tuple(images.shape)}, wants [N, C, H, W] with N={len(styles)}")
+        if not images.requires_grad:
+            _checks.fail(op, "the images do not depend on the styles differentiably", "The synthesis runs under no_grad", RuntimeError)
+        scale = _scale(images, styles) if scale is None else scale
+        noise = draw(images.detach()) * (scale / math.sqrt(images.shape[2] * images.shape[3]))
+        with no_autocast(images):
+            (gradient,) = torch.autograd.grad(images, styles, noise, create_graph=differentiable)
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale
+    squares = gradient.square().sum(-1)
+    lengths = (squares.mean(1) if squares.dim() == 2 else squares).sqrt()
+    with torch.no_grad():
+        mean.lerp_(lengths.mean().to(mean.dtype), 1 - memory)
+    return (lengths - mean.clone()).square().mean(), lengths
+
+
 def _squared(op, argument, discriminator, images, args, return_logits, scale):
     _check_images(op, argument, images)
     gradient, logits = _image_gradient(op, discriminator, images, args, scale)
@@ -107,24 +161,24 @@ def _check_images(op: str, argument: str, images: object) -> None:
 
 def _image_gradient(op: str, discriminator, images: Tensor, args: tuple, scale: float | None) -> tuple[Tensor, Tensor]:
     """(d sum(logits) / d images in float32 or float64, logits), both differentiable where grad mode is on."""
-    if _is_compiled(discriminator):
-        cause = "Pass the module that was compiled, which shares its parameters (compiled._orig_mod), and compile what needs no penalty"
-        _checks.fail(op, "the discriminator is compiled, and torch has no double backward through a compiled region", cause, RuntimeError)
+    _refuse_compiled(op, "discriminator", discriminator)
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         with differentiating_twice() if differentiable else contextlib.nullcontext():
             logits = discriminator(images, *args)
         _check_logits(op, logits, images)
-        if scale is None:
-            half = torch.float16 in (logits.dtype, images.dtype, autocast_dtype(images))
-            scale = _FLOAT16_SCALE if half else 1.0
+        scale = _scale(logits, images) if scale is None else scale
         # Under autocast the recorded graph would be differentiated in other dtypes than it was made.
         with no_autocast(images):
             (gradient,) = torch.autograd.grad(logits, images, torch.full_like(logits, scale), create_graph=differentiable)
     images.requires_grad_(False)  # the loss's backward comes by here, and nobody wants its gradient
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
     return (gradient if scale == 1 else gradient / scale), (logits if differentiable else logits.detach())
+
+
+def _scale(made: Tensor, of: Tensor) -> float:
+    return _FLOAT16_SCALE if torch.float16 in (made.dtype, of.dtype, autocast_dtype(of)) else 1.0
 
 
 def _check_logits(op: str, logits: object, images: Tensor) -> None:
@@ -137,6 +191,12 @@ def _check_logits(op: str, logits: object, images: Tensor) -> None:
         _checks.fail(op, f"the discriminator gives shape {tuple(logits.shape)}, wants [N, ...] with N={images.shape[0]}", cause)
     if not logits.requires_grad:
         _checks.fail(op, "the logits do not depend on the images differentiably", "The discriminator runs under no_grad or detaches")
+
+
+def _refuse_compiled(op: str, name: str, module: object) -> None:
+    if _is_compiled(module):
+        cause = "Pass the module that was compiled, which shares its parameters (compiled._orig_mod), and compile what needs no penalty"
+        _checks.fail(op, f"the {name} is compiled, and torch has no double backward through a compiled region", cause, RuntimeError)
 
 
 def _is_compiled(discriminator: object) -> bool:

@@ -32,8 +32,9 @@ ROOMS = {
     "distributed": {"shared", "saving"},
     "watch": {"shared", "data", "saving"},
     "loop": {"shared", "data", "reconstruction", "saving", "distributed", "watch"},
+    "styles": {"shared", "reconstruction", "watch"},
     "known_answers": {"shared", "loop"},
-    "command_line": {"shared", "data", "saving", "distributed", "watch", "loop", "known_answers"},
+    "command_line": {"shared", "data", "saving", "distributed", "watch", "loop", "styles", "known_answers"},
 }
 USES_TESTING = {"testing", "report", "demo"}  # last part of a module's name
 

@@ -24,7 +24,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "metrics": ("watch.metrics",),
     "mixtures": ("known_answers.mixtures", "watch.grids"),
     "monitors": ("watch.alarms", "watch.diversity"),
-    "recipes": ("command_line.recipes",),
+    "recipes": ("command_line.recipes", "command_line.presets"),
     "resume": ("saving.resume",),
     "signals": ("saving.signals",),
     "sources": ("data.sources",),

@@ -13,7 +13,7 @@ from ganfast.train.autoencoders import Autoencoding
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
-from ganfast.train.phases import Call, Draws, Phase, phases_of, turns_of
+from ganfast.train.phases import Call, Draws, Phase, corrections, phases_of, turns_of
 from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed
 from ganfast.train.sampling import IMITATED, INHERITED, Sampler, conditioner
@@ -86,8 +86,10 @@ class Assembly:
         prepare.prepare(self.settings, critics, c, self.device, self.world)
         keys = ["+".join(phase.networks) for phase in self.phases]
         self.precision = Precision(c.precision, self.device, list(dict.fromkeys(keys)))
-        self.rates = {name: prepare.rate(network, name in critics, c) for name, network in self.settings.items()}
-        self.optimizers = prepare.optimizers(self.settings, self.rates, c, self.device)
+        rarer = corrections(c, self.phases)
+        self.rates = {name: prepare.rate(network, name in critics, c) * rarer.get(name, 1) for name, network in self.settings.items()}
+        self.optimizers = prepare.optimizers(self.settings, self.rates, rarer, c, self.device)
+        self.betas = {name: optimizer.defaults["betas"] for name, optimizer in self.optimizers.items()}
         self.rates = {name: self.rates[name] for name in self.optimizers}
         for term in self.autoencoders:
             term.prepare(self.networks, self.reals(1, term.generator), self.world)
@@ -101,8 +103,11 @@ class Assembly:
                 reals = self.reals(1, term.generator) if term.real is None else parts.first(parts.part(item, term.real, "real"))
                 term.pool.begin(reals.shape[1:], self.device)
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
-        self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | pools
-        how = self.objective, self.precision, self.world, tuple(pools.values()), critics
+        known = getattr(self.objective, "usual", self.objective)  # of phases by their names, by an `adversarial` given as objective
+        paths = {f"{name}-paths": term.paths for name, term in {"usual": known, **used}.items() if getattr(term, "paths", None)}
+        held = pools | {name: module.to(self.device) for name, module in paths.items()}
+        self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | held
+        how = self.objective, self.precision, self.world, tuple(held.values()), critics
         self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         usual = Call(self.latent_shape is not None, self.conditioner)

@@ -16,7 +16,7 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network, Networks
-from ganfast.train.phases import PENALTIES, Call, Phase
+from ganfast.train.phases import EVERY, Call, Phase
 from ganfast.train.reconstruction.perceptual import call_of
 from ganfast.train.sampling import Conditioner, as_arguments
 from ganfast.train.terms import KNOWN, Adversarial, adversaries, refuse_sigmoid
@@ -97,7 +97,7 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
         for name in (term.generator, term.discriminator):
             if name not in networks:
                 _checks.nearest("train", "a network of an adversarial term", name, networks)
-        for name, every in (*((name, config.penalty_every) for name in PENALTIES), ("mode_seeking", config.mode_seeking_every)):
+        for name, every in ((name, getattr(config, every)) for name, every in EVERY.items()):
             if getattr(term.config, name) != getattr(config, name):
                 _checks.fail("train", f"the term {called} was made for {name}={getattr(term.config, name)}, the run has another")
             if name in term.terms and not getattr(config, name):
@@ -118,7 +118,7 @@ def phases(given: Sequence[Phase], networks: dict[str, Network], config: TrainCo
 def one_config(term: Adversarial, config: TrainConfig) -> None:
     """The settings of a run's one adversary, an autoencoder's, as its term took them, are the run's, by which the alarms go."""
     taken = {"loss": term.kind, "smoothing": term.smoothing, "fused": term.backend is None}
-    taken |= {name: getattr(term.config, name) for name in (*PENALTIES, "mode_seeking")}
+    taken |= {name: getattr(term.config, name) for name in EVERY}
     for name, value in taken.items():
         if value != getattr(config, name):
             got = f"autoencoding was made with {name}={value!r}, the run has {getattr(config, name)!r}"
@@ -128,7 +128,7 @@ def one_config(term: Adversarial, config: TrainConfig) -> None:
 def _unused(given: Sequence[Phase], config: TrainConfig, terms: Iterable[Adversarial], usual: bool) -> None:
     """Says which of the config's settings nothing of these phases uses."""
     named = {name for phase in given for name in phase.weighted} | {name for term in terms for name in term.terms}
-    unused = [name for name in (*PENALTIES, "mode_seeking") if usual and getattr(config, name) and name not in named]
+    unused = [name for name in EVERY if usual and getattr(config, name) and name not in named]
     unused += ["n_critic"] if config.n_critic > 1 and not any(phase.repeats > 1 for phase in given) else []
     if unused:
         remedy = "a penalty is a term, {'adversarial': 1, 'r1': 1}, n_critic a phase's repeats"

@@ -51,7 +51,8 @@ class TrainConfig:
     Raises: TypeError, ValueError for values that make no sense and, at an assignment, for a name that is no setting; values assigned later
         are looked at by `check`, which Trainer and its `fit` call. Networks, losses and phases are as when the Trainer was made.
     Source: the papers' names: R1 and lazy regularisation Mescheder et al. 2018, Karras et al. 2020; WGAN-GP Gulrajani et al. 2017;
-        spectral normalisation Miyato et al. 2018; DiffAugment Zhao et al. 2020; mode seeking Mao et al. 2019.
+        spectral normalisation Miyato et al. 2018; DiffAugment Zhao et al. 2020; mode seeking Mao et al. 2019; path lengths and the lazy
+        correction Karras et al. 2020.
     """
 
     run_dir: str | None = None
@@ -91,14 +92,22 @@ class TrainConfig:
     gradient_penalty: float = 0.0
     """weight of WGAN-GP's penalty, usually 10"""
     penalty_every: int = 1
-    """lazy penalties: an update of their own, every so many steps, that many times as heavy, at the full learning rate; 1: a part of each
-    discriminator's update"""
+    """lazy penalties: an update of their own, every so many steps, that many times as heavy; 1: a part of each discriminator's update"""
     penalty_end: float = 1.0
-    """share of their weight that penalties have fallen to, geometrically, at the end of the run"""
+    """share of their weight that penalties have fallen to at the end of the run"""
+    penalty_decay: Literal["geometric", "cosine"] = "geometric"
+    """shape of that fall, over the whole run"""
     mode_seeking: float = 0.0
     """weight of a term against generators that answer different latents alike"""
     mode_seeking_every: int = 1
     """the same as penalty_every, for the generator"""
+    path_length: float = 0.0
+    """weight of StyleGAN2's path length penalty, 2 there, on half of a batch; the generator has parts `mapping` and `synthesis`"""
+    path_length_every: int = 4
+    """the same as penalty_every, for the generator"""
+    lazy_correction: bool = False
+    """a network with a lazy penalty every k steps takes k + 1 of Adam's steps where others take k; yes: with its learning rate times
+    k / (k + 1) and its betas to that power, as published; no: as they are"""
     sync_batch_norm: bool = False
     """batch norm by the statistics of the whole batch, for which every such layer then waits; no: of each process's part"""
     spectral_norm: bool = False
@@ -119,7 +128,11 @@ class TrainConfig:
     decay: Literal["linear", "cosine"] = "linear"
     """shape of the learning rates' fall"""
     decay_from: float = 0.75
-    """share of the run after which the learning rates fall to 0"""
+    """share of the run after which the learning rates fall"""
+    decay_to: float = 0.0
+    """share of the learning rates that is left at the end"""
+    beta2_end: float | None = None
+    """what the second of Adam's betas has moved to at the end, in 16 steps along the same shape; none: it stays"""
     ema: float = 0.998
     """how much of the averaged generator stays at each step"""
     ema_ramp: float = 10.0
@@ -170,8 +183,8 @@ class TrainConfig:
         for name in filter(None, self.augment.split(",")):
             if name.strip() not in augment.POLICIES:
                 _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
-        counts = ("batch_size", "steps", "n_critic", "penalty_every", "mode_seeking_every", "skip_limit", "log_every")
-        for name in (*counts, "checkpoint_every", "keep_checkpoints"):
+        every = ("penalty_every", "mode_seeking_every", "path_length_every", "log_every", "checkpoint_every")
+        for name in ("batch_size", "steps", "n_critic", *every, "skip_limit", "keep_checkpoints"):
             self._want(name, getattr(self, name) >= 1, "at least 1")
         for name in ("latent_dim", "sample_every", "metrics_every", "seed"):
             self._want(name, 0 <= getattr(self, name) < 2**63, "a number from 0 to 2**63")
@@ -179,14 +192,16 @@ class TrainConfig:
         self._want("max_seconds", self.max_seconds is None or self.max_seconds > 0, "a positive number, or none")
         self._want("smoothing", 0 <= self.smoothing < 1, "a number in [0, 1)")
         self._want("smoothing", not self.smoothing or self.loss in SMOOTHED, f"0 for {self.loss}, which has no target to smooth")
-        for name in ("r1", "r2", "gradient_penalty", "mode_seeking", "noise", "ema_ramp"):
+        for name in ("r1", "r2", "gradient_penalty", "mode_seeking", "path_length", "noise", "ema_ramp"):
             self._want(name, 0 <= getattr(self, name) < math.inf, "no negative number")
         self._want("penalty_end", 0 < self.penalty_end < math.inf, "a positive number")
         self._want("learning_rate", 0 < self.learning_rate < math.inf, "a positive number")
         rate = self.discriminator_learning_rate
         self._want("discriminator_learning_rate", rate is None or 0 < rate < math.inf, "a positive number, or none")
         self._want("betas", all(0 <= b < 1 for b in self.betas), "two numbers in [0, 1)")
-        self._want("decay_from", 0 <= self.decay_from <= 1, "a share in [0, 1]")
+        for name in ("decay_from", "decay_to"):
+            self._want(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
+        self._want("beta2_end", self.beta2_end is None or 0 <= self.beta2_end < 1, "a number in [0, 1), or none")
         self._want("ema", 0 <= self.ema < 1, "a number in [0, 1)")
 
     @property
@@ -217,6 +232,15 @@ class TrainConfig:
 
     def fall(self, progress: float) -> float:
         """What the learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
+        return self.decay_to + (1 - self.decay_to) * self._rest(progress)
+
+    def beta2(self, progress: float, start: float) -> float:
+        """Adam's second beta then, of a network that began with `start`. It moves in steps, as each new one is recorded anew on a GPU."""
+        if self.beta2_end is None:
+            return start
+        return self.beta2_end + (start - self.beta2_end) * self._rest(math.floor(16 * progress) / 16)
+
+    def _rest(self, progress: float) -> float:
         rest = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0
         rest = min(1.0, max(0.0, rest))
         return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
@@ -224,7 +248,10 @@ class TrainConfig:
     def weights(self, progress: float) -> dict[str, float]:
         """The terms' weights, which a lazy phase multiplies by its interval."""
         share = self.penalty_end**progress
-        return {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")} | {"mode_seeking": self.mode_seeking}
+        if self.penalty_decay == "cosine":
+            share = self.penalty_end + (1 - self.penalty_end) * (0.5 + 0.5 * math.cos(math.pi * progress))
+        fallen = {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")}
+        return fallen | {"mode_seeking": self.mode_seeking, "path_length": self.path_length}
 
 
 def fits(value: object, kind: object) -> bool:

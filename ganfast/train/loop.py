@@ -137,7 +137,8 @@ class Trainer(Assembly):
         c, done = self.config, self.progress()
         fall, weights = c.fall(done), c.weights(done)
         for name, optimizer in self.optimizers.items():
-            optimizer.param_groups[0]["lr"] = self.rates[name] * fall
+            first, second = self.betas[name]
+            optimizer.param_groups[0] |= {"lr": self.rates[name] * fall, "betas": (first, c.beta2(done, second))}
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
         with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # for dropout

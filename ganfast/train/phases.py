@@ -1,7 +1,7 @@
 """A training step described as data: its phases (one update each), when they are due, their loss terms and their batch."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -16,15 +16,18 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.sampling import Conditioner, as_arguments
 
 PENALTIES = ("r1", "r2", "gradient_penalty")
+OF_GENERATOR = ("mode_seeking", "path_length")
+EVERY = dict.fromkeys(PENALTIES, "penalty_every") | {name: f"{name}_every" for name in OF_GENERATOR}
+"""A regulariser -> the setting that says how often it is due."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """One update: the networks called `network`, a name or a tuple of names, take an optimizer step on what the objective makes of `terms`.
 
-    terms: names that `adversarial` knows ("adversarial", "r1", "r2", "gradient_penalty", "mode_seeking"), or a dict: such a name with a
-    factor, {"adversarial": 1}, or a name of your own with a function and its weight, {"l1": (function, 100)}. The function takes
-    (networks, batch) and gives a 0-d tensor, or that and numbers to log; what `adversarial(...)` gives is one too.
+    terms: names that `adversarial` knows ("adversarial", "r1", "r2", "gradient_penalty", "mode_seeking", "path_length"), or a dict: such a
+    name with a factor, {"adversarial": 1}, or a name of your own with a function and its weight, {"l1": (function, 100)}. The function
+    takes (networks, batch) and gives a 0-d tensor, or that and numbers to log; what `adversarial(...)` gives is one too.
     interval: every how many steps; the terms that `adversarial` knows weigh as many times as much. repeats: how often in such a step,
     on a new batch each time. average: the networks' averages move after it.
 
@@ -68,16 +71,28 @@ class Phase:
 def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
     """The usual phases: D, G, then lazy regularisers, due every few steps. Regularisers due at every step are terms of D and G."""
     c = config
-    held = tuple(name for name in PENALTIES if getattr(c, name))
-    seek = ("mode_seeking",) if c.mode_seeking else ()
-    d = Phase("d", "discriminator", ("adversarial", *(held if c.penalty_every == 1 else ())), repeats=c.n_critic)
-    g = Phase("g", "generator", ("adversarial", *(seek if c.mode_seeking_every == 1 else ())), average=True)
+    held = {name: getattr(c, every) for name, every in EVERY.items() if getattr(c, name)}
+    always = {side: tuple(n for n in names if held.get(n) == 1) for side, names in (("d", PENALTIES), ("g", OF_GENERATOR))}
+    d = Phase("d", "discriminator", ("adversarial", *always["d"]), repeats=c.n_critic)
+    g = Phase("g", "generator", ("adversarial", *always["g"]), average=True)
     lazy = []
-    if held and c.penalty_every > 1:
-        lazy.append(Phase("d_reg", "discriminator", held, interval=c.penalty_every))
-    if seek and c.mode_seeking_every > 1:
-        lazy.append(Phase("g_reg", "generator", seek, interval=c.mode_seeking_every))
+    if c.penalty_every > 1 and (penalties := tuple(name for name in PENALTIES if name in held)):
+        lazy.append(Phase("d_reg", "discriminator", penalties, interval=c.penalty_every))
+    for name, of in (("mode_seeking", "g_reg"), ("path_length", "g_path")):
+        if held.get(name, 1) > 1:
+            lazy.append(Phase(of, "generator", (name,), interval=held[name]))
     return (d, g, *lazy)
+
+
+def corrections(config: TrainConfig, phases: Sequence[Phase]) -> dict[str, float]:
+    """Network -> k / (k + 1) where a phase of its own updates it every k steps beside those of each step, by lazy_correction. Of several
+    such phases, 1 / (1 + the sum of 1 / k)."""
+    found = {}
+    for name in {name for phase in phases for name in phase.networks} if config.lazy_correction else ():
+        intervals = [phase.interval for phase in phases if name in phase.networks]
+        if 1 in intervals:
+            found[name] = 1 / (1 + sum(1 / k for k in intervals if k > 1))
+    return found
 
 
 def turns_of(phases: tuple[Phase, ...]) -> list[tuple[Phase, ...]]:

@@ -98,13 +98,14 @@ def rate(network: Network, discriminates: bool, config: TrainConfig) -> float:
 
 
 def optimizers(
-    networks: dict[str, Network], rates: dict[str, float], config: TrainConfig, device: torch.device
+    networks: dict[str, Network], rates: dict[str, float], rarer: dict[str, float], config: TrainConfig, device: torch.device
 ) -> dict[str, torch.optim.Optimizer]:
-    """One Adam for each network that learns, over the parameters that require a gradient."""
+    """One Adam for each network that learns, over the parameters that require a gradient. rarer: powers for betas, see `corrections`."""
     found = {}
     for name, network in networks.items():
         learning = [p for p in network.module.parameters() if p.requires_grad]
-        how = {"lr": rates[name], "betas": network.betas or config.betas, "capturable": device.type == "cuda"}
+        betas = tuple(beta ** rarer.get(name, 1) for beta in network.betas or config.betas)
+        how = {"lr": rates[name], "betas": betas, "capturable": device.type == "cuda"}
         if learning:
             decay = {"weight_decay": network.weight_decay, "decoupled_weight_decay": True} if network.weight_decay else {}
             found[name] = torch.optim.Adam(learning, **how, **decay, fused=True)

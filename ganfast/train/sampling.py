@@ -41,7 +41,8 @@ def as_arguments(condition: object) -> tuple:
 class Sampler:
     """A generator ready to sample. latent_shape None: it takes no latent. `conditioner` None: it is unconditional. `seconds`: some of what
     the data tell of samples, which serves in turn where nothing is asked for and there are no classes. output: which part of what it
-    gives are the samples, where that is a tuple or dict. by: a function (generator, *arguments) that is called instead of it."""
+    gives are the samples, where that is a tuple or dict. by: a function (generator, *arguments) that is called instead of it. truncation:
+    how far styles go from their mean, for a generator that has them: parts `mapping` and `synthesis`, as StyleGAN2's."""
 
     generator: nn.Module
     latent_shape: tuple[int, ...] | None
@@ -53,6 +54,23 @@ class Sampler:
     output: parts.Key = None
     by: Callable | None = None
     chunk: int = 256  # samples in one forward, which bounds its memory
+    truncation: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.truncation <= 1:
+            cause = "1 leaves styles as they are, 0 is their mean"
+            _checks.fail("sample", f"truncation got {self.truncation!r}, wants a number in [0, 1]", cause)
+        if self.truncation != 1:
+            self._want_styles("truncation")
+
+    @property
+    def styled(self) -> bool:
+        """Whether the generator makes styles of latents, and images of styles."""
+        return self.by is None and all(hasattr(self.generator, name) for name in ("mapping", "synthesis", "styles"))
+
+    def _want_styles(self, what: str) -> None:
+        if not self.styled:
+            _checks.fail("sample", f"{what} wants a generator with styles, got {type(self.generator).__name__}", "model=stylegan2 has")
 
     def sample(self, n: int, condition: object = None, seed: int = 0, latents: Tensor | None = None) -> Tensor:
         """[n, ...] float32 on the generator's device, images in [-1, 1]; the same for the same n, condition, seed and latents.
@@ -83,14 +101,38 @@ class Sampler:
     def generate(self, latents: Tensor, condition: object = None, seed: int = 0) -> Tensor:
         """Samples of these latents [n, *latent_shape]. The generator runs in eval mode and gets its own mode back; what it draws itself
         follows from the seed, and torch's, numpy's and Python's generators are afterwards as they were."""
-        n, device = len(latents), next(self.generator.parameters(), torch.empty(0)).device
-        given = (*(() if self.latent_shape is None else (latents.to(device),)), *self._conditions(n, condition, device))
-        found = []
-        with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), device):
+        call = self.by or (lambda generator, *given: generator(*given))
+        if self.truncation != 1:
+            call = lambda generator, *given: generator(*given, truncation=self.truncation)
+        made = lambda *given: parts.samples(call(self.generator, *given), self.output, "the generator").float()
+        return self._in_chunks(made, self._arguments(latents, condition), seed)
+
+    @torch.no_grad()
+    def styles(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
+        """[n, layers, D] of latents [n, *latent_shape], truncated. Raises: ValueError for a generator without styles."""
+        self._want_styles("styles")
+        made = lambda *given: self.generator.styles(*given, truncation=self.truncation).float()
+        return self._in_chunks(made, self._arguments(latents, condition))
+
+    @torch.no_grad()
+    def synthesised(self, styles: Tensor) -> Tensor:
+        """Samples of styles [n, layers, D], also of such as no latent has: mixed ones, ones between two. The noise is always the same."""
+        self._want_styles("styles")
+        return self._in_chunks(lambda some: self.generator.synthesis(some).float(), (styles.to(self._device()),))
+
+    def _device(self) -> torch.device:
+        return next(self.generator.parameters(), torch.empty(0)).device
+
+    def _arguments(self, latents: Tensor, condition: object) -> tuple:
+        latent = () if self.latent_shape is None else (latents.to(self._device()),)
+        return (*latent, *self._conditions(len(latents), condition, self._device()))
+
+    def _in_chunks(self, function: Callable[..., Tensor], given: tuple, seed: int = 0) -> Tensor:
+        found, n = [], len(next(leaf for leaf in trees.leaves(given) if isinstance(leaf, Tensor)))
+        with in_eval_mode(self.generator), own_randomness(mixed(seed, "sample"), self._device()):
             for i in range(0, n, self.chunk):
                 some = trees.mapped(lambda leaf: leaf[i : i + self.chunk] if isinstance(leaf, Tensor) else leaf, given)  # noqa: B023
-                made = self.by(self.generator, *some) if self.by else self.generator(*some)
-                found.append(parts.samples(made, self.output, "the generator").float())
+                found.append(function(*some))
         return torch.cat(found)
 
     def _conditions(self, n: int, condition: object, device: torch.device) -> tuple:

@@ -12,13 +12,14 @@ from ganfast.ops.gan_loss.reference import RELATIVISTIC
 from ganfast.train import parts, trees
 from ganfast.train.config import TrainConfig
 from ganfast.train.networks import Networks
-from ganfast.train.phases import PENALTIES, Batch, Phase
+from ganfast.train.paths import PathLengths
+from ganfast.train.phases import EVERY, OF_GENERATOR, PENALTIES, Batch, Phase
 from ganfast.train.pool import ImagePool
 from ganfast.train.sampling import as_arguments
 
 Given = Tensor | tuple[Tensor, dict[str, object]]  # a loss, or a loss and numbers to log
 Objective = Callable[..., Given]  # (phase, generator, discriminator, batch), or (phase, networks, batch) of a run with networks by name
-KNOWN = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", "mode_seeking")}
+KNOWN = {"discriminator": ("adversarial", *PENALTIES), "generator": ("adversarial", *OF_GENERATOR)}
 
 
 def adversarial(
@@ -42,14 +43,14 @@ def adversarial(
             what the discriminator learns on.
         mismatched: conditions that do not belong to the reals, which make further fakes of them for the discriminator, half of what fakes
             weigh. True: the batch's own, each moved to the next sample; a function of the batch that gives them.
-        terms: as a term, what it is made of; None: "adversarial", and the penalties and mode seeking whose weights the config sets. Lazy
-            ones (penalty_every) want a phase with that interval, and a term of their own: terms=("r1",).
+        terms: as a term, what it is made of; None: "adversarial", and the penalties, mode seeking and path lengths whose weights the config
+            sets. Lazy ones (penalty_every) want a phase with that interval, and a term of their own: terms=("r1",).
     Shapes: the batch's. The loss is a 0-d tensor, and so are the numbers. It updates nothing and draws through the batch alone.
     Raises: ValueError for mismatched with a pool or without conditions; as a term, for a phase that updates neither or both networks.
     Source: the losses' and penalties' own, in ganfast.functional and ganfast.penalties; mode seeking: Mao et al. 2019; pools: Shrivastava
         et al. 2017; mismatched conditions: Reed et al. 2016, "Generative adversarial text to image synthesis" (GAN-CLS).
     """
-    usual = ("adversarial", *(name for name in (*PENALTIES, "mode_seeking") if getattr(config, name)))
+    usual = ("adversarial", *(name for name in EVERY if getattr(config, name)))
     return Adversarial(config, generator, discriminator, real, fake, mismatched, usual if terms is None else tuple(terms))
 
 
@@ -62,8 +63,9 @@ class Adversarial:
         self.real, self.mismatched = real, mismatched
         self.pool = fake if isinstance(fake, ImagePool) else None
         self.fake = self.pool.fakes if self.pool is not None else fake
+        self.paths = PathLengths() if "path_length" in terms else None
         for name in terms:
-            if name not in (known := (*KNOWN["discriminator"], "mode_seeking")):
+            if name not in (known := ("adversarial", *EVERY)):
                 _checks.nearest("adversarial", "a term", name, known)
         if mismatched and self.pool is not None:
             _checks.fail("adversarial", "mismatched was given with a pool, which keeps images without their conditions")
@@ -125,6 +127,10 @@ class Adversarial:
         if "mode_seeking" in terms:
             found["mode_seeking"] = mode_seeking(generator, batch)
             loss = loss + terms["mode_seeking"] * phase.interval * batch.weights["mode_seeking"] * found["mode_seeking"]
+        if "path_length" in terms:
+            paths = self.paths(generator, batch)
+            loss = loss + terms["path_length"] * phase.interval * batch.weights["path_length"] * paths["path_penalty"]
+            found |= paths
         return loss, found
 
     def _judged(self, networks: Networks, batch: Batch, fakes: Tensor) -> Tensor:

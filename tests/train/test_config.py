@@ -9,7 +9,7 @@ import pytest
 
 from ganfast.train import TrainConfig
 from ganfast.train import config as configs
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.command_line.recipes import Recipe
 from ganfast.train.saving import checkpoint
 from tests.train.common import small, trained
@@ -28,7 +28,7 @@ def test_channels_and_networks_follow_the_data():
 
 @pytest.mark.parametrize("name", ["digits", "ring8", "grid25", "photos"])
 def test_presets_are_settings(name):
-    assert recipes.preset(name, seed=3).data == name and recipes.preset(name, seed=3).seed == 3
+    assert presets.preset(name, seed=3).data == name and presets.preset(name, seed=3).seed == 3
 
 
 @pytest.mark.parametrize(

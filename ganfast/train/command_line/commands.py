@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from ganfast import _checks
 from ganfast.train import config as configs
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.command_line.recipes import Recipe
 from ganfast.train.distributed.world import World
 from ganfast.train.loop import Trainer
 from ganfast.train.sampling import Sampler
 from ganfast.train.saving import checkpoint
 from ganfast.train.saving.resume import finished
+from ganfast.train.styles import mixing
 from ganfast.train.watch import grids
 
 
@@ -55,6 +57,14 @@ class Sample:
     """a folder of frames or an animated GIF, with key points beside: how to move"""
     input: Path | None = None
     """a picture of your own, or a folder of pictures, that a run of a system enlarges or translates (`ganfast run`)"""
+    truncation: float = 1.0
+    """stylegan2: how far styles go from their mean, 0 to 1; less makes more typical samples of less variety"""
+    mix: str | None = None
+    """stylegan2: 3,5: a picture of these seeds' samples mixed, the rows' coarse styles with the columns' fine ones"""
+    coarse: int = 8
+    """with mix: the resolution up to which styles are coarse"""
+    clip: bool = False
+    """instead of samples, a clip of a walk between them, by styles where the generator has them"""
     count: int = 10
     """images for each class"""
     out: Path | None = None
@@ -109,7 +119,7 @@ def _silent() -> Iterator[None]:
 
 def _train(args: list[str], world: World) -> None:
     resume = "--resume" in args
-    start = recipes.preset(option(args, "data") or "digits")
+    start = _start(args)
     if resume:
         start = world.first(lambda: _settings(Path(option(args, "run-dir") or start.run_dir)), share=True)
     planned = start.steps
@@ -127,6 +137,14 @@ def _train(args: list[str], world: World) -> None:
         print(how)
     else:
         print(f"{trainer.steps} steps; `ganfast sample {trainer.run_dir}` makes samples")
+
+
+def _start(args: list[str]) -> Recipe:
+    """The defaults, which data, model and image size decide; values of these that do not parse are left to the parser."""
+    data, model, size = option(args, "data") or "digits", option(args, "model") or "auto", option(args, "image-size") or ""
+    good = size.isdigit() and int(size) >= 16 and int(size).bit_count() == 1
+    known = typing.get_args(typing.get_type_hints(Recipe)["model"])
+    return presets.preset(data, model if model in known else "auto", int(size) if good else None)
 
 
 def say_left_out(trainer: Trainer) -> None:
@@ -151,7 +169,7 @@ def _settings(folder: Path) -> Recipe:
     return start
 
 
-def _labels(sampler: Sampler, label: str | None) -> list[int]:
+def labels_of(sampler: Sampler, label: str | None) -> list[int]:
     if label is None:
         return list(range(len(sampler.classes))) or [0]
     if not sampler.classes:
@@ -177,12 +195,26 @@ def sample(wanted: Sample) -> None:
     for name, does in kinds.items():
         if (got := getattr(wanted, name)) is not None and wanted.checkpoint.exists():
             _checks.fail("sample", f"{name} got {str(got)!r}, wants none", f"The run is not of a system that {does}")
-    sampler = recipes.load_sampler(wanted.checkpoint)
-    labels = torch.tensor(_labels(sampler, wanted.label)).repeat_interleave(wanted.count)
-    samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
+    seeds = None if wanted.mix is None else mixing.seeds_of(wanted.mix)
+    sampler = recipes.load_sampler(wanted.checkpoint, truncation=wanted.truncation)
+    labels = torch.tensor(labels_of(sampler, wanted.label)).repeat_interleave(wanted.count)
     which = "all" if wanted.label is None else file_name(wanted.label)
     folder = wanted.checkpoint if wanted.checkpoint.is_dir() else wanted.checkpoint.parent
     out = wanted.out or folder / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
+    if seeds is not None:
+        of = None if wanted.label is None else labels[:1].item()
+        table = mixing.mixed(sampler, seeds, wanted.coarse, of)
+        out.mkdir(parents=True, exist_ok=True)
+        fields = grids.about(sampler.name, seeds[0]) | {"Seeds": wanted.mix, "Coarse": f"up to {wanted.coarse} pixels, of the rows"}
+        grids.write_png(out / "mix.png", table, fields, mixing.scale_of(table, len(seeds)))
+        print(f"{len(seeds)} x {len(seeds)} mixed samples in {out / 'mix.png'}")
+        return
+    if wanted.clip:
+        out.mkdir(parents=True, exist_ok=True)
+        grids.interpolation(out / "interpolation.gif", sampler, wanted.seed)
+        print(out / "interpolation.gif")
+        return
+    samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
     out.mkdir(parents=True, exist_ok=True)
     write = _write_points if samples.dim() == 2 else _write_images
     print(write(out, sampler, samples, labels.tolist(), wanted))

@@ -1,4 +1,4 @@
-"""Recipes, which `ganfast train` trains: data by name, networks that fit the data, and presets of settings that suit it."""
+"""Recipes, which `ganfast train` trains: data by name, and networks that fit the data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,11 @@ from ganfast.train.sampling import Sampler, conditioner
 from ganfast.train.saving import checkpoint
 from ganfast.train.saving.resume import whole
 
-NETWORK = ("model", "condition", "image_size", "channels", "latent_dim", "condition_dim", "width", "spectral_norm")
+NETWORK = (
+    "model", "condition", "image_size", "channels", "latent_dim", "condition_dim", "width", "widest", "mapping_layers", "blocks",
+    "spectral_norm",
+)  # fmt: skip
+NAMED = ("digits", *mixtures.MIXTURES)  # data that are no folder
 
 
 @dataclass
@@ -30,8 +34,8 @@ class Subject:
 
     data: str = "digits"
     """"digits", "ring8" or "grid25" (mixtures of Gaussians in the plane), or a folder of images (sub-folders are classes)"""
-    model: Literal["auto", "dcgan", "mlp"] = "auto"
-    """auto: dcgan for images, mlp for points"""
+    model: Literal["auto", "dcgan", "stylegan2", "r3gan", "mlp"] = "auto"
+    """auto: dcgan for images, mlp for points; each brings its own defaults of other settings"""
     condition: Literal["none", "label", "vector"] = "vector"
     """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text
     encoder would give"""
@@ -42,7 +46,15 @@ class Subject:
     condition_dim: int = 16
     """length of a class's vector"""
     width: int = 32
-    """channels of dcgan's layer next to the image, of mlp's every layer"""
+    """channels of the layer next to the image, of mlp's every layer"""
+    widest: int = 512
+    """channels of a layer of stylegan2 and r3gan, at most"""
+    mapping_layers: int = 2
+    """stylegan2's layers from latents to styles"""
+    style_mixing: float = 0.9
+    """share of images to which two styles contribute, in stylegan2's training"""
+    blocks: int = 1
+    """r3gan's residual blocks at each resolution"""
 
 
 @configs.names_checked
@@ -59,37 +71,19 @@ class Recipe(TrainConfig, Subject):
             self.model = "mlp" if points else "dcgan"
         if points:
             self.condition = "none"
-        self._want("model", self.model == "mlp" if points else self.model == "dcgan", f"{'mlp' if points else 'dcgan'} for {self.data}")
-        for name in ("condition_dim", "width"):
+        wants = "mlp" if points else "dcgan, stylegan2 or r3gan"
+        self._want("model", (self.model == "mlp") == points, f"{wants} for {self.data}")
+        for name in ("condition_dim", "width", "widest", "mapping_layers", "blocks"):
             self._want(name, getattr(self, name) >= 1, "at least 1")
         self._want("batch_size", points or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
         self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
         self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")
+        self._want("style_mixing", 0 <= self.style_mixing <= 1, "a share in [0, 1]")
+        self._want("path_length", not self.path_length or self.model == "stylegan2", f"0 for {self.model}, which has no styles")
 
     @property
     def measure(self) -> Callable[[Tensor], dict[str, float]] | None:
         return mixtures.MIXTURES[self.data].measure if self.data in mixtures.MIXTURES else None
-
-
-def preset(name: str, **changes) -> Recipe:
-    """The settings that suit the data called `name`, with `changes`."""
-    return Recipe(data=name, **PRESETS.get(name, IMAGES) | changes)
-
-
-# Small networks learn by the number of steps, and batch 128 makes the most of a second; G swings round its modes until the rates have
-# fallen, so samples come from its average.
-PLANE = {
-    "precision": "fp32", "width": 128, "latent_dim": 2, "batch_size": 128, "loss": "relativistic", "penalty_end": 1e-3,
-    "learning_rate": 2e-3, "betas": (0.0, 0.99), "decay": "cosine", "decay_from": 0.0, "ema": 0.999,
-    "log_every": 100, "sample_every": 500, "metrics_every": 500, "checkpoint_every": 2000,
-}  # fmt: skip
-IMAGES = {"run_dir": "runs/images", "image_size": 64, "width": 64, "latent_dim": 100}
-PRESETS = {
-    "digits": {"run_dir": "runs/digits", "noise": 0.3},
-    # The penalty's weight goes with the square of the data's width, and falls until D may be as sharp as a mode.
-    "ring8": {"run_dir": "runs/ring8", "r1": 0.05, "r2": 0.05, "steps": 8000, **PLANE},
-    "grid25": {"run_dir": "runs/grid25", "r1": 1.5, "r2": 1.5, "steps": 12000, **PLANE},
-}
 
 
 def networks(recipe: Recipe, classes: int) -> tuple[nn.Module, nn.Module]:
@@ -102,6 +96,14 @@ def networks(recipe: Recipe, classes: int) -> tuple[nn.Module, nn.Module]:
         given = {}
         if classes and r.condition != "none":
             given = {"num_classes": classes} if r.condition == "label" else {"condition_dim": r.condition_dim}
+        if r.model == "stylegan2":
+            shared = given | {"mapping_layers": r.mapping_layers, "widest": r.widest}
+            generator = models.StyleGAN2Generator(r.image_size, r.latent_dim, r.width, r.channels, style_mixing=r.style_mixing, **shared)
+            return generator, models.StyleGAN2Discriminator(r.image_size, r.width, r.channels, **shared)
+        if r.model == "r3gan":
+            shared = given | {"blocks": r.blocks, "widest": r.widest}
+            generator = models.R3GANGenerator(r.image_size, r.latent_dim, r.width, r.channels, **shared)
+            return generator, models.R3GANDiscriminator(r.image_size, r.width, r.channels, **shared)
         generator = models.DCGANGenerator(r.image_size, r.latent_dim, r.width, r.channels, **given)
         return generator, models.DCGANDiscriminator(r.image_size, r.width, r.channels, norm=not penalised(r), **given)
 
@@ -126,8 +128,8 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     folder, world = Path(recipe.run_dir), World.from_environment(recipe.device)
     state = world.first(lambda: checkpoint.with_kernels(folder), share=True) if resume else None
     recipe.torch_device()
-    if recipe.data not in PRESETS:
-        folders.existing(recipe.data, PRESETS)  # before a folder is made for the run
+    if recipe.data not in NAMED:
+        folders.existing(recipe.data, NAMED)  # before a folder is made for the run
     if state is not None:
         for name in NETWORK:
             if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
@@ -148,21 +150,32 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
     return Trainer(generator, discriminator, made, recipe, condition=condition, callbacks=callbacks, _resumed=resumed)
 
 
-def load_sampler(path: str | Path, device: torch.device | str = "cpu") -> Sampler:
+def load_sampler(path: str | Path, device: torch.device | str = "cpu", truncation: float = 1.0) -> Sampler:
     """The averaged generator of a run that a recipe made: from a checkpoint, or a run's folder for its newest good one.
 
     Raises: ValueError as checkpoint.load, for a run of other networks than a recipe's, or parts that are missing or do not fit together.
     """
     path = Path(path)
     state = checkpoint.load(path)
-    if "data" not in state.get("config", {}):
-        raise ValueError(f"checkpoint: {path} holds networks of one's own; build them and use ganfast.Trainer.load.")
+    recipe = _recipe(path, state)
     with whole(path, "generator"):
-        recipe = configs.from_dict(state["config"], Recipe, str(path))
         generator, _ = networks(recipe, len(state["classes"]))
         generator.load_state_dict(state["networks"]["ema"])
         if recipe.fused:
             ganfast.accelerate(generator)
         given = conditioner(True if state["table"] is None and state["classes"] else state["table"], torch.device(device))
         name, step = f"{type(generator).__name__}, {path}, step {state['numbers']['steps']}", state["numbers"]["steps"]
-        return Sampler(generator.to(device).eval(), recipe.latent_shape or (recipe.latent_dim,), name, step, state["classes"], given)
+        latent_shape = recipe.latent_shape or (recipe.latent_dim,)
+    return Sampler(generator.to(device).eval(), latent_shape, name, step, state["classes"], given, truncation=truncation)
+
+
+def recipe_of(path: str | Path) -> Recipe:
+    """The settings of such a run. Raises: ValueError as load_sampler."""
+    return _recipe(Path(path), checkpoint.load(Path(path)))
+
+
+def _recipe(path: Path, state: dict) -> Recipe:
+    if "data" not in state.get("config", {}):
+        raise ValueError(f"checkpoint: {path} holds networks of one's own; build them and use ganfast.Trainer.load.")
+    with whole(path, "settings"):
+        return configs.from_dict(state["config"], Recipe, str(path))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from ganfast import _checks
@@ -15,7 +16,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "logits": ("real_mean", "fake_mean", "real_sign"),
     "gradients": ("grad_d", "grad_g", "grad_from_d"),
     "gradient ratio": ("ratio",),
-    "penalties": ("r1", "r2", "gradient_penalty"),
+    "penalties": ("r1", "r2", "gradient_penalty", "path_penalty"),
+    "path lengths": ("path_length", "path_deviation"),
     "spread": ("spread",),
     "skipped": ("skipped",),
 }
@@ -25,7 +27,8 @@ LABELS = {
     "loss_d": "discriminator", "loss_g": "generator", "real_accuracy": "on real images", "fake_accuracy": "on fakes",
     "real_mean": "mean, real", "fake_mean": "mean, fake", "real_sign": "mean sign, real", "grad_d": "discriminator's weights",
     "grad_g": "generator's weights", "grad_from_d": "an image, from the discriminator", "ratio": "generator's / discriminator's",
-    "spread": "fakes' spread, 1 as the reals'", "skipped": "steps skipped, inf or NaN",
+    "path_length": "mean", "path_deviation": "deviation over the mean", "spread": "fakes' spread, 1 as the reals'",
+    "skipped": "steps skipped, inf or NaN",
 }  # fmt: skip
 LOGARITHMIC = ("gradients", "gradient ratio", "penalties")
 LEVELS = {"discriminator right": (0.5, "chance: 50 %"), "gradient ratio": (1.0, None), "spread": (1.0, None)}
@@ -74,6 +77,18 @@ def write_curves(log: Path, path: Path, model: str, seed: int) -> None:
         marks = [grid[0].fill([], [], color=f"C{i + 4}", alpha=0.3)[0] for i in range(len(alarms))]
         figure.legend(marks, [f"alarm: {name.replace('_', ' ')}" for name in alarms], loc="lower center", ncols=4, frameon=False)
     figure.savefig(path, format="png", dpi=110, metadata=about(model, seed))
+
+
+def write_loss(path: Path, losses: Sequence[float], fields: dict[str, str]) -> None:
+    """One loss over the steps of a search, as a PNG with `fields` as its text."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.semilogy(range(1, len(losses) + 1), losses, linewidth=1)
+    axes.set(xlabel="step", ylabel="unlike by")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=100, metadata=fields)
 
 
 def _panel(axes, title: str, curves: dict[str, Curve]) -> None:

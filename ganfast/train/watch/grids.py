@@ -119,15 +119,18 @@ def write_grid(path: Path, sampler: Sampler, seed: int, columns: int = 10) -> No
 
 
 def interpolation(path: Path, sampler: Sampler, seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
-    """A clip that ends where it began: each place of a grid walks through `stops` latents by `slerp`, `frames` frames from one to the
-    next; a row for each class, else a square. Smooth changes say that the generator did not learn images by heart."""
+    """A clip that ends where it began: each place of a grid walks through `stops` latents by `slerp`, of a generator with styles through
+    their styles in straight lines, `frames` frames from one to the next; a row for each class, else a square. Smooth changes say that the
+    generator did not learn images by heart."""
     labels, n = _places(sampler, columns)
     latents = sampler.latents(n * stops, seed).unflatten(0, (stops, n))
-    pictures = []
-    for stop in range(stops):
-        for frame in range(frames):
-            between = slerp(latents[stop], latents[(stop + 1) % stops], frame / frames)
-            pictures.append(_small(picture(*_sheet(sampler.generate(between, labels), columns))))
+    if sampler.styled:
+        styles = [sampler.styles(stop, labels) for stop in latents]
+        between = lambda a, b, t: sampler.synthesised(torch.lerp(styles[a], styles[b], t))
+    else:
+        between = lambda a, b, t: sampler.generate(slerp(latents[a], latents[b], t), labels)
+    steps = [(stop, (stop + 1) % stops, frame / frames) for stop in range(stops) for frame in range(frames)]
+    pictures = [_small(picture(*_sheet(between(*step), columns))) for step in steps]
     _save_gif(path, pictures, [80] * len(pictures), about(sampler.name, seed))
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, features
 
 from ganfast.train import parts
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.data import folders, workers
 from ganfast.train.saving import checkpoint
 from tests.train.common import small, trained
@@ -103,10 +103,10 @@ def test_what_is_no_folder_is_told_with_what_may_be_meant(tmp_path, rgb_folder, 
     with pytest.raises(ValueError, match=r"got .*, wants a folder of images; "):  # which the name "digits" is not
         folders.folder(name, 16)
     with pytest.raises(ValueError, match=f"wants 'digits', 'ring8', 'grid25' or a folder of images; .*{NO_FOLDER[name]}"):
-        recipes.trainer(recipes.preset(name))
+        recipes.trainer(presets.preset(name))
     assert not (tmp_path / "runs").exists()
     with pytest.raises(ValueError, match="Did you mean 'ring8'"):
-        recipes.trainer(recipes.preset("ring9"))
+        recipes.trainer(presets.preset("ring9"))
 
 
 def test_a_run_lists_the_broken_files(tmp_path, rgb_folder):

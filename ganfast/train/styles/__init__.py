@@ -1,0 +1,1 @@
+"""Generators with styles: mixed ones, and those of a given picture."""
