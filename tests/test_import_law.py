@@ -23,7 +23,7 @@ ALLOWED["modulated_conv"] = {"conv_act", "conv_transpose_act", "upfirdn"}
 ALLOWED["group_norm_act"] = {"batch_norm_act"}  # whose passes over blocks serve all norms
 ALLOWED["filtered_act"] = {"upfirdn"}  # whose geometry and passes it is made of
 # Room of train/ -> the rooms it may import. A file of train/ itself belongs to the loop, or to what all rooms share.
-SHARED = {"config", "parts", "precision", "randomness", "sampling", "thresholds", "trees"}
+SHARED = {"config", "parts", "precision", "randomness", "sampling", "schedules", "thresholds", "trees"}
 ROOMS = {
     "shared": set(),
     "data": {"shared"},

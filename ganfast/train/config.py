@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 import torch
 
 from ganfast import _checks, augment
+from ganfast.train.schedules import Schedules
 from ganfast.train.thresholds import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
@@ -45,7 +46,7 @@ def names_checked(kind: Kind) -> Kind:
 
 @names_checked
 @dataclass
-class TrainConfig:
+class TrainConfig(Schedules):
     """A run's settings, whatever its networks and data are; below each stands what it means, with its unit.
 
     Raises: TypeError, ValueError for values that make no sense and, at an assignment, for a name that is no setting; values assigned later
@@ -229,29 +230,6 @@ class TrainConfig:
             return torch.empty(0, device=self.device).device
         except (RuntimeError, AssertionError) as error:  # a torch without CUDA asserts
             raise ValueError(f"{self._name}: device got {self.device!r}, which torch refuses: {str(error).splitlines()[0]}") from None
-
-    def fall(self, progress: float) -> float:
-        """What the learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
-        return self.decay_to + (1 - self.decay_to) * self._rest(progress)
-
-    def beta2(self, progress: float, start: float) -> float:
-        """Adam's second beta then, of a network that began with `start`. It moves in steps, as each new one is recorded anew on a GPU."""
-        if self.beta2_end is None:
-            return start
-        return self.beta2_end + (start - self.beta2_end) * self._rest(math.floor(16 * progress) / 16)
-
-    def _rest(self, progress: float) -> float:
-        rest = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0
-        rest = min(1.0, max(0.0, rest))
-        return rest if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * rest)
-
-    def weights(self, progress: float) -> dict[str, float]:
-        """The terms' weights, which a lazy phase multiplies by its interval."""
-        share = self.penalty_end**progress
-        if self.penalty_decay == "cosine":
-            share = self.penalty_end + (1 - self.penalty_end) * (0.5 + 0.5 * math.cos(math.pi * progress))
-        fallen = {name: getattr(self, name) * share for name in ("r1", "r2", "gradient_penalty")}
-        return fallen | {"mode_seeking": self.mode_seeking, "path_length": self.path_length}
 
 
 def fits(value: object, kind: object) -> bool:

@@ -141,7 +141,8 @@ def test_every_setting_survives_the_trip():
 
 
 def test_penalties_fall_geometrically():
-    config, rest = TrainConfig(r1=2.0, r2=1.0, penalty_end=0.25, mode_seeking=0.5), {"gradient_penalty": 0.0, "mode_seeking": 0.5}
+    config = TrainConfig(r1=2.0, r2=1.0, penalty_end=0.25, mode_seeking=0.5)
+    rest = {"gradient_penalty": 0.0, "mode_seeking": 0.5, "path_length": 0.0}
     for progress, r1, r2 in ((0.0, 2.0, 1.0), (0.5, 1.0, 0.5), (1.0, 0.5, 0.25)):
         assert config.weights(progress) == pytest.approx({"r1": r1, "r2": r2} | rest)
 

@@ -70,8 +70,11 @@ def run(args: list[str]) -> None:
 def _picture(wanted: Project, size: int, channels: int) -> Tensor:
     if not wanted.image.is_file():
         _checks.fail("project", f"there is no file {wanted.image}")
-    with decode.opened(wanted.image) as opened:
-        width, height = opened.size
+    try:
+        with decode.opened(wanted.image) as opened:
+            width, height = opened.size
+    except (OSError, ValueError) as error:
+        _checks.fail("project", f"{wanted.image} cannot be read: {error}")
     if (width, height) != (size, size) and not wanted.fit:
         cause = "--fit cuts the middle square and resizes it"
         _checks.fail("project", f"{wanted.image} has {width} x {height} pixels, the run's images {size} x {size}", cause)
