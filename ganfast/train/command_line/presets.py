@@ -56,7 +56,7 @@ def stylegan2(size: int, count: int) -> dict:
     """Batch, rates and R1's weight as a rule of the published code's configuration "auto" for one GPU has them."""
     batch = _batch(size)
     return {
-        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 32 if size >= 512 else max(32, 16_384 // size // 2),
+        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": (32_768 if size >= 512 else 16_384) // size,
         "latent_dim": 512, "mapping_layers": 2, "learning_rate": 2e-3 if size >= 1024 else 2.5e-3, "betas": (0.0, 0.99),
         "decay_from": 1.0, "ema": 0.5 ** (32 / 10_000), "r1": 1e-4 * size**2 / batch, "penalty_every": 16, "path_length": 2.0,
         "lazy_correction": True, "flip": False, "augment": "ada" if count < FEW else "",

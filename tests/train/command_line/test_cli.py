@@ -175,7 +175,7 @@ def test_doctor_says_how_to_get_what_is_missing(monkeypatch, capsys):
 
 def test_help_and_no_command(capsys):
     cli.main(["--help"])
-    assert capsys.readouterr().out.startswith("usage: ganfast {train,run,sample,edit,compare,doctor}")
+    assert capsys.readouterr().out.startswith("usage: ganfast {train,run,sample,project,edit,compare,doctor}")
     with pytest.raises(SystemExit) as stop:
         cli.main([])
     assert stop.value.code == 2 and "usage" in capsys.readouterr().err

@@ -40,7 +40,7 @@ def test_presets():
     digits = presets.preset("digits", "stylegan2")
     assert digits.image_size == 32 and digits.path_length and digits.lazy_correction and digits.penalty_every == 16
     few, large = presets.preset("no-such-folder", "stylegan2", 256), presets.preset("no-such-folder", "stylegan2", 1024)
-    assert (few.image_size, few.batch_size, few.width) == (256, 16, 32) and few.r1 == pytest.approx(1e-4 * 256**2 / 16)
+    assert (few.image_size, few.batch_size, few.width) == (256, 16, 64) and few.r1 == pytest.approx(1e-4 * 256**2 / 16)
     assert large.batch_size == 4 and large.learning_rate == 2e-3 < few.learning_rate
     r3gan = presets.preset("no-such-folder", "r3gan")
     assert r3gan.loss == "relativistic" and r3gan.r1 == r3gan.r2 > 0 and r3gan.beta2_end == 0.99 and r3gan.decay_to == 0.25
