@@ -55,6 +55,7 @@ prove: prove-tests  ## what `make test` leaves out, known answers, random convol
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
 	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds 3
 	$(RUN) -m benchmarks.augmentation --results $(RESULTS)
+	$(RUN) -m benchmarks.quality --results $(RESULTS)
 	$(RENEW)
 
 # PART=3/8 is the third of eight parts.

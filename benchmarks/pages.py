@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import augmentation, family_table, first_speedup, gallery_table, tables
+from benchmarks import augmentation, family_table, first_speedup, gallery_table, quality, tables
 from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
@@ -53,6 +53,7 @@ _KINDS = {
     "heap": {"cases", "found", "counts"},
     "gallery": {"systems", "processes"},
     "augmentation": {"arms", "cells"},
+    "quality": {"shares", "cells"},
 }
 
 
@@ -228,6 +229,7 @@ def _gains(found: list[Kept]) -> str:
 PAGES: dict[str, dict[str, Callable[[list[Kept]], str]]] = {
     "docs/first-speedup.md": {"first-speedup": _first_speedup},
     "README.md": {"gains": _gains},
+    "docs/styles.md": {"quality": _of_newest("quality", lambda one: quality.section(one.content, one.link))},
     "docs/augmentation.md": {"augmentation": _of_newest("augmentation", lambda one: augmentation.section(one.content, one.link))},
     "docs/benchmarks.md": {
         "families": _families,

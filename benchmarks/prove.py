@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import machine, results_file
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.known_answers import densities, mixtures
 from ganfast.train.watch import grids
 
@@ -40,7 +40,7 @@ AT_LEAST = ("modes", "within_3_sigma")  # of others less is better
 def learn_mixture(name: str, seed: int) -> tuple[dict, Tensor]:
     """The preset's whole run, its pictures, measurements and checkpoints in the time."""
     with tempfile.TemporaryDirectory() as folder:
-        trainer = recipes.trainer(recipes.preset(name, run_dir=f"{folder}/run", device="cpu", seed=seed))
+        trainer = recipes.trainer(presets.preset(name, run_dir=f"{folder}/run", device="cpu", seed=seed))
         trainer.fit(progress_bar=False)
     points = trainer.sample(SAMPLES, seed=1)
     speed = {"seconds": trainer.seconds, "steps": trainer.steps, "steps_per_second": trainer.steps / trainer.seconds}

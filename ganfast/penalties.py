@@ -98,7 +98,7 @@ def path_length_penalty(
     mean: Tensor,
     *args,
     memory: float = 0.99,
-    draw: Callable[[Tensor], Tensor] = torch.randn_like,
+    draw: Callable[[Tensor], Tensor] | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """E (|J^T y| - a)^2 and the lengths |J^T y|: J the derivative of ``synthesis(styles, *args)`` by the styles, y an image of noise, a the
@@ -107,7 +107,7 @@ def path_length_penalty(
     step, four times as heavy: ``loss + 4 * 2 * path_length_penalty(G.synthesis, G.mapping(z), mean)[0]``.
 
     Shapes: styles [N, D], or [N, L, D], one for each of L layers, whose squared lengths are averaged; images [N, C, H, W] -> a scalar,
-        lengths [N]. ``draw`` gives the noise before it is divided by sqrt(H W), of the images' shape and dtype.
+        lengths [N]. ``draw(images)`` gives the noise before it is divided by sqrt(H W), as torch.randn_like does.
     Dtypes: the synthesis runs under the caller's autocast, its gradient as recorded; lengths in float32 (float64 for float64). float16
         loses small gradients: they are multiplied by ``scale`` on the way, by 1024 unless given.
     Layout: any.
@@ -134,7 +134,7 @@ def path_length_penalty(
         if not images.requires_grad:
             _checks.fail(op, "the images do not depend on the styles differentiably", "The synthesis runs under no_grad", RuntimeError)
         scale = _scale(images, styles) if scale is None else scale
-        noise = draw(images.detach()) * (scale / math.sqrt(images.shape[2] * images.shape[3]))
+        noise = (draw or torch.randn_like)(images.detach()) * (scale / math.sqrt(images.shape[2] * images.shape[3]))
         with no_autocast(images):
             (gradient,) = torch.autograd.grad(images, styles, noise, create_graph=differentiable)
     gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32)) / scale

@@ -29,7 +29,7 @@ class StyleGAN2(Game):
         return {"real": inputs[0], "fake": nets["g"](inputs[1], noise="const")}
 
     def d_loss(self, nets, by, made):
-        return by.discriminator("nonsaturating", nets["d"](made["real"]), nets["d"](made["fake"].detach())), ()
+        return by.watched("nonsaturating", nets["d"](made["real"]), nets["d"](made["fake"].detach()))
 
     def g_loss(self, nets, by, made):
         return by.generator("nonsaturating", nets["d"](made["fake"]))
@@ -52,7 +52,8 @@ class StyleGAN2Penalised(StyleGAN2):
         if not self.penalised:
             return super().d_loss(nets, by, made)
         penalty, real = by.r1(nets["d"], made["real"])
-        return by.discriminator("nonsaturating", real, nets["d"](made["fake"].detach())) + penalty, ()
+        loss, watched = by.watched("nonsaturating", real, nets["d"](made["fake"].detach()))
+        return loss + penalty, watched
 
     def g_loss(self, nets, by, made):
         loss = super().g_loss(nets, by, made)

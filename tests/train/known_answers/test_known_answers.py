@@ -7,7 +7,7 @@ what one run reached. Without the penalties grid25 has 15 and 20 modes, divergen
 
 import pytest
 
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from ganfast.train.command_line import recipes
 )
 def test_a_short_run_finds_the_modes(tmp_path, name, steps, modes, within, divergence):
     quiet = {"log_every": steps // 2, "sample_every": steps, "metrics_every": steps, "checkpoint_every": steps}
-    trainer = recipes.trainer(recipes.preset(name, run_dir=str(tmp_path / "run"), device="cpu", steps=steps, **quiet))
+    trainer = recipes.trainer(presets.preset(name, run_dir=str(tmp_path / "run"), device="cpu", steps=steps, **quiet))
     trainer.fit(progress_bar=False)
     found = trainer.config.measure(trainer.sample(2500, seed=1))
     assert found["modes"] >= modes
