@@ -9,9 +9,18 @@ from torch import Tensor, nn
 from ganfast import _ada_matrices, _checks, augment
 from ganfast._autograd import no_autocast
 
-__all__ = ["POLICIES", "AdaptiveAugment", "ada_augment"]
+__all__ = ["POLICIES", "AdaptiveAugment", "ada_augment", "policy_of"]
 
 POLICIES = ("blit", "geom", "color")
+
+
+def policy_of(setting: str, op: str = "ada") -> str:
+    """ADA's policy in a setting such as "ada", which is all of it, or "ada:blit,color"; "" in another. Raises: ValueError for another name
+    behind "ada:"."""
+    name, _, policy = setting.partition(":")
+    if name.strip() != "ada":
+        return ""
+    return ",".join(augment.parts(policy, op, POLICIES) or POLICIES)
 
 
 def ada_augment(
@@ -134,6 +143,11 @@ class AdaptiveAugment(nn.Module):
         self.policy, self.target, self.speed, self.interval, self.mean = policy, target, speed, interval, mean
         for name in ("p", "signs", "images", "observed"):
             self.register_buffer(name, torch.zeros(()))
+
+    @property
+    def moves(self) -> bool:
+        """Whether images are moved, not coloured alone."""
+        return self.policy.strip() != "color"
 
     def forward(
         self, images: Tensor, *, uniform: Callable[..., Tensor] | None = None, normal: Callable[..., Tensor] | None = None
