@@ -100,19 +100,25 @@ def resampled(x: Tensor, inverse: Tensor) -> Tensor:
     upsampled, is all there is, and a place is looked up modulo the period. No map leads outside of it, and the size of what is computed
     depends on no draw, which the host would have to wait for.
     """
-    filter = torch.cat([torch.full((1,), tap / math.sqrt(2), dtype=x.dtype, device=x.device) for tap in SYM6])  # no copy from the host
-    periods = [max(2 * (size - 1), 1) for size in x.shape[2:]]
+    filter = _row(x, *(tap / math.sqrt(2) for tap in SYM6))
+    sizes = x.shape[2:]
+    periods = [max(2 * (size - 1), 1) for size in sizes]
     whole = x
-    for dim, (size, period) in enumerate(zip(x.shape[2:], periods), 2):
+    for dim, (size, period) in enumerate(zip(sizes, periods), 2):
         at = torch.arange(-_BEFORE, period + _AFTER + 1, device=x.device).remainder(period)
         whole = whole.index_select(dim, torch.where(at < size, at, period - at))
     large = GF.upfirdn(whole, filter, up=2, gain=4.0)  # places 0 ... 2 period, the last to be mixed with the one before
     # The places that the filter wants on its way down, from 5 before the image to 5 behind, in pixels from the image's centre.
-    along = lambda size: torch.arange(-5, 2 * size + 5, dtype=inverse.dtype, device=x.device) / 2 - _FIRST - (size - 1) / 2
-    rows, columns = along(x.shape[2])[:, None], along(x.shape[3])
-    places = []
-    for i, (size, period, held) in enumerate(zip(x.shape[:1:-1], periods[::-1], large.shape[:1:-1])):
-        a, b, c = (inverse[:, i, j, None, None] for j in range(3))
-        at = (2 * (a * columns + b * rows + c + (size - 1) / 2 + _FIRST)).remainder(2 * period)
-        places.append((2 * at + 1) / held - 1)  # as grid_sample counts, -1 ... 1 from edge to edge
-    return GF.upfirdn(grid_sample(large, torch.stack(places, -1)), filter, down=2, flip=True)
+    rows, columns = (torch.arange(-5, 2 * size + 5, dtype=x.dtype, device=x.device) / 2 - _FIRST - (size - 1) / 2 for size in sizes)
+    # [N, height, width, 2], as grid_sample takes them: to the right and down, in periods, of which the whole ones are taken off.
+    across, down, moved = (inverse[:, :2] / _row(x, *periods[::-1])[:, None]).unbind(2)
+    moved = moved + _row(x, *(((size - 1) / 2 + _FIRST) / period for size, period in zip(sizes[::-1], periods[::-1])))
+    places = torch.addcmul(rows[:, None, None] * down[:, None, None] + moved[:, None, None], columns[:, None], across[:, None, None])
+    held = [2 * period + 1 for period in periods[::-1]]  # -1 ... 1 from edge to edge of so many places
+    scale, first = _row(x, *(2 * (n - 1) / n for n in held)), _row(x, *(1 / n - 1 for n in held))
+    return GF.upfirdn(grid_sample(large, torch.addcmul(first, places.remainder_(1.0), scale)), filter, down=2, flip=True)
+
+
+def _row(like: Tensor, *values: float) -> Tensor:
+    """These numbers on a tensor's device, made there: a copy from the host would wait, and could not be recorded."""
+    return torch.cat([torch.full((1,), value, dtype=like.dtype, device=like.device) for value in values])
