@@ -35,9 +35,9 @@ ARMS = {
 KEPT = ("step", "real_accuracy", "fake_accuracy", "ada_sign", "ada_p", "spread")
 
 
-def halves(seed: int) -> tuple[Tensor, Tensor]:
+def halves(seed: int, size: int) -> tuple[Tensor, Tensor]:
     """uint8: the images learned from, another choice for each seed, and all others."""
-    images = folders.digits(32).images
+    images = folders.digits(size).images
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     return images[order[:IMAGES]], images[order[IMAGES:]]
 
@@ -46,7 +46,7 @@ def learn(arm: str, seed: int, seconds: float, **changes) -> dict:
     """`ganfast train --data digits` without classes, of half the width, for so many seconds."""
     settings = {"run_dir": None, "device": "cpu", "width": 16, "steps": 10**6, "sample_every": 0} | changes
     recipe = recipes.preset("digits", seed=seed, condition="none", max_seconds=seconds, **settings, **ARMS[arm])
-    learned, held_out = halves(seed)
+    learned, held_out = halves(seed, recipe.image_size)
     log: list[dict] = []
     keep = lambda trainer, row: log.append({name: row[name] for name in KEPT if name in row})
     trainer = Trainer(*recipes.networks(recipe, 0), learned, recipe, callbacks=[keep])

@@ -14,10 +14,10 @@ def rows(*recalls, p=0.0):
 
 
 def test_images_that_are_learned_are_not_those_that_judge():
-    learned, held_out = adaptive.halves(0)
+    learned, held_out = adaptive.halves(0, 32)
     assert learned.shape == (200, 1, 32, 32) and len(held_out) == 1597
     flat = {image.numpy().tobytes() for image in held_out}
-    assert not any(image.numpy().tobytes() in flat for image in learned) and not torch.equal(learned, adaptive.halves(1)[0])
+    assert not any(image.numpy().tobytes() in flat for image in learned) and not torch.equal(learned, adaptive.halves(1, 32)[0])
 
 
 @pytest.mark.parametrize(("recalls", "reached"), [((0.6, 0.7), True), ((0.6, 0.58), False)])
