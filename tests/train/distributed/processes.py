@@ -26,7 +26,7 @@ CASES = {
     "images": {"loss": "wasserstein", "gradient_penalty": 10.0, "augment": "color,translation,cutout", "flip": True},
     "norms": {"loss": "hinge", "sync_batch_norm": True, "r1": 0.5},
     "labels": {"sync_batch_norm": True, "loss": "lsgan", "flip": True},
-    "adaptive": {"augment": "ada", "ada_speed": 40, "ada_target": -0.99, "r1": 0.5, "steps": 9},
+    "adaptive": {"augment": "ada", "ada_speed": 40, "ada_target": -0.99, "r1": 0.5},
     "skipped": {"precision": "fp16", "r1": 0.5},
     "autoencoder": {"loss": "hinge", "r1": 0.5},
 }  # fmt: skip
