@@ -52,6 +52,8 @@ def learn(arm: str, seed: int, seconds: float, **changes) -> dict:
     keep = lambda trainer, row: log.append({name: row[name] for name in KEPT if name in row})
     trainer = Trainer(*recipes.networks(recipe, 0), learned, recipe, callbacks=[keep])
     trainer.fit(progress_bar=False)
+    if trainer.stopped:
+        sys.exit(f"adaptive: {arm} with seed {seed} was stopped by {trainer.stopped}, and tells nothing")
     fakes = pixels8(trainer.sample(len(held_out), seed=1))
     found = scores(pixels8(to_float(held_out)), fakes) | {"seconds": trainer.seconds, "steps": trainer.steps}
     return {"seed": seed, **found, "p": log[-1].get("ada_p", 0.0), "log": log[:: max(1, len(log) // 40)]}
