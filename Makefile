@@ -53,6 +53,7 @@ test: venv  ## every test that needs no GPU: 12 to 15 minutes on 2 cores, 25 on 
 prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 2.5 hours on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
+	$(RUN) -m benchmarks.adaptive --results $(RESULTS)
 	$(RUN) -m benchmarks.gallery --results $(RESULTS) --pictures docs/gallery --seeds 3
 	$(RUN) -m benchmarks.augmentation --results $(RESULTS)
 	$(RUN) -m benchmarks.quality --results $(RESULTS)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import augmentation, family_table, first_speedup, gallery_table, quality, tables
+from benchmarks import adaptive, augmentation, family_table, first_speedup, gallery_table, quality, tables
 from benchmarks.gains import gains, newest_of_each
 from benchmarks.ratios import ratio, surely_below
 from benchmarks.results_file import Unusable, load_json, read, write
@@ -54,6 +54,7 @@ _KINDS = {
     "gallery": {"systems", "processes"},
     "augmentation": {"arms", "cells"},
     "quality": {"shares", "cells"},
+    "adaptive": {"adaptive", "arms_over_seeds"},
 }
 
 
@@ -237,6 +238,7 @@ PAGES: dict[str, dict[str, Callable[[list[Kept]], str]]] = {
         "steps": _steps,
         "loop": _of_newest("loop", _loop),
         "prove": _of_newest("prove", _prove),
+        "adaptive": _of_newest("adaptive", lambda one: adaptive.section(one.content, one.link)),
         "demo": _of_newest("demo", _demo),
         "heap": _of_newest("heap", _heap),
     },

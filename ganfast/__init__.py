@@ -23,7 +23,7 @@ _LAZY = {
     "Trainer": "ganfast.train",
     "TrainConfig": "ganfast.train",
 }
-_MODULES = ("augment", "functional", "models", "nn", "penalties", "stylegan", "testing", "train")
+_MODULES = ("ada", "augment", "functional", "models", "nn", "penalties", "stylegan", "testing", "train")
 
 __all__ = [*(name for name in _LAZY if not name.startswith("_")), *_MODULES]
 

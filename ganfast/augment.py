@@ -12,15 +12,15 @@ __all__ = ["POLICIES", "diff_augment", "parts"]
 POLICIES = ("color", "translation", "cutout")
 
 
-def parts(policy: str, op: str = "diff_augment") -> tuple[str, ...]:
+def parts(policy: str, op: str = "diff_augment", known: tuple[str, ...] = POLICIES) -> tuple[str, ...]:
     """The policy's names, in the order in which they act; () for "". Raises: TypeError, ValueError for another name."""
     if not isinstance(policy, str):
-        _checks.fail(op, f"policy is a {type(policy).__name__}, wants a str", f"Join the names: {','.join(POLICIES)!r}", TypeError)
+        _checks.fail(op, f"policy is a {type(policy).__name__}, wants a str", f"Join the names: {','.join(known)!r}", TypeError)
     names = [name.strip() for name in policy.split(",")] if policy.strip() else []
     for name in names:
-        if name not in POLICIES:
-            _checks.nearest(op, "policy", name, POLICIES)
-    return tuple(name for name in POLICIES if name in names)
+        if name not in known:
+            _checks.nearest(op, "policy", name, known)
+    return tuple(name for name in known if name in names)
 
 
 def diff_augment(images: Tensor, policy: str = "color,translation,cutout", *, uniform: Callable[..., Tensor] | None = None) -> Tensor:

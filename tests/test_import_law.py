@@ -14,7 +14,7 @@ CSRC = PACKAGE.parent / "csrc"
 
 # First part of a module's name below ganfast -> layer; names with a leading underscore are base.
 LAYERS = {"testing": 0, "ops": 1, "functional": 2, "nn": 3, "models": 3, "penalties": 3, "augment": 3, "stylegan": 3, "dropin": 4}
-LAYERS |= {"step": 5, "train": 6, "systems": 7, "cli": 8, "demo": 8, "__main__": 8}
+LAYERS |= {"ada": 3, "_ada_matrices": 3, "step": 5, "train": 6, "systems": 7, "cli": 8, "demo": 8, "__main__": 8}
 SHARED_KERNELS = "ops.bias_act.kernels"  # the pointwise epilogue: its passes are for every op
 # One set of passes serves all convolutions (ops/conv_transpose_act/README.md): op -> the ops it may import.
 ALLOWED = {"conv_act": {"conv_transpose_act"}, "upsample_conv_act": {"conv_act", "conv_transpose_act"}}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import ganfast.functional as GF
-from ganfast import augment, penalties
+from ganfast import ada, augment, penalties
 
 X, W = torch.randn(2, 4, 4, 4), torch.randn(4, 4, 3, 3)
 CALLS = {
@@ -23,6 +23,7 @@ CALLS = {
     "equalised_weights": (r"weights\[0\]", lambda x: GF.equalised_weights([x], [1.0])),
     "generator_loss": ("fake_logits", lambda x: GF.generator_loss(x, kind="hinge")),
     "diff_augment": ("images", lambda x: augment.diff_augment(x, "color")),
+    "ada_augment": ("images", lambda x: ada.ada_augment(x, 0.5, "geom")),
     "r1_penalty": ("real", lambda x: penalties.r1_penalty(torch.nn.Flatten(), x)),
 }
 MADE = {

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 MODULES = (
-    "ganfast", "ganfast.functional", "ganfast.nn", "ganfast.penalties", "ganfast.augment", "ganfast.models", "ganfast.stylegan",
-    "ganfast.train", "ganfast.train.data", "ganfast.systems.form", "ganfast.systems.directions", "ganfast.testing",
+    "ganfast", "ganfast.functional", "ganfast.nn", "ganfast.penalties", "ganfast.augment", "ganfast.ada", "ganfast.models",
+    "ganfast.stylegan", "ganfast.train", "ganfast.train.data", "ganfast.systems.form", "ganfast.systems.directions", "ganfast.testing",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
+from ganfast.ada import AdaptiveAugment
 from ganfast.step.ema import EMA
 from ganfast.train import checks, networks, parts, prepare
 from ganfast.train.autoencoders import Autoencoding
@@ -97,6 +98,7 @@ class Assembly:
         self.averages = {name: average.module for name, average in averages.items()}
         self.ema = self.averages.get(self.main, self.generator)
         pools = {f"{name}-pool": term.pool for name, term in used.items() if term.pool is not None}
+        kept = pools | self._adaptive()
         for term in used.values():
             if term.pool is not None:
                 item = parts.whole(*self.source.reals(1))
@@ -105,16 +107,26 @@ class Assembly:
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
         known = getattr(self.objective, "usual", self.objective)  # of phases by their names, by an `adversarial` given as objective
         paths = {f"{name}-paths": term.paths for name, term in {"usual": known, **used}.items() if getattr(term, "paths", None)}
-        held = pools | {name: module.to(self.device) for name, module in paths.items()}
+        held = kept | {name: module.to(self.device) for name, module in paths.items()}
         self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | held
         how = self.objective, self.precision, self.world, tuple(held.values()), critics
         self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
         self.draws = Draws(torch.Generator(self.device).manual_seed(mixed(c.seed, "draws")), self.world.rank, self.world.size)
         usual = Call(self.latent_shape is not None, self.conditioner)
         calls = {self.networks[name]: call for name, call in self.calls.items() if call != usual}
-        look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "augment": c.augment, "noise": c.noise, "calls": calls}
+        look = {"latent_shape": self.latent_shape, "condition": self.conditioner, "noise": c.noise, "calls": calls}
+        look |= {"adaptive": kept.get("ada"), "augment": "" if c.adaptive else c.augment}
         distinct = {group: Turn(group, self.updates, self.source, self.draws, look) for group in turns_of(self.phases)}
         self.turns = [distinct[group] for group in turns_of(self.phases)]
+
+    def _adaptive(self) -> dict[str, AdaptiveAugment]:
+        """ADA's state under the name that it has in a checkpoint; nothing without ADA."""
+        c = self.config
+        if not c.adaptive:
+            return {}
+        checks.adaptive(self.objective, self.phases, self.settings)
+        mean = self.world.mean if self.world.size > 1 else None
+        return {"ada": AdaptiveAugment(c.adaptive, target=c.ada_target, speed=c.ada_speed, mean=mean).to(self.device)}
 
     def _due(self) -> Iterator[tuple[Turn, tuple[str, ...]]]:
         """The turns that are due at this step, and the names of the networks that have not begun to learn."""

@@ -19,7 +19,7 @@ from ganfast.train.networks import Network, Networks
 from ganfast.train.phases import EVERY, Call, Phase
 from ganfast.train.reconstruction.perceptual import call_of
 from ganfast.train.sampling import Conditioner, as_arguments
-from ganfast.train.terms import KNOWN, Adversarial, adversaries, refuse_sigmoid
+from ganfast.train.terms import KNOWN, Adversarial, Terms, adversaries, refuse_sigmoid
 
 
 class Later(Protocol):
@@ -160,6 +160,20 @@ def _terms(phase: Phase, networks: dict[str, Network], config: TrainConfig) -> N
             _checks.fail("train", f"phase {phase.name!r} has the term {term}, whose weight in the config is 0", f"Set {term}")
 
 
+def adaptive(objective: object, phases: Sequence[Phase], networks: Iterable[str]) -> None:
+    """ADA's probability follows from the logits of one discriminator, which ganfast's own losses tell it."""
+    if "ada" in networks:
+        _checks.fail("train", "a network is called 'ada', as ADA's own part of a checkpoint is", "Give it another name")
+    terms = [term for term in adversaries(tuple(phases)).values() if "adversarial" in term.terms]
+    if isinstance(objective, Terms) and any(phase.weighted.get("adversarial", (True,))[0] is None for phase in phases):
+        terms.append(objective.usual)
+    judges = sorted({term.discriminator for term in terms})
+    if len(judges) != 1:
+        got = f"and the run has {len(judges)}: {', '.join(judges)}" if judges else "and no phase has an adversarial term of ganfast's"
+        cause = 'DiffAugment needs none: augment="color,translation,cutout"'
+        _checks.fail("train", f"ADA's probability follows from the logits of one discriminator, {got}", cause)
+
+
 def parts(trainer: Checked) -> None:
     """Whether data, condition and settings fit together."""
     c, (real, told) = trainer.config, trainer.source.reals(1)
@@ -173,6 +187,9 @@ def parts(trainer: Checked) -> None:
             parts_of.part(real if told is None else told, network.condition, f"condition of the network {name!r}")
     if c.augment and real.dim() != 4:
         _checks.fail("train", f"augment is {c.augment!r}, and the data are no images: {list(real.shape[1:])} each")
+    if "color" in c.adaptive and real.shape[1] not in (1, 3):
+        got = f"augment is {c.augment!r}, whose colours want 1 channel or 3, and the data have {real.shape[1]}"
+        _checks.fail("train", got, 'augment="ada:blit,geom" takes any number')
     for name in ("metrics_every", "tensorboard") if c.run_dir is None else ():
         if getattr(c, name):
             tell(f"{name} changes nothing without run_dir, the folder for what it writes")

@@ -11,12 +11,13 @@ from typing import Literal, TypeVar
 
 import torch
 
-from ganfast import _checks, augment
+from ganfast import _checks, ada, augment
 from ganfast.train.schedules import Schedules
 from ganfast.train.thresholds import Thresholds
 
 Loss = Literal["minimax", "nonsaturating", "hinge", "lsgan", "wasserstein", "relativistic", "relativistic_average"]
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")
+SIGNED = ("minimax", "nonsaturating", "hinge", "lsgan")  # losses whose logits say real or fake by themselves
 
 
 _SOURCE = "source_of(data, batch_size=..., {}=...) of ganfast.train.data, whose answer Trainer takes as its data"
@@ -52,8 +53,8 @@ class TrainConfig(Schedules):
     Raises: TypeError, ValueError for values that make no sense and, at an assignment, for a name that is no setting; values assigned later
         are looked at by `check`, which Trainer and its `fit` call. Networks, losses and phases are as when the Trainer was made.
     Source: the papers' names: R1 and lazy regularisation Mescheder et al. 2018, Karras et al. 2020; WGAN-GP Gulrajani et al. 2017;
-        spectral normalisation Miyato et al. 2018; DiffAugment Zhao et al. 2020; mode seeking Mao et al. 2019; path lengths and the lazy
-        correction Karras et al. 2020.
+        spectral normalisation Miyato et al. 2018; DiffAugment Zhao et al. 2020; ADA, path lengths, the lazy correction Karras et al. 2020;
+        mode seeking Mao et al. 2019.
     """
 
     run_dir: str | None = None
@@ -114,7 +115,15 @@ class TrainConfig(Schedules):
     spectral_norm: bool = False
     """spectral normalisation of every convolution, linear and embedding layer of the discriminator, of what weight norm makes too"""
     augment: str = ""
-    """DiffAugment of all that the discriminator sees: "color,translation,cutout" or a part of it"""
+    """of all that the discriminator sees. DiffAugment: "color,translation,cutout" or a part of it. ADA, with a probability that follows
+    from how sure the discriminator is of the reals: "ada", which is "ada:blit,geom,color", or a part of that"""
+    ada_target: float = 0.6
+    """mean sign of the real logits that ADA aims at: while it is above, the probability rises"""
+    ada_course: float | None = None
+    """ADA's probability at the end, to which it goes from 0 along the learning rates' shape, whatever the discriminator says: for the
+    losses whose signs say nothing; none: it follows ada_target"""
+    ada_speed: int = 500_000
+    """real images in which that probability rises from 0 to 1, if it only rises; fewer for runs that are shorter than some millions"""
     flip: bool = False
     """mirror half of the real images"""
     noise: float = 0.0
@@ -181,9 +190,14 @@ class TrainConfig(Schedules):
             elif not fits(getattr(self, name), kind):
                 words = kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else str(kind)
                 raise TypeError(f"{self._name}: {name} got {getattr(self, name)!r}, wants {words}.")
-        for name in filter(None, self.augment.split(",")):
+        for name in filter(None, () if self.adaptive else self.augment.split(",")):
             if name.strip() not in augment.POLICIES:
-                _checks.nearest(self._name, "augment", name.strip(), augment.POLICIES)
+                _checks.nearest(self._name, "augment", name.strip(), (*augment.POLICIES, "ada alone"))
+        signed = not self.adaptive or self.loss in SIGNED or self.ada_course is not None
+        self._want("augment", signed, f"no ADA with {self.loss}, the signs of whose logits do not say real or fake")
+        self._want("ada_target", -1 < self.ada_target < 1, "a mean sign between -1 and 1")
+        self._want("ada_speed", self.ada_speed >= 1, "at least 1")
+        self._want("ada_course", self.ada_course is None or 0 <= self.ada_course <= 1, "a probability, or none")
         every = ("penalty_every", "mode_seeking_every", "path_length_every", "log_every", "checkpoint_every")
         for name in ("batch_size", "steps", "n_critic", *every, "skip_limit", "keep_checkpoints"):
             self._want(name, getattr(self, name) >= 1, "at least 1")
@@ -204,6 +218,11 @@ class TrainConfig(Schedules):
             self._want(name, 0 <= getattr(self, name) <= 1, "a share in [0, 1]")
         self._want("beta2_end", self.beta2_end is None or 0 <= self.beta2_end < 1, "a number in [0, 1), or none")
         self._want("ema", 0 <= self.ema < 1, "a number in [0, 1)")
+
+    @property
+    def adaptive(self) -> str:
+        """ADA's policy, "" without ADA."""
+        return ada.policy_of(self.augment, self._name)
 
     @property
     def _name(self) -> str:

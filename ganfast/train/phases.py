@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _checks
+from ganfast.ada import AdaptiveAugment
 from ganfast.augment import diff_augment
 from ganfast.augment import parts as policies
 from ganfast.train import parts, trees
@@ -147,7 +148,7 @@ class Batch:
 
     real [B, ...] float, images in [-1, 1]; latent [B, *latent_shape], None where the run has none; condition: what Trainer's `condition`
     made of the data, None without; weights: the penalties' weights now, 0-d tensors; draws: where random numbers come from; augment,
-    noise: what happens to all that the discriminator sees. data: the whole item, a tree; phase: the one that is due.
+    adaptive, noise: what happens to all that the discriminator sees. data: the whole item, a tree; phase: the one that is due.
     calls: how networks are called, of those that are not called as `latent` and `condition` say. learning: the parameters of each network
     that a phase of this batch updates, whose fakes carry a graph; None: all do. updated: the networks that the phase updates, the
     others' fakes are detached; None: none are. told: what the data tell of the samples, None beside a lone tensor. waiting: the names of
@@ -160,6 +161,7 @@ class Batch:
     weights: dict[str, Tensor]
     draws: Draws
     augment: str = ""
+    adaptive: AdaptiveAugment | None = None
     noise: float = 0.0
     data: object = None
     calls: dict[nn.Module, Call] = field(default_factory=dict, repr=False)
@@ -225,9 +227,13 @@ class Batch:
         """Images as the discriminator sees them: augmented, with noise, both drawn anew. Others, such as condition images: moved and cut
         along with them, but neither coloured nor noisy; what is no image [N, C, H, W] stays. With others a tuple comes back.
 
-        Raises: ValueError for other images of another size, which cannot be moved along.
+        Raises: ValueError for other images of another size, which cannot be moved along, and for any where ADA moves the samples.
         """
         seen = images
+        if self.adaptive is not None:
+            if self.adaptive.moves:
+                trees.mapped(lambda other: _unmoved(other, images), others)
+            seen = self.adaptive(seen, uniform=self.draws.uniform, normal=self.draws.normal)
         if self.augment:
             draws = self.draws.uniform(len(images), 7)
             seen = diff_augment(images, self.augment, uniform=lambda *_: draws)
@@ -250,3 +256,10 @@ class Batch:
             cause = 'Leave augment to "color", or give the discriminator a condition of the samples\' size'
             _checks.fail("train", f"augment={along!r} moves the samples, and the images that belong to them have {sizes}", cause)
         return diff_augment(other.float(), along, uniform=lambda *_: draws).to(other.dtype)
+
+
+def _unmoved(other: object, images: Tensor) -> None:
+    """Turned and stretched pixels lie between pixels, where a map of classes or a mask says nothing."""
+    if isinstance(other, Tensor) and (other.dim() == 4 or (other.dim() == 3 and other.shape[1:] == images.shape[2:])):
+        cause = 'Take augment="ada:color", or DiffAugment, which moves both by whole pixels: augment="color,translation,cutout"'
+        _checks.fail("train", "ADA turns and stretches the samples, and not the images that belong to them", cause)

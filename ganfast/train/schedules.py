@@ -14,6 +14,7 @@ class Schedules:
     penalty_decay: str
     mode_seeking: float
     path_length: float
+    ada_course: float | None
 
     def fall(self, progress: float) -> float:
         """What the learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
@@ -24,6 +25,10 @@ class Schedules:
         if self.beta2_end is None:
             return start
         return self.beta2_end + (start - self.beta2_end) * self._rest(math.floor(16 * progress) / 16)
+
+    def ada_p(self, progress: float) -> float | None:
+        """ADA's probability then, where it has a course."""
+        return None if self.ada_course is None else self.ada_course * (1 - self._rest(progress))
 
     def _rest(self, progress: float) -> float:
         rest = (1 - progress) / (1 - self.decay_from) if self.decay_from < 1 else 1.0

@@ -110,6 +110,11 @@ class Adversarial:
             how = {"kind": self.kind, "smoothing": self.smoothing, "return_stats": True, "backend": self.backend}
             loss_d, stats = GF.discriminator_loss(real_logits, fake_logits, **how)
             found |= stats._asdict()
+            if batch.adaptive is not None:
+                if self.config.ada_course is None:
+                    found["ada_sign"] = 2 * stats.real_accuracy - 1 if self.kind == "lsgan" else stats.real_sign
+                    batch.adaptive.observe(found["ada_sign"], len(real) * batch.draws.world)
+                found["ada_p"] = batch.adaptive.p.clone()
             if self.mismatched:
                 other, given_other = _seen(batch, self._reals(networks, batch), self._mismatched(batch, discriminator))
                 further, of_further = GF.discriminator_loss(real_logits, logits_of(discriminator, other, given_other), **how)

@@ -16,6 +16,7 @@ class Thresholds:
     #                        hold it at 0.6 by augmenting)
     # vanishing_gradient     from 3e-2 / 1e-5 to 1e-10        gradient_ratio  0.04 to 6 / 1e3 to 1e9
     # mode_collapse          from 0.73 / 0 to 0.15            overshoot       up to 1.0 / 2 to 1e6
+    # too_few_images         the bound under which Karras et al. 2020 (ADA, section 2) find that nothing leaks
     # penalty_spike          up to 2.2 / hundreds             warm_up         a healthy one was right on 99 % until step 210
     warm_up: float = 500
     """steps before any alarm but non_finite: every run begins with a discriminator that is right and images that are alike"""
@@ -27,6 +28,8 @@ class Thresholds:
     """share of images that the discriminator is right on, the mean of real and fake"""
     overfitting: float | None = 0.9
     """mean sign of the logits of real images: 1 when it is sure of every training image"""
+    too_few_images: float | None = 0.8
+    """probability of adaptive augmentation, above which it shows in the samples"""
     vanishing_gradient: float | None = 1e-4
     """norm of the gradient that an image of the generator receives"""
     gradient_ratio: float | None = 300.0

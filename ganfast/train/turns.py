@@ -23,8 +23,8 @@ RESERVED = ("step", "images", "seconds", "images_per_second", "skipped", "skippe
 
 class Updates:
     """Takes the optimizer steps of the phases. `networks` and `optimizers` by name; averages: those of the networks that have one; pools:
-    modules that hold images; objective: a function (phase, networks, batch); judges: names of the discriminators, from which fakes get
-    gradients."""
+    modules that hold images, or how they are augmented; objective: a function (phase, networks, batch); judges: names of the
+    discriminators, from which fakes get gradients."""
 
     def __init__(
         self,
@@ -126,8 +126,8 @@ class Turn:
     """One batch and the phases that share it. A call reads nothing back from the device, so that `ganfast.capture` can record it."""
 
     def __init__(self, phases: tuple[Phase, ...], updates: Updates, source: Source, draws: Draws, look: dict) -> None:
-        """look: Batch's settings (augment, noise, calls), with `latent_shape`, None for no latent, and `condition`, a function of what the
-        data tell of the samples, or None."""
+        """look: Batch's settings (augment, adaptive, noise, calls), with `latent_shape`, None for no latent, and `condition`, a function of
+        what the data tell of the samples, or None."""
         self.phases, self.updates, self.source, self.draws = phases, updates, source, draws
         self.interval, self.run = phases[0].interval, None  # run: the turn recorded by `runner`, made at its first step
         self.look = dict(look)

@@ -78,6 +78,7 @@ def uncaptured(turn, *example):
         {"precision": "fp16", "condition": "label"},
         {"precision": "tf32", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty_every": 2, "mode_seeking": 0.1},
         {"loss": "wasserstein", "gradient_penalty": 10.0, "n_critic": 2, "flip": True, "augment": "color,translation,cutout"},
+        {"augment": "ada", "ada_target": -0.99, "ada_speed": 64},
     ],
     ids=str,
 )

@@ -71,7 +71,7 @@ def r3gan(size: int, count: int) -> dict:
         "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 96, "latent_dim": 64, "loss": "relativistic",
         "learning_rate": 2e-4, "decay": "cosine", "decay_from": 0.0, "decay_to": 0.25, "betas": (0.0, 0.9), "beta2_end": 0.99,
         "ema": 0.999, "r1": gamma / 2, "r2": gamma / 2, "penalty_end": 0.1, "penalty_decay": "cosine",
-        "augment": "ada" if count < FEW else "",
+        "augment": "ada" if count < FEW else "", "ada_course": 0.3 if count < FEW else None,
     }  # fmt: skip
 
 
@@ -82,6 +82,6 @@ DIGITS = {
         "width": 16, "latent_dim": 64, "steps": 3000, "r1": 0.1, "augment": "", "decay_from": 0.5,
     },
     "r3gan": r3gan(32, 1797) | {
-        "width": 16, "batch_size": 64, "steps": 2500, "learning_rate": 1e-3, "augment": "",
+        "width": 16, "batch_size": 64, "steps": 2500, "learning_rate": 1e-3, "augment": "", "ada_course": None,
     },
 }  # fmt: skip

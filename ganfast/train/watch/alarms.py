@@ -12,7 +12,11 @@ ALARMS: dict[str, tuple[str, str]] = {
     ),
     "overfitting": (
         "it may be learning the training images by heart instead of what they have in common",
-        'set augment="color,translation,cutout" and flip where they keep the meaning of an image, raise r1 or noise, or add images',
+        'set augment="ada" or "color,translation,cutout", and flip where images keep their meaning, raise r1 or noise, or add images',
+    ),
+    "too_few_images": (
+        "even so augmented the discriminator knows the training images, and what augmentation does to them begins to show in the samples",
+        "add images, raise r1 or noise, or end the run at an earlier checkpoint; if they are many, raise ada_target or ada_speed",
     ),
     "vanishing_gradient": (
         "the discriminator is so sure of its answers that they no longer depend on what the generator changes",
@@ -43,7 +47,7 @@ ALARMS: dict[str, tuple[str, str]] = {
 
 _PENALTIES = ("r1", "r2", "gradient_penalty")
 # Of one of several pairs of networks these are called "a/loss_d", by the name of the term or the network.
-_JUDGED = {"loss_d", "real_accuracy", "fake_accuracy", "real_sign", "grad_from_d", "spread", *_PENALTIES}
+_JUDGED = {"loss_d", "real_accuracy", "fake_accuracy", "real_sign", "ada_p", "grad_from_d", "spread", *_PENALTIES}
 _GUESSING = {"hinge": 2.0, "lsgan": 0.25, "relativistic": math.log(2)}  # loss_d of logits that tell nothing; of the others 2 log 2
 _HISTORY = 20  # lines a penalty's median is taken of, and half of them before the first alarm: it follows weights that fall in a run
 _WINDOW = 200  # steps over which skipped updates are counted
@@ -72,8 +76,9 @@ class _Reading(NamedTuple):
 class Monitors:
     """Reads the lines of a run's log and raises alarms; one noisy line is none.
 
-    ``see(row)`` takes a line's numbers, means since the line before: step, loss_d, loss_g, real_accuracy, fake_accuracy, real_sign, grad_d,
-    grad_g, grad_from_d, r1, r2, gradient_penalty, spread, and skipped, a count; any may be missing, and then what needs it is not judged.
+    ``see(row)`` takes a line's numbers, means since the line before: step, loss_d, loss_g, real_accuracy, fake_accuracy, real_sign, ada_p,
+    grad_d, grad_g, grad_from_d, r1, r2, gradient_penalty, spread, and skipped, a count; any may be missing, and then what needs it is not
+    judged.
     An alarm is raised after the warm-up when its number was beyond the threshold for some lines and steps on end, again after 20, 40,
     80, ... lines while that lasts, and once with ``over`` when the number was back for as long. ``active`` names those raised and not
     over. non_finite waits for nothing. Numbers such as "a/loss_d" or "a/spread", of one of several pairs of networks, are judged by
@@ -124,6 +129,7 @@ class Monitors:
         readings = {
             "perfect_discriminator": self._perfect(row),
             "overfitting": self._overfitting(row),
+            "too_few_images": self._few(row),
             "vanishing_gradient": self._vanishing(row),
             "gradient_ratio": self._ratio(row),
             "mode_collapse": self._collapse(row),
@@ -199,6 +205,12 @@ class Monitors:
             return None
         text = f"The discriminator calls {50 + 50 * sign:.0f} % of the training images real (mean sign {sign:.2f})"
         return _Reading(sign, limit, sign >= limit and self._sure(row), text)
+
+    def _few(self, row: dict) -> _Reading | None:
+        limit, p = self.thresholds.too_few_images, row.get("ada_p")
+        if p is None or limit is None:
+            return None
+        return _Reading(p, limit, p >= limit, f"Adaptive augmentation stands at a probability of {p:.2f}")
 
     def _vanishing(self, row: dict) -> _Reading | None:
         limit, norm = self.thresholds.vanishing_gradient, row.get("grad_from_d")

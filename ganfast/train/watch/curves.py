@@ -13,6 +13,7 @@ Curve = tuple[list[int], list[float]]  # steps, values
 PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss_d", "loss_g"),
     "discriminator right": ("real_accuracy", "fake_accuracy"),
+    "adaptive augmentation": ("ada_p", "ada_sign"),
     "logits": ("real_mean", "fake_mean", "real_sign"),
     "gradients": ("grad_d", "grad_g", "grad_from_d"),
     "gradient ratio": ("ratio",),
@@ -27,7 +28,8 @@ LABELS = {
     "loss_d": "discriminator", "loss_g": "generator", "real_accuracy": "on real images", "fake_accuracy": "on fakes",
     "real_mean": "mean, real", "fake_mean": "mean, fake", "real_sign": "mean sign, real", "grad_d": "discriminator's weights",
     "grad_g": "generator's weights", "grad_from_d": "an image, from the discriminator", "ratio": "generator's / discriminator's",
-    "path_length": "mean", "path_deviation": "deviation over the mean", "spread": "fakes' spread, 1 as the reals'",
+    "ada_p": "probability", "ada_sign": "mean sign, real", "path_length": "mean", "path_deviation": "deviation over the mean",
+    "spread": "fakes' spread, 1 as the reals'",
     "skipped": "steps skipped, inf or NaN",
 }  # fmt: skip
 LOGARITHMIC = ("gradients", "gradient ratio", "penalties")

@@ -26,6 +26,7 @@ CASES = {
     "images": {"loss": "wasserstein", "gradient_penalty": 10.0, "augment": "color,translation,cutout", "flip": True},
     "norms": {"loss": "hinge", "sync_batch_norm": True, "r1": 0.5},
     "labels": {"sync_batch_norm": True, "loss": "lsgan", "flip": True},
+    "adaptive": {"augment": "ada", "ada_speed": 40, "ada_target": -0.99, "r1": 0.5},
     "skipped": {"precision": "fp16", "r1": 0.5},
     "autoencoder": {"loss": "hinge", "r1": 0.5},
 }  # fmt: skip
@@ -44,7 +45,7 @@ class Partly(nn.Module):
 
 
 def networks(case: str) -> tuple[nn.Module, nn.Module]:
-    if case == "images":
+    if case in ("images", "adaptive"):
         up = nn.ConvTranspose2d(6, 8, 4), nn.LeakyReLU(0.2), nn.ConvTranspose2d(8, 1, 4, 4), nn.Tanh()
         return nn.Sequential(nn.Unflatten(1, (6, 1, 1)), *up), accelerate(models.DCGANDiscriminator(16, 4, 1, norm=False))
     if case == "autoencoder":

@@ -16,11 +16,13 @@ from ganfast.train.watch.alarms import ALARMS, Alarm, Monitors, Thresholds
 
 HEALTHY = {
     "loss_d": 1.2, "loss_g": 0.9, "real_accuracy": 0.7, "fake_accuracy": 0.72, "real_mean": 0.5, "fake_mean": -0.5, "real_sign": 0.4,
-    "grad_d": 5.0, "grad_g": 2.0, "grad_from_d": 0.3, "r1": 0.1, "r2": 0.1, "gradient_penalty": 0.02, "skipped": 0, "spread": 0.9,
+    "ada_p": 0.3, "grad_d": 5.0, "grad_g": 2.0, "grad_from_d": 0.3, "r1": 0.1, "r2": 0.1, "gradient_penalty": 0.02, "skipped": 0,
+    "spread": 0.9,
 }  # fmt: skip
 SICK = {
     "perfect_discriminator": {"real_accuracy": 0.995, "fake_accuracy": 0.99, "loss_d": 0.05},
     "overfitting": {"real_sign": 0.95, "real_accuracy": 0.975, "loss_d": 0.5},
+    "too_few_images": {"ada_p": 0.9},
     "vanishing_gradient": {"grad_from_d": 1e-6, "real_accuracy": 0.95, "fake_accuracy": 0.95},
     "gradient_ratio": {"grad_g": 2000.0},
     "mode_collapse": {"spread": 0.1},

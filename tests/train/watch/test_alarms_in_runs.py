@@ -114,4 +114,4 @@ def test_a_healthy_run_raises_none(digits, settings):
     """With the thresholds as they come."""
     on, rows = train(digits, width=12, steps=700, log_every=25, thresholds=Thresholds(), **settings)
     assert not on and rows[-1]["spread"] > 0.7
-    assert len(ALARMS) == 8 and {"real_sign", "grad_d", "grad_g", "grad_from_d", "spread", "skipped"} <= rows[-1].keys(), "all were judged"
+    assert len(ALARMS) == 9 and {"real_sign", "grad_d", "grad_g", "grad_from_d", "spread", "skipped"} <= rows[-1].keys(), "all were judged"
