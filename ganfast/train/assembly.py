@@ -128,6 +128,15 @@ class Assembly:
         mean = self.world.mean if self.world.size > 1 else None
         return {"ada": AdaptiveAugment(c.adaptive, target=c.ada_target, speed=c.ada_speed, mean=mean).to(self.device)}
 
+    def _follow(self, done: float) -> None:
+        """Rates, betas and ADA's probability as they are when this share of the run is done."""
+        c = self.config
+        for name, optimizer in self.optimizers.items():
+            first, second = self.betas[name]
+            optimizer.param_groups[0] |= {"lr": self.rates[name] * c.fall(done), "betas": (first, c.beta2(done, second))}
+        if c.adaptive and c.ada_course is not None:
+            self.parts["ada"].p.fill_(c.ada_p(done))
+
     def _due(self) -> Iterator[tuple[Turn, tuple[str, ...]]]:
         """The turns that are due at this step, and the names of the networks that have not begun to learn."""
         waiting = tuple(name for name, start in self.starts.items() if self.steps < start)

@@ -135,12 +135,8 @@ class Trainer(Assembly):
 
     def _step(self) -> None:
         c, done = self.config, self.progress()
-        fall, weights = c.fall(done), c.weights(done)
-        for name, optimizer in self.optimizers.items():
-            first, second = self.betas[name]
-            optimizer.param_groups[0] |= {"lr": self.rates[name] * fall, "betas": (first, c.beta2(done, second))}
-        if c.adaptive and c.ada_course is not None:
-            self.parts["ada"].p.fill_(c.ada_p(done))
+        weights = c.weights(done)
+        self._follow(done)
         self.steps += 1
         keep = min(c.ema, self.steps / (self.steps + c.ema_ramp))
         with self.precision.switches(), own_randomness(mixed(c.seed, self.steps, self.world.rank), self.device):  # for dropout

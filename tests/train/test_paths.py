@@ -170,5 +170,19 @@ def test_betas_follow_their_course_in_a_run():
     assert [first for first, _ in seen] == [0.2] * 4 and [second for _, second in seen] == pytest.approx([0.8, 0.725, 0.65, 0.575])
 
 
+def test_a_course_of_augmentation(tmp_path):
+    """For losses whose signs say nothing; the state in a checkpoint is the course's, too."""
+    with pytest.raises(ValueError, match="no ADA with relativistic"):
+        TrainConfig(loss="relativistic", augment="ada")
+    (g, d), data, config = styled(
+        steps=4, path_length=0.0, r1=0.0, loss="relativistic", augment="ada", ada_course=0.4, decay_from=0.0, run_dir=str(tmp_path / "run")
+    )  # fmt: skip
+    rows = []
+    Trainer(g, d, data, config, callbacks=[lambda _, row: rows.append(row)]).fit(progress_bar=False)
+    assert [row["ada_p"] for row in rows] == pytest.approx([0.0, 0.1, 0.2, 0.3]) and "ada_sign" not in rows[-1]
+    with pytest.raises(ValueError, match="ada_course"):
+        TrainConfig(ada_course=1.5)
+
+
 def test_it_is_public():
     assert "path_length_penalty" in ganfast.penalties.__all__

@@ -102,7 +102,7 @@ def test_a_picture_is_projected(run, capsys, tmp_path):
         ([str(tmp_path / "wide.png")], "wide.png has 20 x 16 pixels, the run's images 16 x 16. --fit cuts"),
         ([str(tmp_path / "none.png")], "there is no file"),
         ([str(tmp_path / "text.png")], "text.png"),
-        ([str(tmp_path / "mine.png"), "--label", "ten"], "label got 'ten'"),
+        ([str(tmp_path / "mine.png"), "--label", "ten"], "label='ten' is unknown"),
         ([str(tmp_path / "mine.png"), "--steps", "0"], "steps got 0"),
     ):
         with pytest.raises(SystemExit):
