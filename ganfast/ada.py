@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ganfast import _ada_matrices, _checks, augment
-from ganfast._autograd import no_autocast
 
 __all__ = ["POLICIES", "AdaptiveAugment", "ada_augment", "policy_of"]
 
@@ -70,17 +69,16 @@ def ada_augment(
     n, acc = images.shape[0], torch.promote_types(images.dtype, torch.float32)
     u = _drawn(op, "uniform", uniform or torch.rand, (n, _ada_matrices.UNIFORMS), images, given=uniform is not None)
     z = _drawn(op, "normal", normal or torch.randn, (n, _ada_matrices.NORMALS), images, given=normal is not None)
-    with no_autocast(images):
-        x = images.to(acc)
-        if geometric := tuple(name for name in names if name != "color"):
-            with torch.no_grad():
-                inverse = _ada_matrices.geometry(u, z, p, geometric, *images.shape[2:])
-                changed = (inverse != torch.eye(3, dtype=acc, device=x.device)).flatten(1).any(1)
-            x = torch.where(changed[:, None, None, None], _ada_matrices.resampled(x, inverse), x)
-        if "color" in names:
-            x = _ada_matrices.coloured(x, _ada_matrices.colours(u, z, p))
-        layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous() else None
-        return x.to(images.dtype).contiguous(memory_format=layout or torch.contiguous_format)
+    x = images.to(acc)
+    if geometric := tuple(name for name in names if name != "color"):
+        with torch.no_grad():
+            inverse = _ada_matrices.geometry(u, z, p, geometric, *images.shape[2:])
+            changed = (inverse != torch.eye(3, dtype=acc, device=x.device)).flatten(1).any(1)
+        x = torch.where(changed[:, None, None, None], _ada_matrices.resampled(x, inverse), x)
+    if "color" in names:
+        x = _ada_matrices.coloured(x, _ada_matrices.colours(u, z, p))
+    layout = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous() else None
+    return x.to(images.dtype).contiguous(memory_format=layout or torch.contiguous_format)
 
 
 def _probability(op: str, p: object, images: Tensor) -> Tensor | float:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ganfast import _checks
 from ganfast.dropin.explain import compile_seconds
-from ganfast.train.config import SIGNED
+from ganfast.train.config import SIGNED as MEANING
 from ganfast.train.sampling import can_sample
 from ganfast.train.watch import grids
 from ganfast.train.watch.alarms import Alarm
@@ -109,13 +109,13 @@ def watch(trainer: TrainerLike, row: dict) -> list[Alarm]:
 
 def show(bar: "tqdm", row: dict, alarms: list[Alarm], loss: str) -> None:
     """Shows a log row in the progress bar, and alarms on lines of their own."""
-    bar.set_postfix_str(_summary(row, loss in SIGNED))
+    bar.set_postfix_str(_summary(row, loss in MEANING))
     for alarm in alarms:
         bar.write(f"step {row['step']}, {alarm.name}: {alarm.message}")
 
 
 def _summary(row: dict, signs: bool) -> str:
-    """signs: whether a logit's sign says real or fake, as it does for the losses in SIGNED."""
+    """signs: whether a logit's sign says real or fake, as it does for the losses in MEANING."""
     of = lambda name: [value for key, value in row.items() if key.rpartition("/")[2] == name]  # of several pairs the mean
     parts = [f"{letter} {sum(of(name)) / len(of(name)):.2f}" for letter, name in (("D", "loss_d"), ("G", "loss_g")) if of(name)]
     if signs and "real_accuracy" in row:
