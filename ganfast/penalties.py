@@ -97,14 +97,14 @@ def path_length_penalty(
     styles: Tensor,
     mean: Tensor,
     *args,
-    memory: float = 0.99,
+    memory: float | Tensor = 0.99,
     draw: Callable[[Tensor], Tensor] | None = None,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """E (|J^T y| - a)^2 and the lengths |J^T y|: J the derivative of ``synthesis(styles, *args)`` by the styles, y an image of noise, a the
     mean of the lengths so far. A step of fixed length in the styles then changes images about equally everywhere. ``mean``, a, 0-d
-    float32, is moved in place first: mean = memory * mean + (1 - memory) * the lengths' mean. Usual, on half of a batch, every fourth
-    step, four times as heavy: ``loss + 4 * 2 * path_length_penalty(G.synthesis, G.mapping(z), mean)[0]``.
+    float32, is moved in place first: mean = memory * mean + (1 - memory) * the lengths' mean; memory a number, or a 0-d tensor. Usual, on
+    half of a batch, every fourth step, four times as heavy: ``loss + 4 * 2 * path_length_penalty(G.synthesis, G.mapping(z), mean)[0]``.
 
     Shapes: styles [N, D], or [N, L, D], one for each of L layers, whose squared lengths are averaged; images [N, C, H, W] -> a scalar,
         lengths [N]. ``draw(images)`` gives the noise before it is divided by sqrt(H W), as torch.randn_like does.

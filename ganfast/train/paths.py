@@ -6,9 +6,14 @@ from torch import Tensor, nn
 from ganfast import _checks, penalties
 from ganfast.train.phases import Batch
 
+MEMORY = 0.99  # how much of the mean stays at each call
+
 
 class PathLengths(nn.Module):
     """The penalty of a batch's first half, and the mean of all lengths so far, a buffer, so that checkpoints keep it.
+
+    The first lengths count in full: a mean that begins at 0, as the published one, draws lengths to it for the first hundreds of steps,
+    and with them the variety of a short run's samples.
 
     Raises: ValueError for a generator without `mapping` and `synthesis`, a run without latents.
     """
@@ -16,6 +21,7 @@ class PathLengths(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(()))
 
     def forward(self, generator: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """path_penalty, differentiable; path_length, the lengths' mean, and path_deviation, their deviation over that."""
@@ -28,6 +34,8 @@ class PathLengths(nn.Module):
         given = tuple(some[:half] if isinstance(some, Tensor) else some for some in batch.given_to(generator))
         styles = getattr(generator, "styles", generator.mapping)(batch.latent[:half], *given)
         draw = lambda images: batch.draws.normal(*images.shape).to(images.dtype)
-        penalty, lengths = penalties.path_length_penalty(generator.synthesis, styles, self.mean, draw=draw)
+        self.seen.add_(1)
+        memory = (1 - 1 / self.seen).clamp_max(MEMORY)
+        penalty, lengths = penalties.path_length_penalty(generator.synthesis, styles, self.mean, draw=draw, memory=memory)
         lengths = lengths.detach()
         return {"path_penalty": penalty, "path_length": lengths.mean(), "path_deviation": lengths.std(unbiased=False) / lengths.mean()}
