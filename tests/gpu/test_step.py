@@ -79,6 +79,11 @@ def uncaptured(turn, *example):
         {"precision": "tf32", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "penalty_every": 2, "mode_seeking": 0.1},
         {"loss": "wasserstein", "gradient_penalty": 10.0, "n_critic": 2, "flip": True, "augment": "color,translation,cutout"},
         {"augment": "ada", "ada_target": -0.99, "ada_speed": 64},
+        {
+            "model": "stylegan2", "path_length": 1.0, "path_length_every": 2, "r1": 1.0, "penalty_every": 2, "lazy_correction": True,
+            "mapping_layers": 1, "widest": 8,
+        },
+        {"model": "r3gan", "loss": "relativistic", "r1": 1.0, "r2": 1.0, "beta2_end": 0.99, "decay_from": 0.0, "widest": 8},
     ],
     ids=str,
 )
