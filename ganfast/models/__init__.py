@@ -2,5 +2,10 @@
 
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
 from ganfast.models.mlp import MLPDiscriminator, MLPGenerator
+from ganfast.models.vocoder import BigVGANGenerator
+from ganfast.models.vocoder_discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
 
-__all__ = ["DCGANDiscriminator", "DCGANGenerator", "MLPDiscriminator", "MLPGenerator"]
+__all__ = [
+    "BigVGANGenerator", "DCGANDiscriminator", "DCGANGenerator", "MLPDiscriminator", "MLPGenerator", "MultiPeriodDiscriminator",
+    "MultiResolutionDiscriminator",
+]  # fmt: skip
