@@ -1,5 +1,6 @@
 """Spectra of sound: mel spectrograms, Griffin-Lim's way back from one, and how far two sounds are apart. Sound is [N, 1, T] in [-1, 1]."""
 
+import contextlib
 import functools
 import math
 from dataclasses import dataclass
@@ -13,6 +14,12 @@ from ganfast import _checks
 FLOOR = 1e-5  # of a mel, before its logarithm
 QUIET = 1e-4  # of full scale, -80 dB: what is softer counts as silence in the distance
 WINDOWS = (0.010, 0.025, 0.050)  # seconds, of the distance; frames follow each other by a fifth of it
+
+
+def _unrounded(like: Tensor) -> contextlib.AbstractContextManager:
+    """Without autocast, on a device that has it: a product of 16 bits is too coarse for a mel."""
+    there = like.device.type
+    return torch.autocast(there, enabled=False) if torch.amp.is_autocast_available(there) else contextlib.nullcontext()
 
 
 def hertz(mels: Tensor) -> Tensor:
@@ -80,13 +87,13 @@ class Mel:
         return torch.stft(framed, self.fft, self.hop, window=window, center=False, return_complex=True)
 
     def magnitudes(self, sound: Tensor) -> Tensor:
-        with torch.autocast(sound.device.type, enabled=False):
+        with _unrounded(sound):
             found = torch.view_as_real(self.transform(self.framed(sound)))
             return (found.square().sum(-1) + 1e-9).sqrt()  # whose gradient is finite in silence
 
     def log_mel(self, sound: Tensor) -> Tensor:
         magnitudes = self.magnitudes(sound)
-        with torch.autocast(sound.device.type, enabled=False):
+        with _unrounded(sound):
             return (self.filters(magnitudes) @ magnitudes).clamp(min=FLOOR).log()
 
     def inverse(self, framed: Tensor) -> Tensor:
