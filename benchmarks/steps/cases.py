@@ -61,6 +61,8 @@ _PIX2PIX = "Isola et al. 2017: U-Net for 256x256, 70x70 PatchGAN, cross entropy 
 _CYCLEGAN = "Zhu et al. 2017: two 9-block ResNets for 256x256, two 70x70 PatchGANs, least squares + 10 cycle + 5 identity, batch 1"
 _HIFIGAN = "Kong et al. 2020: config_v1.json, segments of 8192 samples, batch 16, multi-period and multi-scale discriminators, AdamW"
 
+_BIGVGAN = "Lee et al. 2023, small: the networks, batch and mel loss of ganfast run vocoder, 8 kHz; its discriminators at every step, AdamW"
+
 _R3GAN = (
     "Huang et al. 2024, discriminator's turn for CIFAR-10: four stages of 768 channels, two blocks a stage, 3x3 in groups of 16, R1 + R2 "
     "at every step, batch 512; pooling by means for its filter"
@@ -113,6 +115,9 @@ STEPS = [
     StepCase(
         "hifigan-v1", games.HiFiGAN, 8192, 512, 16, _HIFIGAN, gpu=(16,), cpu=(1,), cpu_size=2048, cpu_dtypes=_HALF, check=(1, 1024),
         rounds=2, note="magnitudes of the spectrogram in place of its log-mels",
+    ),
+    StepCase(
+        "vocoder", games.SmallBigVGAN, 2048, 64, 4, _BIGVGAN, gpu=(4,), cpu=(4,), cpu_dtypes=("fp32",), check=(1, 1024),
     ),
     StepCase(
         "hifigan-v1-g", games.Vocoder, 65536, 512, 1, _HIFIGAN, gpu=(1,), cpu=(1,), cpu_size=8192, cpu_dtypes=_HALF, check=(1, 2048)

@@ -3,12 +3,17 @@
 A loss is written once for every rival; `by` is `losses.Plain` or `losses.Fused`. `made` is what the forward gave, with its graph.
 """
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.steps import networks
 from ganfast.models.dcgan import DCGANDiscriminator, DCGANGenerator
+from ganfast.models.vocoder_discriminators import MultiPeriodDiscriminator, MultiResolutionDiscriminator
+from ganfast.systems import vocoder
+from ganfast.systems.spectra import resolutions
 from tests.families import cyclegan, r3gan
 
 Nets = dict[str, nn.Module]
@@ -214,6 +219,8 @@ class HiFiGAN(Game):
     layout = "nchw"
     optimizer = torch.optim.AdamW
     betas = 0.8, 0.99
+    judges = "d_periods", "d_scales"
+    spectrum = staticmethod(networks.spectrogram)
 
     def networks(self) -> Nets:
         d = {"d_periods": networks.Periods(self.width // 16), "d_scales": networks.Scales(self.width // 4)}
@@ -227,15 +234,32 @@ class HiFiGAN(Game):
 
     def d_loss(self, nets, by, made):
         fake = made["fake"].detach()
-        pairs = [pair for d in ("d_periods", "d_scales") for pair in zip(nets[d](made["real"]), nets[d](fake))]
+        pairs = [pair for d in self.judges for pair in zip(nets[d](made["real"]), nets[d](fake))]
         return sum(2 * by.discriminator("lsgan", real, fake) for (real, _), (fake, _) in pairs), ()
 
     def g_loss(self, nets, by, made):
-        loss = 45 * F.l1_loss(networks.spectrogram(made["fake"]), networks.spectrogram(made["real"]))
-        for d in ("d_periods", "d_scales"):
+        loss = 45 * F.l1_loss(self.spectrum(made["fake"]), self.spectrum(made["real"]))
+        for d in self.judges:
             for (_, wanted), (logits, found) in zip(nets[d](made["real"]), nets[d](made["fake"])):
                 loss = loss + 2 * by.generator("lsgan", logits) + 2 * sum(F.l1_loss(f, w) for f, w in zip(found, wanted))
         return loss
+
+
+class SmallBigVGAN(HiFiGAN):
+    """The networks of `ganfast run vocoder` at its defaults, all discriminators at every step; `width`: the generator's."""
+
+    judges = "d_periods", "d_resolutions"
+    options = vocoder.Options()
+    spectrum = staticmethod(options.analysis.log_mel)
+
+    def networks(self) -> Nets:
+        o = dataclasses.replace(self.options, width=self.width)
+        d = {"d_periods": MultiPeriodDiscriminator(o.periods, o.width_d)}
+        d["d_resolutions"] = MultiResolutionDiscriminator(resolutions(o.sample_rate), o.width_d)
+        return d | {"g": vocoder.generator(o)}
+
+    def inputs(self, batch: int) -> tuple[Tensor, ...]:
+        return torch.randn(batch, self.options.mels, self.size // self.options.hop), torch.rand(batch, 1, self.size) * 2 - 1
 
 
 class Vocoder(Game):

@@ -25,6 +25,7 @@ NAMES: dict[str, str] = {
     "puppet": "ganfast.systems.puppet",
     "augmentation": "ganfast.systems.augmentation",
     "latent-editing": "ganfast.systems.latent_editing",
+    "vocoder": "ganfast.systems.vocoder",
 }
 """name -> module, in the order of the gallery; each has a SYSTEM."""
 REACHED = Path(__file__).with_name("reached.json")

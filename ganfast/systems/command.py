@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from ganfast import _checks, systems
 from ganfast.systems import inputs, packages, running
-from ganfast.systems.form import Film, Labelled, Options, System
+from ganfast.systems.form import Film, Labelled, Options, Sound, System
+from ganfast.systems.sources import wav
 from ganfast.train.command_line import commands
 from ganfast.train.distributed.world import World
 from ganfast.train.randomness import mixed
@@ -139,6 +141,9 @@ def sample(args: list[str]) -> None:
     which = "-".join(map(_short, asked.values())) or "all"
     out = wanted.out or folder / f"sample-step{trainer.steps}-{which}-seed{seed}"
     out.mkdir(parents=True, exist_ok=True)
+    if isinstance(images, Mapping):
+        print(_heard(out, images, fields))
+        return
     if film:
         grids.write_clip(out / "clip.gif", images, fields, max(1, 192 // images.shape[-1]))
     print(_written(out, images, fields, picked, labels))
@@ -172,6 +177,12 @@ def _short(text: str) -> str:
     """For a folder's name: of two long captions that begin alike too."""
     name = commands.file_name(text)
     return name if len(name) <= 60 else f"{name[:50]}-{mixed(text):08x}"
+
+
+def _heard(out: Path, sounds: Mapping[str, Sound], fields: dict[str, str]) -> str:
+    for name, sound in sounds.items():
+        wav.write(out / f"{name}.wav", sound.wave, sound.rate, (fields if sound.made else {}) | sound.fields)
+    return f"{len(sounds)} sounds in {out}"
 
 
 def _written(out: Path, images: Tensor, fields: dict[str, str], picked: tuple[int, ...], labels: list[str] | None) -> str:

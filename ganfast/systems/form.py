@@ -20,7 +20,7 @@ from ganfast.train.config import fits
 from ganfast.train.randomness import own_randomness
 from ganfast.train.watch import grids
 
-__all__ = ["Film", "Labelled", "Options", "System", "reached", "remembered"]
+__all__ = ["Film", "Labelled", "Options", "Sound", "System", "reached", "remembered"]
 COMPARE = {"<=": float.__le__, ">=": float.__ge__}
 
 
@@ -135,6 +135,16 @@ class Labelled(NamedTuple):
     labels: list[str]
 
 
+class Sound(NamedTuple):
+    """What is written as a WAV file: wave [T] in [-1, 1], samples a second; fields: text of the file beside what all files of samples say,
+    or, where the network did not make it, all of its text."""
+
+    wave: Tensor
+    rate: int
+    fields: Mapping[str, str]
+    made: bool = True
+
+
 @dataclass(frozen=True)
 class System:
     """One application.
@@ -147,13 +157,14 @@ class System:
         goals: figure -> ("<=" or ">=", number), on the system's own data; of --data none is known.
         needs: packages that it cannot do without on its own data.
         credit: whose data the picture shows, with their licence; a function of the options where they decide.
-        sample: (trainer, options, *, count, seed, text, label, pick, face, driver) -> [count, C, H, W] in [-1, 1], a Film or Labelled, for
-            `ganfast sample`; text and label only where it draws by them, with a default where they may be left out; pick, by default (),
-            where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where it moves a face:
-            paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.
+        sample: (trainer, options, *, count, seed, text, label, pick, face, driver) -> [count, C, H, W] in [-1, 1], a Film, Labelled or
+            {name: Sound}, for `ganfast sample`; text and label only where it draws by them, with a default where they may be left out;
+            pick, by default (), where its picture is a contact sheet: these numbers of it, large; face and driver, by default None, where
+            it moves a face: paths of a picture and of a film. None: trainer.sample, by a label of the data's classes.
         applied: (trainer, options, file) -> {ending: [C, H, W] in [-1, 1]}: what is made of a picture of the user's own, by what comes
             after its name, for `ganfast sample RUN --input FILE_OR_FOLDER`. It reads the file by `sources.own.picture_at`. None: that is
             refused.
+        hears: whether that takes WAV files instead, reads them by `sources.wav.read`, and gives {ending: Sound}.
         sources: what `data` may name beside a folder.
         fixed: options that decide what is held out, or are of no use later: a resumed run keeps them, as it does `data` and `seed`.
         shows: options -> further text fields of the picture, such as whose face it shows. None: there are none.
@@ -172,7 +183,8 @@ class System:
     needs: tuple[str, ...] = ()
     credit: str | Callable[[Options], str] = ""
     sample: Callable[..., Tensor] | None = None
-    applied: Callable[[Trainer, Options, Path], Mapping[str, Tensor]] | None = None
+    applied: Callable[[Trainer, Options, Path], Mapping[str, Tensor | Sound]] | None = None
+    hears: bool = False
     sources: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     shows: Callable[[Options], Mapping[str, str]] | None = None
