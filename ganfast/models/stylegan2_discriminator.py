@@ -29,20 +29,28 @@ class ResidualDown(nn.Module):
         return (self.conv2(self.conv1(x)) + self.skip(x)) / math.sqrt(2)
 
 
-def minibatch_deviation(x: Tensor, group: int = 4) -> Tensor:
+def minibatch_deviation(x: Tensor, group: int = 4, condition: Tensor | None = None) -> Tensor:
     """x [N, C, H, W] -> [N, C + 1, H, W]: the last channel says how far the images of a group lie apart, the mean over channels and places
-    of their deviation. Groups have `group` images, or as many below that as divide N."""
+    of their deviation. Groups have `group` images, or as many below that as divide N. With a condition, labels [N] or vectors [N, D],
+    images of alike conditions make a group: among different ones nobody sees whether those of one condition are all the same."""
     n, c, h, w = x.shape
     group = next(size for size in range(min(group, n), 0, -1) if n % size == 0)
-    y = x.float().view(group, n // group, c, h, w)
-    spread = torch.sqrt(y.var(0, unbiased=False) + 1e-8).mean([1, 2, 3]).to(x.dtype)
-    return torch.cat([x, spread.repeat(group)[:, None, None, None].expand(n, 1, h, w)], 1)
+    order = None
+    if condition is not None:
+        key = condition.float()
+        if key.dim() == 2:  # equal vectors have equal keys
+            key = key @ torch.linspace(1, 2, key.shape[1], device=key.device).sqrt()
+        order = key.argsort(stable=True)
+    y = (x if order is None else x[order]).float().reshape(n // group, group, c, h, w)
+    spread = torch.sqrt(y.var(1, unbiased=False) + 1e-8).mean([1, 2, 3]).to(x.dtype).repeat_interleave(group)
+    spread = spread if order is None else spread[order.argsort()]
+    return torch.cat([x, spread[:, None, None, None].expand(n, 1, h, w)], 1)
 
 
 class StyleGAN2Discriminator(nn.Module):
     """Images to logits (no sigmoid), one for each. With a condition the last features' product with its own mapping is the logit.
 
-    width, widest: as the generator's. group: images whose spread is compared, 0 for none.
+    width, widest: as the generator's. group: images whose spread is compared, 0 for none; with a condition, images of alike ones.
 
     Shapes: image [N, channels, image_size, image_size]; condition int64 [N] with num_classes, [N, condition_dim] with that, or None
         -> [N].
@@ -80,7 +88,7 @@ class StyleGAN2Discriminator(nn.Module):
             raise ValueError(f"{_OP}: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
         given = self.condition(condition, len(image))
         x = self.blocks(self.first(image))
-        x = self.last(minibatch_deviation(x, self.group) if self.group else x)
+        x = self.last(minibatch_deviation(x, self.group, condition) if self.group else x)
         x = self.logit(self.hidden(x.flatten(1)))
         if given is None:
             return x[:, 0]

@@ -91,8 +91,12 @@ def test_equalised_layers_keep_the_variance_and_learn_by_their_rate():
 def test_the_spread_of_a_batch():
     x = torch.randn(1, 3, 4, 4).repeat(8, 1, 1, 1)
     assert minibatch_deviation(x)[:, 3].abs().max() < 1e-3  # all alike
-    x[:2] += 2  # groups of 4 are images 0 2 4 6 and 1 3 5 7: one of four differs in each
+    x[::4] += 2  # one of four differs in each group
     torch.testing.assert_close(minibatch_deviation(x)[:, 3], torch.full((8, 4, 4), 2 * math.sqrt(3 / 16)), atol=1e-3, rtol=0)
+    labels = torch.tensor([1, 0, 0, 0, 1, 0, 1, 1])  # those of label 1 are images 0, 4, 6, 7, of which two differ from two
+    for condition in (labels, torch.randn(2, 5)[labels]):
+        of_label = torch.where(labels == 1, 1.0, 1e-4)[:, None, None].expand(8, 4, 4)
+        torch.testing.assert_close(minibatch_deviation(x, 4, condition)[:, 3], of_label, atol=1e-3, rtol=0)
     assert minibatch_deviation(x[:7]).shape == (7, 4, 4, 4)  # groups of 1
     assert minibatch_deviation(x[:6], 4).shape == (6, 4, 4, 4)  # groups of 3
 
