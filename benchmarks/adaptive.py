@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks import machine, results_file
 from ganfast.train import Trainer
-from ganfast.train.command_line import recipes
+from ganfast.train.command_line import presets, recipes
 from ganfast.train.data import folders
 from ganfast.train.parts import to_float
 from ganfast.train.watch.metrics import pixels8, scores
@@ -46,7 +46,7 @@ def halves(seed: int, size: int) -> tuple[Tensor, Tensor]:
 
 def learn(arm: str, seed: int, seconds: float, **changes) -> dict:
     """`ganfast train --data digits` without classes, for so many seconds."""
-    recipe = recipes.preset("digits", seed=seed, condition="none", max_seconds=seconds, **SETTINGS | ARMS[arm] | changes)
+    recipe = presets.preset("digits", seed=seed, condition="none", max_seconds=seconds, **SETTINGS | ARMS[arm] | changes)
     learned, held_out = halves(seed, recipe.image_size)
     log: list[dict] = []
     keep = lambda trainer, row: log.append({name: row[name] for name in KEPT if name in row})

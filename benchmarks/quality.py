@@ -64,8 +64,8 @@ def learn(job: tuple[str, str, int, float]) -> dict:
     name, model, seed, seconds = job
     torch.set_num_threads(1)
     data = data_of(name)
-    settings = DCGAN.get(name, {}) if model == "dcgan" else {}
-    settings |= {"device": "cpu", "seed": seed, "max_seconds": seconds, "run_dir": None, "steps": 10**6, "channels": data.images.shape[1]}
+    settings = {"device": "cpu", "seed": seed, "max_seconds": seconds, "run_dir": None, "steps": 10**6, "channels": data.images.shape[1]}
+    settings |= DCGAN.get(name, {}) if model == "dcgan" else {}
     recipe = presets.preset("digits", model, 32, **settings, condition="vector" if name == "digits" else "none")
     classes = len(data.classes) if name == "digits" else 0
     kept = Kept(seconds)

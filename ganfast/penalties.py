@@ -100,6 +100,7 @@ def path_length_penalty(
     memory: float | Tensor = 0.99,
     draw: Callable[[Tensor], Tensor] | None = None,
     scale: float | None = None,
+    over: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """E (|J^T y| - a)^2 and the lengths |J^T y|: J the derivative of ``synthesis(styles, *args)`` by the styles, y an image of noise, a the
     mean of the lengths so far. A step of fixed length in the styles then changes images about equally everywhere. ``mean``, a, 0-d
@@ -107,7 +108,8 @@ def path_length_penalty(
     half of a batch, every fourth step, four times as heavy: ``loss + 4 * 2 * path_length_penalty(G.synthesis, G.mapping(z), mean)[0]``.
 
     Shapes: styles [N, D], or [N, L, D], one for each of L layers, whose squared lengths are averaged; images [N, C, H, W] -> a scalar,
-        lengths [N]. ``draw(images)`` gives the noise before it is divided by sqrt(H W), as torch.randn_like does.
+        lengths [N]. ``draw(images)`` gives the noise before it is divided by sqrt(H W), as torch.randn_like does. Of several processes,
+        ``over`` gives the mean of a tensor over them all.
     Dtypes: the synthesis runs under the caller's autocast, its gradient as recorded; lengths in float32 (float64 for float64). float16
         loses small gradients: they are multiplied by ``scale`` on the way, by 1024 unless given.
     Layout: any.
@@ -141,7 +143,8 @@ def path_length_penalty(
     squares = gradient.square().sum(-1)
     lengths = (squares.mean(1) if squares.dim() == 2 else squares).sqrt()
     with torch.no_grad():
-        mean.lerp_(lengths.mean().to(mean.dtype), 1 - memory)
+        now = lengths.mean().to(mean.dtype)
+        mean.lerp_(now if over is None else over(now), 1 - memory)
     return (lengths - mean.clone()).square().mean(), lengths
 
 

@@ -185,7 +185,8 @@ class R3GANDiscriminator(nn.Module):
         dim = self.condition.dim
         self.head = nn.Linear(c[-1], dim or 1, bias=False)
         self.projected = nn.Linear(dim, dim, bias=False) if dim else None
-        nn.init.normal_(self.head.weight, 0.0, 1 / math.sqrt(c[-1]))
+        for layer in filter(None, (lasts[-1], self.head, self.projected)):
+            nn.init.normal_(layer.weight, 0.0, 1 / math.sqrt(layer.weight[0].numel()))
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
         if image.shape[1:] != self.image_shape:

@@ -66,8 +66,9 @@ class Mapping(nn.Module):
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         if latent.dim() != 2 or latent.shape[1] != self.latent_dim:
             _checks.fail(_OP, f"latent got {list(latent.shape)}, wants [N, {self.latent_dim}]", "One vector for each image")
-        x, given = normalised(latent), self.condition(condition, len(latent))
-        w = self.layers(x if given is None else torch.cat([x, given], 1))
+        with torch.autocast(latent.device.type, enabled=False):  # styles in 16 bit would be rounded before they scale weights
+            x, given = normalised(latent), self.condition(condition, len(latent))
+            w = self.layers(x if given is None else torch.cat([x, given], 1))
         if self.training:
             with torch.no_grad():
                 self.mean.lerp_(w.detach().mean(0).to(self.mean.dtype), 1 - self.MEMORY)
@@ -229,4 +230,4 @@ class StyleGAN2Generator(nn.Module):
             first = torch.where(torch.rand(n, device=latent.device) < self.style_mixing, first, layers)
             of_other = torch.arange(layers, device=latent.device)[None] >= first[:, None]
             styles = torch.where(of_other[:, :, None], other[:, None], styles)
-        return styles if truncation == 1 else torch.lerp(self.mapping.mean, styles, truncation)
+        return styles if truncation == 1 else torch.lerp(self.mapping.mean.to(styles.dtype), styles, truncation)

@@ -116,6 +116,9 @@ def sample(args: list[str]) -> None:
         commands.sample(wanted)
         return
     system, options = running.saved(folder)
+    for name in commands.OF_STYLES:
+        if (value := commands.option(args, name)) is not None or f"--{name}" in args:
+            _checks.fail("sample", f"{name} got {value!r}, wants none", "It is for runs of `ganfast train`, of generators with styles")
     if wanted.input is not None:
         print(inputs.answered(system, options, wanted, args, folder))
         return

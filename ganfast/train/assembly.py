@@ -87,7 +87,7 @@ class Assembly:
         prepare.prepare(self.settings, critics, c, self.device, self.world)
         keys = ["+".join(phase.networks) for phase in self.phases]
         self.precision = Precision(c.precision, self.device, list(dict.fromkeys(keys)))
-        rarer = corrections(c, self.phases)
+        rarer = self.rarer = corrections(c, self.phases)
         self.rates = {name: prepare.rate(network, name in critics, c) * rarer.get(name, 1) for name, network in self.settings.items()}
         self.optimizers = prepare.optimizers(self.settings, self.rates, rarer, c, self.device)
         self.betas = {name: optimizer.defaults["betas"] for name, optimizer in self.optimizers.items()}
@@ -107,7 +107,9 @@ class Assembly:
         self.averaged = {"ema" if name == "generator" else f"{name}-ema": module for name, module in self.averages.items()}
         known = getattr(self.objective, "usual", self.objective)  # of phases by their names, by an `adversarial` given as objective
         paths = {f"{name}-paths": term.paths for name, term in {"usual": known, **used}.items() if getattr(term, "paths", None)}
-        held = kept | {name: module.to(self.device) for name, module in paths.items()}
+        for module in paths.values():
+            module.to(self.device).over = self.world.mean if self.world.size > 1 else None
+        held = kept | paths
         self.parts: dict[str, nn.Module] = {name: self.networks[name] for name in self.networks} | self.averaged | held
         how = self.objective, self.precision, self.world, tuple(held.values()), critics
         self.updates = Updates(self.phases, self.networks, self.optimizers, averages, *how)
@@ -132,8 +134,13 @@ class Assembly:
         """Rates, betas and ADA's probability as they are when this share of the run is done."""
         c = self.config
         for name, optimizer in self.optimizers.items():
-            first, second = self.betas[name]
-            optimizer.param_groups[0] |= {"lr": self.rates[name] * c.fall(done), "betas": (first, c.beta2(done, second))}
+            group, (first, second) = optimizer.param_groups[0], self.betas[name]
+            group["lr"] = self.rates[name] * c.fall(done)
+            betas = first, c.beta2(done, second, self.rarer.get(name, 1))
+            if group["betas"] != betas:
+                group["betas"] = betas
+                for turn in self.turns:  # a recording has the betas in it
+                    turn.forget()
         if c.adaptive and c.ada_course is not None:
             self.parts["ada"].p.fill_(c.ada_p(done))
 

@@ -194,10 +194,11 @@ class TrainConfig(Schedules):
             if name.strip() not in augment.POLICIES:
                 _checks.nearest(self._name, "augment", name.strip(), (*augment.POLICIES, "ada alone"))
         signed = not self.adaptive or self.loss in SIGNED or self.ada_course is not None
-        self._want("augment", signed, f"no ADA with {self.loss}, the signs of whose logits do not say real or fake")
+        self._want("augment", signed, f"no ADA with {self.loss}, the signs of whose logits do not say real or fake, but by ada_course")
         self._want("ada_target", -1 < self.ada_target < 1, "a mean sign between -1 and 1")
         self._want("ada_speed", self.ada_speed >= 1, "at least 1")
-        self._want("ada_course", self.ada_course is None or 0 <= self.ada_course <= 1, "a probability, or none")
+        course = self.ada_course is None or (0 <= self.ada_course <= 1 and self.decay_from < 1)
+        self._want("ada_course", course, "a probability, and decay_from below 1, as it follows the learning rates' fall; or none")
         every = ("penalty_every", "mode_seeking_every", "path_length_every", "log_every", "checkpoint_every")
         for name in ("batch_size", "steps", "n_critic", *every, "skip_limit", "keep_checkpoints"):
             self._want(name, getattr(self, name) >= 1, "at least 1")

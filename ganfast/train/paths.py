@@ -1,5 +1,7 @@
 """StyleGAN2's path lengths as a term of a generator: what it is made of, and the mean of the lengths so far."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,7 @@ class PathLengths(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.over: Callable[[Tensor], Tensor] | None = None  # the mean of a tensor over all processes
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("seen", torch.zeros(()))
 
@@ -36,6 +39,8 @@ class PathLengths(nn.Module):
         draw = lambda images: batch.draws.normal(*images.shape).to(images.dtype)
         self.seen.add_(1)
         memory = (1 - 1 / self.seen).clamp_max(MEMORY)
-        penalty, lengths = penalties.path_length_penalty(generator.synthesis, styles, self.mean, draw=draw, memory=memory)
+        penalty, lengths = penalties.path_length_penalty(
+            generator.synthesis, styles, self.mean, draw=draw, memory=memory, over=self.over
+        )  # fmt: skip
         lengths = lengths.detach()
         return {"path_penalty": penalty, "path_length": lengths.mean(), "path_deviation": lengths.std(unbiased=False) / lengths.mean()}

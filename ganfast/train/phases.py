@@ -86,13 +86,13 @@ def phases_of(config: TrainConfig) -> tuple[Phase, ...]:
 
 
 def corrections(config: TrainConfig, phases: Sequence[Phase]) -> dict[str, float]:
-    """Network -> k / (k + 1) where a phase of its own updates it every k steps beside those of each step, by lazy_correction. Of several
-    such phases, 1 / (1 + the sum of 1 / k)."""
+    """Network -> k / (k + 1) where a phase of its own updates it every k steps beside the one of each step, by lazy_correction: the updates
+    of each step over all of them."""
     found = {}
     for name in {name for phase in phases for name in phase.networks} if config.lazy_correction else ():
-        intervals = [phase.interval for phase in phases if name in phase.networks]
-        if 1 in intervals:
-            found[name] = 1 / (1 + sum(1 / k for k in intervals if k > 1))
+        counts = [(phase.interval, phase.repeats / phase.interval) for phase in phases if name in phase.networks]
+        if always := sum(count for interval, count in counts if interval == 1):
+            found[name] = always / sum(count for _, count in counts)
     return found
 
 

@@ -61,14 +61,14 @@ class Sampler:
             cause = "1 leaves styles as they are, 0 is their mean"
             _checks.fail("sample", f"truncation got {self.truncation!r}, wants a number in [0, 1]", cause)
         if self.truncation != 1:
-            self._want_styles("truncation")
+            self.want_styles("truncation")
 
     @property
     def styled(self) -> bool:
         """Whether the generator makes styles of latents, and images of styles."""
         return self.by is None and all(hasattr(self.generator, name) for name in ("mapping", "synthesis", "styles"))
 
-    def _want_styles(self, what: str) -> None:
+    def want_styles(self, what: str) -> None:
         if not self.styled:
             _checks.fail("sample", f"{what} wants a generator with styles, got {type(self.generator).__name__}", "model=stylegan2 has")
 
@@ -110,14 +110,14 @@ class Sampler:
     @torch.no_grad()
     def styles(self, latents: Tensor, condition: Tensor | None = None) -> Tensor:
         """[n, layers, D] of latents [n, *latent_shape], truncated. Raises: ValueError for a generator without styles."""
-        self._want_styles("styles")
+        self.want_styles("styles")
         made = lambda *given: self.generator.styles(*given, truncation=self.truncation).float()
         return self._in_chunks(made, self._arguments(latents, condition))
 
     @torch.no_grad()
     def synthesised(self, styles: Tensor) -> Tensor:
         """Samples of styles [n, layers, D], also of such as no latent has: mixed ones, ones between two. The noise is always the same."""
-        self._want_styles("styles")
+        self.want_styles("styles")
         return self._in_chunks(lambda some: self.generator.synthesis(some).float(), (styles.to(self._device()),))
 
     def _device(self) -> torch.device:

@@ -20,11 +20,13 @@ class Schedules:
         """What the learning rates are multiplied by when `progress` (0 to 1) of the run is done."""
         return self.decay_to + (1 - self.decay_to) * self._rest(progress)
 
-    def beta2(self, progress: float, start: float) -> float:
-        """Adam's second beta then, of a network that began with `start`. It moves in steps, as each new one is recorded anew on a GPU."""
+    def beta2(self, progress: float, start: float, power: float = 1) -> float:
+        """Adam's second beta then, of a network that began with `start`; power: of the lazy correction. It moves in steps, as each new one
+        is recorded anew on a GPU."""
         if self.beta2_end is None:
             return start
-        return self.beta2_end + (start - self.beta2_end) * self._rest(math.floor(16 * progress) / 16)
+        end = self.beta2_end**power
+        return end + (start - end) * self._rest(math.floor(16 * progress) / 16)
 
     def ada_p(self, progress: float) -> float | None:
         """ADA's probability then, where it has a course."""

@@ -10,6 +10,7 @@ import ganfast
 from ganfast.models import StyleGAN2Discriminator, StyleGAN2Generator
 from ganfast.penalties import path_length_penalty
 from ganfast.train import Network, Phase, TrainConfig, Trainer
+from ganfast.train.paths import PathLengths
 from ganfast.train.phases import corrections, phases_of
 from tests.step.recorded import RecordedGraphs
 
@@ -38,6 +39,8 @@ def test_lengths_are_those_of_the_jacobian(layers):
     torch.testing.assert_close(lengths, expected)
     torch.testing.assert_close(mean, 0.9 * 2 + 0.1 * expected.mean().detach())
     torch.testing.assert_close(penalty, (expected - mean).square().mean())
+    path_length_penalty(synthesis, styles, mean, over=lambda now: now * 0 + 5, memory=torch.tensor(0.0))
+    assert mean == 5  # of several processes
 
 
 def test_its_gradient_is_finite_differences():
@@ -167,6 +170,9 @@ def test_the_lazy_correction():
     assert Trainer(g, d, data, config).optimizers["generator"].param_groups[0]["lr"] == pytest.approx(1e-2)
     own = (Phase("a", "g", interval=1), Phase("b", "g", interval=4), Phase("c", ("g", "h"), interval=2))
     assert corrections(TrainConfig(lazy_correction=True), own) == {"g": pytest.approx(1 / 1.75)}  # h has no phase of each step
+    five = (Phase("a", "d", repeats=5), Phase("b", "d", interval=16))
+    assert corrections(TrainConfig(lazy_correction=True), five) == {"d": pytest.approx(80 / 81)}
+    assert TrainConfig(beta2_end=0.99).beta2(1.0, 0.9**0.8, 0.8) == pytest.approx(0.99**0.8)
 
 
 def test_courses():
@@ -182,6 +188,43 @@ def test_courses():
     for bad in ({"decay_to": 1.5}, {"beta2_end": 1.0}, {"path_length": -1.0}, {"path_length_every": 0}, {"penalty_decay": "linear"}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             TrainConfig(**bad)
+
+
+def test_a_recorded_run_survives_all_its_betas(monkeypatch):
+    """Each is recorded anew, and what was recorded before is freed: more values than a function may have recordings."""
+    monkeypatch.setattr("ganfast.step.capture.graphs_for", lambda reached, leaves: RecordedGraphs())
+    (g, d), data, config = styled(steps=20, path_length=0.0, r1=0.0, decay_from=0.0, beta2_end=0.5, betas=(0.1, 0.9))
+    seen, before = set(), []
+    trainer = Trainer(g, d, data, config, callbacks=[lambda t, _: seen.add(t.optimizers["generator"].param_groups[0]["betas"])])
+    trainer.fit(progress_bar=False)
+    assert len(seen) > 8 and trainer.steps == 20
+    (g, d), data, config = styled(steps=3)
+    trainer = Trainer(g, d, data, config, callbacks=[lambda t, _: before.append(t.optimizers["generator"].param_groups[0]["betas"])])
+    trainer.fit(progress_bar=False)
+    assert before[0] is before[1] is before[2]  # a recording is asked for what changed, by identity
+
+
+def test_a_lazy_penalty_weighs_as_many_times(monkeypatch):
+    """As the interval says, on half of the batch, by a mean that is clamped."""
+    (g, d), data, config = styled(path_length_every=3)
+    trainer, given = Trainer(g, d, data, config), []
+    kept = PathLengths.forward
+    monkeypatch.setattr(PathLengths, "forward", lambda self, *a: given.append((kept(self, *a), len(a[1].latent))) or given[-1][0])
+    losses, objective = [], trainer.updates.objective
+    trainer.updates.objective = lambda phase, *a: losses.append((phase.name, (found := objective(phase, *a))[0].detach())) or found
+    for _ in range(3):
+        trainer.step()
+    (name, loss), ((found, rows),) = losses[-1], given
+    assert name == "g_path" and rows == 6 and loss.item() == pytest.approx(3 * 2.0 * found["path_penalty"].item(), rel=1e-5)
+    (paths,) = (module for key, module in trainer.parts.items() if key.endswith("paths"))
+    seen = []
+    nothing = torch.zeros((), requires_grad=True), torch.ones(3)
+    note = lambda *a, **how: seen.append((len(a[1]), how["memory"].item())) or nothing
+    monkeypatch.setattr("ganfast.penalties.path_length_penalty", note)
+    paths.seen.fill_(500)
+    for _ in range(3):
+        trainer.step()
+    assert seen == [(3, pytest.approx(0.99))]
 
 
 def test_betas_follow_their_course_in_a_run():

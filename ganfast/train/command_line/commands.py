@@ -71,6 +71,9 @@ class Sample:
     """folder to write to; none: one beside the checkpoint, named by step, label and seed"""
 
 
+OF_STYLES = ("truncation", "mix", "coarse", "clip")  # options that only runs of `ganfast train` take
+
+
 def parse(kind: type, command: str, args: list[str], default: Any = None) -> Any:
     """tyro's parser, with its boxed error turned into a ValueError of one line."""
     said = io.StringIO()
@@ -141,10 +144,12 @@ def _train(args: list[str], world: World) -> None:
 
 def _start(args: list[str]) -> Recipe:
     """The defaults, which data, model and image size decide; values of these that do not parse are left to the parser."""
-    data, model, size = option(args, "data") or "digits", option(args, "model") or "auto", option(args, "image-size") or ""
+    data, model = option(args, "data") or "digits", option(args, "model") or "auto"
+    size, batch = (option(args, name) or "" for name in ("image-size", "batch-size"))
     good = size.isdigit() and int(size) >= 16 and int(size).bit_count() == 1
+    batch = int(batch) if batch.isdigit() and int(batch) else None
     known = typing.get_args(typing.get_type_hints(Recipe)["model"])
-    return presets.preset(data, model if model in known else "auto", int(size) if good else None)
+    return presets.preset(data, model if model in known else "auto", int(size) if good else None, batch)
 
 
 def say_left_out(trainer: Trainer) -> None:
@@ -198,30 +203,35 @@ def sample(wanted: Sample) -> None:
     seeds = None if wanted.mix is None else mixing.seeds_of(wanted.mix)
     sampler = recipes.load_sampler(wanted.checkpoint, truncation=wanted.truncation)
     labels = torch.tensor(labels_of(sampler, wanted.label)).repeat_interleave(wanted.count)
+    short = "" if wanted.truncation == 1 else f"-truncation{wanted.truncation}"
     which = "all" if wanted.label is None else file_name(wanted.label)
     folder = wanted.checkpoint if wanted.checkpoint.is_dir() else wanted.checkpoint.parent
-    out = wanted.out or folder / f"sample-step{sampler.step}-{which}-seed{wanted.seed}"
+    out = wanted.out or folder / f"sample-step{sampler.step}-{which}-seed{wanted.seed}{short}"
+    if seeds is not None and wanted.clip:
+        _checks.fail("sample", "mix and clip were given, wants one of them")
+    fields = {} if wanted.truncation == 1 else {"Truncation": str(wanted.truncation)}
     if seeds is not None:
         of = None if wanted.label is None else labels[:1].item()
         table = mixing.mixed(sampler, seeds, wanted.coarse, of)
         out.mkdir(parents=True, exist_ok=True)
-        fields = grids.about(sampler.name, seeds[0]) | {"Seeds": wanted.mix, "Coarse": f"up to {wanted.coarse} pixels, of the rows"}
+        fields |= grids.about(sampler.name, seeds[0]) | {"Seeds": wanted.mix, "Coarse": f"up to {wanted.coarse} pixels, of the rows"}
         grids.write_png(out / "mix.png", table, fields, mixing.scale_of(table, len(seeds)))
         print(f"{len(seeds)} x {len(seeds)} mixed samples in {out / 'mix.png'}")
         return
     if wanted.clip:
         out.mkdir(parents=True, exist_ok=True)
-        grids.interpolation(out / "interpolation.gif", sampler, wanted.seed)
+        of = labels[::wanted.count] if sampler.classes else None
+        grids.interpolation(out / "interpolation.gif", sampler, wanted.seed, labels=of, more=fields)
         print(out / "interpolation.gif")
         return
     samples = sampler.sample(len(labels), labels if sampler.classes else None, wanted.seed)
     out.mkdir(parents=True, exist_ok=True)
     write = _write_points if samples.dim() == 2 else _write_images
-    print(write(out, sampler, samples, labels.tolist(), wanted))
+    print(write(out, sampler, samples, labels.tolist(), wanted, fields))
 
 
-def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int], wanted: Sample) -> str:
-    fields = grids.about(sampler.name, wanted.seed)
+def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int], wanted: Sample, more: dict[str, str]) -> str:
+    fields = grids.about(sampler.name, wanted.seed) | more
     grids.write_png(out / "grid.png", grids.tile(images, min(wanted.count, 10)), fields)
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = sampler.classes[label] if sampler.classes else "image"
@@ -229,7 +239,7 @@ def _write_images(out: Path, sampler: Sampler, images: Tensor, labels: list[int]
     return f"{len(images)} images and {out / 'grid.png'}"
 
 
-def _write_points(out: Path, sampler: Sampler, points: Tensor, labels: list[int], wanted: Sample) -> str:
+def _write_points(out: Path, sampler: Sampler, points: Tensor, labels: list[int], wanted: Sample, more: dict[str, str]) -> str:
     lines = [f"# synthetic: {sampler.name}, seed {wanted.seed}", "x,y", *(f"{x!r},{y!r}" for x, y in points.tolist())]
     (out / "points.csv").write_text("\n".join(lines) + "\n")
     grids.scatter(out / "points.png", points, points, grids.about(sampler.name, wanted.seed))

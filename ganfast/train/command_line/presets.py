@@ -24,13 +24,13 @@ FEW = 50_000  # images, below which a discriminator of this kind learns them by 
 SHOWN = 500, 200_000, 25_000_000  # a run shows each image so often, but so many images at least, and at most
 
 
-def preset(name: str, model: str = "auto", image_size: int | None = None, **changes) -> Recipe:
-    """The settings that suit the data called `name`, networks and image size, with `changes`."""
+def preset(name: str, model: str = "auto", image_size: int | None = None, batch: int | None = None, **changes) -> Recipe:
+    """The settings that suit the data called `name`, networks, image size and batch, with `changes`."""
     chosen = {} if image_size is None else {"image_size": image_size}
     if model in STYLED and name not in mixtures.MIXTURES:
         size = image_size or (32 if name == "digits" else 64)
         chosen |= {"run_dir": f"runs/{name if name == 'digits' else 'images'}-{model}", "image_size": size, "model": model}
-        chosen |= DIGITS[model] if name == "digits" and size <= 32 else STYLED[model](size, _count(name))
+        chosen |= DIGITS[model] if name == "digits" and size <= 32 else STYLED[model](size, _count(name), batch)
     elif model != "auto":
         chosen["model"] = model
     return Recipe(data=name, **PRESETS.get(name, IMAGES) | chosen | changes)
@@ -52,9 +52,9 @@ def _steps(count: int, batch: int) -> int:
     return min(most, max(least, each * count)) // batch
 
 
-def stylegan2(size: int, count: int) -> dict:
+def stylegan2(size: int, count: int, batch: int | None = None) -> dict:
     """Batch, rates and R1's weight as a rule of the published code's configuration "auto" for one GPU has them."""
-    batch = _batch(size)
+    batch = batch or _batch(size)
     return {
         "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": (32_768 if size >= 512 else 16_384) // size,
         "latent_dim": 512, "mapping_layers": 2, "learning_rate": 2e-3 if size >= 1024 else 2.5e-3, "betas": (0.0, 0.99),
@@ -63,13 +63,14 @@ def stylegan2(size: int, count: int) -> dict:
     }  # fmt: skip
 
 
-def r3gan(size: int, count: int) -> dict:
+def r3gan(size: int, count: int, batch: int | None = None) -> dict:
     """Loss, rates, betas and their courses as the paper has them for 64x64 and above; R1's weight goes with the number of pixels."""
-    batch = 8 * _batch(size)
+    batch = batch or 8 * _batch(size)
     gamma = 2.0 * (size / 64) ** 2
     return {
-        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 96, "latent_dim": 64, "loss": "relativistic",
-        "learning_rate": 2e-4, "decay": "cosine", "decay_from": 0.0, "decay_to": 0.25, "betas": (0.0, 0.9), "beta2_end": 0.99,
+        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 96, "widest": 768, "blocks": 2, "latent_dim": 64,
+        "loss": "relativistic", "learning_rate": 2e-4, "decay": "cosine", "decay_from": 0.0, "decay_to": 0.25, "betas": (0.0, 0.9),
+        "beta2_end": 0.99,
         "ema": 0.999, "r1": gamma / 2, "r2": gamma / 2, "penalty_end": 0.1, "penalty_decay": "cosine",
         "augment": "ada" if count < FEW else "", "ada_course": 0.3 if count < FEW else None,
     }  # fmt: skip
@@ -82,6 +83,6 @@ DIGITS = {
         "width": 16, "latent_dim": 64, "steps": 3000, "r1": 0.1, "augment": "", "decay_from": 0.5,
     },
     "r3gan": r3gan(32, 1797) | {
-        "width": 16, "batch_size": 64, "steps": 2500, "learning_rate": 1e-3, "augment": "", "ada_course": None,
+        "width": 16, "widest": 512, "blocks": 1, "batch_size": 64, "steps": 2500, "learning_rate": 1e-3, "augment": "", "ada_course": None,
     },
 }  # fmt: skip

@@ -12,15 +12,16 @@ from ganfast import _checks
 from ganfast.train.command_line import commands, recipes
 from ganfast.train.data import decode
 from ganfast.train.parts import to_float
+from ganfast.train.sampling import Sampler
 from ganfast.train.styles import mixing
-from ganfast.train.styles.projection import Projected, project
+from ganfast.train.styles.projection import Projected, noise_maps, project
 from ganfast.train.watch import curves, grids
 
 
 @dataclass
 class Project:
-    """The styles whose image is most like a picture: projected.png beside the picture, loss.png, styles.pt, and transfer.png, its styles
-    mixed with those of samples."""
+    """The styles whose image is most like a picture: projected.png, which shows both, loss.png, styles.pt, and transfer.png, the picture's
+    styles mixed with those of samples."""
 
     image: tyro.conf.Positional[Path]
     """a picture of the size that the run's generator makes"""
@@ -40,25 +41,30 @@ class Project:
     others: int = 6
     """transfer.png: how many samples"""
     seed: int = 0
+    device: str = "cpu"
     out: Path | None = None
     """folder to write to; none: one in the run's, named by the picture"""
 
 
 def run(args: list[str]) -> None:
     wanted = commands.parse(Project, "project", args)
-    sampler = recipes.load_sampler(wanted.run)
+    if wanted.others < 1:
+        _checks.fail("project", f"others got {wanted.others}, wants at least 1")
+    sampler = recipes.load_sampler(wanted.run, wanted.device)
+    sampler.want_styles("project")
     recipe = recipes.recipe_of(wanted.run)
     true = _picture(wanted, recipe.image_size, recipe.channels)
     label = commands.labels_of(sampler, wanted.label)[0] if wanted.label is not None else None
-    found = project(
-        sampler, true, steps=wanted.steps, rate=wanted.rate, condition=label, each_layer=wanted.each_layer, seed=wanted.seed
-    )  # fmt: skip
+    mixing.coarse_layers(sampler.generator.synthesis.layers, wanted.coarse)  # refused before the search
+    how = {"steps": wanted.steps, "rate": wanted.rate, "each_layer": wanted.each_layer, "seed": wanted.seed}
+    found = project(sampler, true, condition=label, **how)
     folder = wanted.run if wanted.run.is_dir() else wanted.run.parent
     out = wanted.out or folder / f"project-{commands.file_name(wanted.image.stem)}"
     out.mkdir(parents=True, exist_ok=True)
     fields = grids.about(sampler.name, wanted.seed) | {"Projected": wanted.image.name}
     pair = grids.tile(torch.stack([true, found.image.cpu()]), 2)
-    grids.write_png(out / "projected.png", pair, fields, mixing.scale_of(pair, 1))
+    beside = {"Synthetic": "yes: the right half is made by a generative model; the left half is the picture that was given"}
+    grids.write_png(out / "projected.png", pair, fields | beside, mixing.scale_of(pair, 1))
     curves.write_loss(out / "loss.png", found.losses, fields)
     (out / "loss.json").write_text(json.dumps(found.losses) + "\n")
     torch.save({"styles": found.styles.cpu(), "noises": [noise.cpu() for noise in found.noises]}, out / "styles.pt")
@@ -73,19 +79,22 @@ def _picture(wanted: Project, size: int, channels: int) -> Tensor:
     try:
         with decode.opened(wanted.image) as opened:
             width, height = opened.size
-    except (OSError, ValueError) as error:
+        image = to_float(decode.read(wanted.image, size, channels))
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises them all
         _checks.fail("project", f"{wanted.image} cannot be read: {error}")
     if (width, height) != (size, size) and not wanted.fit:
         cause = "--fit cuts the middle square and resizes it"
         _checks.fail("project", f"{wanted.image} has {width} x {height} pixels, the run's images {size} x {size}", cause)
-    return to_float(decode.read(wanted.image, size, channels))
+    return image
 
 
-def _transfer(sampler, found: Projected, wanted: Project, label: int | None) -> Tensor:
-    """Rows: the picture's coarse styles, and those of samples; columns: the fine styles of the same."""
+def _transfer(sampler: Sampler, found: Projected, wanted: Project, label: int | None) -> Tensor:
+    """On the left the image that was found, whose coarse styles the row has; on top samples, whose fine styles the columns have. With the
+    noise maps that were found."""
     latents = sampler.latents(wanted.others, wanted.seed + 1)
     labels = None
     if sampler.classes:
         labels = torch.full((wanted.others,), label) if label is not None else torch.arange(wanted.others) % len(sampler.classes)
-    all_styles = torch.cat([found.styles, sampler.styles(latents, labels)])
-    return mixing.table(sampler, all_styles[:1], all_styles[1:], wanted.coarse)
+    for noise, value in zip(noise_maps(sampler.generator), found.noises):
+        noise.copy_(value)
+    return mixing.table(sampler, found.styles, sampler.styles(latents, labels), wanted.coarse)

@@ -37,8 +37,8 @@ class Subject:
     model: Literal["auto", "dcgan", "stylegan2", "r3gan", "mlp"] = "auto"
     """auto: dcgan for images, mlp for points; each brings its own defaults of other settings"""
     condition: Literal["none", "label", "vector"] = "vector"
-    """on the classes, if the data has some: by label (conditional batch norm, projection discriminator), or by a vector each, as a text
-    encoder would give"""
+    """on the classes, if the data has some: by label (a learned vector each; in dcgan conditional batch norm), or by a fixed vector each,
+    as a text encoder would give"""
     image_size: int = 32
     """a power of two, at least 16"""
     channels: int | None = None
@@ -75,7 +75,9 @@ class Recipe(TrainConfig, Subject):
         self._want("model", (self.model == "mlp") == points, f"{wants} for {self.data}")
         for name in ("condition_dim", "width", "widest", "mapping_layers", "blocks"):
             self._want(name, getattr(self, name) >= 1, "at least 1")
-        self._want("batch_size", points or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
+        self._want("batch_size", self.model != "dcgan" or self.batch_size >= 2, "at least 2; batch norm needs more than one image")
+        styled = self.model in ("stylegan2", "r3gan")
+        self._want("latent_dim", not styled or self.latent_dim >= 1, f"at least 1 for {self.model}")
         self._want("image_size", self.image_size >= 16 and self.image_size.bit_count() == 1, "a power of two, at least 16")
         self._want("channels", self.channels in (1, 3), "1 (grey) or 3 (RGB)")
         self._want("style_mixing", 0 <= self.style_mixing <= 1, "a share in [0, 1]")
@@ -132,7 +134,8 @@ def trainer(recipe: Recipe, *, resume: bool = False, callbacks: tuple = ()) -> T
         folders.existing(recipe.data, NAMED)  # before a folder is made for the run
     if state is not None:
         for name in NETWORK:
-            if (saved := state["config"].get(name)) != (new := configs.to_dict(recipe)[name]):
+            known = Subject() if "model" in state["config"] else None  # of a run that is older than a setting
+            if (saved := state["config"].get(name, getattr(known, name, None))) != (new := configs.to_dict(recipe)[name]):
                 own = "" if saved is not None else " Networks of one's own go on by ganfast.Trainer.load, in Python."
                 raise ValueError(f"train: {name} got {new!r}, the checkpoint has {saved!r}; a resumed run keeps its networks.{own}")
     else:

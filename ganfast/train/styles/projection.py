@@ -41,7 +41,7 @@ def project(
 
     Arguments:
         sampler: of a generator with styles; its weights stay as they are. image: [C, H, W] in [-1, 1].
-        condition: what samples are drawn with, as of Sampler.sample, for the mean. each_layer: one w for each layer: comes nearer, and
+        condition: a class by name or number, None: all of them, for the mean. each_layer: one w for each layer: comes nearer, and
             leaves the images that latents have. unlike: a function (made, true) of images [N, C, H, W] to a 0-d tensor.
         noise_weight: how strongly noise maps are kept free of structure; 0: they stay as they are.
     Raises: ValueError for an image of another size, steps below 1, a generator without styles.
@@ -50,24 +50,26 @@ def project(
     """
     if steps < 1:
         _checks.fail("project", f"steps got {steps}, wants at least 1")
+    if not 0 < rate < math.inf:
+        _checks.fail("project", f"rate got {rate!r}, wants a positive number")
     generator, device = sampler.generator, next(sampler.generator.parameters()).device
-    some = sampler.styles(sampler.latents(DRAWN, seed), None if condition is None else torch.full((DRAWN,), condition))
+    some = sampler.styles(sampler.latents(DRAWN, seed), condition)
     mean, deviation = some.mean(0, keepdim=True), (some - some.mean(0)).square().sum(-1).mean().sqrt()
     wanted = sampler.synthesised(mean).shape[1:]
     if image.shape != wanted:
         cause = "Cut and resize it first; `ganfast project --fit` cuts the middle square"
         _checks.fail("project", f"the picture is {list(image.shape)}, the generator makes {list(wanted)}", cause)
     true, layers = image[None].to(device), mean.shape[1]
-    maps = [module.noise for module in generator.modules() if isinstance(getattr(module, "noise", None), Tensor)] if noise_weight else []
+    maps = noise_maps(generator) if noise_weight else []
     kept = [noise.clone() for noise in maps]
     own = torch.Generator(device).manual_seed(seed)
     w = (mean if each_layer else mean[:, :1]).clone().requires_grad_()
     with in_eval_mode(generator), _still(generator), torch.enable_grad():
-        for noise in maps:
-            noise.copy_(torch.randn(noise.shape, generator=own, device=device)).requires_grad_()
-        optimizer = torch.optim.Adam([w, *maps], lr=rate, betas=(0.9, 0.999))
-        losses, best = [], (math.inf, w.detach().clone(), [noise.detach().clone() for noise in maps])
+        losses, best = [], (math.inf, w.detach().clone(), kept)
         try:
+            for noise in maps:
+                noise.copy_(torch.randn(noise.shape, generator=own, device=device)).requires_grad_()
+            optimizer = torch.optim.Adam([w, *maps], lr=rate, betas=(0.9, 0.999))
             for step in range(steps):
                 done = step / steps
                 optimizer.param_groups[0]["lr"] = rate * _ramp(done)
@@ -94,6 +96,11 @@ def project(
             for noise, value in zip(maps, kept):
                 noise.requires_grad_(False).copy_(value)
     return Projected(styles, made, losses, found)
+
+
+def noise_maps(generator: nn.Module) -> list[Tensor]:
+    """The constant noise of its layers, of rising resolution."""
+    return [module.noise for module in generator.modules() if isinstance(getattr(module, "noise", None), Tensor)]
 
 
 def structure(maps: list[Tensor]) -> Tensor:

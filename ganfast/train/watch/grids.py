@@ -118,11 +118,20 @@ def write_grid(path: Path, sampler: Sampler, seed: int, columns: int = 10) -> No
     write_png(path, sheet, about(sampler.name, seed), scale)
 
 
-def interpolation(path: Path, sampler: Sampler, seed: int, columns: int = 4, stops: int = 4, frames: int = 12) -> None:
+def interpolation(
+    path: Path,
+    sampler: Sampler,
+    seed: int,
+    columns: int = 4,
+    stops: int = 4,
+    frames: int = 12,
+    labels: Tensor | None = None,
+    more: dict[str, str] | None = None,
+) -> None:
     """A clip that ends where it began: each place of a grid walks through `stops` latents by `slerp`, of a generator with styles through
-    their styles in straight lines, `frames` frames from one to the next; a row for each class, else a square. Smooth changes say that the
-    generator did not learn images by heart."""
-    labels, n = _places(sampler, columns)
+    their styles in straight lines, `frames` frames from one to the next; a row for each class, or each of `labels`, else a square. Smooth
+    changes say that the generator did not learn images by heart. more: fields of the comment."""
+    labels, n = _places(sampler, columns) if labels is None else (labels.repeat_interleave(columns), columns * len(labels))
     latents = sampler.latents(n * stops, seed).unflatten(0, (stops, n))
     if sampler.styled:
         styles = [sampler.styles(stop, labels) for stop in latents]
@@ -131,7 +140,7 @@ def interpolation(path: Path, sampler: Sampler, seed: int, columns: int = 4, sto
         between = lambda a, b, t: sampler.generate(slerp(latents[a], latents[b], t), labels)
     steps = [(stop, (stop + 1) % stops, frame / frames) for stop in range(stops) for frame in range(frames)]
     pictures = [_small(picture(*_sheet(between(*step), columns))) for step in steps]
-    _save_gif(path, pictures, [80] * len(pictures), about(sampler.name, seed))
+    _save_gif(path, pictures, [80] * len(pictures), about(sampler.name, seed) | (more or {}))
 
 
 def slerp(a: Tensor, b: Tensor, t: float) -> Tensor:
