@@ -31,6 +31,8 @@ def trained(run_dir: Path, **changes) -> Trainer:
 class FakeSampler:
     """8x8 images, brighter by label."""
 
+    styled = False
+
     def __init__(self, name: str = "a fake", classes: list[str] = ()) -> None:
         self.name, self.classes = name, list(classes)
 
