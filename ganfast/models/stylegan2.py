@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast import _checks
+from ganfast._autograd import no_autocast
 from ganfast.models.conditional import check_classes, check_labels, embed
 from ganfast.models.equalised import BiasedActivation, Blur, EqualLinear, Upsample, check_size, normalised, widths_of
 
@@ -66,7 +67,7 @@ class Mapping(nn.Module):
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
         if latent.dim() != 2 or latent.shape[1] != self.latent_dim:
             _checks.fail(_OP, f"latent got {list(latent.shape)}, wants [N, {self.latent_dim}]", "One vector for each image")
-        with torch.autocast(latent.device.type, torch.bfloat16, False):  # off: styles would be rounded before they scale weights
+        with no_autocast(latent):  # styles would be rounded before they scale weights
             x, given = normalised(latent), self.condition(condition, len(latent))
             w = self.layers(x if given is None else torch.cat([x, given], 1))
         if self.training:

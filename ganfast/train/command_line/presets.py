@@ -81,8 +81,8 @@ STYLED = {"stylegan2": stylegan2, "r3gan": r3gan}
 # loses most ways of writing a digit under the published loss; under the paired one it keeps them.
 DIGITS = {
     "stylegan2": stylegan2(32, 1797) | {
-        "width": 8, "latent_dim": 64, "steps": 2400, "noise": 0.2, "loss": "relativistic", "r1": 1.0, "r2": 1.0, "learning_rate": 4e-3,
-        "decay_from": 0.5, "path_length_every": 8, "augment": "",
+        "width": 8, "latent_dim": 64, "steps": 2400, "noise": 0.3, "loss": "relativistic", "r1": 3.0, "r2": 3.0, "learning_rate": 5e-3,
+        "decay_from": 0.5, "path_length_every": 16, "augment": "",
     },
     "r3gan": r3gan(32, 1797) | {
         "width": 16, "widest": 512, "blocks": 1, "batch_size": 64, "steps": 2500, "learning_rate": 1e-3, "augment": "", "ada_course": None,
