@@ -49,8 +49,9 @@ test: venv  ## every test that needs no GPU: 12 to 15 minutes on 2 cores, 25 on 
 	GANFAST_PROMISED=triton TRITON_INTERPRET=1 $(RUN) -m pytest tests $(PARALLEL)
 
 # What `make test` leaves out, for its length; known answers, over five seeds each, and their picture; 20,000 random convolutions under
-# heap checking; every system over three seeds. About half an hour each on 2 cores. Augmentation over five seeds: 20 minutes.
-prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems: 2.5 hours on 2 cores
+# heap checking; every system over three seeds. About half an hour each on 2 cores. Augmentation over five seeds: 20 minutes; ADA a quarter of
+# an hour; quality against time 75 minutes.
+prove: prove-tests  ## what `make test` leaves out, known answers, random convolutions, systems, quality: 4 hours on 2 cores
 	$(RUN) -m benchmarks.prove --results $(RESULTS) --pictures docs
 	$(RUN) -m benchmarks.prove_heap --results $(RESULTS)
 	$(RUN) -m benchmarks.adaptive --results $(RESULTS)
