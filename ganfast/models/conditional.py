@@ -39,6 +39,29 @@ def check_classes(op: str, num_classes: object, condition_dim: int | None) -> No
         )  # fmt: skip
 
 
+class Given(nn.Module):
+    """A condition as [N, dim]: a label's learned vector of `length`, a vector [N, condition_dim] as it is; None: there is none, dim 0.
+
+    Raises: ValueError, TypeError for a condition that the network was not built for.
+    """
+
+    def __init__(self, op: str, num_classes: int | None, condition_dim: int | None, length: int) -> None:
+        super().__init__()
+        check_classes(op, num_classes, condition_dim)
+        self.op, self.wanted = op, condition_dim
+        self.table = None if num_classes is None else nn.Embedding(num_classes, length)
+        self.dim = length if num_classes is not None else condition_dim or 0
+
+    def forward(self, condition: Tensor | None, rows: int) -> Tensor | None:
+        if self.table is not None:
+            check_labels(self.op, condition, rows)
+            return embed(self.op, self.table, condition)
+        got = None if condition is None else list(condition.shape)
+        if got != (wants := None if self.wanted is None else [rows, self.wanted]):
+            _checks.fail(self.op, f"condition got {got}, wants {wants}", "As the network was built: num_classes, condition_dim, or neither")
+        return condition
+
+
 class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose scale and shift are the label's own: y = gamma[label] * norm(x) + beta[label], gamma from 1, beta from 0.
 

@@ -11,16 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ganfast.models.conditional import ConditionalBatchNorm2d, check_classes, check_labels, embed
+from ganfast.models.sizes import check_image, check_size
 
 _JOINED = 16  # length of a label's embedding beside the latent
-
-
-def _levels(image_size: int) -> int:
-    """How many times 4x4 doubles to reach the image."""
-    levels = image_size.bit_length() - 3
-    if image_size < 16 or image_size != 4 << levels:
-        raise ValueError(f"dcgan: image_size got {image_size}, wants a power of two of at least 16; the networks double 4x4 step by step.")
-    return levels
 
 
 def _check(name: str, tensor: Tensor | None, width: int | None, rows: int | None = None) -> None:
@@ -95,7 +88,7 @@ class DCGANGenerator(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        levels = _levels(image_size)
+        levels = check_size("dcgan", image_size, 16)
         check_classes("dcgan", num_classes, condition_dim)
         self.latent_dim, self.condition_dim = latent_dim, condition_dim
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, _JOINED)
@@ -147,7 +140,7 @@ class DCGANDiscriminator(nn.Module):
         super().__init__()
         check_classes("dcgan", num_classes, condition_dim)
         self.image_shape, self.condition_dim = (channels, image_size, image_size), condition_dim
-        c = [channels] + [width << i for i in range(_levels(image_size))]
+        c = [channels] + [width << i for i in range(check_size("dcgan", image_size, 16))]
         self.blocks = nn.Sequential(*[_down(c_in, c_out, norm and i > 0) for i, (c_in, c_out) in enumerate(itertools.pairwise(c))])
         self.head = nn.Conv2d(c[-1], 1 + (condition_dim or 0), 4)
         self.embedding = None if num_classes is None else nn.Embedding(num_classes, 16 * c[-1])
@@ -156,8 +149,7 @@ class DCGANDiscriminator(nn.Module):
             nn.init.normal_(self.embedding.weight, 0.0, 0.02)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        if image.shape[1:] != self.image_shape:
-            raise ValueError(f"dcgan: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
+        check_image("dcgan", image, self.image_shape)
         if self.embedding is not None:
             check_labels("dcgan", condition, len(image))
             features = self.blocks(image)

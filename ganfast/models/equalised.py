@@ -41,59 +41,49 @@ class EqualConv2d(nn.Module):
 
 
 class BiasedActivation(nn.Module):
-    """leaky_relu(x + a bias for each channel, 0.2) * sqrt(2)."""
+    """leaky_relu(x + a bias for each channel, 0.2) * gain."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, gain: float = GAIN) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.bias, self.gain = nn.Parameter(torch.zeros(1, channels, 1, 1)), gain
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias, SLOPE) * GAIN
+        return F.leaky_relu(x + self.bias, SLOPE) * self.gain
 
 
-class Blur(nn.Module):
-    """[1, 3, 3, 1] along both dimensions, normalised to a sum of `gain`, after `padding` (before, after) zeros on each side."""
+class _Filter(nn.Module):
+    """[1, 3, 3, 1] along both dimensions, normalised to a sum of `gain`, the same for all channels."""
 
-    def __init__(self, padding: tuple[int, int], gain: float = 1.0) -> None:
+    def __init__(self, gain: float) -> None:
         super().__init__()
         taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
         self.register_buffer("taps", gain * torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
+
+    def weight(self, x: Tensor) -> Tensor:
+        return self.taps.to(x.dtype)[None, None].repeat(x.shape[1], 1, 1, 1)
+
+
+class Blur(_Filter):
+    """The filter after `padding` (before, after) zeros on each side."""
+
+    def __init__(self, padding: tuple[int, int], gain: float = 1.0) -> None:
+        super().__init__(gain)
         self.padding = padding
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        x = F.pad(x, (*self.padding, *self.padding))
-        return F.conv2d(x, self.taps.to(x.dtype)[None, None].repeat(channels, 1, 1, 1), groups=channels)
+        return F.conv2d(F.pad(x, (*self.padding, *self.padding)), self.weight(x), groups=x.shape[1])
 
 
-class Upsample(nn.Module):
-    """[N, C, H, W] -> [N, C, 2H, 2W]: zeros between the pixels, then the filter of `Blur` times 4."""
+class Upsample(_Filter):
+    """[N, C, H, W] -> [N, C, 2H, 2W]: zeros between the pixels, then the filter times 4."""
 
     def __init__(self) -> None:
-        super().__init__()
-        taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
-        self.register_buffer("taps", 4 * torch.outer(taps, taps) / taps.sum() ** 2, persistent=False)
+        super().__init__(4.0)
 
     def forward(self, x: Tensor) -> Tensor:
-        channels = x.shape[1]
-        taps = self.taps.to(x.dtype)[None, None].repeat(channels, 1, 1, 1)
-        return F.conv_transpose2d(x, taps, stride=2, padding=1, groups=channels)
+        return F.conv_transpose2d(x, self.weight(x), stride=2, padding=1, groups=x.shape[1])
 
 
 def normalised(x: Tensor) -> Tensor:
     """[N, C], each row divided by the root of its mean square."""
     return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-8)
-
-
-def check_size(op: str, image_size: object, least: int = 8) -> int:
-    """How many times 4x4 doubles to reach the image. Raises: ValueError for a size that is no power of two of at least `least`."""
-    if not isinstance(image_size, int) or image_size < least or image_size & (image_size - 1):
-        wants = f"a power of two of at least {least}; the networks double 4x4 step by step"
-        raise ValueError(f"{op}: image_size got {image_size!r}, wants {wants}.")
-    return image_size.bit_length() - 3
-
-
-def widths_of(image_size: int, width: int, widest: int) -> list[int]:
-    """Channels at 4x4, 8x8, ..., image_size: `width` at the last, twice as many at each half of it, `widest` at most."""
-    levels = image_size.bit_length() - 2
-    return [min(widest, width << (levels - 1 - i)) for i in range(levels)]

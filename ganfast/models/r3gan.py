@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ganfast import _checks
-from ganfast.models.conditional import check_classes, check_labels, embed
-from ganfast.models.equalised import SLOPE, check_size, widths_of
+from ganfast.models.conditional import Given
+from ganfast.models.equalised import SLOPE, BiasedActivation
+from ganfast.models.sizes import check_image, check_latent, check_size, widths_of
 
 _OP = "r3gan"
 _GAIN = math.sqrt(2 / (1 + SLOPE**2))  # of leaky ReLU: keeps the variance
@@ -28,17 +28,6 @@ class Convolution(nn.Conv2d):
         nn.init.normal_(self.weight, 0.0, gain / math.sqrt(self.weight[0].numel()))
 
 
-class Activation(nn.Module):
-    """leaky_relu(x + a bias for each channel, 0.2), times what keeps the variance."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(1, channels, 1, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.leaky_relu(x + self.bias, SLOPE) * _GAIN
-
-
 class Residual(nn.Module):
     """x + (1x1 to `expansion` times as many channels, 3x3 in groups, 1x1 back): an inverted bottleneck. The last convolution begins at
     zero, the others smaller the more `blocks` the network has, so that the variance does not grow with the depth."""
@@ -47,9 +36,9 @@ class Residual(nn.Module):
         super().__init__()
         inner, gain = channels * expansion, blocks ** (-1 / 4)  # three layers of a branch: blocks ** (-1 / (2 * 3 - 2))
         self.expand = Convolution(channels, inner, 1, gain=gain)
-        self.act1 = Activation(inner)
+        self.act1 = BiasedActivation(inner, _GAIN)
         self.mix = Convolution(inner, inner, 3, groups=max(1, inner // group), gain=gain)
-        self.act2 = Activation(inner)
+        self.act2 = BiasedActivation(inner, _GAIN)
         self.project = Convolution(inner, channels, 1, gain=0.0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,26 +70,6 @@ class Basis(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         return self.pictures[None] * self.linear(z)[:, :, None, None]
-
-
-class Condition(nn.Module):
-    """A class label or a vector as [N, dim]; None: there is none."""
-
-    def __init__(self, num_classes: int | None, condition_dim: int | None) -> None:
-        super().__init__()
-        check_classes(_OP, num_classes, condition_dim)
-        self.given, self.table = condition_dim, None if num_classes is None else nn.Embedding(num_classes, _EMBEDDED)
-        self.dim = _EMBEDDED if num_classes is not None else condition_dim or 0
-
-    def forward(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        if self.table is not None:
-            check_labels(_OP, condition, rows)
-            return embed(_OP, self.table, condition)
-        got = None if condition is None else list(condition.shape)
-        if got != (None if self.given is None else [rows, self.given]):
-            wants = None if self.given is None else [rows, self.given]
-            _checks.fail(_OP, f"condition got {got}, wants {wants}", "As the network was built: num_classes, condition_dim, or neither")
-        return condition
 
 
 def _stage(first: nn.Module, channels: int, each: int, expansion: int, group: int, total: int, up: bool) -> nn.Sequential:
@@ -136,7 +105,7 @@ class R3GANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         check_size(_OP, image_size)
-        self.latent_dim, self.condition = latent_dim, Condition(num_classes, condition_dim)
+        self.latent_dim, self.condition = latent_dim, Given(_OP, num_classes, condition_dim, _EMBEDDED)
         c = widths_of(image_size, width, widest)
         firsts = [Basis(latent_dim + self.condition.dim, c[0]), *(Resample(a, b, up=True) for a, b in itertools.pairwise(c))]
         shared = blocks, expansion, group, blocks * len(c), True
@@ -144,8 +113,7 @@ class R3GANGenerator(nn.Module):
         self.to_image = Convolution(c[-1], channels, 1)
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        if latent.dim() != 2 or latent.shape[1] != self.latent_dim:
-            _checks.fail(_OP, f"latent got {list(latent.shape)}, wants [N, {self.latent_dim}]", "One vector for each image")
+        check_latent(_OP, latent, self.latent_dim)
         given = self.condition(condition, len(latent))
         return self.to_image(self.stages(latent if given is None else torch.cat([latent, given], 1)))
 
@@ -175,7 +143,7 @@ class R3GANDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         check_size(_OP, image_size)
-        self.image_shape, self.condition = (channels, image_size, image_size), Condition(num_classes, condition_dim)
+        self.image_shape, self.condition = (channels, image_size, image_size), Given(_OP, num_classes, condition_dim, _EMBEDDED)
         c = widths_of(image_size, width, widest)[::-1]
         shared = blocks, expansion, group, blocks * len(c), False
         downs = [Resample(a, b, up=False) for a, b in itertools.pairwise(c)]
@@ -189,8 +157,7 @@ class R3GANDiscriminator(nn.Module):
             nn.init.normal_(layer.weight, 0.0, 1 / math.sqrt(layer.weight[0].numel()))
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        if image.shape[1:] != self.image_shape:
-            raise ValueError(f"{_OP}: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
+        check_image(_OP, image, self.image_shape)
         given = self.condition(condition, len(image))
         x = self.head(self.stages(self.from_image(image)).flatten(1))
         if given is None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from ganfast import _checks
 from ganfast._autograd import no_autocast
-from ganfast.models.conditional import check_classes, check_labels, embed
-from ganfast.models.equalised import BiasedActivation, Blur, EqualLinear, Upsample, check_size, normalised, widths_of
+from ganfast.models.conditional import Given
+from ganfast.models.equalised import BiasedActivation, Blur, EqualLinear, Upsample, normalised
+from ganfast.models.sizes import check_latent, check_size, widths_of
 
 NOISES = ("random", "const", "none")
 _OP = "stylegan2"
@@ -25,23 +26,12 @@ class Conditioned(nn.Module):
 
     def __init__(self, out: int, num_classes: int | None, condition_dim: int | None) -> None:
         super().__init__()
-        check_classes(_OP, num_classes, condition_dim)
-        self.condition_dim = condition_dim
-        self.table = None if num_classes is None else nn.Embedding(num_classes, out)
+        self.given = Given(_OP, num_classes, condition_dim, out)
         self.linear = None if condition_dim is None else EqualLinear(condition_dim, out)
 
     def forward(self, condition: Tensor | None, rows: int) -> Tensor | None:
-        if self.table is not None:
-            check_labels(_OP, condition, rows)
-            return normalised(embed(_OP, self.table, condition))
-        if self.linear is not None:
-            got = None if condition is None else list(condition.shape)
-            if got != [rows, self.condition_dim]:
-                _checks.fail(_OP, f"condition got {got}, wants {[rows, self.condition_dim]}", "One vector for each image")
-            return normalised(self.linear(condition))
-        if condition is not None:
-            _checks.fail(_OP, "condition got a tensor, wants None", "The network was built without num_classes and condition_dim")
-        return None
+        given = self.given(condition, rows)
+        return None if given is None else normalised(given if self.linear is None else self.linear(given))
 
 
 class Mapping(nn.Module):
@@ -65,8 +55,7 @@ class Mapping(nn.Module):
         self.register_buffer("mean", torch.zeros(style_dim))
 
     def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
-        if latent.dim() != 2 or latent.shape[1] != self.latent_dim:
-            _checks.fail(_OP, f"latent got {list(latent.shape)}, wants [N, {self.latent_dim}]", "One vector for each image")
+        check_latent(_OP, latent, self.latent_dim)
         with no_autocast(latent):  # styles would be rounded before they scale weights
             x, given = normalised(latent), self.condition(condition, len(latent))
             w = self.layers(x if given is None else torch.cat([x, given], 1))

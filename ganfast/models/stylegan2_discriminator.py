@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ganfast.models.equalised import BiasedActivation, Blur, EqualConv2d, EqualLinear, check_size, widths_of
+from ganfast.models.equalised import BiasedActivation, Blur, EqualConv2d, EqualLinear
+from ganfast.models.sizes import check_image, check_size, widths_of
 from ganfast.models.stylegan2 import Conditioned
 
 _OP = "stylegan2"
@@ -84,8 +85,7 @@ class StyleGAN2Discriminator(nn.Module):
         self.logit = EqualLinear(c[-1], c[-1] if given else 1)
 
     def forward(self, image: Tensor, condition: Tensor | None = None) -> Tensor:
-        if image.shape[1:] != self.image_shape:
-            raise ValueError(f"{_OP}: image got {list(image.shape)}, wants [N, {', '.join(map(str, self.image_shape))}].")
+        check_image(_OP, image, self.image_shape)
         given = self.condition(condition, len(image))
         x = self.blocks(self.first(image))
         x = self.last(minibatch_deviation(x, self.group, condition) if self.group else x)

@@ -53,7 +53,7 @@ def styled(state, path, x, w, up=False):
 def generated(state, z, condition, size, layers=2, truncation=1.0):
     x = unit(z)
     if condition is not None:
-        x = torch.cat([x, unit(state["mapping.condition.table.weight"][condition])])
+        x = torch.cat([x, unit(state["mapping.condition.given.table.weight"][condition])])
     for i in range(layers):
         x = act(linear(state, f"mapping.layers.{i}", x, 0.01))
     mean = state["mapping.mean"]
@@ -96,7 +96,7 @@ def judged(state, images, conditions, blocks, group):
         x = act(conv(state, "last.0", x, padding=1) + state["last.1.bias"])
         x = linear(state, "logit", act(linear(state, "hidden", x.flatten())))
         if conditions is not None:
-            c = act(linear(state, "mapping.0", unit(state["condition.table.weight"][conditions[i]]), 0.01))
+            c = act(linear(state, "mapping.0", unit(state["condition.given.table.weight"][conditions[i]]), 0.01))
             x = (x * c).sum() / math.sqrt(len(c))
         logits.append(x.view(()))
     return torch.stack(logits)
