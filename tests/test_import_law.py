@@ -23,7 +23,7 @@ ALLOWED["modulated_conv"] = {"conv_act", "conv_transpose_act", "upfirdn"}
 ALLOWED["group_norm_act"] = {"batch_norm_act"}  # whose passes over blocks serve all norms
 ALLOWED["filtered_act"] = {"upfirdn"}  # whose geometry and passes it is made of
 # Room of train/ -> the rooms it may import. A file of train/ itself belongs to the loop, or to what all rooms share.
-SHARED = {"config", "parts", "precision", "randomness", "sampling", "schedules", "thresholds", "trees"}
+SHARED = {"config", "networks", "parts", "phases", "precision", "randomness", "sampling", "schedules", "thresholds", "trees"}
 ROOMS = {
     "shared": set(),
     "data": {"shared"},
@@ -31,7 +31,8 @@ ROOMS = {
     "saving": {"shared"},
     "distributed": {"shared", "saving"},
     "watch": {"shared", "data", "saving"},
-    "loop": {"shared", "data", "reconstruction", "saving", "distributed", "watch"},
+    "loop": {"shared", "data", "reconstruction", "objectives", "saving", "distributed", "watch"},
+    "objectives": {"shared", "reconstruction", "distributed"},
     "styles": {"shared", "reconstruction", "watch"},
     "known_answers": {"shared", "loop"},
     "command_line": {"shared", "data", "saving", "distributed", "watch", "loop", "styles", "known_answers"},
@@ -242,7 +243,7 @@ def test_planted_circles_are_found(tmp_path, files, words):
     [
         ("train/data/a", "from ganfast.train.watch.b import f", "of watch; the room data may not"),
         ("train/data/a", "from ganfast.train import loop", "of loop; the room data may not"),
-        ("train/data/a", "from ..phases import Draws", "of loop; the room data may not"),
+        ("train/data/a", "from ..turns import Turn", "of loop; the room data may not"),
         ("train/saving/a", "if TYPE_CHECKING:\n    from ganfast.train.loop import Trainer", "of loop; the room saving may not"),
         ("train/watch/a", "def f():\n    from ganfast.train.known_answers import mixtures", "of known_answers; the room watch may not"),
         ("train/watch/a", "import ganfast.train.checks", "of loop; the room watch may not"),

@@ -6,13 +6,13 @@ The extra `train` brings its dependencies.
 import importlib
 
 from ganfast.train._moved import MOVED
-from ganfast.train.autoencoders import autoencoding
 from ganfast.train.config import TrainConfig
 from ganfast.train.loop import Trainer
 from ganfast.train.networks import Network
+from ganfast.train.objectives.autoencoders import autoencoding
+from ganfast.train.objectives.pool import ImagePool
+from ganfast.train.objectives.terms import adversarial
 from ganfast.train.phases import Batch, Phase
-from ganfast.train.pool import ImagePool
-from ganfast.train.terms import adversarial
 from ganfast.train.watch.callbacks import Callback
 from ganfast.train.watch.metrics import Evaluate
 

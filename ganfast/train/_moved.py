@@ -9,6 +9,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 
 MOVED: dict[str, tuple[str, ...]] = {
+    "autoencoders": ("objectives.autoencoders",),
     "batches": ("data.batches", "data.order"),
     "callbacks": ("watch.callbacks", "watch.standard"),
     "checkpoint": ("saving.checkpoint",),
@@ -24,6 +25,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "metrics": ("watch.metrics",),
     "mixtures": ("known_answers.mixtures", "watch.grids"),
     "monitors": ("watch.alarms", "watch.diversity"),
+    "pool": ("objectives.pool",),
     "recipes": ("command_line.recipes", "command_line.presets"),
     "resume": ("saving.resume",),
     "signals": ("saving.signals",),
@@ -32,6 +34,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "streams": ("data.streams", "data.order"),
     "sync_norm": ("distributed.sync_batch_norm",),
     "tensorboard": ("watch.tensorboard",),
+    "terms": ("objectives.terms",),
     "workers": ("data.workers",),
 }
 """Old name below ganfast.train -> the modules that now hold what it held."""

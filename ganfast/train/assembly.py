@@ -10,15 +10,15 @@ from ganfast import _checks
 from ganfast.ada import AdaptiveAugment
 from ganfast.step.ema import EMA
 from ganfast.train import checks, networks, parts, prepare
-from ganfast.train.autoencoders import Autoencoding
 from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
+from ganfast.train.objectives.autoencoders import Autoencoding
+from ganfast.train.objectives.terms import Adversarial, Objective, Pair, Terms, adversaries
 from ganfast.train.phases import Call, Draws, Phase, corrections, phases_of, turns_of
 from ganfast.train.precision import Precision
 from ganfast.train.randomness import mixed
 from ganfast.train.sampling import IMITATED, INHERITED, Sampler, conditioner
-from ganfast.train.terms import Adversarial, Objective, Pair, Terms, adversaries
 from ganfast.train.turns import Turn, Updates
 
 WATCHED = 64  # of what the data tell, those that serve in turn where samples are asked for without a condition

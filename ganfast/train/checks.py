@@ -16,10 +16,10 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.data.batches import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network, Networks
+from ganfast.train.objectives.terms import KNOWN, Adversarial, Terms, adversaries, refuse_sigmoid
 from ganfast.train.phases import EVERY, Call, Phase
 from ganfast.train.reconstruction.perceptual import call_of
 from ganfast.train.sampling import Conditioner, as_arguments
-from ganfast.train.terms import KNOWN, Adversarial, Terms, adversaries, refuse_sigmoid
 
 
 class Later(Protocol):

@@ -16,12 +16,12 @@ from ganfast.train.config import TrainConfig
 from ganfast.train.data.sources import source_of
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network
+from ganfast.train.objectives.terms import Objective
 from ganfast.train.parts import Key
 from ganfast.train.phases import Phase
 from ganfast.train.randomness import mixed, own_randomness
 from ganfast.train.saving import checkpoint, resume
 from ganfast.train.saving.signals import StopRequests
-from ganfast.train.terms import Objective
 from ganfast.train.turns import Meters, runner
 from ganfast.train.watch import standard
 from ganfast.train.watch.alarms import Monitors

@@ -14,9 +14,9 @@ from ganfast.train import parts
 from ganfast.train.data.sources import Source
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Networks
+from ganfast.train.objectives.terms import Adversarial, Objective
 from ganfast.train.phases import Batch, Draws, Phase
 from ganfast.train.precision import Precision
-from ganfast.train.terms import Adversarial, Objective
 
 RESERVED = ("step", "images", "seconds", "images_per_second", "skipped", "skipped_in_a_row", "alarms", "alarm_messages", "good")
 

@@ -10,7 +10,7 @@ import ganfast
 from ganfast.models import StyleGAN2Discriminator, StyleGAN2Generator
 from ganfast.penalties import path_length_penalty
 from ganfast.train import Network, Phase, TrainConfig, Trainer
-from ganfast.train.paths import PathLengths
+from ganfast.train.objectives.paths import PathLengths
 from ganfast.train.phases import corrections, phases_of
 from tests.step.recorded import RecordedGraphs
 

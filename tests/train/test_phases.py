@@ -9,8 +9,8 @@ from torch import nn
 
 from ganfast import penalties
 from ganfast.train import Batch, Phase, TrainConfig, Trainer, adversarial
+from ganfast.train.objectives.terms import mode_seeking
 from ganfast.train.phases import Draws, phases_of, turns_of
-from ganfast.train.terms import mode_seeking
 
 
 def names(config: TrainConfig) -> list[list[str]]:

@@ -13,12 +13,12 @@ from ganfast._autograd import autocast_dtype, no_autocast
 from ganfast.train.config import TrainConfig
 from ganfast.train.distributed.world import World
 from ganfast.train.networks import Network, Networks
+from ganfast.train.objectives.terms import Adversarial, adversarial, logits_of
 from ganfast.train.phases import Batch, Phase
 from ganfast.train.randomness import own_randomness
 from ganfast.train.reconstruction.given import Reconstruction, given_by, last_weight, levels, named_weight, reconstructed
 from ganfast.train.reconstruction.perceptual import checked, loss_of
 from ganfast.train.sampling import IMITATED, INHERITED, in_eval_mode
-from ganfast.train.terms import Adversarial, adversarial, logits_of
 
 DISTANCES = {"l1": F.l1_loss, "l2": F.mse_loss}
 _DELTA, _MOST = 1e-4, 1e4  # VQGAN's: below the adversarial gradient's norm; of the adaptive weight

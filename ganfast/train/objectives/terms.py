@@ -12,9 +12,9 @@ from ganfast.ops.gan_loss.reference import RELATIVISTIC
 from ganfast.train import parts, trees
 from ganfast.train.config import TrainConfig
 from ganfast.train.networks import Networks
-from ganfast.train.paths import PathLengths
+from ganfast.train.objectives.paths import PathLengths
+from ganfast.train.objectives.pool import ImagePool
 from ganfast.train.phases import EVERY, OF_GENERATOR, PENALTIES, Batch, Phase
-from ganfast.train.pool import ImagePool
 from ganfast.train.sampling import as_arguments
 
 Given = Tensor | tuple[Tensor, dict[str, object]]  # a loss, or a loss and numbers to log

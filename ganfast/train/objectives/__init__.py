@@ -1,0 +1,1 @@
+"""What phases minimise: adversarial losses with their penalties, autoencoders, path lengths; the history of fakes."""
