@@ -64,14 +64,15 @@ def stylegan2(size: int, count: int, batch: int | None = None) -> dict:
 
 
 def r3gan(size: int, count: int, batch: int | None = None) -> dict:
-    """Loss, rates, betas and their courses as the paper has them for 64x64 and above; R1's weight goes with the number of pixels."""
+    """Widths, loss, rates and courses as published with the paper for faces, at 64x64 and 256x256 (R1's weight between and beyond along
+    their power law); below that widths as for CIFAR-10, R1's weight halved with the size as between the two ImageNets."""
     batch = batch or 8 * _batch(size)
-    gamma = 2.0 * (size / 64) ** 2
+    gamma = 2.0 * (size / 64) ** (3.114 if size > 64 else 1)  # 150 at 256x256
     return {
-        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 96, "widest": 768, "blocks": 2, "latent_dim": 64,
-        "loss": "relativistic", "learning_rate": 2e-4, "decay": "cosine", "decay_from": 0.0, "decay_to": 0.25, "betas": (0.0, 0.9),
-        "beta2_end": 0.99,
-        "ema": 0.999, "r1": gamma / 2, "r2": gamma / 2, "penalty_end": 0.1, "penalty_decay": "cosine",
+        "noise": 0.0, "batch_size": batch, "steps": _steps(count, batch), "width": 24_576 // size if size >= 64 else 192,
+        "widest": 768 if size >= 64 else 192, "blocks": 2, "latent_dim": 64, "loss": "relativistic", "learning_rate": 2e-4,
+        "decay": "cosine", "decay_from": 0.0, "decay_to": 0.25, "betas": (0.0, 0.9), "beta2_end": 0.99, "ema": 0.5 ** (batch / 500_000),
+        "ema_ramp": 28.0, "r1": gamma / 2, "r2": gamma / 2, "penalty_end": 0.1, "penalty_decay": "cosine",
         "augment": "ada" if count < FEW else "", "ada_course": 0.3 if count < FEW else None,
     }  # fmt: skip
 
@@ -87,7 +88,7 @@ DIGITS = {
         "path_length_every": 16, "augment": "",
     },
     "r3gan": r3gan(32, 1797) | {
-        "width": 16, "widest": 256, "blocks": 1, "batch_size": 32, "steps": 2500, "learning_rate": 1.5e-3, "penalty_every": 4, "ema": 0.99,
-        "augment": "", "ada_course": None,
+        "width": 16, "widest": 256, "blocks": 1, "batch_size": 32, "steps": 2500, "learning_rate": 1.5e-3, "r1": 0.25, "r2": 0.25,
+        "penalty_every": 4, "ema": 0.99, "ema_ramp": 10.0, "augment": "", "ada_course": None,
     },
 }  # fmt: skip

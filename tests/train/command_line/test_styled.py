@@ -39,17 +39,19 @@ def test_networks_by_name(tmp_path):
 
 def test_presets():
     digits = presets.preset("digits", "stylegan2")
-    assert digits.image_size == 32 and digits.path_length and digits.lazy_correction and digits.penalty_every == 16
+    assert digits.image_size == 32 and digits.path_length and digits.penalty_end < 1
     few, large = presets.preset("no-such-folder", "stylegan2", 256), presets.preset("no-such-folder", "stylegan2", 1024)
     assert (few.image_size, few.batch_size, few.width) == (256, 16, 64) and few.r1 == pytest.approx(1e-4 * 256**2 / 16)
-    assert large.batch_size == 4 and large.learning_rate == 2e-3 < few.learning_rate
+    assert few.lazy_correction and few.penalty_every == 16 and large.batch_size == 4 and large.learning_rate == 2e-3 < few.learning_rate
     assert few.ema == pytest.approx(0.5 ** (32 / 10_000)) and few.augment == "ada" and few.decay_from == 1.0
     assert presets.preset("no-such-folder", "stylegan2", 16, 4).r1 == pytest.approx(0.0064)
     r3gan = presets.preset("no-such-folder", "r3gan", 256)
     with torch.device("meta"):
         sizes = [sum(p.numel() for p in network.parameters()) / 1e6 for network in recipes.networks(r3gan, 0)]
     assert sizes == pytest.approx([23.1, 23.0], abs=0.2)  # millions, the paper's
-    assert r3gan.loss == "relativistic" and r3gan.r1 == r3gan.r2 > 0 and r3gan.beta2_end == 0.99 and r3gan.decay_to == 0.25
+    assert r3gan.r1 == r3gan.r2 == pytest.approx(75, rel=1e-3) and presets.r3gan(64, 0)["r1"] == 1 and r3gan.loss == "relativistic"
+    assert (presets.r3gan(64, 0)["width"], presets.r3gan(32, 0)["width"]) == (384, 192)
+    assert r3gan.beta2_end == 0.99 and r3gan.decay_to == 0.25
     assert presets.stylegan2(64, 1000)["steps"] * 32 == pytest.approx(500_000, rel=1e-3)
     assert presets.stylegan2(64, 10**6)["steps"] * 32 == pytest.approx(25_000_000, rel=1e-3)
     assert presets.preset("digits") == presets.preset("digits", "auto", 32)
