@@ -3,7 +3,7 @@
     python -m benchmarks.gallery [--results benchmarks/results] [--pictures docs/gallery] [--seeds 1] [--first 1000] [--only NAME ...]
 
 Writes gallery-<device>-<date>.json with every number, and the picture of the first seed, not of the best. Of systems that are left out the
-device's newest file has the word. Exit status 1 where a run failed or a mean missed its goal.
+newest file has the word, whatever device it is of: each row says its own. Exit status 1 where a run failed or a mean missed its goal.
 """
 
 import argparse
@@ -68,11 +68,13 @@ def told(name: str, found: dict) -> str:
     return f"{name}, mean of {len(found['runs'])}: {words(found['mean'])}; {how}"
 
 
-def newest(folder: Path, device: str) -> dict:
-    """The systems of the device's newest file; none without one."""
-    stem = results_file.stem({"device": device, "date": ""})
-    found = sorted(folder.glob(f"gallery-{stem}????-??-??.json"))
-    return results_file.load_json(found[-1])["systems"] if found else {}
+def newest(folder: Path) -> dict:
+    """The systems of the newest file, each with the device it was measured on; none without one."""
+    found = sorted(folder.glob("gallery-*.json"), key=lambda path: (path.stem[-len("2026-01-31") :], path.name))
+    if not found:
+        return {}
+    whole = results_file.load_json(found[-1])
+    return {name: {"device": whole["device"]} | row for name, row in whole["systems"].items()}
 
 
 def ordered(found: dict[str, dict]) -> dict[str, dict]:
@@ -104,13 +106,13 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [(row, titles[row], seed) for row in rows for seed in range(asked.first, asked.first + asked.seeds)]
     with ThreadPoolExecutor(PROCESSES) as pool:
         results = list(pool.map(lambda job: run(*job, asked.runs, asked.options), jobs))
-    found, failed = newest(asked.results, facts["device"]), []
+    found, failed = newest(asked.results), []
     for row, system in loaded.items():
         title, runs = titles[row], [result for job, result in zip(jobs, results, strict=True) if job[0] == row]
         if any(isinstance(result, str) for result in runs):
             failed.append(title)
             continue
-        found[title] = summed_up(system, runs, {"commit": facts["commit"], "date": date})
+        found[title] = summed_up(system, runs, {"commit": facts["commit"], "date": date, "device": facts["device"]})
         name = gallery_table.file_of(title)
         shutil.copy(asked.runs / f"{name}-seed{asked.first}" / running.PICTURE, asked.pictures / f"{name}.png")
         print(told(title, found[title]), flush=True)

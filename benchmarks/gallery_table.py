@@ -18,7 +18,7 @@ def reached(results: dict) -> dict[str, dict]:
             "figures": {key: float(f"{value:.4g}") for key, value in one["mean"].items()},
             "seeds": len(one["runs"]),
             "seconds": round(one["seconds"]),
-            "device": results["device"],
+            "device": one.get("device", results["device"]),
             "date": one["date"],
         }
         for name, one in results["systems"].items()
@@ -41,14 +41,16 @@ def section(results: dict, file: str) -> str:
     link = f"[{file}]({RESULTS}{file})"
     lines = [
         f"{results['device']}, {results['processes']} runs at a time, {results['date']}: {link}. Means over fresh seeds, in brackets the",
-        "lowest and the highest; a run is measured once, at its end, on data that was held out.",
+        "lowest and the highest; a run is measured once, at its end, on data that was held out. A row of another machine says so.",
         "",
         "| `ganfast run` | what it does | reached | seeds | seconds |",
         "|---|---|---|---:|---:|",
     ]
     for name, one in results["systems"].items():
         figures = "<br>".join(_figure(key, one) for key in one["mean"])
-        lines.append(f"| `{name}` | {one['does']} | {figures} | {len(one['runs'])} | {one['seconds']:.0f} |")
+        device = one.get("device", results["device"])
+        elsewhere = "" if device == results["device"] else f"<br>({device}, {one['date']})"
+        lines.append(f"| `{name}`{elsewhere} | {one['does']} | {figures} | {len(one['runs'])} | {one['seconds']:.0f} |")
     for name, one in results["systems"].items():
         credit = f"Data: {one['credit']}." if one["credit"] else ""
         lines += ["", f"![{name}: {one['does']}]({PICTURES}{file_of(name)}.png)", ""]

@@ -87,12 +87,21 @@ def test_a_system_has_a_row_for_other_data_that_it_brings(tmp_path, capsys, monk
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == ["halves-bright-0-25.png", "halves.png"]
 
 
-def test_a_part_takes_the_others_from_the_devices_newest_file(tmp_path):
-    (tmp_path / "gallery-stub-9000-2026-01-30.json").write_text(json.dumps({"systems": {"old": {}}}))
-    (tmp_path / "gallery-stub-9000-2026-01-31.json").write_text(json.dumps({"systems": {"new": {}}}))
-    (tmp_path / "gallery-stub-9000-avx2-2026-02-01.json").write_text(json.dumps({"systems": {"another": {}}}))
-    assert gallery.newest(tmp_path, "Stub 9000, 1 threads") == {"new": {}}
-    assert gallery.newest(tmp_path / "absent", "Stub 9000, 1 threads") == {}
+def test_a_part_takes_the_others_from_the_newest_file(tmp_path):
+    files = (("stub-9000-2026-01-31", "another", {}), ("stub-9000-avx2-2026-02-01", "new", {"old": {"device": "a"}, "fresh": {}}))
+    for name, device, rows in files:
+        (tmp_path / f"gallery-{name}.json").write_text(json.dumps({"device": device, "systems": rows}))
+    assert gallery.newest(tmp_path) == {"old": {"device": "a"}, "fresh": {"device": "new"}}
+    assert gallery.newest(tmp_path / "absent") == {}
+
+
+def test_a_row_of_another_machine_says_so():
+    whole = content()
+    whole["systems"]["others"]["device"] = "Other 1, 1 threads"
+    lines = gallery_table.section(whole, "gallery-stub.json").splitlines()
+    assert any(line.startswith("| `others`<br>(Other 1, 1 threads, 2026-01-30) | draws halves |") for line in lines)
+    assert any(line.startswith("| `halves` | draws halves |") for line in lines)
+    assert gallery_table.reached(whole)["others"]["device"] == "Other 1, 1 threads"
 
 
 def test_rows_come_in_the_systems_order():
