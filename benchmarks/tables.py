@@ -112,9 +112,13 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
         last = "" if worst is None else f"{worst['case']} {worst['dtype']} {ratio(worst):.2f}x"
         cells = [title(op, size), mode, str(len({(r["case"], r["batch"]) for r in group})), *means, last, against(group, "compile")]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| goal | measured | wanted | |", "|---|---:|---:|---|"]
-    words = {True: "reached", False: "missed", None: ""}
-    lines += [f"| {f.text} | {f.value} | {f.goal} | {words[f.met]} |" for f in findings(results)]
+    found = findings(results)
+    measured, others = [f for f in found if f.met is not None], [f for f in found if f.met is None]
+    if measured:
+        lines += ["", "| goal | measured | wanted | |", "|---|---:|---:|---|"]
+        lines += [f"| {f.text} | {f.value} | {f.goal} | {'reached' if f.met else 'missed'} |" for f in measured]
+    unmeasured = "; ".join(f"{f.text.replace(', geometric mean of 0', '')} ({f.goal})" for f in others)
+    lines += ["", f"Goals that this run did not measure: {unmeasured}."] if others else []
     slow = below(rows)
     lines += ["", "Slower than eager, below 1.0x:" if slow else "Slower than eager, below 1.0x: none.", *[f"- {line}" for line in slow]]
     lines += ["", *[f"![{name}]({RESULTS}{name})" for name in plots]] if plots else []

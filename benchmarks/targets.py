@@ -23,6 +23,7 @@ CPU_CALL_US = 60.0
 FIRST_CALL, FIRST_CALL_LAYERS = 5.0, 40  # seconds
 CPU_STEP = {"fp32": 1.2, "bf16": 1.8}
 CPU_STEP_OVER_DEFAULT = 3.0
+CPU_STEPS = {("stylegan2-64", 8): 1.5, ("vocoder", 4): 1.3}  # in float32
 OVERHEAD_US = 25.0
 GPU_LAYERS, GPU_MAX_AUTOTUNE, GPU_LEAST = 1.5, 1.2, 1.0
 GPU_MATRIX, GPU_MATRIX_FLOPS, GPU_MATRIX_C_IN = 75.0, 50e9, 256
@@ -146,6 +147,8 @@ def on_cpu(rows: list[dict]) -> list[Finding]:
         found.append(_at_least(text, known(_steps(rows, "dcgan64", 64, dtype), ratio), goal))
     over_default = known(_steps(rows, "dcgan64", 64, "bf16"), lambda r: ratio(r, DEFAULT))
     found.append(_at_least("the same step in bf16 over eager's default (second column)", over_default, CPU_STEP_OVER_DEFAULT))
+    for (case, batch), goal in CPU_STEPS.items():
+        found.append(_at_least(f"accelerated {case} step, batch {batch}, fp32", known(_steps(rows, case, batch, "fp32"), ratio), goal))
     return found
 
 
