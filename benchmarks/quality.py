@@ -102,7 +102,7 @@ def section(results: dict, link: str) -> str:
     """Markdown of a results file: a table, the seconds across."""
     cells, seconds = results["cells"], [share * results["seconds"] for share in SHARES]
     lines = [
-        f"{results['device']}, one thread a run, {PROCESSES} runs at a time, commit {results['commit'][:12]}, {results['date']}: {link}.",
+        f"{results['device']}, {PROCESSES} runs at a time, commit {results['commit'][:12]}, {results['date']}: {link}.",
         f"Precision / recall after so many seconds, means over {len(next(iter(cells.values())))} seeds; at the end also the lowest.", "",
         f"| data | network | {' | '.join(f'{s:.0f} s' for s in seconds)} | steps | lowest |", f"|---|---|{'---:|' * (len(seconds) + 2)}",
     ]  # fmt: skip
@@ -112,7 +112,10 @@ def section(results: dict, link: str) -> str:
         low = " / ".join(f"{min(point[key] for point in last):.2f}" for key in ("precision", "recall"))
         row = [*name.split("/"), *(f"{point['precision']:.2f} / {point['recall']:.2f}" for point in found)]
         lines.append(f"| {' | '.join([*row, f'{end:.0f}', low])} |")
-    lines += ["", *told(cells)]
+    wanting = "; ".join(missed(cells))
+    goals = "; ".join(f"{name} {key} {goal:g}" for name, wanted in GOALS.items() for key, goal in wanted.items())
+    lines += ["", *told(cells), "", f"Goals at the end: {goals}; path lengths' deviation falls; mixing changes what it should."]
+    lines[-1] += f" Missed: {wanting}." if wanting else " All reached."
     return "\n".join(lines)
 
 

@@ -117,7 +117,7 @@ def summary(results: dict, table: str, plots: list[str]) -> str:
     if measured:
         lines += ["", "| goal | measured | wanted | |", "|---|---:|---:|---|"]
         lines += [f"| {f.text} | {f.value} | {f.goal} | {'reached' if f.met else 'missed'} |" for f in measured]
-    unmeasured = "; ".join(f"{f.text.replace(', geometric mean of 0', '')} ({f.goal})" for f in others)
+    unmeasured = "; ".join(f"{f.text} ({f.goal})" for f in others)
     lines += ["", f"Goals that this run did not measure: {unmeasured}."] if others else []
     slow = below(rows)
     lines += ["", "Slower than eager, below 1.0x:" if slow else "Slower than eager, below 1.0x: none.", *[f"- {line}" for line in slow]]

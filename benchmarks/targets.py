@@ -52,7 +52,7 @@ class Finding(NamedTuple):
 
 def _at_least(text: str, values: list[float], goal: float, unit: str = "x", of=geometric_mean) -> Finding:
     if not values:
-        return Finding(text, "not measured", f"{goal:g}{unit}", None)
+        return Finding(text.removesuffix(", geometric mean of 0"), "not measured", f"{goal:g}{unit}", None)
     value = of(values)
     return Finding(text, f"{value:.2f}{unit}" if unit == "x" else f"{value:.0f}{unit}", f"{goal:g}{unit}", value >= goal)
 

@@ -30,6 +30,9 @@ def test_a_results_file_as_a_table():
     assert "| digits | stylegan2 | 0.80 / 0.10 | 0.80 / 0.20 | 0.80 / 0.40 | 0.80 / 0.80 | 40 | 0.80 / 0.70 |" in text
     assert "| data | network | 10 s | 20 s | 40 s | 80 s |" in text and "goes from 0.40 to 0.20" in text
     assert "read as the one's digit 0.90, as the other's 0.05" in text and "the other's by 0.30" in text
+    assert "digits/stylegan2 precision 0.7; digits/stylegan2 recall 0.7;" in text and text.endswith(" All reached.")
+    worse = results(**{"digits/stylegan2": [one | {"points": run(1, 0.6, 0.9)["points"]} for one in styled]})
+    assert quality.section(worse, "[file](there)").endswith(" Missed: digits/stylegan2 precision.")
 
 
 def test_goals():

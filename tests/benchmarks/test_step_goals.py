@@ -75,6 +75,28 @@ def test_the_goals_of_a_cpus_step(bf16, fp32):
     assert all(met(others, text, "cpu") == [None] for text in CPU), "of DCGAN-64 at batch 64 alone"
 
 
+@pytest.mark.parametrize(("case", "batch", "goal"), [("stylegan2-64", 8, 1.5), ("vocoder", 4, 1.3)])
+def test_the_goals_of_styles_and_sound_on_a_cpu(case, batch, goal):
+    text = f"{case} step, batch {batch}, fp32"
+    of = lambda times, **changes: step({"eager-nchw": times, "ganfast-nchw": 1.0}, case=case, **{"batch": batch, "dtype": "fp32"} | changes)
+    assert [met([of(goal + off)], text, "cpu") for off in (0.01, -0.01)] == [[True], [False]]
+    assert met([of(9.0, batch=2 * batch), of(9.0, dtype="bf16")], text, "cpu") == [None]
+
+
+def test_goals_without_a_measurement_stand_in_one_line(monkeypatch):
+    rows = results(step({"eager-nchw": 1.4, "ganfast-nchw": 1.0}, case="vocoder", batch=4, dtype="fp32"))
+    lines = tables.summary(rows, "t.md", []).splitlines()
+    assert "| accelerated vocoder step, batch 4, fp32 | 1.40x | 1.3x | reached |" in lines
+    (others,) = (line for line in lines if line.startswith("Goals that this run did not measure: "))
+    assert "layers fwd+bwd fp32 (1.3x); layers fwd+bwd fp32, slowest (0.95x)" in others and "vocoder step" not in others
+    assert "accelerated stylegan2-64 step, batch 8, fp32 (1.5x)" in others and not any("| not measured |" in line for line in lines)
+    slow = results(step({"eager-nchw": 1.2, "ganfast-nchw": 1.0}, case="vocoder", batch=4, dtype="fp32"))
+    assert "| accelerated vocoder step, batch 4, fp32 | 1.20x | 1.3x | missed |" in tables.summary(slow, "t.md", []).splitlines()
+    monkeypatch.setattr(tables, "findings", lambda results: [targets.Finding("a", "not measured", "1x", None)])
+    alone = tables.summary(rows, "t.md", [])
+    assert "| goal |" not in alone and "Goals that this run did not measure: a (1x)." in alone
+
+
 def test_goals_are_judged_where_they_belong_alone():
     on_cpu, on_gpu = ([f.text for f in targets.findings(results(step(), kind=kind))] for kind in ("cpu", "cuda"))
     assert not any(part in text for part in GPU for text in on_cpu)
